@@ -1,0 +1,150 @@
+//! Dispatch: an [`Isa`] is the proof that its instructions exist here.
+
+use core::fmt;
+use core::ops::Range;
+
+use crate::activations::{Activations, ActivationsMut};
+use crate::cache::Head;
+use crate::layout::{Matrix, PANEL};
+use crate::scalar;
+#[cfg(target_arch = "x86_64")]
+use crate::x86;
+
+/// An instruction set that this machine has, with every operation of the forward pass. All give the same bits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Isa(Kind);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(x86::Avx2),
+}
+
+/// Calls the operation on the instruction set that the value stands for.
+macro_rules! dispatch {
+    ($isa:expr, $op:ident($($arg:expr),*)) => {
+        match $isa.0 {
+            Kind::Scalar => scalar::$op($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(token) => token.$op($($arg),*),
+        }
+    };
+}
+
+impl Isa {
+    /// The reference, present everywhere.
+    pub const SCALAR: Self = Self(Kind::Scalar);
+
+    /// The fastest instruction set of this machine. With the feature `std` the environment variable `KINGLET_ISA` may name
+    /// another one that the machine has; an unknown or absent name is ignored (see [`Isa::by_name`]).
+    pub fn detect() -> Self {
+        #[cfg(feature = "std")]
+        if let Some(isa) = std::env::var("KINGLET_ISA").ok().and_then(|name| Self::by_name(&name)) {
+            return isa;
+        }
+        Self::available().last().unwrap_or(Self::SCALAR)
+    }
+
+    /// Every instruction set of this machine, slowest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        [
+            Some(Self::SCALAR),
+            #[cfg(target_arch = "x86_64")]
+            x86::Avx2::new().map(|token| Self(Kind::Avx2(token))),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// The instruction set called `name`, if this machine has it.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::available().find(|isa| isa.name() == name)
+    }
+
+    /// A short lower-case name.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Kind::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(_) => "avx2",
+        }
+    }
+
+    /// Rows of `x` times the panels `panels` (16 rows each) of `w`: row `m` of the result goes to `out[m * stride..]`, the
+    /// first row of the first panel at its start.
+    ///
+    /// # Panics
+    /// When `x` and `w` differ in inner values, the panels are not `w`'s, or `out` is too short.
+    pub fn matmul(self, w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+        assert!(x.cols() == w.cols() && panels.start <= panels.end && panels.end <= w.panels());
+        if panels.is_empty() || x.rows() == 0 {
+            return;
+        }
+        let width = w.rows().min(panels.end * PANEL) - panels.start * PANEL;
+        assert!(out.len() >= (x.rows() - 1) * stride + width && (x.rows() == 1 || stride >= width));
+        dispatch!(self, matmul(w, x, panels, out, stride));
+    }
+
+    /// Quantizes `x` into row `row` of `to`: one scale, codes rounded to nearest even in -127..=127.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn quantize(self, x: &[f32], to: &mut ActivationsMut<'_>, row: usize) {
+        let (codes, sums, scale) = to.row(row);
+        assert!(codes.len() == crate::activations::stride(x.len()));
+        *scale = dispatch!(self, quantize(x, codes, sums));
+    }
+
+    /// RMS norm: `out = x / sqrt(mean(x^2) + eps) * weight`.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn rms_norm(self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        assert!(x.len() == weight.len() && x.len() == out.len());
+        dispatch!(self, rms_norm(x, weight, eps, out));
+    }
+
+    /// `x += y`.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn add(self, x: &mut [f32], y: &[f32]) {
+        assert!(x.len() == y.len());
+        dispatch!(self, add(x, y));
+    }
+
+    /// `gate = silu(gate) * up`.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
+        assert!(gate.len() == up.len());
+        dispatch!(self, silu_mul(gate, up));
+    }
+
+    /// Rotates the pairs `(x[i], x[i + n])` by the `n` angles with these cosines and sines.
+    ///
+    /// # Panics
+    /// When there are not as many cosines as sines, or `x` is shorter than both.
+    pub fn rope(self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+        assert!(cos.len() == sin.len() && x.len() >= 2 * cos.len());
+        dispatch!(self, rope(x, cos, sin));
+    }
+
+    /// Replaces the query of one head by its softmax attention over the first `len` positions of `head`; scores are
+    /// multiplied by `scale`.
+    ///
+    /// # Panics
+    /// When `len` is zero or beyond the cache, or `q` is not as wide as the head.
+    pub fn attend(self, head: &Head<'_>, len: usize, scale: f32, q: &mut [f32]) {
+        assert!((1..=head.shape().positions).contains(&len) && q.len() == head.shape().head_dim);
+        dispatch!(self, attend(head, len, scale, q));
+    }
+}
+
+impl fmt::Debug for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,266 @@
+//! How the weights of one matrix lie in memory: the definition for files, kernels and the quantizer.
+//!
+//! A matrix of `rows` outputs by `cols` inputs is cut into *panels* of [`PANEL`] (16) rows, and a panel into
+//! *tiles* of 16 rows by [`QUAD`] (4) inner values: 64 bytes in which 32-bit lane `r` holds four consecutive inner
+//! values of row `r`. A byte dot product (`vpdpbusd`, `sdot` by element, AMX, two `smlad`) of a tile with one
+//! broadcast quad of activations advances 16 outputs and needs no horizontal sum.
+//!
+//! ```text
+//! Int8            codes: [panel][quad][row 16][4] i8         one tile a quad of inner values
+//! Int4, codebook  codes: [panel][group][4][row 16][4] u8     byte b of tile v: low nibble = quad 2v,
+//!                                                            high nibble = quad 2v + 1 of the group of 32
+//!                 sub-scales: [panel][group][row 16] u8
+//! all             row scales: [panel][row 16] f32, after the other planes
+//! codebook        16 i8 in the first 64 bytes, before the codes
+//! ```
+//!
+//! Planes follow one another, each starting at a multiple of [`ALIGN`] from the start of the matrix. Rows are
+//! padded to 16, inner values to 4 (int8) or 32 (int4). Padding weights are never read into a result: padded inner
+//! values meet activations that are zero, and padded rows are not stored.
+//!
+//! The value of an int8 weight is `scale[row] * code`, of an int4 weight `scale[row] * sub[row, group] * v` where `v` is
+//! `nibble - 8` (uniform) or `codebook[nibble]`.
+
+use core::fmt;
+
+/// Rows in a panel.
+pub const PANEL: usize = 16;
+/// Consecutive inner values of one row in a tile.
+pub const QUAD: usize = 4;
+/// Inner values that share a sub-scale in the int4 formats.
+pub const GROUP: usize = 32;
+/// Bytes in a tile.
+pub const TILE: usize = PANEL * QUAD;
+/// Alignment of every plane, and of the memory a matrix is read from.
+pub const ALIGN: usize = 64;
+/// Bytes of a group's codes in an int4 panel.
+pub(crate) const GROUP_BYTES: usize = PANEL * GROUP / 2;
+/// Subtracted from a nibble of [`Format::Int4`].
+pub const INT4_ZERO: i32 = 8;
+
+/// How the weights of a matrix are coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Eight bits, one f32 scale a row.
+    Int8,
+    /// Four bits, evenly spaced (`nibble - 8`), an 8-bit sub-scale for 32 values, one f32 scale a row.
+    Int4,
+    /// Four bits that index 16 int8 values stored with the matrix; scales as [`Format::Int4`].
+    Int4Codebook,
+}
+
+/// Why bytes are not a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayoutError {
+    /// A dimension is zero, or the sizes overflow the address space.
+    Shape,
+    /// The byte count differs from [`Format::bytes`].
+    Length,
+    /// The memory does not start at a multiple of [`ALIGN`].
+    Alignment,
+}
+
+impl fmt::Display for LayoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Shape => "a dimension is zero or too large",
+            Self::Length => "the byte count does not match the shape",
+            Self::Alignment => "the memory is not aligned to 64 bytes",
+        })
+    }
+}
+
+impl core::error::Error for LayoutError {}
+
+/// Byte offsets of a matrix's planes, and their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planes {
+    /// Codes; before them, in the codebook format, the codebook.
+    pub codes: usize,
+    /// Sub-scales (empty in int8).
+    pub sub_scales: usize,
+    /// Row scales.
+    pub row_scales: usize,
+    /// Total bytes.
+    pub end: usize,
+}
+
+fn align_up(n: usize) -> Option<usize> {
+    Some(n.checked_add(ALIGN - 1)? / ALIGN * ALIGN)
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 3] = [Self::Int8, Self::Int4, Self::Int4Codebook];
+
+    /// The multiple to which inner values are padded.
+    pub const fn inner(self) -> usize {
+        match self {
+            Self::Int8 => QUAD,
+            Self::Int4 | Self::Int4Codebook => GROUP,
+        }
+    }
+
+    /// Where the planes of a `rows` x `cols` matrix lie; `None` when a dimension is zero or the size overflows.
+    pub fn planes(self, rows: usize, cols: usize) -> Option<Planes> {
+        if rows == 0 || cols == 0 {
+            return None;
+        }
+        let panels = rows.div_ceil(PANEL);
+        let inner = cols.div_ceil(self.inner());
+        let padded_rows = panels.checked_mul(PANEL)?;
+        let (start, unit, groups) = match self {
+            Self::Int8 => (0, TILE, 0),
+            Self::Int4 => (0, GROUP_BYTES, inner),
+            Self::Int4Codebook => (ALIGN, GROUP_BYTES, inner),
+        };
+        let codes = panels.checked_mul(inner)?.checked_mul(unit)?;
+        let sub_scales = align_up(codes.checked_add(start)?)?;
+        let row_scales = align_up(sub_scales.checked_add(padded_rows.checked_mul(groups)?)?)?;
+        let end = row_scales.checked_add(padded_rows.checked_mul(4)?)?;
+        isize::try_from(end).ok()?;
+        Some(Planes { codes: start, sub_scales, row_scales, end })
+    }
+
+    /// Bytes of a `rows` x `cols` matrix; `None` as for [`Format::planes`].
+    pub fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
+        Some(self.planes(rows, cols)?.end)
+    }
+}
+
+/// A matrix of weights, read where it lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    codebook: &'a [i8],
+    codes: &'a [u8],
+    sub_scales: &'a [u8],
+    row_scales: &'a [f32],
+}
+
+impl<'a> Matrix<'a> {
+    /// Reads `bytes` as a `rows` x `cols` matrix. Checks lengths and alignment only: the cost does not grow with
+    /// the size, and any contents are safe to compute with.
+    pub fn new(format: Format, rows: usize, cols: usize, bytes: &'a [u8]) -> Result<Self, LayoutError> {
+        let planes = format.planes(rows, cols).ok_or(LayoutError::Shape)?;
+        if bytes.len() != planes.end {
+            return Err(LayoutError::Length);
+        }
+        if bytes.as_ptr().align_offset(ALIGN) != 0 {
+            return Err(LayoutError::Alignment);
+        }
+        let inner = cols.div_ceil(format.inner());
+        let panels = rows.div_ceil(PANEL);
+        let (unit, groups, codebook) = match format {
+            Format::Int8 => (TILE, 0, 0),
+            Format::Int4 => (GROUP_BYTES, inner, 0),
+            Format::Int4Codebook => (GROUP_BYTES, inner, 16),
+        };
+        let plane = |start: usize, len: usize| bytes.get(start..start + len).ok_or(LayoutError::Length);
+        Ok(Self {
+            format,
+            rows,
+            cols,
+            codebook: bytemuck::cast_slice(plane(0, codebook)?),
+            codes: plane(planes.codes, panels * inner * unit)?,
+            sub_scales: plane(planes.sub_scales, panels * groups * PANEL)?,
+            row_scales: bytemuck::try_cast_slice(plane(planes.row_scales, panels * PANEL * 4)?)
+                .map_err(|_| LayoutError::Alignment)?,
+        })
+    }
+
+    /// How the weights are coded.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Panels of 16 rows.
+    pub fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL)
+    }
+
+    /// Inner values after padding to the format's multiple.
+    pub fn padded_cols(&self) -> usize {
+        self.cols.next_multiple_of(self.format.inner())
+    }
+
+    /// The codebook of [`Format::Int4Codebook`], otherwise empty.
+    pub fn codebook(&self) -> &'a [i8] {
+        self.codebook
+    }
+
+    /// Bytes that a product with this matrix reads.
+    pub fn bytes(&self) -> usize {
+        self.codebook.len() + self.codes.len() + self.sub_scales.len() + self.row_scales.len() * 4
+    }
+
+    /// Codes of panel `p`: int8 tiles, or groups of nibbles.
+    pub(crate) fn panel_codes(&self, p: usize) -> &'a [u8] {
+        let len = self.codes.len() / self.panels();
+        &self.codes[p * len..][..len]
+    }
+
+    /// Sub-scales of panel `p`, 16 a group.
+    pub(crate) fn panel_sub_scales(&self, p: usize) -> &'a [[u8; PANEL]] {
+        let len = self.sub_scales.len() / self.panels();
+        self.sub_scales[p * len..][..len].as_chunks().0
+    }
+
+    /// Row scales of panel `p`.
+    pub(crate) fn panel_row_scales(&self, p: usize) -> &'a [f32; PANEL] {
+        &self.row_scales.as_chunks().0[p]
+    }
+
+    /// The 16 values of a nibble.
+    pub(crate) fn levels(&self) -> [i8; 16] {
+        self.codebook.try_into().unwrap_or([-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7])
+    }
+
+    /// Writes row `row` as f32 (an embedding): `row_scale * (sub_scale * code)`, the product in brackets in integers.
+    ///
+    /// # Panics
+    /// When `row` is not below [`Matrix::rows`], or `out` is not [`Matrix::cols`] long.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows && out.len() == self.cols);
+        let (p, r) = (row / PANEL, row % PANEL);
+        let scale = self.panel_row_scales(p)[r];
+        let codes = self.panel_codes(p);
+        let levels = self.levels();
+        let subs = self.panel_sub_scales(p);
+        for (k, o) in out.iter_mut().enumerate() {
+            let v = match self.format {
+                Format::Int8 => i32::from(codes[int8_index(r, k)] as i8),
+                Format::Int4 | Format::Int4Codebook => {
+                    let (byte, shift) = int4_index(r, k);
+                    let v = levels[usize::from(codes[byte] >> shift & 15)];
+                    i32::from(v) * i32::from(subs[k / GROUP][r])
+                }
+            };
+            *o = v as f32 * scale;
+        }
+    }
+}
+
+/// Where inner value `k` of row `r` of a panel lies among the panel's int8 codes.
+pub const fn int8_index(r: usize, k: usize) -> usize {
+    k / QUAD * TILE + r * QUAD + k % QUAD
+}
+
+/// Where inner value `k` of row `r` of a panel lies among the panel's int4 codes: byte, and shift of the nibble.
+pub const fn int4_index(r: usize, k: usize) -> (usize, u32) {
+    let quad = k % GROUP / QUAD;
+    let byte = k / GROUP * GROUP_BYTES + quad / 2 * TILE + r * QUAD + k % QUAD;
+    (byte, 4 * (quad % 2) as u32)
+}

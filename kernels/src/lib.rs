@@ -1,0 +1,38 @@
+//! Weight tiles and the kernels that read them.
+//!
+//! This crate defines how weights, activations and key/value caches lie in memory ([`layout`], [`activations`],
+//! [`cache`]) and every operation of the forward pass. [`scalar`] is the specification: safe, portable code
+//! whose results every other instruction set repeats bit for bit. [`Isa`] is the dispatch: a value that can
+//! only be made where its instructions exist, with one method an operation.
+//!
+//! # The numbers
+//!
+//! * Matrix products are integer sums, wrapping in 32 bits, then `(sum as f32) * (row_scale * token_scale)`.
+//!   Integer sums have no order, so tiling and threads cannot change a bit.
+//! * The f32 work uses only IEEE addition, subtraction, multiplication, division, square root, comparison and
+//!   conversion, each rounded to nearest even. There is no fused multiply-add anywhere: WebAssembly and small
+//!   Cortex-M cores have none, and emulating one would cost more than it gains.
+//! * Sums of f32 run in [`scalar::LANES`] lanes (element `i` into lane `i % LANES`), then a fixed tree.
+//! * A NaN has no defined sign or payload. Where a NaN meets a decision (a maximum, a clamp, a rounding), the
+//!   reference says which way it goes, so one NaN never makes two machines differ in anything but its bits.
+
+#![no_std]
+#![warn(missing_docs)]
+
+#[cfg(any(test, feature = "std"))]
+extern crate std;
+
+#[cfg(target_endian = "big")]
+compile_error!("kinglet executes little-endian weights in place");
+
+pub mod activations;
+pub mod cache;
+mod isa;
+pub mod layout;
+pub mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use activations::{Activations, ActivationsMut};
+pub use isa::Isa;
+pub use layout::{Format, LayoutError, Matrix};
