@@ -1,1 +1,50 @@
-//! kinglet
+//! Kinglet: a transformer runtime for the smallest machine that can hold the model.
+//!
+//! A `.kinglet` file is executed where it lies (a memory map, flash, a static), in memory that the caller lends
+//! and whose exact size [`Plan`] tells beforehand. The crate allocates nothing, and gives the same bits on every machine.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let file: &[u8] = &[];
+//! use kinglet::{Model, Options, Plan, Session, argmax};
+//!
+//! let model = Model::open(file)?;
+//! let options = Options { context: 256, prefill: 16, logits: 1 };
+//! let mut memory = vec![0u8; Plan::new(&model, options)?.bytes() + 64];
+//! let start = memory.as_ptr().align_offset(64);
+//! let mut session = Session::new(&model, options, &mut memory[start..])?;
+//! let mut token = argmax(session.feed(&[1, 403, 407])?);
+//! for _ in 0..64 {
+//!     token = argmax(session.feed(&[token])?);
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! Features: `std` adds opening by memory map, threads and the detection of instruction sets.
+
+#![no_std]
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+#[cfg(any(test, feature = "std"))]
+extern crate std;
+
+pub mod format;
+#[cfg(feature = "std")]
+mod map;
+mod parallel;
+mod plan;
+mod sampler;
+mod session;
+pub mod tokenizer;
+
+pub use format::{Golden, LogitsHash, Model, OpenError, VerifyError};
+pub use kinglet_kernels::{Format, Isa, Matrix};
+#[cfg(feature = "std")]
+pub use map::Map;
+#[cfg(feature = "std")]
+pub use parallel::Threads;
+pub use parallel::{Parallel, Serial};
+pub use plan::{Options, Plan, PlanError};
+pub use sampler::{Sampler, Sampling, argmax};
+pub use session::{Aligned, ArenaError, GoldenError, Progress, RunError, Session, SessionError};

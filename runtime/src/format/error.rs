@@ -1,0 +1,222 @@
+//! Why bytes are not a model: small values that name the place.
+
+use core::fmt;
+
+use kinglet_kernels::LayoutError;
+
+/// Why a file could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The bytes end early: the file says `needed`, there are `found`.
+    Truncated {
+        /// Bytes that the file says it has.
+        needed: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// The first bytes are not those of a `.kinglet` file.
+    NotKinglet,
+    /// A version that this crate does not read.
+    Version {
+        /// The file's version.
+        found: u16,
+    },
+    /// The memory does not start at a multiple of 64.
+    Unaligned,
+    /// The checksum of head and section table does not match.
+    HeadChecksum,
+    /// A section is wrong.
+    Section {
+        /// Its kind, one of [`super::layout::section`].
+        kind: u32,
+        /// What is wrong.
+        problem: SectionProblem,
+    },
+    /// The model's record is wrong.
+    Model(ModelProblem),
+    /// A tensor is wrong.
+    Tensor {
+        /// Its index.
+        index: u32,
+        /// What is wrong.
+        problem: TensorProblem,
+    },
+    /// A block is wrong.
+    Block {
+        /// Its index.
+        index: u32,
+        /// What is wrong.
+        problem: BlockProblem,
+    },
+}
+
+/// What is wrong with a section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SectionProblem {
+    /// It must be there and is not.
+    Missing,
+    /// There are two.
+    Duplicate,
+    /// It starts inside the head or the section before it, or ends beyond the file.
+    Bounds,
+    /// It does not start at a multiple of 64.
+    Misaligned,
+    /// Its length is not that of its records.
+    Length,
+    /// Its bytes do not match its checksum.
+    Checksum,
+    /// Bytes that must be zero are not: the file uses something that this version does not know.
+    Reserved,
+}
+
+/// What is wrong with the model's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ModelProblem {
+    /// An unknown kind of model.
+    Kind,
+    /// A width, vocabulary, context or count that is zero or too large.
+    Dimension,
+    /// An epsilon that is negative or not finite.
+    Epsilon,
+    /// Bytes that must be zero are not.
+    Reserved,
+    /// The embedding, head or norm does not have the model's shape.
+    Shape,
+}
+
+/// What is wrong with a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TensorProblem {
+    /// There is no such tensor.
+    Missing,
+    /// An unknown format.
+    Format(u8),
+    /// A dimension is zero or too large.
+    Shape,
+    /// It overlaps the tensor before it, or ends beyond the weights.
+    Bounds,
+    /// It does not start at a multiple of 64.
+    Misaligned,
+    /// Its length is not that of its shape.
+    Length,
+    /// It is a matrix where a vector belongs, or the other way about, or has the wrong element.
+    Kind,
+    /// Bytes that must be zero are not.
+    Reserved,
+}
+
+/// What is wrong with a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BlockProblem {
+    /// An unknown kind of block.
+    Kind(u8),
+    /// An unknown norm, residual join, attention or activation.
+    Variant,
+    /// Heads that are zero, too many, or not a multiple of the key/value heads; or a head too wide.
+    Heads,
+    /// The width of a feed-forward block is zero or too large.
+    Inner,
+    /// A tensor's shape does not fit the block.
+    Shape,
+    /// A rotary table with no pairs, or more than a head has.
+    Rope,
+    /// An epsilon or scale that is negative or not finite.
+    Value,
+    /// Bytes that must be zero are not.
+    Reserved,
+}
+
+impl From<LayoutError> for TensorProblem {
+    fn from(error: LayoutError) -> Self {
+        match error {
+            LayoutError::Shape => Self::Shape,
+            LayoutError::Length => Self::Length,
+            LayoutError::Alignment => Self::Misaligned,
+        }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Truncated { needed, found } => {
+                write!(f, "the file ends early: it says {needed} bytes, there are {found}; copy it again")
+            }
+            Self::NotKinglet => f.write_str("not a .kinglet file; make one with `kinglet quantize`"),
+            Self::Version { found } => {
+                write!(f, "format version {found}; this runtime reads {}: update it, or quantize again", super::layout::VERSION)
+            }
+            Self::Unaligned => f.write_str("the memory does not start at a multiple of 64 bytes"),
+            Self::HeadChecksum => f.write_str("the head's checksum does not match; copy the file again"),
+            Self::Section { kind, problem } => write!(f, "section {kind}: {problem}"),
+            Self::Model(problem) => write!(f, "model record: {problem}"),
+            Self::Tensor { index, problem } => write!(f, "tensor {index}: {problem}"),
+            Self::Block { index, problem } => write!(f, "block {index}: {problem}"),
+        }
+    }
+}
+
+impl core::error::Error for OpenError {}
+
+const NEWER: &str = "bytes that must be zero are not; the file may come from a newer version";
+
+impl fmt::Display for SectionProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "missing",
+            Self::Duplicate => "present twice",
+            Self::Bounds => "overlaps its neighbour or ends beyond the file",
+            Self::Misaligned => "does not start at a multiple of 64",
+            Self::Length => "its length does not fit its records",
+            Self::Checksum => "its checksum does not match; copy the file again",
+            Self::Reserved => NEWER,
+        })
+    }
+}
+
+impl fmt::Display for ModelProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kind => "unknown kind of model; the file may come from a newer version",
+            Self::Dimension => "a dimension or count is zero or too large",
+            Self::Epsilon => "the norm's epsilon is negative or not finite",
+            Self::Reserved => NEWER,
+            Self::Shape => "embedding, head or norm do not have the model's shape",
+        })
+    }
+}
+
+impl fmt::Display for TensorProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("named, but not in the table"),
+            Self::Format(n) => write!(f, "unknown format {n}; the file may come from a newer version"),
+            Self::Shape => f.write_str("a dimension is zero or too large"),
+            Self::Bounds => f.write_str("overlaps its neighbour or ends beyond the weights"),
+            Self::Misaligned => f.write_str("does not start at a multiple of 64"),
+            Self::Length => f.write_str("its length does not fit its shape"),
+            Self::Kind => f.write_str("a matrix where a vector belongs, or a vector where a matrix does"),
+            Self::Reserved => f.write_str(NEWER),
+        }
+    }
+}
+
+impl fmt::Display for BlockProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kind(n) => write!(f, "unknown kind {n}; the file may come from a newer version"),
+            Self::Variant => f.write_str("unknown norm, join or variant; the file may come from a newer version"),
+            Self::Heads => f.write_str("heads do not divide, or a head is too wide"),
+            Self::Inner => f.write_str("its width is zero or too large"),
+            Self::Shape => f.write_str("a tensor's shape does not fit the block"),
+            Self::Rope => f.write_str("the rotary table does not fit the heads"),
+            Self::Value => f.write_str("an epsilon or scale is negative or not finite"),
+            Self::Reserved => f.write_str(NEWER),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! A file as memory: read by the pages that are touched, shared between processes, never copied.
+
+#![allow(unsafe_code, reason = "the one place where a file becomes memory")]
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::path::Path;
+
+/// A memory-mapped file.
+#[derive(Debug)]
+pub struct Map(memmap2::Mmap);
+
+impl Map {
+    /// Maps a file for reading.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        let file = File::open(path)?;
+        // SAFETY: the map is only ever read as bytes, and every structure in it is checked again each time it is
+        // used, so another process that changes the file can change results but nothing else. A file that is truncated while
+        // mapped raises SIGBUS on access, as for every program that maps files; writers of `.kinglet` files rename a
+        // finished file into place and never truncate one.
+        unsafe { memmap2::Mmap::map(&file) }.map(Self)
+    }
+}
+
+impl Deref for Map {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}

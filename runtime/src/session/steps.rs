@@ -1,0 +1,352 @@
+//! The forward pass as steps that can stop anywhere.
+//!
+//! Each block goes through [`Stage`]s, and each stage through units (a row, a panel of 16 outputs, a head); a cursor says
+//! which unit is next. All state between steps lies in the arena and in [`Run`].
+
+use core::ops::Range;
+
+use kinglet_kernels::cache::{self, Head, MAX_HEAD_DIM};
+use kinglet_kernels::layout::PANEL;
+use kinglet_kernels::{Activations, ActivationsMut, Isa, Matrix, scalar};
+
+use super::arena::Arena;
+use crate::format::{Attention, Block, Middle, Model, OpenError};
+use crate::parallel::{Parallel, split};
+use crate::plan::{Options, cache_shape};
+
+/// What a block does, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Norm and quantize each row of the residual stream.
+    Norm,
+    /// Query, key and value; or gate and up. A unit is a panel.
+    Input,
+    /// Attention: biases, head norms, rotation, and keys and values into the cache. Feed-forward: activation. A unit is a row.
+    Prepare,
+    /// Attention of one head of one row.
+    Attend,
+    /// Quantize each row of the result.
+    Quantize,
+    /// Back to the width of the residual stream. A unit is a panel.
+    Output,
+    /// Add each row to the residual stream.
+    Add,
+}
+
+/// Where in the forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Block(u32, Stage),
+    /// Norm and quantize the rows whose logits are wanted.
+    FinalNorm,
+    /// A unit is a panel of the head.
+    Head,
+    Done,
+}
+
+/// A run of some tokens, from one step to the next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    place: Place,
+    cursor: usize,
+    /// Position of the first token.
+    start: usize,
+    tokens: usize,
+    logits: usize,
+    /// Where the present block's cache starts among the codes and scales of all.
+    cache: (usize, usize),
+}
+
+/// What every step needs.
+struct Context<'c, P> {
+    isa: Isa,
+    parallel: &'c P,
+    options: &'c Options,
+    start: usize,
+    tokens: usize,
+    cache: (usize, usize),
+}
+
+impl Run {
+    pub(super) fn new(start: usize, tokens: usize, logits: usize) -> Self {
+        Self { place: Place::Block(0, Stage::Norm), cursor: 0, start, tokens, logits, cache: (0, 0) }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.place == Place::Done
+    }
+
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    pub(super) fn logits(&self) -> usize {
+        self.logits
+    }
+
+    /// Does as many units of the present stage as `budget` allows, at least one, and returns their cost.
+    pub(super) fn step<P: Parallel>(
+        &mut self,
+        model: &Model<'_>,
+        isa: Isa,
+        parallel: &P,
+        options: &Options,
+        arena: &mut Arena<'_>,
+        budget: u64,
+    ) -> Result<u64, OpenError> {
+        let ctx = Context { isa, parallel, options, start: self.start, tokens: self.tokens, cache: self.cache };
+        match self.place {
+            Place::Block(index, _) if index >= model.record().blocks => {
+                self.place = if self.logits == 0 { Place::Done } else { Place::FinalNorm };
+                Ok(0)
+            }
+            Place::Block(index, stage) => {
+                let block = model.block(index)?;
+                let (units, cost) = ctx.size(&block, stage);
+                let (range, spent) = self.take(units, cost, budget);
+                ctx.block_stage(&block, stage, range, arena);
+                if self.cursor == units {
+                    self.next(&block, index, stage, options);
+                }
+                Ok(spent)
+            }
+            Place::FinalNorm => {
+                let norm = model.norm()?;
+                let first = self.tokens - self.logits;
+                let (range, spent) = self.take(self.logits, model.width(), budget);
+                for row in range {
+                    let eps = model.record().norm_eps;
+                    ctx.norm_row(norm, eps, first + row, row, self.logits, arena);
+                }
+                if self.cursor == self.logits {
+                    (self.place, self.cursor) = (Place::Head, 0);
+                }
+                Ok(spent)
+            }
+            Place::Head => {
+                let head = model.head()?;
+                let (range, spent) = self.take(head.panels(), PANEL * head.cols() * self.logits, budget);
+                let x = Activations::new(arena.codes, arena.sums, &arena.scales[..self.logits], head.cols());
+                ctx.matmul(&head, &x, range, arena.logits, model.vocab());
+                if self.cursor == head.panels() {
+                    (self.place, self.cursor) = (Place::Done, 0);
+                }
+                Ok(spent)
+            }
+            Place::Done => Ok(0),
+        }
+    }
+
+    /// Advances the cursor by the units that `budget` pays for.
+    fn take(&mut self, units: usize, cost: usize, budget: u64) -> (Range<usize>, u64) {
+        let cost = cost.max(1) as u64;
+        let affordable = usize::try_from(budget / cost).unwrap_or(usize::MAX).max(1);
+        let start = self.cursor;
+        self.cursor = start.saturating_add(affordable).min(units);
+        (start..self.cursor, cost * (self.cursor - start) as u64)
+    }
+
+    fn next(&mut self, block: &Block<'_>, index: u32, stage: Stage, options: &Options) {
+        let attention = matches!(block.middle, Middle::Attention(_));
+        let next = match stage {
+            Stage::Norm => Stage::Input,
+            Stage::Input => Stage::Prepare,
+            Stage::Prepare if attention => Stage::Attend,
+            Stage::Prepare | Stage::Attend => Stage::Quantize,
+            Stage::Quantize => Stage::Output,
+            Stage::Output => Stage::Add,
+            Stage::Add => Stage::Norm,
+        };
+        self.cursor = 0;
+        self.place = Place::Block(index + u32::from(stage == Stage::Add), next);
+        if let (Middle::Attention(a), Stage::Add) = (&block.middle, stage) {
+            let shape = cache_shape(options, a);
+            self.cache.0 += a.kv_heads * shape.codes();
+            self.cache.1 += a.kv_heads * shape.scales();
+        }
+    }
+}
+
+impl<P: Parallel> Context<'_, P> {
+    /// Units of a stage, and what one costs in multiply-accumulates or so.
+    fn size(&self, block: &Block<'_>, stage: Stage) -> (usize, usize) {
+        let panel = |w: &Matrix<'_>| (w.panels(), PANEL * w.cols() * self.tokens);
+        match stage {
+            Stage::Norm => (self.tokens, block.input.cols()),
+            Stage::Input => panel(&block.input),
+            Stage::Prepare => (self.tokens, 8 * block.input.rows()),
+            Stage::Attend => {
+                let (heads, dim) = (block.record.heads, block.record.head_dim);
+                (self.tokens * usize::from(heads), 4 * dim as usize * (self.start + self.tokens))
+            }
+            Stage::Quantize => (self.tokens, block.output.cols()),
+            Stage::Output => panel(&block.output),
+            Stage::Add => (self.tokens, block.output.rows()),
+        }
+    }
+
+    fn block_stage(&self, block: &Block<'_>, stage: Stage, units: Range<usize>, arena: &mut Arena<'_>) {
+        let stride = arena.stride;
+        match stage {
+            Stage::Norm => {
+                for row in units {
+                    self.norm_row(block.norm, block.record.norm_eps, row, row, self.tokens, arena);
+                }
+            }
+            Stage::Input | Stage::Output => {
+                let w = if stage == Stage::Input { &block.input } else { &block.output };
+                let x = Activations::new(arena.codes, arena.sums, &arena.scales[..self.tokens], w.cols());
+                self.matmul(w, &x, units, arena.wide, stride);
+            }
+            Stage::Prepare => match &block.middle {
+                Middle::Attention(a) => self.store_keys(a, block.input_bias, units, arena),
+                Middle::FeedForward { inner } => self.activate(*inner, block.input_bias, units, arena),
+            },
+            Stage::Attend => {
+                if let Middle::Attention(a) = &block.middle {
+                    self.attend(a, units, arena);
+                }
+            }
+            Stage::Quantize => {
+                let width = block.output.cols();
+                let scales = &mut arena.scales[..self.tokens];
+                let mut to = ActivationsMut::new(arena.codes, arena.sums, scales, width);
+                for row in units {
+                    self.isa.quantize(&arena.wide[row * stride..][..width], &mut to, row);
+                }
+            }
+            Stage::Add => {
+                let width = block.output.rows();
+                for row in units {
+                    let branch = &mut arena.wide[row * stride..][..width];
+                    if let Some(bias) = block.output_bias {
+                        self.isa.add(branch, bias);
+                    }
+                    self.isa.add(&mut arena.residual[row * width..][..width], branch);
+                }
+            }
+        }
+    }
+
+    /// Norms row `from` of the residual stream and quantizes it as row `to` of `rows`.
+    fn norm_row(&self, weight: &[f32], eps: f32, from: usize, to: usize, rows: usize, arena: &mut Arena<'_>) {
+        let width = weight.len();
+        let normed = &mut arena.wide[..width];
+        self.isa.rms_norm(&arena.residual[from * width..][..width], weight, eps, normed);
+        let mut x = ActivationsMut::new(arena.codes, arena.sums, &mut arena.scales[..rows], width);
+        self.isa.quantize(normed, &mut x, to);
+    }
+
+    /// The panels `panels` of `w` times all rows of `x`. One row is divided by panels, several by rows.
+    fn matmul(&self, w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+        let first = panels.start * PANEL;
+        let width = w.rows().min(panels.end * PANEL) - first;
+        let end = (x.rows() - 1) * stride + first + width;
+        if x.rows() == 1 {
+            split(self.parallel, &mut out[first..end], PANEL, &|panel, out| {
+                let start = panels.start + panel;
+                self.isa.matmul(w, x, start..start + out.len().div_ceil(PANEL), out, stride);
+            });
+        } else {
+            split(self.parallel, &mut out[..end], stride, &|row, out| {
+                let x = x.slice(row, out.len().div_ceil(stride));
+                self.isa.matmul(w, &x, panels.clone(), &mut out[first..], stride);
+            });
+        }
+    }
+
+    /// Biases, head norms and rotation in place; keys and values into the cache.
+    fn store_keys(&self, a: &Attention<'_>, bias: Option<&[f32]>, rows: Range<usize>, arena: &mut Arena<'_>) {
+        let shape = cache_shape(self.options, a);
+        let (dim, queries) = (a.head_dim, a.heads * a.head_dim);
+        for row in rows {
+            let position = self.start + row;
+            let wide = &mut arena.wide[row * arena.stride..][..queries + 2 * a.kv_heads * dim];
+            if let Some(bias) = bias {
+                self.isa.add(wide, bias);
+            }
+            let (q, kv) = wide.split_at_mut(queries);
+            let (k, v) = kv.split_at_mut(a.kv_heads * dim);
+            let mut rotation = [[0.0; MAX_HEAD_DIM / 2]; 2];
+            let [cos, sin] = rotate(a, position, &mut rotation);
+            for (heads, norm) in [(&mut *q, a.query_norm), (&mut *k, a.key_norm)] {
+                for head in heads.chunks_exact_mut(dim) {
+                    self.norm_head(norm, a.head_norm_eps, head);
+                    self.isa.rope(head, cos, sin);
+                }
+            }
+            for (h, (k, v)) in k.chunks_exact(dim).zip(v.chunks_exact(dim)).enumerate() {
+                let codes = &mut arena.cache_codes[self.cache.0 + h * shape.codes()..][..shape.codes()];
+                let scales = &mut arena.cache_scales[self.cache.1 + h * shape.scales()..][..shape.scales()];
+                cache::store(shape, codes, scales, position, k, v);
+            }
+        }
+    }
+
+    fn norm_head(&self, norm: Option<&[f32]>, eps: f32, head: &mut [f32]) {
+        if let Some(norm) = norm {
+            let mut copy = [0.0; MAX_HEAD_DIM];
+            let copy = &mut copy[..head.len()];
+            copy.copy_from_slice(head);
+            self.isa.rms_norm(copy, norm, eps, head);
+        }
+    }
+
+    /// Replaces queries by their attention. Unit `u` is head `u % heads` of row `u / heads`.
+    fn attend(&self, a: &Attention<'_>, units: Range<usize>, arena: &mut Arena<'_>) {
+        let shape = cache_shape(self.options, a);
+        let (codes, scales) = (&*arena.cache_codes, &*arena.cache_scales);
+        let one = |row: usize, h: usize, q: &mut [f32]| {
+            let kv = h / (a.heads / a.kv_heads);
+            let codes = &codes[self.cache.0 + kv * shape.codes()..][..shape.codes()];
+            let scales = &scales[self.cache.1 + kv * shape.scales()..][..shape.scales()];
+            self.isa.attend(&Head::new(shape, codes, scales), self.start + row + 1, a.score_scale, q);
+        };
+        let stride = arena.stride;
+        if units == (0..self.tokens * a.heads) && self.tokens > 1 {
+            split(self.parallel, &mut arena.wide[..self.tokens * stride], stride, &|first, rows| {
+                for (row, wide) in rows.chunks_exact_mut(stride).enumerate() {
+                    for (h, q) in wide.chunks_exact_mut(a.head_dim).take(a.heads).enumerate() {
+                        one(first + row, h, q);
+                    }
+                }
+            });
+            return;
+        }
+        for row in units.start / a.heads..units.end.div_ceil(a.heads) {
+            let (from, to) = (units.start.max(row * a.heads), units.end.min((row + 1) * a.heads));
+            let first = from - row * a.heads;
+            let heads = &mut arena.wide[row * stride + first * a.head_dim..][..(to - from) * a.head_dim];
+            split(self.parallel, heads, a.head_dim, &|head, q| {
+                for (h, q) in q.chunks_exact_mut(a.head_dim).enumerate() {
+                    one(row, first + head + h, q);
+                }
+            });
+        }
+    }
+
+    /// Gate and up become `silu(gate) * up`.
+    fn activate(&self, inner: usize, bias: Option<&[f32]>, rows: Range<usize>, arena: &mut Arena<'_>) {
+        let stride = arena.stride;
+        split(self.parallel, &mut arena.wide[rows.start * stride..rows.end * stride], stride, &|_, rows| {
+            for wide in rows.chunks_exact_mut(stride) {
+                let both = &mut wide[..2 * inner];
+                if let Some(bias) = bias {
+                    self.isa.add(both, bias);
+                }
+                let (gate, up) = both.split_at_mut(inner);
+                self.isa.silu_mul(gate, up);
+            }
+        });
+    }
+}
+
+/// Cosines and sines of the rotations at `position`.
+fn rotate<'r>(a: &Attention<'_>, position: usize, to: &'r mut [[f32; MAX_HEAD_DIM / 2]; 2]) -> [&'r [f32]; 2] {
+    let [cos, sin] = to;
+    for ((c, s), &step) in cos.iter_mut().zip(sin.iter_mut()).zip(a.rope) {
+        let (sine, cosine) = scalar::sin_cos(step.wrapping_mul(position as u32));
+        (*c, *s) = (cosine * a.rope_magnitude, sine * a.rope_magnitude);
+    }
+    [&cos[..a.rope.len()], &sin[..a.rope.len()]]
+}
