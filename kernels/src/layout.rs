@@ -9,7 +9,7 @@
 //! Int8            codes: [panel][quad][row 16][4] i8         one tile a quad of inner values
 //! Int4, codebook  codes: [panel][group][4][row 16][4] u8     byte b of tile v: low nibble = quad 2v,
 //!                                                            high nibble = quad 2v + 1 of the group of 32
-//!                 sub-scales: [panel][group][row 16] u8
+//!                 sub-scales: [panel][group][row 16] i8
 //! all             row scales: [panel][row 16] f32, after the other planes
 //! codebook        16 i8 in the first 64 bytes, before the codes
 //! ```
@@ -19,7 +19,8 @@
 //! values meet activations that are zero, and padded rows are not stored.
 //!
 //! The value of an int8 weight is `scale[row] * code`, of an int4 weight `scale[row] * sub[row, group] * v` where `v` is
-//! `nibble - 8` (uniform) or `codebook[nibble]`.
+//! `nibble - 8` (uniform) or `codebook[nibble]`. Sub-scales are signed: levels are not symmetric, and a negative sub-scale turns them
+//! to the side where a group has its largest value.
 
 use core::fmt;
 
@@ -43,7 +44,7 @@ pub const INT4_ZERO: i32 = 8;
 pub enum Format {
     /// Eight bits, one f32 scale a row.
     Int8,
-    /// Four bits, evenly spaced (`nibble - 8`), an 8-bit sub-scale for 32 values, one f32 scale a row.
+    /// Four bits, evenly spaced (`nibble - 8`), a signed 8-bit sub-scale for 32 values, one f32 scale a row.
     Int4,
     /// Four bits that index 16 int8 values stored with the matrix; scales as [`Format::Int4`].
     Int4Codebook,
@@ -136,7 +137,7 @@ pub struct Matrix<'a> {
     cols: usize,
     codebook: &'a [i8],
     codes: &'a [u8],
-    sub_scales: &'a [u8],
+    sub_scales: &'a [i8],
     row_scales: &'a [f32],
 }
 
@@ -165,7 +166,7 @@ impl<'a> Matrix<'a> {
             cols,
             codebook: bytemuck::cast_slice(plane(0, codebook)?),
             codes: plane(planes.codes, panels * inner * unit)?,
-            sub_scales: plane(planes.sub_scales, panels * groups * PANEL)?,
+            sub_scales: bytemuck::cast_slice(plane(planes.sub_scales, panels * groups * PANEL)?),
             row_scales: bytemuck::try_cast_slice(plane(planes.row_scales, panels * PANEL * 4)?)
                 .map_err(|_| LayoutError::Alignment)?,
         })
@@ -213,7 +214,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Sub-scales of panel `p`, 16 a group.
-    pub(crate) fn panel_sub_scales(&self, p: usize) -> &'a [[u8; PANEL]] {
+    pub(crate) fn panel_sub_scales(&self, p: usize) -> &'a [[i8; PANEL]] {
         let len = self.sub_scales.len() / self.panels();
         self.sub_scales[p * len..][..len].as_chunks().0
     }

@@ -148,7 +148,7 @@ fn weight(format: Format, bytes: &[u8], rows: usize, cols: usize, r: usize, k: u
             } else {
                 i64::from(bytes[usize::from(nibble)] as i8)
             };
-            value * i64::from(sub)
+            value * i64::from(sub as i8)
         }
     }
 }

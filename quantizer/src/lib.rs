@@ -1,1 +1,25 @@
-//! kinglet-quantizer
+//! From checkpoints to `.kinglet` files: import, quantization, evaluation. The command `kinglet` is a thin layer over this.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`checkpoint`] | reads a Hugging Face directory, and describes it as a stack of blocks |
+//! | [`reference`] | runs it in f32 |
+//! | [`quantize`] | rounds it and writes the file |
+//! | [`mod@file`] | the file's writer, on the reader's own records |
+//! | [`tokenizer`] | imports tokenizers |
+//! | [`mod@evaluate`] | says what quantization cost |
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod checkpoint;
+pub mod evaluate;
+pub mod file;
+mod memory;
+pub mod quantize;
+pub mod reference;
+mod text;
+pub mod tokenizer;
+
+pub use memory::Memory;
+pub use text::encode;

@@ -24,6 +24,16 @@ impl Parallel for Serial {
     }
 }
 
+impl<P: Parallel> Parallel for &P {
+    fn ways(&self) -> usize {
+        (*self).ways()
+    }
+
+    fn join(&self, a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
+        (*self).join(a, b);
+    }
+}
+
 /// A pool of threads. Idle threads sleep.
 #[cfg(feature = "std")]
 #[derive(Debug)]

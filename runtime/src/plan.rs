@@ -124,6 +124,10 @@ impl Plan {
         if context > model.context() {
             return Err(PlanError::Context { asked: context, most: model.context() });
         }
+        // Keeps the sizes of one head's cache, products with at most 2 x 256 bytes a position, within the address space.
+        if context > usize::MAX / 2048 {
+            return Err(PlanError::TooLarge);
+        }
         let (mut stride, mut input) = (model.width(), model.width());
         let (mut cache_codes, mut cache_scales) = (0usize, 0usize);
         for index in 0..model.record().blocks {

@@ -27,7 +27,7 @@ impl Dot for Reference {
 }
 
 /// One panel of an int4 format: for each group, sub-scale times the group's dot product.
-fn int4_panel(codes: &[u8], subs: &[[u8; PANEL]], levels: &[i8; 16], x: &[i8]) -> [i32; PANEL] {
+fn int4_panel(codes: &[u8], subs: &[[i8; PANEL]], levels: &[i8; 16], x: &[i8]) -> [i32; PANEL] {
     let mut acc = [0i32; PANEL];
     let groups = codes.as_chunks::<GROUP_BYTES>().0.iter().zip(x.as_chunks::<GROUP>().0);
     for ((codes, x), subs) in groups.zip(subs) {

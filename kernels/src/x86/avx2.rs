@@ -177,10 +177,10 @@ fn int8_panel<const M: usize>(tiles: &[u8], x: [&[i8]; M]) -> [[i32; PANEL]; M] 
 /// `acc + group * sub_scale`, lane by lane.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn scale_group(acc: &mut [__m256i; 2], group: [__m256i; 2], subs: &[u8; PANEL]) {
+fn scale_group(acc: &mut [__m256i; 2], group: [__m256i; 2], subs: &[i8; PANEL]) {
     // SAFETY: `subs` has 16 bytes.
     let subs = unsafe { _mm_loadu_si128(subs.as_ptr().cast()) };
-    let wide = [_mm256_cvtepu8_epi32(subs), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(subs))];
+    let wide = [_mm256_cvtepi8_epi32(subs), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(subs))];
     for i in 0..2 {
         acc[i] = _mm256_add_epi32(acc[i], _mm256_mullo_epi32(group[i], wide[i]));
     }
@@ -191,7 +191,7 @@ fn scale_group(acc: &mut [__m256i; 2], group: [__m256i; 2], subs: &[u8; PANEL]) 
 #[target_feature(enable = "avx2")]
 fn int4_panel<const M: usize>(
     codes: &[u8],
-    subs: &[[u8; PANEL]],
+    subs: &[[i8; PANEL]],
     x: [&[i8]; M],
     sums: [&[i16]; M],
 ) -> [[i32; PANEL]; M] {
@@ -225,7 +225,7 @@ fn int4_panel<const M: usize>(
 #[target_feature(enable = "avx2")]
 fn codebook_panel<const M: usize>(
     codes: &[u8],
-    subs: &[[u8; PANEL]],
+    subs: &[[i8; PANEL]],
     levels: [i8; 16],
     x: [&[i8]; M],
 ) -> [[i32; PANEL]; M] {

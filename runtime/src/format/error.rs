@@ -149,7 +149,11 @@ impl fmt::Display for OpenError {
             }
             Self::NotKinglet => f.write_str("not a .kinglet file; make one with `kinglet quantize`"),
             Self::Version { found } => {
-                write!(f, "format version {found}; this runtime reads {}: update it, or quantize again", super::layout::VERSION)
+                write!(
+                    f,
+                    "format version {found}; this runtime reads {}: update it, or quantize again",
+                    super::layout::VERSION
+                )
             }
             Self::Unaligned => f.write_str("the memory does not start at a multiple of 64 bytes"),
             Self::HeadChecksum => f.write_str("the head's checksum does not match; copy the file again"),

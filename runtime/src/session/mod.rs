@@ -10,8 +10,8 @@ use core::fmt;
 
 use kinglet_kernels::Isa;
 
-pub use self::arena::{Aligned, ArenaError};
 use self::arena::Arena;
+pub use self::arena::{Aligned, ArenaError};
 use self::steps::Run;
 use crate::format::{Golden, LogitsHash, Model, OpenError};
 use crate::parallel::{Parallel, Serial};
@@ -304,7 +304,10 @@ impl fmt::Display for RunError {
             Self::Empty => f.write_str("no tokens to run"),
             Self::TooMany { asked, most } => write!(f, "{asked} at once is more than the {most} planned for"),
             Self::ContextFull { needed, context } => {
-                write!(f, "{needed} positions are needed, the context has {context}: shorten the prompt or plan a larger context")
+                write!(
+                    f,
+                    "{needed} positions are needed, the context has {context}: shorten the prompt or plan a larger context"
+                )
             }
             Self::Token { index, token, vocab } => {
                 write!(f, "token {token} (number {index}) is not in the vocabulary of {vocab}")

@@ -117,7 +117,8 @@ impl Classes<'_> {
 
     fn search(self, c: u32) -> u8 {
         let runs = self.0.0;
-        let after = runs.partition_point(|run| u32::from_le_bytes(*run) << (32 - CLASS_SHIFT) <= c << (32 - CLASS_SHIFT));
+        let after =
+            runs.partition_point(|run| u32::from_le_bytes(*run) << (32 - CLASS_SHIFT) <= c << (32 - CLASS_SHIFT));
         let run = after.checked_sub(1).and_then(|at| self.0.get(at));
         run.map_or(0, |run| (run >> CLASS_SHIFT) as u8)
     }

@@ -1,0 +1,72 @@
+//! The command `kinglet`: makes, shows, runs, evaluates and measures `.kinglet` files.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod check;
+mod eval;
+mod inspect;
+mod model;
+mod quantize;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Transformers for the smallest machine that can hold them.
+#[derive(Parser)]
+#[command(
+    version,
+    propagate_version = true,
+    after_help = "\
+Examples:
+  kinglet run                                    a story from the built-in model
+  kinglet run \"Tom had a red ball.\"              the same, from your own beginning
+  kinglet quantize DIR -o model.kinglet          a Hugging Face checkpoint becomes a file
+  kinglet inspect model.kinglet --context 512    what is in it, and the memory it needs
+  kinglet eval model.kinglet --text T --reference DIR
+  kinglet check model.kinglet                    checksums, and the golden answers in every way
+  kinglet bench model.kinglet
+
+KINGLET_ISA=scalar|avx2|... chooses the instruction set; the results are the same bits."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Quantize(quantize::Args),
+    Inspect(inspect::Args),
+    Run(run::Args),
+    Eval(eval::Args),
+    Check(check::Args),
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Quantize(args) => args.run(),
+        Command::Inspect(args) => args.run(),
+        Command::Run(args) => args.run(),
+        Command::Eval(args) => args.run(),
+        Command::Check(args) => args.run(),
+        Command::Bench(args) => args.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that has seen enough, such as `head`, is no failure.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kinglet: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,96 @@
+//! What the commands share: opening a model, sizing a session, threads, and how numbers are shown.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use kinglet::{Isa, Map, Model, Parallel, Serial, Threads};
+
+/// Where a model's bytes are.
+pub(crate) enum Source {
+    File(Map),
+    BuiltIn,
+}
+
+impl Source {
+    /// A file, or the built-in storyteller.
+    pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path else { return Ok(Self::BuiltIn) };
+        let map = Map::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Self::File(map))
+    }
+
+    /// The model in it.
+    pub(crate) fn model(&self, path: Option<&Path>) -> Result<Model<'_>> {
+        let bytes: &[u8] = match self {
+            Self::File(map) => map,
+            Self::BuiltIn => &kinglet_fixtures::STORYTELLER.0,
+        };
+        let name = path.map_or("the built-in model".into(), Path::to_string_lossy);
+        Model::open(bytes).with_context(|| format!("cannot open {name}"))
+    }
+}
+
+/// Bytes of weights that one decode step reads.
+pub(crate) fn bytes_per_token(model: &Model<'_>) -> Result<u64> {
+    let mut bytes = model.head()?.bytes() + model.norm()?.len() * 4;
+    for index in 0..model.record().blocks {
+        let block = model.block(index)?;
+        bytes += block.input.bytes() + block.output.bytes() + block.norm.len() * 4;
+        let biases = [block.input_bias, block.output_bias];
+        bytes += biases.iter().flatten().map(|b| b.len() * 4).sum::<usize>();
+    }
+    Ok(bytes as u64)
+}
+
+/// Something that needs a way to divide work.
+pub(crate) trait Work {
+    type Output: Send;
+    fn run<P: Parallel>(self, isa: Isa, parallel: P) -> Result<Self::Output>;
+}
+
+/// Runs `work` on `threads` threads; 0 chooses by the model's size.
+pub(crate) fn with_threads<W: Work + Send>(model: &Model<'_>, threads: usize, work: W) -> Result<W::Output> {
+    // Below this a token takes less time than it takes to wake a second thread for each matrix.
+    const ALONE: u64 = 16 << 20;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = match threads {
+        0 if bytes_per_token(model)? < ALONE => 1,
+        0 => cores,
+        n => n,
+    };
+    let isa = isa()?;
+    if threads == 1 {
+        return work.run(isa, Serial);
+    }
+    let pool = Threads::new(threads).context("cannot start threads")?;
+    pool.enter(|| work.run(isa, &pool))
+}
+
+/// The instruction set: the fastest, or the one that `KINGLET_ISA` names.
+pub(crate) fn isa() -> Result<Isa> {
+    match std::env::var("KINGLET_ISA") {
+        Ok(name) => Isa::by_name(&name).with_context(|| {
+            let names: Vec<_> = Isa::available().map(Isa::name).collect();
+            format!("KINGLET_ISA={name} is not an instruction set of this machine; it has: {}", names.join(", "))
+        }),
+        Err(_) => Ok(Isa::detect()),
+    }
+}
+
+/// Bytes for people.
+pub(crate) fn bytes(n: u64) -> String {
+    match n {
+        0..10_000 => format!("{n} B"),
+        10_000..10_000_000 => format!("{:.1} kB", n as f64 / 1e3),
+        10_000_000..10_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
+        _ => format!("{:.1} GB", n as f64 / 1e9),
+    }
+}
+
+/// A progress bar on the terminal; silent where there is none.
+pub(crate) fn bar(total: u64, unit: &str) -> ProgressBar {
+    let template = format!("{{msg}} {{wide_bar}} {{human_pos}} / {{human_len}} {unit}, {{eta}} left");
+    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style)
+}

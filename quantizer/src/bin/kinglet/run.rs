@@ -1,0 +1,160 @@
+//! `kinglet run`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use kinglet::tokenizer::{Detokenizer, Tokenizer};
+use kinglet::{Isa, Model, Options, Parallel, Plan, Sampler, Sampling, Session};
+use kinglet_quantizer::{Memory, encode};
+
+use crate::model::{Source, Work, bytes, with_threads};
+
+/// Continue a text
+///
+/// Without a file the built-in storyteller speaks, which was trained on simple stories.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// [FILE] [PROMPT]: a .kinglet file, and the text to continue; one alone may be either
+    #[arg(value_name = "FILE | PROMPT", num_args = 0..=2)]
+    input: Vec<String>,
+    /// The most tokens to add; by default until the model ends or the context is full
+    #[arg(short = 'n', long, value_name = "N")]
+    tokens: Option<usize>,
+    /// 0 takes the most probable token each time; more is bolder
+    #[arg(short, long, default_value_t = 0.7)]
+    temperature: f32,
+    /// Choose among the K most probable tokens only; 0 means all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Choose among the most probable tokens that together reach this probability
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    top_p: f32,
+    /// Choose among tokens at least this fraction as probable as the most probable
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// Make tokens of the last 64 less probable; 1 does nothing
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// The same seed gives the same text on every machine; by default the clock
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Positions of prompt and answer together; by default what the model was made for, at most 4096
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// Tokens of the prompt that are run together
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    prefill: usize,
+    /// Threads; 0 chooses by the model's size
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Say on stderr how fast it was
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// Tokens that the repetition penalty looks back on.
+const RECENT: usize = 64;
+
+impl Args {
+    /// The file and the prompt.
+    fn input(&self) -> (Option<PathBuf>, &str) {
+        const OPENING: &str = "Once upon a time";
+        match self.input.as_slice() {
+            [one] if one.ends_with(".kinglet") || Path::new(one).is_file() => (Some(one.into()), OPENING),
+            [one] => (None, one),
+            [file, prompt, ..] => (Some(file.into()), prompt),
+            [] => (None, OPENING),
+        }
+    }
+
+    pub(crate) fn run(self) -> Result<()> {
+        let (path, prompt) = self.input();
+        let source = Source::open(path.as_deref())?;
+        let model = source.model(path.as_deref())?;
+        let tokenizer =
+            model.tokenizer().context("the file carries no tokenizer; quantize a directory that has tokenizer.json")?;
+        let tokenizer = tokenizer.context("cannot read the file's tokenizer")?;
+        let tokens = encode(&tokenizer, prompt, true).context("cannot encode the prompt")?;
+        if tokens.is_empty() {
+            bail!("the prompt is empty and the model has no begin-of-sequence token; give it a word to start from");
+        }
+        let context = self.context.unwrap_or(model.context().min(4096));
+        if tokens.len() >= context {
+            bail!(
+                "the prompt has {} tokens, the context {context}: shorten the prompt or raise --context (the model's limit is {})",
+                tokens.len(),
+                model.context()
+            );
+        }
+        with_threads(&model, self.threads, Generate { args: &self, model, tokenizer, prompt: tokens, context })
+    }
+}
+
+struct Generate<'a> {
+    args: &'a Args,
+    model: Model<'a>,
+    tokenizer: Tokenizer<'a>,
+    prompt: Vec<u32>,
+    context: usize,
+}
+
+impl Work for Generate<'_> {
+    type Output = ();
+
+    fn run<P: Parallel>(self, isa: Isa, parallel: P) -> Result<()> {
+        let Self { args, model, tokenizer, prompt, context } = self;
+        let options = Options { context, prefill: args.prefill.clamp(1, prompt.len()), logits: 1 };
+        let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
+        let planned = memory.bytes().len();
+        let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;
+        let clock = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_nanos() as u64);
+        let sampling = Sampling {
+            temperature: args.temperature,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            min_p: args.min_p,
+            repetition_penalty: args.repetition_penalty,
+        };
+        let mut sampler = Sampler::new(sampling, args.seed.unwrap_or_else(clock));
+
+        let mut out = std::io::stdout().lock();
+        let mut text = Detokenizer::new(&tokenizer);
+        for &token in &prompt {
+            text.push(&tokenizer, token).try_for_each(|piece| write!(out, "{piece}"))?;
+        }
+        out.flush()?;
+        let start = Instant::now();
+        let mut tokens = prompt.clone();
+        let mut next = prompt;
+        let prompt = tokens.len();
+        let mut first = None;
+        let limit = args.tokens.unwrap_or(usize::MAX).min(context - prompt);
+        while tokens.len() < prompt + limit {
+            let logits = session.feed(&next)?;
+            let token = sampler.sample(logits, &tokens[tokens.len().saturating_sub(RECENT)..]);
+            first.get_or_insert_with(|| start.elapsed());
+            if tokenizer.is_eos(token) {
+                break;
+            }
+            text.push(&tokenizer, token).try_for_each(|piece| write!(out, "{piece}"))?;
+            out.flush()?;
+            tokens.push(token);
+            next = vec![token];
+        }
+        writeln!(out, "{}", text.finish().unwrap_or_default())?;
+        if args.verbose {
+            let (first, all) = (first.unwrap_or_default().as_secs_f64(), start.elapsed().as_secs_f64());
+            let answer = tokens.len() - prompt;
+            let rate = answer.saturating_sub(1) as f64 / (all - first);
+            let isa = isa.name();
+            eprintln!(
+                "{prompt} tokens read, first token after {:.1} ms; {answer} written, {rate:.1} tokens/s; {isa}, {} of working memory",
+                first * 1e3,
+                bytes(planned as u64)
+            );
+        }
+        Ok(())
+    }
+}

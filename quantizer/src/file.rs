@@ -1,0 +1,304 @@
+//! Writing a `.kinglet` file: the records of `kinglet::format::layout`, in the order of the file.
+//!
+//! All sizes are known before the first byte, so the weights stream past and only the head is written afterwards. The file
+//! grows beside its target and is renamed over it when it is whole; until then the target is not touched.
+
+use std::fs::File;
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use kinglet::format::layout::{
+    ALIGN, BlockRecord, GoldenRecord, Head, MAGIC, ModelRecord, NONE, SectionEntry, TensorRecord, VERSION, section, tensor,
+};
+use kinglet::{Format, Golden};
+use tempfile::NamedTempFile;
+
+/// Why a file could not be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The operating system refused.
+    #[error("cannot write {}: {source}; {} is as it was", path.display(), path.display())]
+    Io {
+        /// The target.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// More than the format can count.
+    #[error("{what} does not fit the file format")]
+    TooLarge {
+        /// What does not fit.
+        what: String,
+    },
+}
+
+/// What a tensor will hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A vector of f32.
+    F32,
+    /// A vector of u32.
+    U32,
+    /// Weights.
+    Matrix(Format),
+}
+
+impl Kind {
+    fn byte(self) -> u8 {
+        match self {
+            Self::F32 => tensor::F32,
+            Self::U32 => tensor::U32,
+            Self::Matrix(Format::Int8) => tensor::INT8,
+            Self::Matrix(Format::Int4) => tensor::INT4,
+            Self::Matrix(Format::Int4Codebook) => tensor::INT4_CODEBOOK,
+        }
+    }
+
+    fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
+        match self {
+            Self::F32 | Self::U32 => cols.checked_mul(4),
+            Self::Matrix(format) => format.bytes(rows, cols),
+        }
+    }
+}
+
+/// Everything but the weights.
+#[derive(Clone, Debug)]
+pub struct Outline {
+    /// The model's record; counts are filled in.
+    pub model: ModelRecord,
+    /// The stack.
+    pub blocks: Vec<BlockRecord>,
+    /// The tokenizer section, or nothing.
+    pub tokenizer: Vec<u8>,
+    /// Free pairs.
+    pub metadata: Vec<(String, String)>,
+    /// Tokens of each golden sequence that [`Writer::golden`] will deliver.
+    pub golden: Vec<usize>,
+    tensors: Vec<TensorRecord>,
+    names: Vec<u8>,
+    weights: u64,
+}
+
+impl Outline {
+    /// A model without blocks or tensors.
+    pub fn new(model: ModelRecord) -> Self {
+        let (tokenizer, metadata, golden) = (vec![], vec![], vec![]);
+        Self { model, blocks: vec![], tokenizer, metadata, golden, tensors: vec![], names: vec![], weights: 0 }
+    }
+
+    /// Adds a tensor and returns its index. Tensors are written in the order in which they are added.
+    pub fn tensor(&mut self, name: &str, kind: Kind, rows: usize, cols: usize) -> Result<u32, WriteError> {
+        let too_large = || WriteError::TooLarge { what: format!("tensor {name} ({rows} x {cols})") };
+        let bytes = kind.bytes(rows, cols).ok_or_else(too_large)? as u64;
+        let small = |n: usize| u32::try_from(n).map_err(|_| too_large());
+        let record = TensorRecord {
+            offset: self.weights,
+            bytes,
+            rows: small(rows)?,
+            cols: small(cols)?,
+            name: small(self.names.len())?,
+            name_bytes: u16::try_from(name.len()).map_err(|_| too_large())?,
+            format: kind.byte(),
+            reserved: 0,
+            crc: 0,
+            reserved2: 0,
+        };
+        self.weights = (self.weights + bytes).next_multiple_of(ALIGN as u64);
+        self.names.extend_from_slice(name.as_bytes());
+        self.tensors.push(record);
+        let index = small(self.tensors.len() - 1)?;
+        debug_assert!(index != NONE);
+        Ok(index)
+    }
+
+    /// Bytes of all tensors.
+    pub fn weight_bytes(&self) -> u64 {
+        self.tensors.iter().map(|t| t.bytes).sum()
+    }
+
+    fn metadata_bytes(&self) -> Result<Vec<u8>, WriteError> {
+        let mut bytes = vec![];
+        for (key, value) in &self.metadata {
+            for text in [key, value] {
+                let len = u32::try_from(text.len()).map_err(|_| WriteError::TooLarge { what: format!("metadata {key}") })?;
+                bytes.extend(len.to_le_bytes());
+            }
+            bytes.extend([key.as_bytes(), value.as_bytes()].concat());
+        }
+        Ok(bytes)
+    }
+}
+
+/// A file in the making.
+pub struct Writer {
+    target: PathBuf,
+    file: BufWriter<NamedTempFile>,
+    outline: Outline,
+    sections: Vec<(SectionEntry, Vec<u8>)>,
+    weights: u64,
+    next: usize,
+}
+
+impl Writer {
+    /// Starts a file beside `target`.
+    pub fn create(target: &Path, mut outline: Outline) -> Result<Self, WriteError> {
+        let fail = |source| WriteError::Io { path: target.to_path_buf(), source };
+        outline.model.blocks = outline.blocks.len() as u32;
+        outline.model.tensors = outline.tensors.len() as u32;
+        let directory = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if target.is_dir() {
+            return Err(fail(std::io::ErrorKind::IsADirectory.into()));
+        }
+        let temporary = tempfile::Builder::new().prefix(".kinglet-").suffix(".partial").tempfile_in(directory);
+        let golden: usize = outline.golden.iter().map(|tokens| GoldenRecord::SIZE + 4 * tokens).sum();
+        let contents = [
+            (section::MODEL, vec![0; ModelRecord::SIZE]),
+            (section::BLOCKS, outline.blocks.iter().flat_map(BlockRecord::write).collect()),
+            (section::TENSORS, vec![0; outline.tensors.len() * TensorRecord::SIZE]),
+            (section::NAMES, outline.names.clone()),
+            (section::TOKENIZER, outline.tokenizer.clone()),
+            (section::METADATA, outline.metadata_bytes()?),
+            (section::GOLDEN, vec![0; golden]),
+        ];
+        let present: Vec<_> = contents.into_iter().filter(|(kind, bytes)| !bytes.is_empty() || *kind <= section::NAMES).collect();
+        let mut offset = (Head::SIZE + SectionEntry::SIZE * (present.len() + 1)) as u64;
+        let mut sections = vec![];
+        for (kind, bytes) in present {
+            offset = offset.next_multiple_of(ALIGN as u64);
+            let entry = SectionEntry { kind, crc: 0, offset, bytes: bytes.len() as u64, reserved: 0 };
+            offset += entry.bytes;
+            sections.push((entry, bytes));
+        }
+        let weights = offset.next_multiple_of(ALIGN as u64);
+        let mut file = BufWriter::with_capacity(1 << 20, temporary.map_err(fail)?);
+        file.seek(SeekFrom::Start(weights)).map_err(fail)?;
+        Ok(Self { target: target.to_path_buf(), file, outline, sections, weights, next: 0 })
+    }
+
+    fn io<T>(&self, result: std::io::Result<T>) -> Result<T, WriteError> {
+        result.map_err(|source| WriteError::Io { path: self.target.clone(), source })
+    }
+
+    /// Writes the next tensor: `produce` is given a function that appends bytes.
+    ///
+    /// # Panics
+    /// When all tensors are written already, or `produce` appends another number of bytes than the tensor has.
+    pub fn tensor<E: From<WriteError>>(
+        &mut self,
+        produce: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), WriteError>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let record = self.outline.tensors[self.next];
+        let mut crc = crc32fast::Hasher::new();
+        let mut written = 0;
+        let (file, target) = (&mut self.file, &self.target);
+        produce(&mut |bytes| {
+            crc.update(bytes);
+            written += bytes.len() as u64;
+            file.write_all(bytes).map_err(|source| WriteError::Io { path: target.clone(), source })
+        })?;
+        assert_eq!(written, record.bytes, "tensor {} has another length than planned", self.next);
+        let padding = vec![0; (written.next_multiple_of(ALIGN as u64) - written) as usize];
+        let result = self.file.write_all(&padding);
+        self.io(result)?;
+        self.outline.tensors[self.next].crc = crc.finalize();
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Completes the file: head and tables are written, golden sequences are still empty.
+    pub fn finish(mut self) -> Result<Finished, WriteError> {
+        assert_eq!(self.next, self.outline.tensors.len(), "a tensor was not written");
+        let tensors = self.outline.tensors.iter().flat_map(TensorRecord::write).collect();
+        self.set(section::MODEL, self.outline.model.write().to_vec());
+        self.set(section::TENSORS, tensors);
+        let result = self.file.stream_position();
+        let end = self.io(result)?;
+        let weights = SectionEntry { kind: section::WEIGHTS, crc: 0, offset: self.weights, bytes: end - self.weights, reserved: 0 };
+        self.sections.push((weights, vec![]));
+        let Self { target, file, outline, sections, .. } = self;
+        let fail = |source| WriteError::Io { path: target.clone(), source };
+        let file = file.into_inner().map_err(|e| fail(e.into_error()))?;
+        let mut finished = Finished { target: target.clone(), file, golden: outline.golden, sections, end };
+        finished.write_tables()?;
+        Ok(finished)
+    }
+
+    fn set(&mut self, kind: u32, bytes: Vec<u8>) {
+        for (_, old) in self.sections.iter_mut().filter(|(entry, _)| entry.kind == kind) {
+            old.clone_from(&bytes);
+        }
+    }
+}
+
+/// A whole file that does not have its name yet.
+pub struct Finished {
+    target: PathBuf,
+    file: NamedTempFile,
+    golden: Vec<usize>,
+    sections: Vec<(SectionEntry, Vec<u8>)>,
+    end: u64,
+}
+
+impl Finished {
+    fn write_tables(&mut self) -> Result<(), WriteError> {
+        let fail = |source| WriteError::Io { path: self.target.clone(), source };
+        let file: &mut File = self.file.as_file_mut();
+        for (entry, bytes) in self.sections.iter_mut().filter(|(entry, _)| entry.kind != section::WEIGHTS) {
+            entry.crc = crc32fast::hash(bytes);
+            file.seek(SeekFrom::Start(entry.offset)).and_then(|_| file.write_all(bytes)).map_err(fail)?;
+        }
+        let entries: Vec<u8> = self.sections.iter().flat_map(|(entry, _)| entry.write()).collect();
+        let sections = self.sections.len() as u16;
+        let mut head = Head { magic: MAGIC, version: VERSION, sections, crc: 0, bytes: self.end, reserved: [0; 40] };
+        head.crc = crc32fast::hash(&[&head.write()[..], &entries].concat());
+        let bytes = [&head.write()[..], &entries].concat();
+        file.rewind().and_then(|()| file.write_all(&bytes)).map_err(fail)
+    }
+
+    /// Where the file lies for now.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Fills in the golden sequences.
+    ///
+    /// # Panics
+    /// When their lengths are not those of the outline.
+    pub fn golden(&mut self, sequences: &[Golden<'_>]) -> Result<(), WriteError> {
+        let lengths: Vec<usize> = sequences.iter().map(|g| g.prompt.len() + g.answer.len()).collect();
+        assert_eq!(lengths, self.golden, "golden sequences differ from the outline");
+        let mut bytes = vec![];
+        for golden in sequences {
+            let (prompt, tokens) = (golden.prompt.len() as u32, (golden.prompt.len() + golden.answer.len()) as u32);
+            bytes.extend(GoldenRecord { prompt, tokens, hash: golden.hash }.write());
+            bytes.extend(golden.prompt.iter().chain(golden.answer).flat_map(|t| t.to_le_bytes()));
+        }
+        for (_, old) in self.sections.iter_mut().filter(|(entry, _)| entry.kind == section::GOLDEN) {
+            old.clone_from(&bytes);
+        }
+        self.write_tables()
+    }
+
+    /// Gives the file its name, in place of what had it.
+    pub fn persist(self) -> Result<(), WriteError> {
+        let fail = |source| WriteError::Io { path: self.target.clone(), source };
+        self.file.as_file().sync_all().map_err(fail)?;
+        set_usual_permissions(self.file.as_file()).map_err(fail)?;
+        self.file.persist(&self.target).map_err(|e| fail(e.error))?;
+        Ok(())
+    }
+}
+
+/// Temporary files are private; a model is an ordinary file.
+#[cfg(unix)]
+fn set_usual_permissions(file: &File) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(std::fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn set_usual_permissions(_: &File) -> std::io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! Rounding rows of weights to codes and scales.
+//!
+//! The reconstruction of a weight is `row_scale * q` with the integer `q` = code (int8) or sub-scale * level (int4). Rounding
+//! minimises the squared error of the reconstruction: scales are searched on a grid and refitted by least squares. Every row is
+//! proven not to overflow the kernels' i32 sums: `127 * sum |q|` must fit; a row that would not is coarsened.
+
+use kinglet::Format;
+use kinglet_kernels::layout::GROUP;
+
+/// The largest magnitude of a quantized activation.
+const ACTIVATION: i64 = 127;
+/// The largest magnitude of a sub-scale.
+const SUB_SCALE: f32 = 127.0;
+
+/// The 16 levels of an int4 code, ascending, with the nearest level of each integer.
+#[derive(Clone, Debug)]
+pub struct Levels {
+    /// Values.
+    pub values: [i8; 16],
+    /// Index of the level nearest to `i - 128`.
+    nearest: [u8; 256],
+}
+
+impl Levels {
+    /// `-8..=7`.
+    pub fn uniform() -> Self {
+        Self::new(std::array::from_fn(|i| i as i8 - 8))
+    }
+
+    /// Ascending `values`.
+    pub fn new(values: [i8; 16]) -> Self {
+        let nearest = std::array::from_fn(|i| {
+            let distance = |&level: &usize| (i32::from(values[level]) - (i as i32 - 128)).abs();
+            (0..16).min_by_key(distance).unwrap_or(0) as u8
+        });
+        Self { values, nearest }
+    }
+
+    pub(super) fn nearest(&self, x: f32) -> u8 {
+        // A float beyond the range of i32 saturates, a NaN becomes 0.
+        self.nearest[((x.round_ties_even() as i32).clamp(-128, 127) + 128) as usize]
+    }
+
+    /// The ends of the range, the one of larger magnitude first.
+    fn ends(&self) -> [f32; 2] {
+        let (low, high) = (f32::from(self.values[0]), f32::from(self.values[15]));
+        if low.abs() >= high.abs() { [low, high] } else { [high, low] }
+    }
+}
+
+/// A rounded row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Row {
+    /// int8: codes. int4: indices of levels. One for each weight.
+    pub codes: Vec<i8>,
+    /// int4: one for each group of 32.
+    pub sub_scales: Vec<i8>,
+    /// The row's scale.
+    pub scale: f32,
+}
+
+impl Row {
+    /// The integer `q` of each weight.
+    pub fn integers<'a>(&'a self, levels: &'a Levels) -> impl Iterator<Item = i32> + 'a {
+        self.codes.iter().enumerate().map(|(k, &code)| match self.sub_scales.get(k / GROUP) {
+            Some(&sub) => i32::from(sub) * i32::from(levels.values[code as usize & 15]),
+            None => i32::from(code),
+        })
+    }
+
+    /// Whether no sum of products with activations can leave i32.
+    pub fn fits(&self, levels: &Levels) -> bool {
+        self.integers(levels).map(|q| i64::from(q).abs()).sum::<i64>() * ACTIVATION <= i64::from(i32::MAX)
+    }
+}
+
+/// Rounds a row.
+pub fn round(format: Format, weights: &[f32], levels: &Levels) -> Row {
+    // Coarser and coarser: fewer steps of code or sub-scale, then larger steps.
+    let coarser = (0..).map(|n| ((SUB_SCALE / (1u64 << n.min(6)) as f32).floor(), (1u64 << (n.max(6) - 6).min(40)) as f32));
+    for (limit, stretch) in coarser {
+        let row = match format {
+            Format::Int8 => round_int8(weights, limit),
+            Format::Int4 | Format::Int4Codebook => round_int4(weights, levels, limit, stretch),
+        };
+        if row.fits(levels) {
+            return row;
+        }
+    }
+    unreachable!("a row of zeros fits")
+}
+
+fn peak(weights: &[f32]) -> f32 {
+    weights.iter().fold(0.0, |m, w| w.abs().max(m))
+}
+
+/// Scale that fits `q` to the weights best, and the squared error that is left.
+fn refit(weights: &[f32], q: impl Iterator<Item = f32>) -> (f32, f64) {
+    let (mut ww, mut wq, mut qq) = (0.0f64, 0.0f64, 0.0f64);
+    for (&w, q) in weights.iter().zip(q) {
+        let (w, q) = (f64::from(w), f64::from(q));
+        ww += w * w;
+        wq += w * q;
+        qq += q * q;
+    }
+    if qq == 0.0 { (0.0, ww) } else { ((wq / qq) as f32, ww - wq * wq / qq) }
+}
+
+fn round_int8(weights: &[f32], limit: f32) -> Row {
+    let peak = peak(weights);
+    let mut best = (Row { codes: vec![0; weights.len()], ..Row::default() }, f64::INFINITY);
+    // Clipping a few large weights a little can pay: try ranges from 80% of the peak.
+    for step in 0..=10 {
+        let inv = limit / (peak * (0.8 + 0.02 * step as f32));
+        if !inv.is_finite() {
+            continue;
+        }
+        let codes: Vec<i8> =
+            weights.iter().map(|w| (w * inv).round_ties_even().clamp(-limit, limit) as i8).collect();
+        let (scale, error) = refit(weights, codes.iter().map(|&c| f32::from(c)));
+        if error < best.1 {
+            best = (Row { codes, sub_scales: vec![], scale }, error);
+        }
+    }
+    best.0
+}
+
+fn assign(weights: &[f32], scale: f32, levels: &Levels, codes: &mut [i8]) -> f64 {
+    let inv = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    let mut error = 0.0;
+    for (&w, code) in weights.iter().zip(codes) {
+        let level = levels.nearest(w * inv);
+        *code = level as i8;
+        let e = w - scale * f32::from(levels.values[usize::from(level)]);
+        error += e * e;
+    }
+    f64::from(error)
+}
+
+/// The scale of one group, of either sign, that leaves the smallest squared error.
+pub(super) fn group_scale(weights: &[f32], levels: &Levels) -> f32 {
+    let largest = weights.iter().copied().fold(0.0f32, |m, w| if w.abs() > m.abs() { w } else { m });
+    let mut codes = [0; GROUP];
+    let mut best = (0.0, f64::INFINITY);
+    for end in levels.ends() {
+        for step in 0..10 {
+            let tried = largest / (end * (0.85 + 0.05 * step as f32));
+            if !tried.is_finite() {
+                continue;
+            }
+            assign(weights, tried, levels, &mut codes);
+            let values = codes.iter().map(|&c| f32::from(levels.values[c as usize]));
+            let (scale, error) = refit(weights, values);
+            if error < best.1 {
+                best = (scale, error);
+            }
+        }
+    }
+    best.0
+}
+
+fn round_int4(weights: &[f32], levels: &Levels, limit: f32, stretch: f32) -> Row {
+    let scales: Vec<f32> = weights.chunks(GROUP).map(|group| group_scale(group, levels)).collect();
+    let unit = peak(&scales) / limit * stretch;
+    let mut row = Row { codes: vec![0; weights.len()], sub_scales: vec![0; scales.len()], scale: unit };
+    let groups = weights.chunks(GROUP).zip(row.codes.chunks_mut(GROUP));
+    for (((group, codes), &scale), sub) in groups.zip(&scales).zip(&mut row.sub_scales) {
+        let nearest = (scale / unit).round_ties_even().clamp(-limit, limit);
+        let nearest = if nearest == 0.0 && stretch > 1.0 { scale.signum() } else { nearest };
+        let tried = [nearest, nearest - 1.0, nearest + 1.0].into_iter().filter(|sub| sub.abs() <= limit);
+        let best = tried.map(|sub| (sub, assign(group, sub * unit, levels, codes))).min_by(|a, b| a.1.total_cmp(&b.1));
+        *sub = best.map_or(0.0, |(sub, _)| sub) as i8;
+        assign(group, f32::from(*sub) * unit, levels, codes);
+    }
+    let (scale, _) = refit(weights, row.integers(levels).map(|q| q as f32));
+    row.scale = scale;
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weights(n: usize) -> Vec<f32> {
+        let mut state = 1u32;
+        let mut uniform = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 8_388_608.0 - 1.0
+        };
+        (0..n).map(|_| uniform() + uniform() + uniform()).collect()
+    }
+
+    fn relative_error(format: Format, weights: &[f32], levels: &Levels) -> f64 {
+        let row = round(format, weights, levels);
+        let power: f64 = weights.iter().map(|w| f64::from(w * w)).sum();
+        let error: f64 =
+            row.integers(levels).zip(weights).map(|(q, w)| f64::from(q as f32 * row.scale - w).powi(2)).sum();
+        (error / power).sqrt()
+    }
+
+    #[test]
+    fn errors_are_those_of_the_format() {
+        let w = weights(4096);
+        let uniform = Levels::uniform();
+        assert!(relative_error(Format::Int8, &w, &uniform) < 0.009);
+        let int4 = relative_error(Format::Int4, &w, &uniform);
+        assert!((0.04..0.085).contains(&int4), "{int4}");
+    }
+
+    #[test]
+    fn zeros_and_constants_are_exact() {
+        for format in Format::ALL {
+            assert_eq!(relative_error(format, &[0.0; 40], &Levels::uniform()).max(0.0), 0.0);
+            assert!(relative_error(format, &[-3.0; 40], &Levels::uniform()) < 1e-6);
+        }
+        let row = round(Format::Int8, &[1e-42; 8], &Levels::uniform());
+        assert!(row.scale.is_finite());
+    }
+
+    #[test]
+    fn rows_that_could_overflow_are_coarsened() {
+        let levels = Levels::new(std::array::from_fn(|i| (i as i32 * 17 - 127) as i8));
+        let long = vec![1.0; 200_000];
+        for format in Format::ALL {
+            let row = round(format, &long, &levels);
+            assert!(row.fits(&levels));
+            let error = row.integers(&levels).map(|q| (q as f32 * row.scale - 1.0).abs()).fold(0.0, f32::max);
+            assert!(error < 0.01, "{format:?} {error}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Small random models for tests, written by the writer and read by the runtime.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+
+use kinglet::format::layout::{BlockRecord, ModelRecord, NONE, block};
+use kinglet::{Format, Isa, Model, Options, Parallel, Plan, Session};
+use kinglet_quantizer::Memory;
+use kinglet_quantizer::file::{Kind, Outline, WriteError, Writer};
+
+/// xorshift64*.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u32 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        self.next() as usize % n
+    }
+
+    pub fn unit(&mut self) -> f32 {
+        self.next() as f32 / 2_147_483_648.0 - 1.0
+    }
+}
+
+/// What a random model looks like.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub width: usize,
+    pub vocab: usize,
+    pub context: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub inner: usize,
+    pub layers: usize,
+    pub format: Format,
+    pub tied: bool,
+    pub biases: bool,
+    pub head_norms: bool,
+    /// Rotated pairs.
+    pub rope: usize,
+}
+
+pub const PLAIN: Shape = Shape {
+    width: 48,
+    vocab: 67,
+    context: 100,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 12,
+    inner: 52,
+    layers: 2,
+    format: Format::Int8,
+    tied: true,
+    biases: false,
+    head_norms: false,
+    rope: 6,
+};
+
+/// Shapes that differ in every option, awkward on purpose.
+pub fn shapes() -> Vec<Shape> {
+    let mut all = vec![];
+    for format in Format::ALL {
+        all.push(Shape { format, ..PLAIN });
+        all.push(Shape { format, width: 33, heads: 1, kv_heads: 1, head_dim: 33, inner: 1, tied: false, rope: 3, ..PLAIN });
+        all.push(Shape { format, heads: 6, kv_heads: 1, head_dim: 20, biases: true, head_norms: true, rope: 0, ..PLAIN });
+    }
+    all
+}
+
+struct Build {
+    outline: Outline,
+    tensors: Vec<(Kind, usize, usize)>,
+}
+
+impl Build {
+    fn tensor(&mut self, kind: Kind, rows: usize, cols: usize) -> u32 {
+        self.tensors.push((kind, rows, cols));
+        self.outline.tensor(&format!("tensor {}", self.tensors.len()), kind, rows, cols).unwrap()
+    }
+
+    fn optional(&mut self, there: bool, len: usize) -> u32 {
+        if there { self.tensor(Kind::F32, 1, len) } else { NONE }
+    }
+
+    fn block(&mut self, shape: &Shape, layer: usize, attention: bool) {
+        let matrix = Kind::Matrix(shape.format);
+        let queries = shape.heads * shape.head_dim;
+        let rows = if attention { queries + 2 * shape.kv_heads * shape.head_dim } else { 2 * shape.inner };
+        let record = BlockRecord {
+            kind: if attention { block::ATTENTION } else { block::FEED_FORWARD },
+            norm_kind: 0,
+            join: 0,
+            variant: 0,
+            layer: layer as u32,
+            norm: self.tensor(Kind::F32, 1, shape.width),
+            norm_eps: 1e-5,
+            input: self.tensor(matrix, rows, shape.width),
+            input_bias: self.optional(shape.biases, rows),
+            output: self.tensor(matrix, shape.width, if attention { queries } else { shape.inner }),
+            output_bias: self.optional(shape.biases, shape.width),
+            heads: if attention { shape.heads as u16 } else { 0 },
+            kv_heads: if attention { shape.kv_heads as u16 } else { 0 },
+            head_dim: if attention { shape.head_dim as u32 } else { 0 },
+            score_scale: 0.3,
+            query_norm: self.optional(attention && shape.head_norms, shape.head_dim),
+            key_norm: self.optional(attention && shape.head_norms, shape.head_dim),
+            head_norm_eps: 1e-6,
+            rope: if attention && shape.rope > 0 { self.tensor(Kind::U32, 1, shape.rope) } else { NONE },
+            rope_magnitude: 1.0,
+            inner: if attention { 0 } else { shape.inner as u32 },
+            reserved: [0; 60],
+        };
+        self.outline.blocks.push(record);
+    }
+}
+
+fn tensor_bytes(kind: Kind, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
+    match kind {
+        Kind::F32 => (0..cols).flat_map(|_| (1.0 + 0.3 * random.unit()).to_le_bytes()).collect(),
+        Kind::U32 => (0..cols).flat_map(|_| random.next().to_le_bytes()).collect(),
+        Kind::Matrix(format) => {
+            let planes = format.planes(rows, cols).unwrap();
+            let mut bytes: Vec<u8> = (0..planes.end).map(|_| random.next() as u8).collect();
+            let typical = if format == Format::Int8 { 70.0 } else { 70.0 * 60.0 };
+            let scale = 1.0 / (typical * (cols as f32).sqrt());
+            for slot in bytes[planes.row_scales..].as_chunks_mut::<4>().0 {
+                *slot = scale.to_le_bytes();
+            }
+            bytes
+        }
+    }
+}
+
+/// The bytes of a random model.
+pub fn model(shape: &Shape, seed: u64, tokenizer: Vec<u8>) -> Vec<u8> {
+    let record = ModelRecord {
+        kind: 0,
+        width: shape.width as u32,
+        vocab: shape.vocab as u32,
+        context: shape.context as u32,
+        blocks: 0,
+        tensors: 0,
+        embedding: 0,
+        head: 0,
+        norm: 0,
+        norm_eps: 1e-5,
+        reserved: [0; 24],
+    };
+    let mut build = Build { outline: Outline::new(record), tensors: vec![] };
+    let embedding = build.tensor(Kind::Matrix(Format::Int8), shape.vocab, shape.width);
+    for layer in 0..shape.layers {
+        build.block(shape, layer, true);
+        build.block(shape, layer, false);
+    }
+    let norm = build.tensor(Kind::F32, 1, shape.width);
+    let head = if shape.tied { embedding } else { build.tensor(Kind::Matrix(shape.format), shape.vocab, shape.width) };
+    let model = &mut build.outline.model;
+    (model.embedding, model.norm, model.head) = (embedding, norm, head);
+    build.outline.tokenizer = tokenizer;
+    build.outline.metadata = vec![("made by".into(), "a test".into())];
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("random.kinglet");
+    let mut random = Random(seed);
+    let mut writer = Writer::create(&path, build.outline).unwrap();
+    for (kind, rows, cols) in build.tensors {
+        let bytes = tensor_bytes(kind, rows, cols, &mut random);
+        writer.tensor::<WriteError>(|put| put(&bytes)).unwrap();
+    }
+    writer.finish().unwrap().persist().unwrap();
+    std::fs::read(path).unwrap()
+}
+
+/// Bytes at a multiple of 64.
+pub fn aligned(bytes: &[u8]) -> Memory {
+    let mut memory = Memory::new(bytes.len());
+    memory.bytes().copy_from_slice(bytes);
+    memory
+}
+
+/// The bits of the logits at each position.
+pub fn logits<P: Parallel>(model: &Model<'_>, tokens: &[u32], options: Options, isa: Isa, parallel: P) -> Vec<u32> {
+    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
+    memory.bytes().fill(0xA5);
+    let mut session = Session::with(model, options, memory.bytes(), isa, parallel).unwrap();
+    let mut all = vec![];
+    session.feed_each(tokens, |_, row| all.extend(row.iter().map(|v| v.to_bits()))).unwrap();
+    all
+}
+
+/// The folder with checkpoints and data, if this machine has it.
+pub fn shared() -> Option<std::path::PathBuf> {
+    let beside = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    let folder = std::env::var_os("KINGLET_SHARED").map_or(beside, Into::into);
+    let there = folder.join("models").is_dir();
+    if !there {
+        eprintln!("skipped: no checkpoints at {}", folder.display());
+    }
+    there.then_some(folder)
+}

@@ -1,0 +1,269 @@
+//! Hostile files: any bytes at all are a valid model or a typed error. Nothing panics, and what is accepted runs.
+
+mod common;
+
+use common::{PLAIN, Random, Shape, aligned};
+use kinglet::format::layout::{BlockRecord, Head, ModelRecord, SectionEntry, TensorRecord, section};
+use kinglet::format::{BlockProblem, Crc32, ModelProblem, SectionProblem, TensorProblem};
+use kinglet::{Format, Model, OpenError, Options, Plan, Session, VerifyError};
+use kinglet_quantizer::Memory;
+
+fn open(bytes: &[u8]) -> Result<(), OpenError> {
+    Model::open(aligned(bytes).bytes()).map(|_| ())
+}
+
+fn entries(bytes: &[u8]) -> Vec<SectionEntry> {
+    let head = Head::read(bytes).unwrap();
+    (0..usize::from(head.sections)).filter_map(|i| SectionEntry::read(bytes.get(64 + 32 * i..)?)).collect()
+}
+
+/// Makes all checksums of head and sections right again, as far as they lie within the file.
+fn seal(bytes: &mut [u8]) {
+    let Some(mut head) = Head::read(bytes) else { return };
+    let n = usize::from(head.sections).min(64);
+    for i in 0..n {
+        let Some(entry) = bytes.get(64 + 32 * i..).and_then(SectionEntry::read) else { return };
+        let range = usize::try_from(entry.offset).ok().zip(usize::try_from(entry.bytes).ok());
+        let contents = range.and_then(|(start, len)| bytes.get(start..start.checked_add(len)?));
+        let crc = contents.map_or(0, Crc32::of).to_le_bytes();
+        bytes[64 + 32 * i + 4..][..4].copy_from_slice(&crc);
+    }
+    head.crc = 0;
+    let mut crc = Crc32::default();
+    crc.update(&head.write());
+    let Some(table) = bytes.get(64..64 + 32 * n) else { return };
+    crc.update(table);
+    bytes[12..16].copy_from_slice(&crc.value().to_le_bytes());
+}
+
+/// A file with `change` applied to a section, its checksums right again.
+fn with(bytes: &[u8], kind: u32, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let entry = *entries(&bytes).iter().find(|e| e.kind == kind).unwrap();
+    change(&mut bytes[entry.offset as usize..][..entry.bytes as usize]);
+    seal(&mut bytes);
+    bytes
+}
+
+fn file() -> Vec<u8> {
+    common::model(&PLAIN, 1, vec![])
+}
+
+fn section_error(kind: u32, problem: SectionProblem) -> Result<(), OpenError> {
+    Err(OpenError::Section { kind, problem })
+}
+
+#[test]
+fn foreign_and_damaged_files_are_refused() {
+    let good = file();
+    assert_eq!(open(&good), Ok(()));
+    assert_eq!(open(&[good.clone(), vec![9; 100]].concat()), Ok(()), "what follows a file is ignored");
+    assert_eq!(open(&[]), Err(OpenError::NotKinglet));
+    assert_eq!(open(b"GGUF and more"), Err(OpenError::NotKinglet));
+    assert_eq!(open(b"KINGLET\x1a"), Err(OpenError::Truncated { needed: 64, found: 8 }));
+    for len in [64, 100, 1000, good.len() - 1] {
+        let (needed, found) = (good.len() as u64, len as u64);
+        assert_eq!(open(&good[..len]), Err(OpenError::Truncated { needed, found }));
+    }
+    let mut newer = good.clone();
+    newer[8] = 2;
+    assert_eq!(open(&newer), Err(OpenError::Version { found: 2 }));
+    let mut flipped = good.clone();
+    flipped[70] ^= 1;
+    assert_eq!(open(&flipped), Err(OpenError::HeadChecksum));
+    let mut memory = aligned(&[&[0; 8], &good[..]].concat());
+    assert_eq!(Model::open(&memory.bytes()[8..]).map(|_| ()), Err(OpenError::Unaligned));
+}
+
+#[test]
+fn a_lying_section_table_is_refused() {
+    let good = file();
+    let sections = entries(&good);
+    let lie = |i: usize, change: fn(&mut SectionEntry)| {
+        let mut bytes = good.clone();
+        let mut entry = sections[i];
+        change(&mut entry);
+        bytes[64 + 32 * i..][..32].copy_from_slice(&entry.write());
+        seal(&mut bytes);
+        open(&bytes)
+    };
+    let weights = sections.len() - 1;
+    assert_eq!(sections[weights].kind, section::WEIGHTS);
+    assert_eq!(lie(1, |e| e.offset = 0), section_error(section::BLOCKS, SectionProblem::Bounds));
+    assert_eq!(lie(1, |e| e.offset = u64::MAX), section_error(section::BLOCKS, SectionProblem::Bounds));
+    assert_eq!(lie(weights, |e| e.bytes += 1), section_error(section::WEIGHTS, SectionProblem::Bounds));
+    assert_eq!(lie(weights, |e| (e.offset, e.bytes) = (e.offset + 4, e.bytes - 4)), section_error(section::WEIGHTS, SectionProblem::Misaligned));
+    assert_eq!(lie(0, |e| e.kind = section::BLOCKS), section_error(section::BLOCKS, SectionProblem::Duplicate));
+    assert_eq!(lie(1, |e| e.kind = 99), section_error(section::BLOCKS, SectionProblem::Missing));
+    assert_eq!(lie(1, |e| e.bytes -= 1), section_error(section::BLOCKS, SectionProblem::Length));
+    assert_eq!(lie(0, |e| e.reserved = 1), section_error(section::MODEL, SectionProblem::Reserved));
+    let mut swapped = good.clone();
+    swapped[64..96].copy_from_slice(&sections[1].write());
+    swapped[96..128].copy_from_slice(&sections[0].write());
+    seal(&mut swapped);
+    assert_eq!(open(&swapped), section_error(section::MODEL, SectionProblem::Bounds));
+}
+
+#[test]
+fn lying_records_are_refused() {
+    let good = file();
+    let model = |change: fn(&mut ModelRecord)| {
+        open(&with(&good, section::MODEL, |bytes| {
+            let mut record = ModelRecord::read(bytes).unwrap();
+            change(&mut record);
+            bytes.copy_from_slice(&record.write());
+        }))
+    };
+    assert_eq!(model(|r| r.kind = 1), Err(OpenError::Model(ModelProblem::Kind)));
+    assert_eq!(model(|r| r.vocab = 0), Err(OpenError::Model(ModelProblem::Dimension)));
+    assert_eq!(model(|r| r.context = u32::MAX), Err(OpenError::Model(ModelProblem::Dimension)));
+    assert_eq!(model(|r| r.vocab += 1), Err(OpenError::Model(ModelProblem::Shape)));
+    assert_eq!(model(|r| r.norm_eps = f32::NAN), Err(OpenError::Model(ModelProblem::Epsilon)));
+    assert_eq!(model(|r| r.reserved[3] = 1), Err(OpenError::Model(ModelProblem::Reserved)));
+    assert_eq!(model(|r| r.blocks += 1), section_error(section::BLOCKS, SectionProblem::Length));
+    assert_eq!(model(|r| r.width = 47), Err(OpenError::Block { index: 0, problem: BlockProblem::Shape }));
+    assert_eq!(model(|r| r.head = 1), Err(OpenError::Tensor { index: 1, problem: TensorProblem::Kind }));
+    assert_eq!(model(|r| r.norm = 999), Err(OpenError::Tensor { index: 999, problem: TensorProblem::Missing }));
+
+    let block = |change: fn(&mut BlockRecord)| {
+        open(&with(&good, section::BLOCKS, |bytes| {
+            let mut record = BlockRecord::read(bytes).unwrap();
+            change(&mut record);
+            bytes[..BlockRecord::SIZE].copy_from_slice(&record.write());
+        }))
+    };
+    let fails = |problem| Err(OpenError::Block { index: 0, problem });
+    assert_eq!(block(|r| r.kind = 7), fails(BlockProblem::Kind(7)));
+    assert_eq!(block(|r| r.variant = 1), fails(BlockProblem::Variant));
+    assert_eq!(block(|r| r.kv_heads = 3), fails(BlockProblem::Heads));
+    assert_eq!(block(|r| r.kv_heads = 0), fails(BlockProblem::Heads));
+    assert_eq!(block(|r| r.head_dim = 257), fails(BlockProblem::Heads));
+    assert_eq!(block(|r| r.head_dim = 11), fails(BlockProblem::Shape));
+    assert_eq!(block(|r| r.score_scale = f32::INFINITY), fails(BlockProblem::Value));
+    assert_eq!(block(|r| r.reserved[0] = 1), fails(BlockProblem::Reserved));
+    assert_eq!(block(|r| (r.heads, r.kv_heads, r.head_dim) = (8, 4, 6)), fails(BlockProblem::Rope));
+
+    let tensor = |change: fn(&mut TensorRecord)| {
+        open(&with(&good, section::TENSORS, |bytes| {
+            let record = &mut bytes[TensorRecord::SIZE..2 * TensorRecord::SIZE];
+            let mut changed = TensorRecord::read(record).unwrap();
+            change(&mut changed);
+            record.copy_from_slice(&changed.write());
+        }))
+    };
+    let fails = |problem| Err(OpenError::Tensor { index: 1, problem });
+    assert_eq!(tensor(|r| r.format = 9), fails(TensorProblem::Format(9)));
+    assert_eq!(tensor(|r| r.offset = 0), fails(TensorProblem::Bounds));
+    assert_eq!(tensor(|r| r.offset = u64::MAX - 3), fails(TensorProblem::Bounds));
+    assert_eq!(tensor(|r| r.offset += 4), fails(TensorProblem::Misaligned));
+    assert_eq!(tensor(|r| r.bytes += 4), fails(TensorProblem::Length));
+    assert_eq!(tensor(|r| r.cols = 0), fails(TensorProblem::Shape));
+    assert_eq!(tensor(|r| r.cols = u32::MAX), fails(TensorProblem::Shape));
+    assert_eq!(tensor(|r| r.reserved2 = 1), fails(TensorProblem::Reserved));
+}
+
+#[test]
+fn verification_finds_a_flipped_bit() {
+    let good = file();
+    assert_eq!(Model::open(aligned(&good).bytes()).unwrap().verify(|_| {}), Ok(()));
+    let mut bytes = good.clone();
+    let last = bytes.len() - 60;
+    bytes[last] ^= 16;
+    let mut memory = aligned(&bytes);
+    let error = Model::open(memory.bytes()).unwrap().verify(|_| {}).unwrap_err();
+    assert!(matches!(error, VerifyError::Tensor { .. }), "{error:?}");
+}
+
+/// What can be done with a file, done: all that is accepted is run.
+fn exercise(bytes: &[u8]) -> bool {
+    let mut memory = aligned(bytes);
+    let Ok(model) = Model::open(memory.bytes()) else { return false };
+    let _ = model.verify(|_| {});
+    model.metadata().count();
+    for i in 0..model.record().tensors {
+        model.tensor(i).map(|t| model.tensor_name(&t.record).len()).unwrap_or_default();
+    }
+    if let Some(Ok(tokenizer)) = model.tokenizer() {
+        let _ = tokenizer.validate();
+        let (mut scratch, mut out) = ([0; 4096], [0; 64]);
+        let _ = tokenizer.encode("Once upon a time, a \u{1F426}.", true, &mut scratch, &mut out);
+    }
+    let options = Options { context: 20.min(model.context()), prefill: 3.min(model.context()), logits: 1 };
+    let Ok(plan) = Plan::new(&model, options) else { return true };
+    let mut arena = Memory::new(plan.bytes());
+    let mut session = Session::new(&model, options, arena.bytes()).unwrap();
+    let tokens: Vec<u32> = (0..options.context as u32).map(|i| i * 7 % model.vocab() as u32).collect();
+    session.feed(&tokens).unwrap();
+    for golden in model.golden() {
+        let _ = session.check_golden(&golden);
+    }
+    true
+}
+
+fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
+    for _ in 0..=random.below(3) {
+        // Most structure lies at the start.
+        let near = [64, 512, 2048, bytes.len()][random.below(4)].min(bytes.len());
+        if near == 0 {
+            return;
+        }
+        let at = random.below(near);
+        match random.below(8) {
+            0 => bytes.truncate(at),
+            1 => bytes[at] = random.next() as u8,
+            2 => bytes[at] ^= 1 << random.below(8),
+            3 => {
+                let n = random.below(9).min(bytes.len() - at);
+                bytes[at..at + n].fill([0, 0xFF, 0x7F, 0x80][random.below(4)]);
+            }
+            4 => {
+                let from = random.below(bytes.len());
+                let n = random.below(130).min(bytes.len() - at.max(from));
+                bytes.copy_within(from..from + n, at);
+            }
+            5 => bytes.extend((0..random.below(80)).map(|i| i as u8)),
+            _ => {
+                let word = at / 4 * 4;
+                if let Some(slot) = bytes.get_mut(word..word + 4) {
+                    let old = u32::from_le_bytes(slot.try_into().unwrap());
+                    let new = [old.wrapping_add(1), old.wrapping_sub(1), old << 1, random.next() % 300][random.below(4)];
+                    slot.copy_from_slice(&new.to_le_bytes());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_mutated_files_do_no_harm() {
+    let tokenizer = kinglet_fixtures_tokenizer();
+    let small = Shape { width: 16, vocab: 20, heads: 2, kv_heads: 1, head_dim: 8, inner: 20, layers: 1, rope: 4, ..PLAIN };
+    let files: Vec<Vec<u8>> = Format::ALL
+        .iter()
+        .flat_map(|&format| {
+            let shape = Shape { format, biases: true, head_norms: true, tied: false, ..small };
+            [common::model(&shape, 7, tokenizer.clone()), common::model(&Shape { format, ..small }, 8, vec![])]
+        })
+        .collect();
+    let mut random = Random(0xC0FFEE);
+    let mut accepted = 0;
+    for i in 0..12_000 {
+        let mut bytes = files[i % files.len()].clone();
+        mutate(&mut bytes, &mut random);
+        // A checksum stops nearly everything: let most through to the checks behind it.
+        if i % 8 != 0 && bytes.len() >= 64 {
+            let len = (bytes.len() as u64).to_le_bytes();
+            bytes[16..24].copy_from_slice(&len);
+            seal(&mut bytes);
+        }
+        accepted += usize::from(exercise(&bytes));
+    }
+    println!("{accepted} of 12000 mutated files were accepted and run");
+    assert!(accepted > 1_000, "too few files get far enough: {accepted}");
+}
+
+/// The tokenizer of the built-in model.
+fn kinglet_fixtures_tokenizer() -> Vec<u8> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/storyteller");
+    kinglet_quantizer::tokenizer::import(&path).unwrap()
+}
