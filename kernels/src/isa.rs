@@ -19,6 +19,8 @@ enum Kind {
     Scalar,
     #[cfg(target_arch = "x86_64")]
     Avx2(x86::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(x86::Avx512),
 }
 
 /// Calls the operation on the instruction set that the value stands for.
@@ -28,6 +30,8 @@ macro_rules! dispatch {
             Kind::Scalar => scalar::$op($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(token) => token.$op($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(token) => token.$op($($arg),*),
         }
     };
 }
@@ -52,6 +56,8 @@ impl Isa {
             Some(Self::SCALAR),
             #[cfg(target_arch = "x86_64")]
             x86::Avx2::new().map(|token| Self(Kind::Avx2(token))),
+            #[cfg(target_arch = "x86_64")]
+            x86::Avx512::new().map(|token| Self(Kind::Avx512(token))),
         ]
         .into_iter()
         .flatten()
@@ -68,6 +74,8 @@ impl Isa {
             Kind::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(_) => "avx512",
         }
     }
 

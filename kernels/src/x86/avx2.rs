@@ -15,40 +15,9 @@ use crate::cache::Head;
 use crate::layout::{Format, GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
 use crate::scalar::{self, Dot};
 
-/// Proof of AVX2.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Avx2(());
-
-/// Defines a method that runs the function of the same name in [`on`].
-macro_rules! methods {
-    ($($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
-        #[inline]
-        pub(crate) fn $name(self, $($arg: $ty),*) $(-> $ret)? {
-            // SAFETY: the token exists only where `new` found AVX2, and `on` needs nothing else.
-            unsafe { on::$name($($arg),*) }
-        }
-    )*};
-}
-
-impl Avx2 {
-    /// The token, where the instructions exist.
-    pub(crate) fn new() -> Option<Self> {
-        #[cfg(feature = "std")]
-        let present = std::arch::is_x86_feature_detected!("avx2");
-        #[cfg(not(feature = "std"))]
-        let present = cfg!(target_feature = "avx2");
-        present.then_some(Self(()))
-    }
-
-    methods! {
-        matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize);
-        quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32;
-        rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
-        add(x: &mut [f32], y: &[f32]);
-        silu_mul(gate: &mut [f32], up: &[f32]);
-        rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
-        attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32]);
-    }
+super::token! {
+    /// Proof of AVX2.
+    Avx2, ["avx2"]
 }
 
 impl Dot for Avx2 {
@@ -63,28 +32,7 @@ impl Dot for Avx2 {
 mod on {
     use super::*;
 
-    /// Compiles the reference's text with AVX2.
-    macro_rules! same_text {
-        ($($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
-            #[target_feature(enable = "avx2")]
-            pub(super) fn $name($($arg: $ty),*) $(-> $ret)? {
-                scalar::$name($($arg),*)
-            }
-        )*};
-    }
-
-    same_text! {
-        quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32;
-        rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
-        add(x: &mut [f32], y: &[f32]);
-        silu_mul(gate: &mut [f32], up: &[f32]);
-        rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
-    }
-
-    #[target_feature(enable = "avx2")]
-    pub(super) fn attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32]) {
-        scalar::attend_with(Avx2(()), head, len, scale, q);
-    }
+    crate::x86::same_text!(Avx2, "avx2");
 
     #[target_feature(enable = "avx2")]
     pub(super) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
