@@ -29,7 +29,10 @@ pub mod activations;
 pub mod cache;
 mod isa;
 pub mod layout;
+mod product;
 pub mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

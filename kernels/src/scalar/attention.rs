@@ -19,12 +19,7 @@ use super::{max, quantize, round_to_int, sum};
 use crate::activations;
 use crate::cache::{CHUNK, Head, MAX_HEAD_DIM};
 use crate::layout::{GROUP, PANEL};
-
-/// The integer dot products of an instruction set.
-pub(crate) trait Dot: Copy {
-    /// Sums of 16 rows over int8 tiles: `tiles` holds 64 bytes for each 4 of `x`. `x` is never -128.
-    fn tiles(self, tiles: &[u8], x: &[i8]) -> [i32; PANEL];
-}
+use crate::product::{Product, Row};
 
 const TOP: f32 = 16383.0;
 
@@ -37,16 +32,16 @@ struct Partial {
 
 /// Replaces the query `q` (one head) by its attention over the first `len` positions of `head`.
 #[inline(always)]
-pub(crate) fn attend_with<D: Dot>(dot: D, head: &Head<'_>, len: usize, scale: f32, q: &mut [f32]) {
+pub(crate) fn attend_with(product: impl Product, head: &Head<'_>, len: usize, scale: f32, q: &mut [f32]) {
     let mut codes = [0i8; MAX_HEAD_DIM];
     let mut sums = [0i16; MAX_HEAD_DIM / GROUP];
     let padded = activations::stride(q.len());
     let query_scale = quantize(q, &mut codes[..padded], &mut sums);
-    let codes = &codes[..head.shape().key_stride()];
+    let q_row = Row { codes: &codes[..head.shape().key_stride()], sums: &sums[..activations::sums(q.len())] };
     let mut total = Partial { max: 0.0, sum: 0.0, out: [0.0; MAX_HEAD_DIM] };
     for chunk in 0..len.div_ceil(CHUNK) {
         let n = CHUNK.min(len - chunk * CHUNK);
-        let part = attend_chunk(dot, head, chunk, n, codes, query_scale * scale);
+        let part = attend_chunk(product, head, chunk, n, q_row, query_scale * scale);
         if chunk == 0 {
             total = part;
         } else {
@@ -71,12 +66,12 @@ fn merge(a: &mut Partial, b: &Partial, dim: usize) {
 }
 
 #[inline(always)]
-fn attend_chunk<D: Dot>(dot: D, head: &Head<'_>, chunk: usize, n: usize, q: &[i8], scale: f32) -> Partial {
+fn attend_chunk(product: impl Product, head: &Head<'_>, chunk: usize, n: usize, q: Row<'_>, scale: f32) -> Partial {
     let mut part = Partial { max: f32::NEG_INFINITY, sum: 0.0, out: [0.0; MAX_HEAD_DIM] };
     let mut weights = [0.0f32; CHUNK];
     let first = chunk * CHUNK;
     for (i, scores) in weights[..n].chunks_mut(PANEL).enumerate() {
-        let acc = dot.tiles(head.keys(first / PANEL + i), q);
+        let [[acc]] = product.int8([head.keys(first / PANEL + i)], [q]);
         for ((s, &acc), &key_scale) in scores.iter_mut().zip(&acc).zip(&head.key_scales()[first + i * PANEL..]) {
             *s = acc as f32 * (key_scale * scale);
         }
@@ -90,10 +85,13 @@ fn attend_chunk<D: Dot>(dot: D, head: &Head<'_>, chunk: usize, n: usize, q: &[i8
         *w *= value_scale;
     }
     let (planes, unit) = split_weights(&weights);
+    let group_sum = |group: &[i8]| group.iter().map(|&c| i16::from(c)).sum();
+    let sums: [[i16; CHUNK / GROUP]; 2] =
+        planes.map(|plane| core::array::from_fn(|g| group_sum(&plane[g * GROUP..][..GROUP])));
     let len = head.shape().chunk_len(chunk);
+    let rows = [0, 1].map(|i| Row { codes: &planes[i][..len], sums: &sums[i] });
     for (i, out) in part.out[..head.shape().head_dim].chunks_mut(PANEL).enumerate() {
-        let tiles = head.values(chunk, i);
-        let (high, low) = (dot.tiles(tiles, &planes[0][..len]), dot.tiles(tiles, &planes[1][..len]));
+        let [[high, low]] = product.int8([head.values(chunk, i)], rows);
         for ((o, &high), &low) in out.iter_mut().zip(&high).zip(&low) {
             *o = high.wrapping_mul(128).wrapping_add(low) as f32 * unit;
         }

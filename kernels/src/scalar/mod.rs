@@ -10,11 +10,11 @@ mod elementwise;
 mod math;
 mod matmul;
 
-pub(crate) use attention::{Dot, attend_with};
+pub(crate) use attention::attend_with;
 pub(crate) use elementwise::{add, quantize, rms_norm, rope, silu_mul};
 pub use math::{exp, sin_cos, sqrt};
 pub(crate) use math::{max, round_to_int};
-pub(crate) use matmul::{attend, matmul, store_panel};
+pub(crate) use matmul::{attend, matmul};
 
 /// Lanes of a sum of f32.
 pub const LANES: usize = 16;

@@ -4,117 +4,31 @@
 //! codebook as `level + 128`. What is added to every weight is repaid by the sum of the activations, which comes with them, as the
 //! value that a sum starts from. Sums wrap, so the detour is exact.
 //!
-//! Decode walks [`STREAMS`] panels at once: one stream of memory reaches 11 to 12 GB/s on a core, several 17 to 20. Prompts
-//! take up to [`ROWS`] rows of activations for one reading of a panel.
+//! Decode walks 4 panels at once: one stream of memory reaches 11 to 12 GB/s on a core, several 17 to 20. Prompts take 8 rows
+//! of activations for one reading of a panel.
 
 use core::arch::x86_64::*;
 use core::ops::Range;
 
 use crate::activations::Activations;
 use crate::cache::Head;
-use crate::layout::{Format, GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
-use crate::scalar::{self, Dot};
+use crate::layout::{GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
+use crate::product::{self, Product, Row, Sums, group};
+use crate::scalar;
 
-/// Panels that one row of activations meets at once.
-const STREAMS: usize = 4;
-/// Rows of activations that meet one panel at once.
-const ROWS: usize = 8;
-
-super::token! {
+crate::vector::token! {
     /// Proof of AVX-512 F, BW, VL and VNNI.
-    Avx512, ["avx512f", "avx512bw", "avx512vl", "avx512vnni"]
-}
-
-impl Dot for Avx512 {
-    #[inline(always)]
-    fn tiles(self, tiles: &[u8], x: &[i8]) -> [i32; PANEL] {
-        // SAFETY: the token exists only where `new` found the features.
-        unsafe { tiles_and_sum(tiles, x) }
-    }
+    Avx512, is_x86_feature_detected, ["avx512f", "avx512bw", "avx512vl", "avx512vnni"]
 }
 
 /// The operations, to be called only where the features exist.
 mod on {
     use super::*;
 
-    crate::x86::same_text!(Avx512, "avx512f,avx512bw,avx512vl,avx512vnni");
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    pub(super) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
-        let mut m = 0;
-        while m + ROWS <= x.rows() {
-            columns::<1, ROWS>(w, x, m, panels.clone(), &mut out[m * stride..], stride);
-            m += ROWS;
-        }
-        while m < x.rows() {
-            columns::<STREAMS, 1>(w, x, m, panels.clone(), &mut out[m * stride..], stride);
-            m += 1;
-        }
-    }
+    crate::vector::operations!(Avx512, "avx512f,avx512bw,avx512vl,avx512vnni", 4, 8);
 }
 
-/// All panels for the `M` rows from `m`, `P` panels at a time.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn columns<const P: usize, const M: usize>(
-    w: &Matrix<'_>,
-    x: &Activations<'_>,
-    m: usize,
-    panels: Range<usize>,
-    out: &mut [f32],
-    stride: usize,
-) {
-    let mut p = panels.start;
-    while p + P <= panels.end {
-        block::<P, M>(w, x, p, m, &mut out[(p - panels.start) * PANEL..], stride);
-        p += P;
-    }
-    while p < panels.end {
-        block::<1, M>(w, x, p, m, &mut out[(p - panels.start) * PANEL..], stride);
-        p += 1;
-    }
-}
-
-/// `P` panels from `p` times `M` rows from `m`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn block<const P: usize, const M: usize>(
-    w: &Matrix<'_>,
-    x: &Activations<'_>,
-    p: usize,
-    m: usize,
-    out: &mut [f32],
-    stride: usize,
-) {
-    let inner = w.padded_cols();
-    let rows: [Row<'_>; M] = core::array::from_fn(|i| Row { codes: &x.codes(m + i)[..inner], sums: x.sums(m + i) });
-    let codes: [&[u8]; P] = core::array::from_fn(|i| w.panel_codes(p + i));
-    let acc = match w.format() {
-        Format::Int8 => int8_panels(codes, rows),
-        format => {
-            let subs = core::array::from_fn(|i| w.panel_sub_scales(p + i));
-            // Uniform levels are their own offsets; a codebook's are moved up by 128.
-            let levels = match format {
-                Format::Int4 => None,
-                _ => Some(w.levels().map(|v| v as u8 ^ 0x80)),
-            };
-            int4_panels(codes, subs, levels, rows)
-        }
-    };
-    for (i, acc) in acc.iter().enumerate() {
-        let width = PANEL.min(w.rows() - (p + i) * PANEL);
-        for (j, &acc) in acc.iter().enumerate() {
-            let acc = to_array(acc);
-            let out = &mut out[j * stride + i * PANEL..][..width];
-            scalar::store_panel(&acc, w.panel_row_scales(p + i), x.scale(m + j), out);
-        }
-    }
-}
-
-/// A row of activations.
-#[derive(Clone, Copy)]
-struct Row<'a> {
-    codes: &'a [i8],
-    sums: &'a [i16],
-}
+crate::vector::products!(Avx512);
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -139,13 +53,11 @@ fn to_array(acc: __m512i) -> [i32; PANEL] {
     out
 }
 
-/// Int8 tiles of `P` panels times `M` rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn int8_panels<const P: usize, const M: usize>(codes: [&[u8]; P], rows: [Row<'_>; M]) -> [[__m512i; M]; P] {
+fn int8<const P: usize, const M: usize>(codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
     let sign = _mm512_set1_epi8(-128);
-    let starts = rows.map(|row| _mm512_set1_epi32(-128 * row.sums.iter().map(|&s| i32::from(s)).sum::<i32>()));
-    let mut acc = [starts; P];
+    let mut acc = [rows.map(|row| _mm512_set1_epi32(-128 * row.sum())); P];
     let tiles = codes.map(|codes| codes.as_chunks::<TILE>().0);
     let quads = rows.map(|row| row.codes.as_chunks::<QUAD>().0);
     for q in 0..tiles[0].len() {
@@ -157,24 +69,43 @@ fn int8_panels<const P: usize, const M: usize>(codes: [&[u8]; P], rows: [Row<'_>
             }
         }
     }
-    acc
+    acc.map(|acc| acc.map(|acc| to_array(acc)))
 }
 
-/// Nibbles of `P` panels times `M` rows; with `levels`, nibbles index a codebook that was moved up by 128.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn int4_panels<const P: usize, const M: usize>(
+fn int4<const P: usize, const M: usize>(
     codes: [&[u8]; P],
     subs: [&[[i8; PANEL]]; P],
-    levels: Option<[u8; 16]>,
     rows: [Row<'_>; M],
-) -> [[__m512i; M]; P] {
+) -> Sums<P, M> {
+    unsigned_groups(codes, subs, None, INT4_ZERO, rows)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn codebook<const P: usize, const M: usize>(
+    codes: [&[u8]; P],
+    subs: [&[[i8; PANEL]]; P],
+    levels: &[i8; 16],
+    rows: [Row<'_>; M],
+) -> Sums<P, M> {
+    // SAFETY: `levels` has 16 bytes.
+    let levels = _mm_xor_si128(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) }, _mm_set1_epi8(-128));
+    unsigned_groups(codes, subs, Some(_mm512_broadcast_i32x4(levels)), 128, rows)
+}
+
+/// Groups of nibbles, or of the unsigned `levels` they index, all greater by `zero` than the weights.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn unsigned_groups<const P: usize, const M: usize>(
+    codes: [&[u8]; P],
+    subs: [&[[i8; PANEL]]; P],
+    levels: Option<__m512i>,
+    zero: i32,
+    rows: [Row<'_>; M],
+) -> Sums<P, M> {
     let mask = _mm512_set1_epi8(15);
-    let table = levels.map(|levels| {
-        // SAFETY: `levels` has 16 bytes.
-        _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) })
-    });
-    let zero = if levels.is_some() { 128 } else { INT4_ZERO };
     let groups = codes.map(|codes| codes.as_chunks::<GROUP_BYTES>().0);
     let mut acc = [[_mm512_setzero_si512(); M]; P];
     for g in 0..groups[0].len() {
@@ -184,13 +115,13 @@ fn int4_panels<const P: usize, const M: usize>(
                 let bytes = load(tile);
                 let mut low = _mm512_and_si512(bytes, mask);
                 let mut high = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask);
-                if let Some(table) = table {
-                    (low, high) = (_mm512_shuffle_epi8(table, low), _mm512_shuffle_epi8(table, high));
+                if let Some(levels) = levels {
+                    (low, high) = (_mm512_shuffle_epi8(levels, low), _mm512_shuffle_epi8(levels, high));
                 }
                 for (dot, row) in dots.iter_mut().zip(rows) {
-                    let quads = &row.codes[g * GROUP + v * 2 * QUAD..].as_chunks::<QUAD>().0[..2];
-                    *dot = _mm512_dpbusd_epi32(*dot, low, broadcast(&quads[0]));
-                    *dot = _mm512_dpbusd_epi32(*dot, high, broadcast(&quads[1]));
+                    let quads = group(&row, g).as_chunks::<QUAD>().0;
+                    *dot = _mm512_dpbusd_epi32(*dot, low, broadcast(&quads[2 * v]));
+                    *dot = _mm512_dpbusd_epi32(*dot, high, broadcast(&quads[2 * v + 1]));
                 }
             }
             // SAFETY: a group's sub-scales are 16 bytes.
@@ -200,20 +131,5 @@ fn int4_panels<const P: usize, const M: usize>(
             }
         }
     }
-    acc
-}
-
-/// Int8 tiles times one row whose sum is not known.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn tiles_and_sum(tiles: &[u8], x: &[i8]) -> [i32; PANEL] {
-    let sign = _mm512_set1_epi8(-128);
-    let (mut acc, mut sum) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-    for (tile, x) in tiles.as_chunks::<TILE>().0.iter().zip(x.as_chunks::<QUAD>().0) {
-        let x = broadcast(x);
-        acc = _mm512_dpbusd_epi32(acc, _mm512_xor_si512(load(tile), sign), x);
-        // 128 times the sum of the activations, in every lane.
-        sum = _mm512_dpbusd_epi32(sum, sign, x);
-    }
-    to_array(_mm512_sub_epi32(acc, sum))
+    acc.map(|acc| acc.map(|acc| to_array(acc)))
 }

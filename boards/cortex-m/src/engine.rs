@@ -1,0 +1,46 @@
+//! The model in this image and sessions of it, for programs that can only say what is wrong and stop.
+
+use core::fmt::Display;
+
+use kinglet::{Golden, Model, Options, Plan, Session};
+
+use crate::arena::Arena;
+use crate::host::{Exit, exit};
+use crate::{model, say};
+
+/// The value, or the end of the program.
+pub fn or_exit<T, E: Display>(result: Result<T, E>, what: &str, how: Exit) -> T {
+    result.unwrap_or_else(|error| {
+        say!("{what}: {error}");
+        exit(how)
+    })
+}
+
+/// The model in this image.
+pub fn open() -> Model<'static> {
+    let bytes = model::bytes();
+    let model = or_exit(Model::open(bytes), "model", Exit::Unusable);
+    defmt::info!("model of {=usize} bytes at {=u32:#010x}", bytes.len(), bytes.as_ptr().addr() as u32);
+    model
+}
+
+/// A session in exactly the bytes that its plan says, and how many these are.
+pub fn session<'m, 'a>(model: &Model<'m>, options: Options, arena: &'a mut Arena) -> (Session<'m, 'a>, usize) {
+    let planned = or_exit(Plan::new(model, options), "plan", Exit::Unusable).bytes();
+    defmt::info!(
+        "context {=usize}, prefill {=usize}: {=usize} bytes of arena",
+        options.context,
+        options.prefill,
+        planned
+    );
+    let Some(memory) = arena.lend(planned) else {
+        say!("the plan needs {planned} bytes of arena, more than this board has; ask for a smaller context");
+        exit(Exit::Unusable)
+    };
+    (or_exit(Session::new(model, options, memory), "session", Exit::Unusable), planned)
+}
+
+/// Positions that a golden sequence takes.
+pub fn positions(golden: &Golden<'_>) -> usize {
+    golden.prompt.len() + golden.answer.len()
+}

@@ -1,0 +1,32 @@
+//! What the programs of this crate share: everything a Cortex-M board needs to run a Kinglet model.
+//!
+//! ```text
+//! bin/self-test  bench  story      the programs
+//!        engine                    the model and its sessions: the only module that knows the runtime
+//! arena  model                     the two memories a model needs: working memory and its own bytes
+//! stack  ticks  marks              measuring: deepest stack, time, instructions
+//! host   faults                    words to the host, and what happens when something goes wrong
+//! ```
+//!
+//! Which board it is shows nowhere in the program text: the memory map and the few constants of [`board`] come from
+//! `boards/<board>.x` and `boards/<board>.conf` by way of build.rs.
+
+#![no_std]
+
+// The logger and the critical section are linked for their symbols alone.
+use cortex_m as _;
+use defmt_semihosting as _;
+
+pub mod arena;
+pub mod engine;
+pub mod faults;
+pub mod host;
+pub mod marks;
+pub mod model;
+pub mod stack;
+pub mod ticks;
+
+/// The board this program was built for.
+pub mod board {
+    include!(concat!(env!("OUT_DIR"), "/board.rs"));
+}

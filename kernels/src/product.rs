@@ -1,0 +1,118 @@
+//! The integer products, as every instruction set supplies them, and the walk over rows and panels that all share.
+
+use core::ops::Range;
+
+use crate::activations::Activations;
+use crate::layout::{Format, GROUP, Matrix, PANEL};
+
+/// A row of activations: codes, and the sum of each [`GROUP`] of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a> {
+    pub(crate) codes: &'a [i8],
+    pub(crate) sums: &'a [i16],
+}
+
+impl Row<'_> {
+    /// The sum of all codes.
+    #[inline(always)]
+    pub(crate) fn sum(&self) -> i32 {
+        self.sums.iter().map(|&s| i32::from(s)).sum()
+    }
+}
+
+/// Sums of the 16 rows of each of `P` panels with `M` rows of activations.
+pub(crate) type Sums<const P: usize, const M: usize> = [[[i32; PANEL]; M]; P];
+
+/// The integer products of an instruction set. All sums wrap.
+pub(crate) trait Product: Copy {
+    /// Int8 tiles, 64 bytes for each 4 codes.
+    fn int8<const P: usize, const M: usize>(self, codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M>;
+
+    /// Int4 groups with their sub-scales; `levels` are those of a codebook, otherwise -8 to 7.
+    fn int4<const P: usize, const M: usize>(
+        self,
+        codes: [&[u8]; P],
+        subs: [&[[i8; PANEL]]; P],
+        levels: Option<&[i8; 16]>,
+        rows: [Row<'_>; M],
+    ) -> Sums<P, M>;
+}
+
+/// Where results go: row `m`, panel `p` at `out[m * stride + p * 16..]`.
+struct Out<'o> {
+    out: &'o mut [f32],
+    stride: usize,
+}
+
+/// Rows of `x` times panels of `w`: `M` rows at once with one panel, then single rows with `P` panels at once.
+#[inline(always)]
+pub(crate) fn matmul_with<const P: usize, const M: usize>(
+    product: impl Product,
+    w: &Matrix<'_>,
+    x: &Activations<'_>,
+    panels: Range<usize>,
+    out: &mut [f32],
+    stride: usize,
+) {
+    let first = panels.start;
+    let mut out = Out { out, stride };
+    let many = x.rows() / M * M;
+    for m in (0..many).step_by(M) {
+        for p in panels.clone() {
+            block::<1, M>(product, w, x, p, m, &mut out, first);
+        }
+    }
+    for m in many..x.rows() {
+        let together = panels.len() / P * P;
+        for p in (first..first + together).step_by(P) {
+            block::<P, 1>(product, w, x, p, m, &mut out, first);
+        }
+        for p in first + together..panels.end {
+            block::<1, 1>(product, w, x, p, m, &mut out, first);
+        }
+    }
+}
+
+/// `P` panels from `p` times `M` rows from `m`.
+#[inline(always)]
+fn block<const P: usize, const M: usize>(
+    product: impl Product,
+    w: &Matrix<'_>,
+    x: &Activations<'_>,
+    p: usize,
+    m: usize,
+    out: &mut Out<'_>,
+    first: usize,
+) {
+    let inner = w.padded_cols();
+    let rows: [Row<'_>; M] = core::array::from_fn(|i| Row { codes: &x.codes(m + i)[..inner], sums: x.sums(m + i) });
+    let codes: [&[u8]; P] = core::array::from_fn(|i| w.panel_codes(p + i));
+    let subs: [&[[i8; PANEL]]; P] = core::array::from_fn(|i| w.panel_sub_scales(p + i));
+    let sums = match w.format() {
+        Format::Int8 => product.int8(codes, rows),
+        Format::Int4 => product.int4(codes, subs, None, rows),
+        Format::Int4Codebook => product.int4(codes, subs, Some(&w.levels()), rows),
+    };
+    for (i, sums) in sums.iter().enumerate() {
+        let width = PANEL.min(w.rows() - (p + i) * PANEL);
+        let scales = w.panel_row_scales(p + i);
+        for (j, sums) in sums.iter().enumerate() {
+            let out = &mut out.out[(m + j) * out.stride + (p + i - first) * PANEL..][..width];
+            store(sums, scales, x.scale(m + j), out);
+        }
+    }
+}
+
+/// Writes a panel's sums as `(sum as f32) * (row_scale * token_scale)`; the last panel may be cut.
+#[inline(always)]
+fn store(sums: &[i32; PANEL], row_scales: &[f32; PANEL], token_scale: f32, out: &mut [f32]) {
+    for ((out, &sum), &scale) in out.iter_mut().zip(sums).zip(row_scales) {
+        *out = sum as f32 * (scale * token_scale);
+    }
+}
+
+/// A row's codes of group `g`.
+#[inline(always)]
+pub(crate) fn group<'a>(row: &Row<'a>, g: usize) -> &'a [i8; GROUP] {
+    &row.codes.as_chunks().0[g]
+}
