@@ -4,41 +4,28 @@ use core::fmt;
 use core::ops::Range;
 
 use crate::activations::{Activations, ActivationsMut};
+use crate::arch::Vector;
 use crate::cache::Head;
 use crate::layout::{Matrix, PANEL};
 use crate::scalar;
-#[cfg(target_arch = "x86_64")]
-use crate::x86;
 
 /// An instruction set that this machine has, with every operation of the forward pass. All give the same bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Isa(Kind);
+pub struct Isa(Option<Vector>);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Scalar,
-    #[cfg(target_arch = "x86_64")]
-    Avx2(x86::Avx2),
-    #[cfg(target_arch = "x86_64")]
-    Avx512(x86::Avx512),
-}
-
-/// Calls the operation on the instruction set that the value stands for.
+/// Calls an operation on the instruction set that the value stands for.
 macro_rules! dispatch {
     ($isa:expr, $op:ident($($arg:expr),*)) => {
         match $isa.0 {
-            Kind::Scalar => scalar::$op($($arg),*),
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2(token) => token.$op($($arg),*),
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512(token) => token.$op($($arg),*),
+            None => scalar::$op($($arg),*),
+            Some(vector) => vector.$op($($arg),*),
         }
     };
 }
 
 impl Isa {
     /// The reference, present everywhere.
-    pub const SCALAR: Self = Self(Kind::Scalar);
+    pub const SCALAR: Self = Self(None);
 
     /// The fastest instruction set of this machine. With the feature `std` the environment variable `KINGLET_ISA` may name
     /// another one that the machine has; an unknown or absent name is ignored (see [`Isa::by_name`]).
@@ -52,15 +39,7 @@ impl Isa {
 
     /// Every instruction set of this machine, slowest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        [
-            Some(Self::SCALAR),
-            #[cfg(target_arch = "x86_64")]
-            x86::Avx2::new().map(|token| Self(Kind::Avx2(token))),
-            #[cfg(target_arch = "x86_64")]
-            x86::Avx512::new().map(|token| Self(Kind::Avx512(token))),
-        ]
-        .into_iter()
-        .flatten()
+        core::iter::once(Self::SCALAR).chain(Vector::available().map(|vector| Self(Some(vector))))
     }
 
     /// The instruction set called `name`, if this machine has it.
@@ -70,13 +49,7 @@ impl Isa {
 
     /// A short lower-case name.
     pub fn name(self) -> &'static str {
-        match self.0 {
-            Kind::Scalar => "scalar",
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2(_) => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512(_) => "avx512",
-        }
+        self.0.map_or("scalar", Vector::name)
     }
 
     /// Rows of `x` times the panels `panels` (16 rows each) of `w`: row `m` of the result goes to `out[m * stride..]`, the

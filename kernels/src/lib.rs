@@ -18,6 +18,10 @@
 
 #![no_std]
 #![warn(missing_docs)]
+#![cfg_attr(
+    not(any(target_arch = "aarch64", target_arch = "x86_64")),
+    allow(dead_code, unused_imports, unused_macros, reason = "without vector kernels the reference is all")
+)]
 
 #[cfg(any(test, feature = "std"))]
 extern crate std;
@@ -31,10 +35,13 @@ mod isa;
 pub mod layout;
 mod product;
 pub mod scalar;
-#[cfg(target_arch = "x86_64")]
 mod vector;
-#[cfg(target_arch = "x86_64")]
-mod x86;
+
+/// The vector instruction sets of this architecture: the one place that knows which there are.
+#[cfg_attr(target_arch = "aarch64", path = "aarch64/mod.rs")]
+#[cfg_attr(target_arch = "x86_64", path = "x86/mod.rs")]
+#[cfg_attr(not(any(target_arch = "aarch64", target_arch = "x86_64")), path = "portable.rs")]
+mod arch;
 
 pub use activations::{Activations, ActivationsMut};
 pub use isa::Isa;

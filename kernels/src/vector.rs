@@ -1,5 +1,70 @@
-//! What the files of vector kernels have in common: an instruction set is a token type that can only be made where its
-//! instructions exist, with a method for each operation, and a module `on` of functions that are compiled with its features.
+//! What the files of vector kernels have in common.
+//!
+//! An instruction set is a token type that can only be made where its instructions exist, with a method for each
+//! operation. Behind it stand a module `on` of functions that are compiled with its features, and its integer products. The
+//! sets of an architecture are the variants of its `Vector`.
+
+/// Hands the signatures of all operations to a macro of this module.
+macro_rules! with_operations {
+    ($callback:ident $extra:tt) => {
+        $crate::vector::$callback! { $extra
+            matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize);
+            quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32;
+            rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
+            add(x: &mut [f32], y: &[f32]);
+            silu_mul(gate: &mut [f32], up: &[f32]);
+            rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
+            attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32]);
+        }
+    };
+}
+
+/// Defines the enum `Vector` of an architecture's instruction sets, slowest first.
+macro_rules! sets {
+    ($($set:ident = $name:literal),*) => {
+        /// A vector instruction set of this machine.
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Vector {
+            $($set($set),)*
+        }
+
+        impl Vector {
+            /// Those that this machine has.
+            pub(crate) fn available() -> impl Iterator<Item = Self> {
+                let found: [Option<Self>; _] = [$($set::new().map(Self::$set)),*];
+                found.into_iter().flatten()
+            }
+
+            /// A short lower-case name.
+            pub(crate) fn name(self) -> &'static str {
+                match self {
+                    $(Self::$set(_) => $name,)*
+                }
+            }
+
+            $crate::vector::with_operations! { set_methods [$($set)*] }
+        }
+    };
+}
+
+/// Methods that run those of the variant.
+macro_rules! set_methods {
+    ($sets:tt $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
+        #[inline]
+        #[allow(unused_variables, reason = "an architecture may have no vector instruction sets")]
+        pub(crate) fn $name(self, $($arg: $ty),*) $(-> $ret)? {
+            $crate::vector::set_match!(self $sets $name($($arg),*))
+        }
+    )*};
+}
+
+macro_rules! set_match {
+    ($self:ident [$($set:ident)*] $name:ident $args:tt) => {
+        match $self {
+            $(Self::$set(token) => token.$name $args,)*
+        }
+    };
+}
 
 /// Defines a token type and its methods, which run the functions of the same names in the module `on`.
 macro_rules! token {
@@ -18,22 +83,14 @@ macro_rules! token {
                 present.then_some(Self(()))
             }
 
-            $crate::vector::methods! {
-                matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize);
-                quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32;
-                rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
-                add(x: &mut [f32], y: &[f32]);
-                silu_mul(gate: &mut [f32], up: &[f32]);
-                rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
-                attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32]);
-            }
+            $crate::vector::with_operations! { token_methods [] }
         }
     };
 }
 
 /// Methods that run the functions of the same names in `on`.
-macro_rules! methods {
-    ($($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
+macro_rules! token_methods {
+    ([] $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
         #[inline]
         pub(crate) fn $name(self, $($arg: $ty),*) $(-> $ret)? {
             // SAFETY: the token exists only where `new` found the features, and the functions of `on` need no others.
@@ -101,4 +158,4 @@ macro_rules! products {
     };
 }
 
-pub(crate) use {methods, operations, products, token};
+pub(crate) use {operations, products, set_match, set_methods, sets, token, token_methods, with_operations};

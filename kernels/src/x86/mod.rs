@@ -1,7 +1,15 @@
 //! x86-64: one file an instruction set.
 
+use core::ops::Range;
+
+use crate::activations::Activations;
+use crate::cache::Head;
+use crate::layout::Matrix;
+
 mod avx2;
 mod avx512;
 
-pub(crate) use avx2::Avx2;
-pub(crate) use avx512::Avx512;
+use avx2::Avx2;
+use avx512::Avx512;
+
+crate::vector::sets!(Avx2 = "avx2", Avx512 = "avx512");

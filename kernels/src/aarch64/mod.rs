@@ -1,0 +1,15 @@
+//! AArch64: one file an instruction set.
+
+use core::ops::Range;
+
+use crate::activations::Activations;
+use crate::cache::Head;
+use crate::layout::Matrix;
+
+mod dotprod;
+mod neon;
+
+use dotprod::DotProd;
+use neon::Neon;
+
+crate::vector::sets!(Neon = "neon", DotProd = "dotprod");
