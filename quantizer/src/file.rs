@@ -8,7 +8,8 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use kinglet::format::layout::{
-    ALIGN, BlockRecord, GoldenRecord, Head, MAGIC, ModelRecord, NONE, SectionEntry, TensorRecord, VERSION, section, tensor,
+    ALIGN, BlockRecord, GoldenRecord, Head, MAGIC, ModelRecord, NONE, SectionEntry, TensorRecord, VERSION, section,
+    tensor,
 };
 use kinglet::{Format, Golden};
 use tempfile::NamedTempFile;
@@ -122,7 +123,8 @@ impl Outline {
         let mut bytes = vec![];
         for (key, value) in &self.metadata {
             for text in [key, value] {
-                let len = u32::try_from(text.len()).map_err(|_| WriteError::TooLarge { what: format!("metadata {key}") })?;
+                let len =
+                    u32::try_from(text.len()).map_err(|_| WriteError::TooLarge { what: format!("metadata {key}") })?;
                 bytes.extend(len.to_le_bytes());
             }
             bytes.extend([key.as_bytes(), value.as_bytes()].concat());
@@ -162,7 +164,8 @@ impl Writer {
             (section::METADATA, outline.metadata_bytes()?),
             (section::GOLDEN, vec![0; golden]),
         ];
-        let present: Vec<_> = contents.into_iter().filter(|(kind, bytes)| !bytes.is_empty() || *kind <= section::NAMES).collect();
+        let present: Vec<_> =
+            contents.into_iter().filter(|(kind, bytes)| !bytes.is_empty() || *kind <= section::NAMES).collect();
         let mut offset = (Head::SIZE + SectionEntry::SIZE * (present.len() + 1)) as u64;
         let mut sections = vec![];
         for (kind, bytes) in present {
@@ -215,7 +218,13 @@ impl Writer {
         self.set(section::TENSORS, tensors);
         let result = self.file.stream_position();
         let end = self.io(result)?;
-        let weights = SectionEntry { kind: section::WEIGHTS, crc: 0, offset: self.weights, bytes: end - self.weights, reserved: 0 };
+        let weights = SectionEntry {
+            kind: section::WEIGHTS,
+            crc: 0,
+            offset: self.weights,
+            bytes: end - self.weights,
+            reserved: 0,
+        };
         self.sections.push((weights, vec![]));
         let Self { target, file, outline, sections, .. } = self;
         let fail = |source| WriteError::Io { path: target.clone(), source };

@@ -46,10 +46,12 @@ pub fn quantize(
     let mut writer = Writer::create(target, outline)?;
     let mut done = 0;
     for (kind, source) in &sources {
-        writer.tensor(|put| write_tensor(checkpoint, *kind, source, put, &mut |n| {
-            done += n;
-            progress(done, weights);
-        }))?;
+        writer.tensor(|put| {
+            write_tensor(checkpoint, *kind, source, put, &mut |n| {
+                done += n;
+                progress(done, weights);
+            })
+        })?;
     }
     let mut finished = writer.finish()?;
     golden::add(&mut finished, &prompt, options)?;
@@ -141,8 +143,7 @@ fn levels(
         return Ok(Levels::uniform());
     }
     let step = rows.div_ceil(CODEBOOK_ROWS);
-    let sample: Result<Vec<_>, _> =
-        (0..rows).step_by(step).map(|row| read(checkpoint, parts, row..row + 1)).collect();
+    let sample: Result<Vec<_>, _> = (0..rows).step_by(step).map(|row| read(checkpoint, parts, row..row + 1)).collect();
     Ok(codebook::fit(&sample?))
 }
 

@@ -77,7 +77,8 @@ impl Row {
 /// Rounds a row.
 pub fn round(format: Format, weights: &[f32], levels: &Levels) -> Row {
     // Coarser and coarser: fewer steps of code or sub-scale, then larger steps.
-    let coarser = (0..).map(|n| ((SUB_SCALE / (1u64 << n.min(6)) as f32).floor(), (1u64 << (n.max(6) - 6).min(40)) as f32));
+    let coarser =
+        (0..).map(|n| ((SUB_SCALE / (1u64 << n.min(6)) as f32).floor(), (1u64 << (n.max(6) - 6).min(40)) as f32));
     for (limit, stretch) in coarser {
         let row = match format {
             Format::Int8 => round_int8(weights, limit),
@@ -115,8 +116,7 @@ fn round_int8(weights: &[f32], limit: f32) -> Row {
         if !inv.is_finite() {
             continue;
         }
-        let codes: Vec<i8> =
-            weights.iter().map(|w| (w * inv).round_ties_even().clamp(-limit, limit) as i8).collect();
+        let codes: Vec<i8> = weights.iter().map(|w| (w * inv).round_ties_even().clamp(-limit, limit) as i8).collect();
         let (scale, error) = refit(weights, codes.iter().map(|&c| f32::from(c)));
         if error < best.1 {
             best = (Row { codes, sub_scales: vec![], scale }, error);

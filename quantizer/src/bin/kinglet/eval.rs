@@ -1,10 +1,9 @@
 //! `kinglet eval`.
 
-use std::convert::Infallible;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use kinglet_quantizer::checkpoint::{Checkpoint, CheckpointError};
+use anyhow::{Context, Result, bail};
+use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::encode;
 use kinglet_quantizer::evaluate::{Evaluation, Protocol, evaluate};
 use kinglet_quantizer::reference::Reference;
@@ -52,11 +51,15 @@ impl Args {
         let progress = bar(tokens.len() as u64, "tokens").with_message("evaluating");
         let step = |n: usize| progress.inc(n as u64);
         let result = match &self.reference {
-            None => evaluate::<Infallible>(&model, isa()?, &tokens, protocol, None, &step)?,
+            None => evaluate(&model, isa()?, &tokens, protocol, None, &step)?,
             Some(dir) => {
-                let open = || Reference::new(&Checkpoint::open(dir)?);
-                let reference = open().with_context(|| format!("cannot import {}", dir.display()))?;
-                let logits = |tokens: &[u32]| -> Result<Vec<f32>, CheckpointError> { reference.logits(tokens) };
+                let import = || format!("cannot import {}", dir.display());
+                let checkpoint = Checkpoint::open(dir).with_context(import)?;
+                let reference = Reference::new(&checkpoint).with_context(import)?;
+                if checkpoint.architecture().vocab != model.vocab() {
+                    bail!("{} has another vocabulary: it is not the checkpoint this file was made from", dir.display());
+                }
+                let logits = |tokens: &[u32]| reference.logits(tokens);
                 evaluate(&model, isa()?, &tokens, protocol, Some(&logits), &step)?
             }
         };
