@@ -4,7 +4,9 @@
 mod common;
 
 use common::{Random, aligned, logits, shapes};
-use kinglet::{ArenaError, Isa, Model, Options, Plan, PlanError, Progress, RunError, Serial, Session, SessionError, Threads};
+use kinglet::{
+    ArenaError, Isa, Model, Options, Plan, PlanError, Progress, RunError, Serial, Session, SessionError, Threads,
+};
 use kinglet_quantizer::Memory;
 
 fn tokens(vocab: usize, n: usize) -> Vec<u32> {
@@ -26,7 +28,10 @@ fn every_division_of_the_work_gives_the_same_bits() {
         assert_ne!(want[..shape.vocab], want[shape.vocab..2 * shape.vocab], "{shape:?}");
         for isa in Isa::available() {
             for chunk in [1, 7, 64, 80] {
-                assert!(logits(&model, &tokens, options(chunk), isa, Serial) == want, "{isa:?} chunk {chunk} {shape:?}");
+                assert!(
+                    logits(&model, &tokens, options(chunk), isa, Serial) == want,
+                    "{isa:?} chunk {chunk} {shape:?}"
+                );
                 for pool in &pools {
                     let got = pool.enter(|| logits(&model, &tokens, options(chunk), isa, pool));
                     assert!(got == want, "{isa:?} chunk {chunk} threads {shape:?}");

@@ -92,7 +92,10 @@ fn a_lying_section_table_is_refused() {
     assert_eq!(lie(1, |e| e.offset = 0), section_error(section::BLOCKS, SectionProblem::Bounds));
     assert_eq!(lie(1, |e| e.offset = u64::MAX), section_error(section::BLOCKS, SectionProblem::Bounds));
     assert_eq!(lie(weights, |e| e.bytes += 1), section_error(section::WEIGHTS, SectionProblem::Bounds));
-    assert_eq!(lie(weights, |e| (e.offset, e.bytes) = (e.offset + 4, e.bytes - 4)), section_error(section::WEIGHTS, SectionProblem::Misaligned));
+    assert_eq!(
+        lie(weights, |e| (e.offset, e.bytes) = (e.offset + 4, e.bytes - 4)),
+        section_error(section::WEIGHTS, SectionProblem::Misaligned)
+    );
     assert_eq!(lie(0, |e| e.kind = section::BLOCKS), section_error(section::BLOCKS, SectionProblem::Duplicate));
     assert_eq!(lie(1, |e| e.kind = 99), section_error(section::BLOCKS, SectionProblem::Missing));
     assert_eq!(lie(1, |e| e.bytes -= 1), section_error(section::BLOCKS, SectionProblem::Length));
@@ -226,7 +229,8 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
                 let word = at / 4 * 4;
                 if let Some(slot) = bytes.get_mut(word..word + 4) {
                     let old = u32::from_le_bytes(slot.try_into().unwrap());
-                    let new = [old.wrapping_add(1), old.wrapping_sub(1), old << 1, random.next() % 300][random.below(4)];
+                    let new =
+                        [old.wrapping_add(1), old.wrapping_sub(1), old << 1, random.next() % 300][random.below(4)];
                     slot.copy_from_slice(&new.to_le_bytes());
                 }
             }
@@ -237,7 +241,8 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
 #[test]
 fn ten_thousand_mutated_files_do_no_harm() {
     let tokenizer = kinglet_fixtures_tokenizer();
-    let small = Shape { width: 16, vocab: 20, heads: 2, kv_heads: 1, head_dim: 8, inner: 20, layers: 1, rope: 4, ..PLAIN };
+    let small =
+        Shape { width: 16, vocab: 20, heads: 2, kv_heads: 1, head_dim: 8, inner: 20, layers: 1, rope: 4, ..PLAIN };
     let files: Vec<Vec<u8>> = Format::ALL
         .iter()
         .flat_map(|&format| {

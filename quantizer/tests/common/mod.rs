@@ -67,8 +67,27 @@ pub fn shapes() -> Vec<Shape> {
     let mut all = vec![];
     for format in Format::ALL {
         all.push(Shape { format, ..PLAIN });
-        all.push(Shape { format, width: 33, heads: 1, kv_heads: 1, head_dim: 33, inner: 1, tied: false, rope: 3, ..PLAIN });
-        all.push(Shape { format, heads: 6, kv_heads: 1, head_dim: 20, biases: true, head_norms: true, rope: 0, ..PLAIN });
+        all.push(Shape {
+            format,
+            width: 33,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 33,
+            inner: 1,
+            tied: false,
+            rope: 3,
+            ..PLAIN
+        });
+        all.push(Shape {
+            format,
+            heads: 6,
+            kv_heads: 1,
+            head_dim: 20,
+            biases: true,
+            head_norms: true,
+            rope: 0,
+            ..PLAIN
+        });
     }
     all
 }

@@ -12,18 +12,15 @@ use tokenizers::{PreTokenizerWrapper, Tokenizer};
 use super::support::fixtures;
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 #[test]
 #[ignore = "rewrites the fixtures"]
 fn regenerate() {
-    for (name, file) in [
-        ("gpt2", gpt2()),
-        ("llama2", llama2()),
-        ("llama3", llama3()),
-        ("qwen2", qwen2()),
-        ("smollm", smollm()),
-    ] {
+    for (name, file) in
+        [("gpt2", gpt2()), ("llama2", llama2()), ("llama3", llama3()), ("qwen2", qwen2()), ("smollm", smollm())]
+    {
         fs::write(fixtures().join(format!("tokenizers/{name}.json")), file.to_string() + "\n").unwrap();
     }
 }
@@ -49,7 +46,10 @@ fn train(pre_tokenizer: Value, byte_level: bool, vocab_size: usize) -> (Vec<Stri
         .map(|(token, id)| (id.as_u64().unwrap(), token.clone()))
         .collect();
     vocab.sort_unstable();
-    (vocab.into_iter().map(|(_, token)| token).collect(), serde_json::from_value(trained["model"]["merges"].clone()).unwrap())
+    (
+        vocab.into_iter().map(|(_, token)| token).collect(),
+        serde_json::from_value(trained["model"]["merges"].clone()).unwrap(),
+    )
 }
 
 fn vocab(tokens: &[String]) -> Value {
@@ -118,10 +118,14 @@ fn llama3() -> Value {
 fn qwen2() -> Value {
     let (tokens, merges) = train(split(QWEN2), true, 650);
     let mut file = byte_level_file(split(QWEN2), &tokens, json!(merges));
-    let names =
-        [("<|endoftext|>", true), ("<|im_start|>", true), ("<|im_end|>", true), ("<tool_call>", false), ("<think>", false)];
-    file["added_tokens"] =
-        (tokens.len()..).zip(names).map(|(id, (name, special))| added(id, name, special)).collect();
+    let names = [
+        ("<|endoftext|>", true),
+        ("<|im_start|>", true),
+        ("<|im_end|>", true),
+        ("<tool_call>", false),
+        ("<think>", false),
+    ];
+    file["added_tokens"] = (tokens.len()..).zip(names).map(|(id, (name, special))| added(id, name, special)).collect();
     file["normalizer"] = json!({"type": "NFC"});
     file
 }

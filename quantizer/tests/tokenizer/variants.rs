@@ -36,6 +36,8 @@ fn many_added(json: &mut Value) {
     add_token(json, "extraordinary", &["normalized", "lstrip"]);
     add_token(json, "\u{9e1f}", &["normalized", "rstrip"]);
     add_token(json, "\n\n", &["rstrip"]);
+    add_token(json, "\t", &["lstrip", "rstrip"]);
+    add_token(json, "\u{c}", &[]);
     add_token(json, " word", &["normalized", "special"]);
     add_token(json, "1", &["single_word", "lstrip", "rstrip"]);
     add_token(json, "\u{2581}", &["normalized"]);
@@ -47,7 +49,8 @@ fn metaspace(json: &mut Value, scheme: &str, split: bool, decoder: bool) {
     json["normalizer"] = Value::Null;
     json["pre_tokenizer"] = metaspace.clone();
     if decoder {
-        json["decoder"] = json!({"type": "Sequence", "decoders": [metaspace, {"type": "ByteFallback"}, {"type": "Fuse"}]});
+        json["decoder"] =
+            json!({"type": "Sequence", "decoders": [metaspace, {"type": "ByteFallback"}, {"type": "Fuse"}]});
     }
 }
 
@@ -157,7 +160,10 @@ fn byte_level() -> Vec<Both> {
             let id = vocab.remove(&c.to_string()).unwrap();
             vocab.insert(format!("(unused {c})"), id);
         }
-        json["model"]["merges"].as_array_mut().unwrap().retain(|merge| !merge.as_str().unwrap().contains(['\u{e2}', '\u{f0}', '\u{10a}']));
+        json["model"]["merges"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|merge| !merge.as_str().unwrap().contains(['\u{e2}', '\u{f0}', '\u{10a}']));
         json["model"]["unk_token"] = json!("<|endoftext|>");
     }));
     all
