@@ -5,7 +5,7 @@ use std::fs;
 use kinglet::tokenizer::{Detokenizer, TokenKind, Tokenizer};
 use proptest::prelude::*;
 
-use super::support::{Both, file, fixtures, stream};
+use super::support::{Both, file, fixtures, runner, stream};
 
 /// Any ids at all, not only those a text has: byte-level vocabularies decode alike, invalid bytes included.
 #[test]
@@ -13,7 +13,7 @@ fn any_ids_of_byte_level_vocabularies() {
     for name in ["gpt2", "llama3", "qwen2", "smollm"] {
         let both = Both::from_json(name, &file(name));
         let ids = prop::collection::vec(0..both.ours().vocab_len() as u32 + 3, 0..40);
-        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(2000));
+        let mut runner = runner(2000);
         let checked = runner.run(&ids, |ids| {
             prop_assert_eq!(stream(&both.ours(), &ids), both.theirs.decode(&ids, true).unwrap());
             Ok(())
@@ -32,7 +32,7 @@ fn any_ids_of_sentencepiece_vocabularies() {
     for both in [Both::from_json("llama2", &file("llama2")), Both::from_json("llama2, Metaspace", &never)] {
         let ours = both.ours();
         let id = 0..ours.vocab_len() as u32;
-        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(4000));
+        let mut runner = runner(4000);
         let mut compared = 0;
         let checked = runner.run(&prop::collection::vec(prop_oneof![3 => id, 1 => 3u32..131], 0..12), |ids| {
             let theirs = both.theirs.decode(&ids, true).unwrap();

@@ -8,7 +8,7 @@ use kinglet_quantizer::tokenizer::import_json;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::support::{file, stream};
+use super::support::{file, runner, stream};
 use super::variants::all;
 
 const TEXT: &str = "Once upon a time, <|im_start|> 1234 \u{2581}\u{1f426} <a>  we'll see\n\n extraordinary </s>";
@@ -40,7 +40,7 @@ fn mutated_sections_do_no_harm() {
     let bytes = prop::collection::vec(byte, 1..6);
     // Half of all changes go to the header, which decides how the rest is read.
     let input = (0..sections.len(), bytes, any::<bool>(), prop::option::weighted(0.1, any::<prop::sample::Index>()));
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(20_000));
+    let mut runner = runner(20_000);
     let start = Instant::now();
     let done = runner.run(&input, |(which, bytes, in_header, cut)| {
         let mut section = sections[which].clone();
@@ -160,7 +160,7 @@ fn mutated_json_gives_an_error_or_a_tokenizer() {
         json!({"type": "BPE", "vocab": {}, "merges": []}),
         json!({"type": "BPE", "vocab": {"a": 4194303}, "merges": []}),
     ];
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(150));
+    let mut runner = runner(500);
     for name in ["gpt2", "llama2", "llama3", "qwen2", "smollm"] {
         let original = file(name);
         // The small parts of a file come often, and each entry of its long lists now and then.

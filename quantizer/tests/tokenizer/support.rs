@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use kinglet::tokenizer::{Detokenizer, Tokenizer, scratch_words};
 use kinglet_quantizer::tokenizer::{import, import_json, normalized};
+use proptest::prelude::ProptestConfig;
+use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
 /// The repository's `fixtures`.
@@ -75,6 +77,11 @@ impl Both {
         let back = self.theirs.decode(&ours, true).unwrap();
         assert_eq!(stream(&self.ours(), &ours), back, "{}: text of {:?}", self.name, Short(text));
     }
+}
+
+/// A proptest runner that leaves no files behind.
+pub(crate) fn runner(cases: u32) -> TestRunner {
+    TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) })
 }
 
 /// Decodes token by token; asserts that all pieces are whole strings, which their type does.
