@@ -75,7 +75,7 @@ pub struct Outline {
     pub tokenizer: Vec<u8>,
     /// Free pairs.
     pub metadata: Vec<(String, String)>,
-    /// Tokens of each golden sequence that [`Writer::golden`] will deliver.
+    /// Tokens of each golden sequence that [`Finished::golden`] will deliver.
     pub golden: Vec<usize>,
     tensors: Vec<TensorRecord>,
     names: Vec<u8>,

@@ -3,7 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`checkpoint`] | reads a Hugging Face directory, and describes it as a stack of blocks |
-//! | [`reference`] | runs it in f32 |
+//! | [`mod@reference`] | runs it in f32 |
 //! | [`quantize`] | rounds it and writes the file |
 //! | [`mod@file`] | the file's writer, on the reader's own records |
 //! | [`tokenizer`] | imports tokenizers |

@@ -58,7 +58,8 @@ impl Sampler {
         let best = argmax(logits);
         let temperature = self.sampling.temperature;
         let top = logits.get(best as usize).copied().unwrap_or_default();
-        if !(temperature > 0.0) || !top.is_finite() {
+        let greedy = temperature.is_nan() || temperature <= 0.0;
+        if greedy || !top.is_finite() {
             return best;
         }
         for v in logits.iter_mut() {

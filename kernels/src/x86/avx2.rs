@@ -34,7 +34,7 @@ crate::vector::products!(Avx2);
 fn load_tile(tile: &[u8; TILE]) -> [__m256i; 2] {
     let start = tile.as_ptr();
     // SAFETY: `tile` has 64 bytes; unaligned loads of its first and second 32.
-    unsafe { [_mm256_loadu_si256(start.cast()), _mm256_loadu_si256(start.wrapping_add(32).cast())] }
+    [0, 32].map(|offset| unsafe { _mm256_loadu_si256(start.wrapping_add(offset).cast()) })
 }
 
 /// Four activations in every lane.

@@ -112,9 +112,9 @@ impl Linear {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Block {
     /// Causal self-attention.
-    Attention(Attention),
+    Attention(Box<Attention>),
     /// A gated feed-forward.
-    FeedForward(FeedForward),
+    FeedForward(Box<FeedForward>),
 }
 
 /// Causal self-attention with grouped heads and rotary positions.

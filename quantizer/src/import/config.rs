@@ -27,8 +27,8 @@ pub(super) fn read(config: &Map<String, Value>, context: Option<usize>) -> Resul
     let head = if tied { embed.clone() } else { tensor("lm_head.weight", vocab, shape.width)? };
     let mut blocks = Vec::with_capacity(2 * shape.layers);
     for layer in 0..shape.layers {
-        blocks.push(Block::Attention(shape.attention(layer, &positions)?));
-        blocks.push(Block::FeedForward(shape.feed_forward(layer)?));
+        blocks.push(Block::Attention(Box::new(shape.attention(layer, &positions)?)));
+        blocks.push(Block::FeedForward(Box::new(shape.feed_forward(layer)?)));
     }
     Ok(Architecture {
         family: family.name.to_owned(),

@@ -109,11 +109,15 @@ impl Iterator for Parts<'_, '_> {
             let end = if entry.rstrip() { self.space_after(range.end) } else { range.end };
             let text = self.pending..start;
             self.pending = end;
-            if text.is_empty() {
-                return Some(Part::Token(entry.id));
+            // A token that lies in whitespace which the one before it took is gone.
+            let token = (start < end).then_some(entry.id);
+            if !text.is_empty() {
+                self.queued = token;
+                return Some(Part::Text(text));
             }
-            self.queued = Some(entry.id);
-            return Some(Part::Text(text));
+            if let Some(id) = token {
+                return Some(Part::Token(id));
+            }
         }
         let text = self.pending..self.view.len();
         self.pending = text.end;

@@ -15,7 +15,7 @@
 use super::layout::NONE;
 use super::tables::Merges;
 
-/// Words of scratch that merging `symbols` symbols takes.
+/// WordTable of scratch that merging `symbols` symbols takes.
 pub(super) const fn scratch_words(symbols: usize) -> usize {
     let mut total = symbols.saturating_mul(3);
     let mut level = symbols;
@@ -138,7 +138,7 @@ impl Chain<'_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tables::{Pairs, Words};
+    use super::super::tables::{PairTable, WordTable};
     use super::*;
 
     /// Merges of bytes: 1 + 2 -> 10 (rank 0), 10 + 3 -> 11 (rank 2), 2 + 3 -> 12 (rank 1), 1 + 1 -> 1 (rank 3).
@@ -147,7 +147,11 @@ mod tests {
         let starts = words(&[0, 0, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4]);
         let pairs = words(&[1, 3, 2, 0, 3, 1, 3, 2]);
         let results = words(&[10, 12, 11, 1]);
-        let merges = Merges { starts: Words::new(&starts), pairs: Pairs::new(&pairs), results: Words::new(&results) };
+        let merges = Merges {
+            starts: WordTable::new(&starts),
+            pairs: PairTable::new(&pairs),
+            results: WordTable::new(&results),
+        };
         let mut scratch = std::vec![0; scratch_words(input.len())];
         scratch[..input.len()].copy_from_slice(input);
         let mut out = std::vec::Vec::new();

@@ -35,7 +35,8 @@ impl Tokenizer<'_> {
     /// `add_special` puts those of the model's template around it. The text must be in normal form C if
     /// [`Self::expects_nfc`] says so.
     ///
-    /// The time is O(n log n) in the text's length for every text and every file.
+    /// The time is O(n log n) in the text's length for every text and every file, but for the search of added tokens,
+    /// which may look at [`MAX_PATTERN_BYTES`](super::layout::MAX_PATTERN_BYTES) bytes at each place of the text.
     ///
     /// # Errors
     /// See [`EncodeError`]. The sizes it gives are exact for this text; the scratch is complained about first.

@@ -1,13 +1,13 @@
 //! Tokenizers that are executed in place: the section of the model's file is read where it lies, and nothing is
 //! allocated.
 //!
-//! [`Tokenizer::open`] checks the header and the extents of the tables, in time that does not depend on the section's
+//! [`Tokenizer::parse`] checks the header and the extents of the tables, in time that does not depend on the section's
 //! size. Every accessor then checks what it reads: hostile bytes give nonsense tokens, never a panic and never more
 //! work than the text and the tables' lengths allow. [`Tokenizer::validate`] checks every entry.
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | `layout` | the section byte for byte, shared with the writer |
+//! | `layout`, `modes` | the section byte for byte, shared with the writer |
 //! | `tables` | checked access to the tables |
 //! | `view` | a text with a character in front and spaces as marks, without a copy |
 //! | `added` | finding added tokens |
@@ -21,6 +21,7 @@ mod detokenize;
 mod encode;
 mod error;
 pub mod layout;
+mod modes;
 mod split;
 mod tables;
 mod validate;
@@ -32,25 +33,32 @@ pub use error::{EncodeError, Field, TokenizerError};
 pub use layout::TokenKind;
 
 use layout::{FLAG_BYTE_FALLBACK, FLAG_EXPECTS_NFC, FLAG_FUSE_UNK, FLAG_IGNORE_MERGES, Header, Kind, NONE, Table};
-use tables::{Added, Classes, Merges, Pairs, Words, bytes_of};
+use tables::{Added, Classes, Merges, PairTable, WordTable, bytes_of};
 
 /// A tokenizer in the bytes of a file.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Tokenizer<'a> {
     header: Header,
-    offsets: Words<'a>,
+    offsets: WordTable<'a>,
     bytes: &'a [u8],
     kinds: &'a [u8],
     merges: Merges<'a>,
-    byte_ids: Words<'a>,
-    chars: Pairs<'a>,
-    sorted_ids: Words<'a>,
+    byte_ids: WordTable<'a>,
+    chars: PairTable<'a>,
+    sorted_ids: WordTable<'a>,
     /// Matched in the raw and in the normalized text.
     added: [Added<'a>; 2],
     classes: Classes<'a>,
-    before: Words<'a>,
-    after: Words<'a>,
-    eos: Words<'a>,
+    before: WordTable<'a>,
+    after: WordTable<'a>,
+    eos: WordTable<'a>,
+}
+
+impl core::fmt::Debug for Tokenizer<'_> {
+    /// The header alone: the tables may be megabytes.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Tokenizer").field("header", &self.header).finish_non_exhaustive()
+    }
 }
 
 impl<'a> Tokenizer<'a> {
@@ -62,7 +70,7 @@ impl<'a> Tokenizer<'a> {
     pub fn parse(section: &'a [u8]) -> Result<Self, TokenizerError> {
         let header = Header::parse(section)?;
         let table = |table| bytes_of(section, &header, table);
-        let words = |which| Words::new(table(which));
+        let words = |which| WordTable::new(table(which));
         let added = |which, set: usize| Added {
             first_bytes: header.first_bytes.get(set).copied().unwrap_or_default(),
             entries: table(which).as_chunks().0,
@@ -75,11 +83,11 @@ impl<'a> Tokenizer<'a> {
             kinds: table(Table::TokenKinds),
             merges: Merges {
                 starts: words(Table::MergeStarts),
-                pairs: Pairs::new(table(Table::Merges)),
+                pairs: PairTable::new(table(Table::Merges)),
                 results: words(Table::MergeResults),
             },
             byte_ids: words(Table::ByteIds),
-            chars: Pairs::new(table(Table::Chars)),
+            chars: PairTable::new(table(Table::Chars)),
             sorted_ids: words(Table::SortedIds),
             added: [added(Table::AddedRaw, 0), added(Table::AddedNormalized, 1)],
             classes: Classes(words(Table::Classes)),

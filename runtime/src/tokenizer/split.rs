@@ -196,12 +196,12 @@ fn contraction(view: View<'_>, at: usize, fold: bool) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tables::Words;
+    use super::super::tables::WordTable;
     use super::*;
 
     /// Pieces of an ASCII text, joined with `|`, compared with `expected`.
     fn check(pattern: Pattern, digits: Digits, max_digits: u8, text: &str, expected: &str) {
-        let splitter = Splitter { classes: Classes(Words::new(&[])), pattern, digits, max_digits };
+        let splitter = Splitter { classes: Classes(WordTable::new(&[])), pattern, digits, max_digits };
         let mut wanted = expected.split('|');
         let done: Result<(), ()> = splitter.split(View::new(text), |piece| {
             assert!(piece.chars().map(|(_, c)| c).eq(wanted.next().unwrap_or("(none)").chars()), "{text:?}");

@@ -17,9 +17,9 @@ pub(super) fn bytes_of<'a>(section: &'a [u8], header: &Header, table: Table) -> 
 
 /// A table of `u32`, at any alignment.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Words<'a>(&'a [[u8; 4]]);
+pub(super) struct WordTable<'a>(&'a [[u8; 4]]);
 
-impl<'a> Words<'a> {
+impl<'a> WordTable<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes.as_chunks().0)
     }
@@ -44,9 +44,9 @@ impl<'a> Words<'a> {
 
 /// A table of `(u32, u32)`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pairs<'a>(&'a [[u8; 8]]);
+pub(super) struct PairTable<'a>(&'a [[u8; 8]]);
 
-impl<'a> Pairs<'a> {
+impl<'a> PairTable<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes.as_chunks().0)
     }
@@ -78,9 +78,9 @@ fn split_pair(pair: &[u8; 8]) -> (u32, u32) {
 /// The merges: by left part through an index, then by right part.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Merges<'a> {
-    pub(super) starts: Words<'a>,
-    pub(super) pairs: Pairs<'a>,
-    pub(super) results: Words<'a>,
+    pub(super) starts: WordTable<'a>,
+    pub(super) pairs: PairTable<'a>,
+    pub(super) results: WordTable<'a>,
 }
 
 impl Merges<'_> {
@@ -100,7 +100,7 @@ impl Merges<'_> {
 
 /// The classes of characters: runs sorted by their first code point.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Classes<'a>(pub(super) Words<'a>);
+pub(super) struct Classes<'a>(pub(super) WordTable<'a>);
 
 impl Classes<'_> {
     /// The class bits of a character. ASCII is known without looking, as every Unicode version agrees on it.

@@ -5,7 +5,7 @@
 
 use super::Tokenizer;
 use super::layout::{ADDED_KNOWN, CLASS_KNOWN, CLASS_SHIFT, MAX_PATTERN_BYTES, NONE, Table, TokenKind};
-use super::tables::{Added, Words};
+use super::tables::{Added, WordTable};
 use super::{TokenizerError, layout};
 
 /// The first entry that fails, as an error.
@@ -106,7 +106,7 @@ impl Tokenizer<'_> {
 }
 
 /// Checks offsets that never fall, from 0 to `end`.
-fn offsets(table: Table, offsets: Words<'_>, end: usize) -> Result<(), TokenizerError> {
+fn offsets(table: Table, offsets: WordTable<'_>, end: usize) -> Result<(), TokenizerError> {
     let last_index = offsets.len().saturating_sub(1);
     let mut last = 0;
     all(table, offsets.iter().enumerate(), |(index, offset)| {

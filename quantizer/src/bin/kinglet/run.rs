@@ -16,7 +16,7 @@ use crate::model::{Source, Work, bytes, with_threads};
 /// Without a file the built-in storyteller speaks, which was trained on simple stories.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// [FILE] [PROMPT]: a .kinglet file, and the text to continue; one alone may be either
+    /// A .kinglet file, the text to continue, or both in this order
     #[arg(value_name = "FILE | PROMPT", num_args = 0..=2)]
     input: Vec<String>,
     /// The most tokens to add; by default until the model ends or the context is full
@@ -62,7 +62,7 @@ impl Args {
     fn input(&self) -> (Option<PathBuf>, &str) {
         const OPENING: &str = "Once upon a time";
         match self.input.as_slice() {
-            [one] if one.ends_with(".kinglet") || Path::new(one).is_file() => (Some(one.into()), OPENING),
+            [one] if one.ends_with(".kinglet") || Path::new(one).exists() => (Some(one.into()), OPENING),
             [one] => (None, one),
             [file, prompt, ..] => (Some(file.into()), prompt),
             [] => (None, OPENING),

@@ -1,0 +1,111 @@
+//! The choices that the section's header and its token kinds store as one byte each. Part of [`super::layout`].
+//!
+//! Invariant: a stored byte is one of the values here or the section is refused (header) or the token unused (kinds).
+
+/// Defines a byte-sized enum with the conversion from its stored byte.
+macro_rules! byte_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $value:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vdoc])* $variant = $value,)+ }
+        impl $name {
+            /// The value a stored byte stands for; `None` for a byte this version does not know.
+            pub const fn from_byte(byte: u8) -> Option<Self> {
+                match byte { $($value => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+byte_enum! {
+    /// What the merges start from.
+    Kind {
+        /// The bytes of each piece (GPT-2 and its descendants).
+        ByteLevel = 0,
+        /// The characters of each piece, with [`SPACE_MARK`](super::layout::SPACE_MARK) for spaces (SentencePiece BPE).
+        SentencePiece = 1,
+    }
+}
+byte_enum! {
+    /// How [`Kind::ByteLevel`] cuts a segment into pieces.
+    Pattern {
+        /// Not at all.
+        Whole = 0,
+        /// GPT-2's regex.
+        Gpt2 = 1,
+        /// The regex of cl100k, Llama 3 and Qwen 2; they differ in `Header::max_digits`.
+        Cl100k = 2,
+    }
+}
+byte_enum! {
+    /// Whether numbers are cut out before the pattern runs.
+    Digits {
+        /// No.
+        Joined = 0,
+        /// Each digit is a piece.
+        Individual = 1,
+        /// Each run of digits is a piece.
+        Runs = 2,
+    }
+}
+byte_enum! {
+    /// Where spaces become [`SPACE_MARK`](super::layout::SPACE_MARK).
+    Spaces {
+        /// Nowhere.
+        Keep = 0,
+        /// In the normalizer, so patterns of normalized added tokens see the mark.
+        Normalizer = 1,
+        /// In the pre-tokenizer (Metaspace), after all added tokens were found.
+        PreTokenizer = 2,
+    }
+}
+byte_enum! {
+    /// Where a space (byte level) or [`SPACE_MARK`](super::layout::SPACE_MARK) (SentencePiece) is put before the text.
+    Prefix {
+        /// Nowhere.
+        Never = 0,
+        /// In the normalizer: before every segment between added tokens, even one that starts with a space.
+        Normalizer = 1,
+        /// In the pre-tokenizer: before every segment that does not start with a space.
+        Each = 2,
+        /// As `Each`, but only at the start of the text.
+        First = 3,
+    }
+}
+byte_enum! {
+    /// How [`Kind::SentencePiece`] cuts a segment into words.
+    Words {
+        /// Not at all: a segment is merged as a whole.
+        Whole = 0,
+        /// Before every [`SPACE_MARK`](super::layout::SPACE_MARK), as Metaspace does.
+        EachMark = 1,
+        /// Before a [`SPACE_MARK`](super::layout::SPACE_MARK) that follows something else. The writer has proven that no merge crosses such a
+        /// place, so the result is that of `Whole`, in less scratch.
+        MarkRuns = 2,
+    }
+}
+byte_enum! {
+    /// What decoding removes from the start of a text.
+    Strip {
+        /// Nothing.
+        Nothing = 0,
+        /// One space, if the text starts with one.
+        OneSpace = 1,
+        /// All spaces of the first token (the Metaspace decoder).
+        FirstToken = 2,
+    }
+}
+byte_enum! {
+    /// What a token is.
+    TokenKind {
+        /// Text.
+        Normal = 0,
+        /// A control token, not part of the decoded text.
+        Special = 1,
+        /// One byte of a character that has no token of its own.
+        Byte = 2,
+        /// An id that no token has.
+        Unused = 3,
+    }
+}
