@@ -255,8 +255,11 @@ proptest! {
     }
 }
 
+/// Codes and scales of a cache, and the keys and values in it.
+type Filled = (Vec<i8>, Vec<f32>, Vec<Vec<f32>>, Vec<Vec<f32>>);
+
 /// A cache filled with random keys and values, its garbage beyond `len` random too.
-fn filled(shape: CacheShape, len: usize, random: &mut Random) -> (Vec<i8>, Vec<f32>, Vec<Vec<f32>>, Vec<Vec<f32>>) {
+fn filled(shape: CacheShape, len: usize, random: &mut Random) -> Filled {
     let mut codes: Vec<i8> = (0..shape.codes()).map(|_| random.next() as i8).collect();
     let mut scales = random.floats(shape.scales());
     let (mut keys, mut values) = (vec![], vec![]);

@@ -35,14 +35,18 @@ fn the_built_in_model_tells_a_story() {
     let story = good(&["run", "--seed", "1", "-n", "40"]);
     assert!(story.starts_with("Once upon a time") && story.split_whitespace().count() > 10, "{story}");
     assert_eq!(story, good(&["run", "--seed", "1", "-n", "40"]));
-    assert_eq!(story, good(&["run", "Once upon a time", "--seed", "1", "-n", "40", "--threads", "2", "--prefill", "1"]));
+    assert_eq!(
+        story,
+        good(&["run", "Once upon a time", "--seed", "1", "-n", "40", "--threads", "2", "--prefill", "1"])
+    );
     assert_ne!(story, good(&["run", "--seed", "2", "-n", "40"]));
     assert!(good(&["run", "The cat", "-t", "0", "-n", "5"]).starts_with("The cat"));
 }
 
 #[test]
 fn inspect_check_and_bench_agree_on_the_built_in_model() {
-    let json: serde_json::Value = serde_json::from_str(&good(&["inspect", "--json", "--verify", "--context", "128"])).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&good(&["inspect", "--json", "--verify", "--context", "128"])).unwrap();
     let hash = json["golden"][0]["hash"].as_str().unwrap();
     assert!(good(&["check"]).contains(&format!("{hash} ok")));
     let bench = ["bench", "--json", "--prompt", "16", "--decode", "4", "--repeat", "1", "--prefill", "8"];
@@ -57,7 +61,11 @@ fn inspect_check_and_bench_agree_on_the_built_in_model() {
 fn quantize_makes_a_file_that_evaluates() {
     let temporary = tempfile::tempdir().unwrap();
     let (file, text) = (temporary.path().join("m.kinglet"), temporary.path().join("text"));
-    std::fs::write(&text, "Once upon a time there was a little dog. He liked to run in the park with his friend.\n".repeat(3)).unwrap();
+    std::fs::write(
+        &text,
+        "Once upon a time there was a little dog. He liked to run in the park with his friend.\n".repeat(3),
+    )
+    .unwrap();
     good(&["quantize", path(&storyteller()), "-o", path(&file), "--weights", "int4", "--metadata", "made=here"]);
     assert!(good(&["inspect", path(&file)]).contains("made: here"));
     let dir = storyteller();
@@ -109,7 +117,8 @@ fn what_goes_wrong_is_said() {
 
 #[test]
 fn an_absent_instruction_set_is_refused() {
-    let output = Command::new(env!("CARGO_BIN_EXE_kinglet")).args(["run", "-n", "1"]).env("KINGLET_ISA", "abacus").output();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_kinglet")).args(["run", "-n", "1"]).env("KINGLET_ISA", "abacus").output();
     let said = String::from_utf8(output.unwrap().stderr).unwrap();
     assert!(said.contains("abacus") && said.contains("scalar"), "{said}");
 }

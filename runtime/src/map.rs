@@ -23,6 +23,17 @@ impl Map {
     }
 }
 
+impl Map {
+    /// Gives the pages that were read back to the system. They are read again when they are touched; nothing else changes.
+    /// Does nothing where the system has no such call.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        // SAFETY: the map is read-only and backed by a file, so its pages are clean copies of the file: dropping them cannot
+        // lose data, and borrowed bytes stay what they are. Refused advice is harmless.
+        let _ = unsafe { self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
+}
+
 impl Deref for Map {
     type Target = [u8];
 

@@ -1,7 +1,7 @@
 //! The golden sequence: the finished file is opened and run as a device would, and its answer is put into it.
 
 use kinglet::tokenizer::Tokenizer;
-use kinglet::{Golden, Isa, LogitsHash, Map, Model, Plan, Serial, Session, argmax};
+use kinglet::{Golden, Isa, LogitsHash, Map, Model, Plan, Progress, Serial, Session, argmax};
 
 use super::{Options, QuantizeError};
 use crate::checkpoint::Architecture;
@@ -26,6 +26,9 @@ pub(super) fn length(prompt: &[u32], architecture: &Architecture, options: &Opti
     options.golden.min(architecture.context - prompt.len())
 }
 
+/// Multiply-accumulates between two releases of the map: some 100 MB of weights for one token.
+const PIECE: u64 = 1 << 27;
+
 /// Runs the file and adds its answer.
 pub(super) fn add(file: &mut Finished, prompt: &[u32], options: &Options) -> Result<(), QuantizeError> {
     let path = file.path().to_path_buf();
@@ -44,7 +47,12 @@ pub(super) fn add(file: &mut Finished, prompt: &[u32], options: &Options) -> Res
     let (mut tokens, mut hash) = (vec![], LogitsHash::default());
     let mut next = prompt.to_vec();
     for _ in 0..answer {
-        let logits = session.feed(&next).map_err(|e| fail(&e))?;
+        session.begin(&next, 1).map_err(|e| fail(&e))?;
+        // In pieces, so that the weights of a large model are not all in memory at once.
+        while session.resume(PIECE).map_err(|e| fail(&e))? == Progress::Pending {
+            map.release();
+        }
+        let logits = session.logits();
         hash.update(logits);
         tokens.push(argmax(logits));
         next = tokens[tokens.len() - 1..].to_vec();

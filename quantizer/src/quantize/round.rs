@@ -37,8 +37,7 @@ impl Levels {
     }
 
     pub(super) fn nearest(&self, x: f32) -> u8 {
-        // A float beyond the range of i32 saturates, a NaN becomes 0.
-        self.nearest[((x.round_ties_even() as i32).clamp(-128, 127) + 128) as usize]
+        self.nearest[(to_int(x.clamp(-128.0, 127.0)) + 128) as usize & 255]
     }
 
     /// The ends of the range, the one of larger magnitude first.
@@ -46,6 +45,13 @@ impl Levels {
         let (low, high) = (f32::from(self.values[0]), f32::from(self.values[15]));
         if low.abs() >= high.abs() { [low, high] } else { [high, low] }
     }
+}
+
+/// The nearest integer, ties to even, for magnitudes below 2^22. Unlike `round_ties_even`, which is a call on x86-64 without
+/// SSE4.1, it is an addition that the compiler can turn into vectors.
+fn to_int(x: f32) -> i32 {
+    const ROUND: f32 = 12_582_912.0;
+    (x + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
 }
 
 /// A rounded row.
@@ -95,31 +101,51 @@ fn peak(weights: &[f32]) -> f32 {
     weights.iter().fold(0.0, |m, w| w.abs().max(m))
 }
 
-/// Scale that fits `q` to the weights best, and the squared error that is left.
-fn refit(weights: &[f32], q: impl Iterator<Item = f32>) -> (f32, f64) {
-    let (mut ww, mut wq, mut qq) = (0.0f64, 0.0f64, 0.0f64);
-    for (&w, q) in weights.iter().zip(q) {
-        let (w, q) = (f64::from(w), f64::from(q));
-        ww += w * w;
-        wq += w * q;
-        qq += q * q;
+/// Lanes of the sums that decide between scales: their order is fixed, and the compiler may use vectors.
+const LANES: usize = 8;
+
+/// `(sum of w q, sum of q q)`.
+fn correlate(weights: &[f32], q: &[f32]) -> (f64, f64) {
+    let (mut wq, mut qq) = (0.0f64, 0.0f64);
+    // Short runs in f32, so that no precision is lost over long rows.
+    for (weights, q) in weights.chunks(512).zip(q.chunks(512)) {
+        let mut lanes = [[0.0f32; LANES]; 2];
+        for (w, q) in weights.chunks(LANES).zip(q.chunks(LANES)) {
+            for (i, (w, q)) in w.iter().zip(q).enumerate() {
+                lanes[0][i] += w * q;
+                lanes[1][i] += q * q;
+            }
+        }
+        wq += lanes[0].iter().map(|&v| f64::from(v)).sum::<f64>();
+        qq += lanes[1].iter().map(|&v| f64::from(v)).sum::<f64>();
     }
-    if qq == 0.0 { (0.0, ww) } else { ((wq / qq) as f32, ww - wq * wq / qq) }
+    (wq, qq)
+}
+
+/// The scale that fits `q` to the weights best, and by how much that reduces the squared error below that of zeros.
+fn refit(weights: &[f32], q: &[f32]) -> (f32, f64) {
+    let (wq, qq) = correlate(weights, q);
+    if qq == 0.0 { (0.0, 0.0) } else { ((wq / qq) as f32, wq * wq / qq) }
 }
 
 fn round_int8(weights: &[f32], limit: f32) -> Row {
     let peak = peak(weights);
-    let mut best = (Row { codes: vec![0; weights.len()], ..Row::default() }, f64::INFINITY);
+    let mut q = vec![0.0; weights.len()];
+    let mut best = (Row { codes: vec![0; weights.len()], ..Row::default() }, 0.0);
     // Clipping a few large weights a little can pay: try ranges from 80% of the peak.
     for step in 0..=10 {
         let inv = limit / (peak * (0.8 + 0.02 * step as f32));
         if !inv.is_finite() {
             continue;
         }
-        let codes: Vec<i8> = weights.iter().map(|w| (w * inv).round_ties_even().clamp(-limit, limit) as i8).collect();
-        let (scale, error) = refit(weights, codes.iter().map(|&c| f32::from(c)));
-        if error < best.1 {
-            best = (Row { codes, sub_scales: vec![], scale }, error);
+        for (q, w) in q.iter_mut().zip(weights) {
+            *q = to_int((w * inv).clamp(-limit, limit)) as f32;
+        }
+        let (scale, gain) = refit(weights, &q);
+        if gain > best.1 {
+            best.1 = gain;
+            best.0.scale = scale;
+            best.0.codes.iter_mut().zip(&q).for_each(|(code, &q)| *code = q as i8);
         }
     }
     best.0
@@ -131,7 +157,7 @@ fn assign(weights: &[f32], scale: f32, levels: &Levels, codes: &mut [i8]) -> f64
     for (&w, code) in weights.iter().zip(codes) {
         let level = levels.nearest(w * inv);
         *code = level as i8;
-        let e = w - scale * f32::from(levels.values[usize::from(level)]);
+        let e = w - scale * f32::from(levels.values[usize::from(level) & 15]);
         error += e * e;
     }
     f64::from(error)
@@ -140,8 +166,8 @@ fn assign(weights: &[f32], scale: f32, levels: &Levels, codes: &mut [i8]) -> f64
 /// The scale of one group, of either sign, that leaves the smallest squared error.
 pub(super) fn group_scale(weights: &[f32], levels: &Levels) -> f32 {
     let largest = weights.iter().copied().fold(0.0f32, |m, w| if w.abs() > m.abs() { w } else { m });
-    let mut codes = [0; GROUP];
-    let mut best = (0.0, f64::INFINITY);
+    let (mut codes, mut values) = ([0; GROUP], [0.0; GROUP]);
+    let mut best = (0.0, 0.0);
     for end in levels.ends() {
         for step in 0..10 {
             let tried = largest / (end * (0.85 + 0.05 * step as f32));
@@ -149,10 +175,12 @@ pub(super) fn group_scale(weights: &[f32], levels: &Levels) -> f32 {
                 continue;
             }
             assign(weights, tried, levels, &mut codes);
-            let values = codes.iter().map(|&c| f32::from(levels.values[c as usize]));
-            let (scale, error) = refit(weights, values);
-            if error < best.1 {
-                best = (scale, error);
+            for (value, &code) in values.iter_mut().zip(&codes) {
+                *value = f32::from(levels.values[code as usize & 15]);
+            }
+            let (scale, gain) = refit(weights, &values);
+            if gain > best.1 {
+                best = (scale, gain);
             }
         }
     }
@@ -172,8 +200,8 @@ fn round_int4(weights: &[f32], levels: &Levels, limit: f32, stretch: f32) -> Row
         *sub = best.map_or(0.0, |(sub, _)| sub) as i8;
         assign(group, f32::from(*sub) * unit, levels, codes);
     }
-    let (scale, _) = refit(weights, row.integers(levels).map(|q| q as f32));
-    row.scale = scale;
+    let q: Vec<f32> = row.integers(levels).map(|q| q as f32).collect();
+    row.scale = refit(weights, &q).0;
     row
 }
 

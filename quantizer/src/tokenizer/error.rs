@@ -53,7 +53,9 @@ pub enum TokenizerImportError {
         problem: String,
     },
     /// The section that was written does not pass the runtime's own check.
-    #[error("the tokenizer section that was written is not valid ({0}); this is a defect of the importer, please report it")]
+    #[error(
+        "the tokenizer section that was written is not valid ({0}); this is a defect of the importer, please report it"
+    )]
     Section(#[from] TokenizerError),
 }
 

@@ -58,8 +58,13 @@ pub(super) enum Pattern {
 pub(super) enum Normalizer {
     #[serde(rename = "NFC")]
     Nfc,
-    Prepend { prepend: String },
-    Replace { pattern: Pattern, content: String },
+    Prepend {
+        prepend: String,
+    },
+    Replace {
+        pattern: Pattern,
+        content: String,
+    },
 }
 
 /// The steps of `pre_tokenizer`.
@@ -154,7 +159,9 @@ pub(super) fn merges(model: &Value) -> Result<Vec<(&str, &str)>, Error> {
     let comment = |entry: &&Value| !entry.as_str().is_some_and(|line| line.starts_with("#version"));
     let pairs = entries.iter().filter(comment).enumerate().map(|(rank, entry)| {
         let pair = parts(entry).filter(|(left, right)| !left.is_empty() && !right.is_empty());
-        pair.ok_or_else(|| Error::bad(field, format!("merge {rank} is not a pair of tokens: {}", short(&entry.to_string()))))
+        pair.ok_or_else(|| {
+            Error::bad(field, format!("merge {rank} is not a pair of tokens: {}", short(&entry.to_string())))
+        })
     });
     pairs.collect()
 }

@@ -111,8 +111,8 @@ fn model(value: &Value) -> Result<json::Model, Error> {
     if kind != "BPE" {
         return Err(Error::unsupported("tokenizer.json: model.type", format!("`{kind}`"), "BPE"));
     }
-    let model: json::Model =
-        serde::Deserialize::deserialize(value).map_err(|e: serde_json::Error| Error::bad("tokenizer.json: model", e.to_string()))?;
+    let model: json::Model = serde::Deserialize::deserialize(value)
+        .map_err(|e: serde_json::Error| Error::bad("tokenizer.json: model", e.to_string()))?;
     let affixes = [
         ("tokenizer.json: model.continuing_subword_prefix", &model.continuing_subword_prefix),
         ("tokenizer.json: model.end_of_word_suffix", &model.end_of_word_suffix),

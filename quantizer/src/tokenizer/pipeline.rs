@@ -82,7 +82,9 @@ fn normalizer(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Error> 
             Normalizer::Replace { pattern: json::Pattern::String(from), content } if from == " " && content == mark => {
                 to.spaces = Spaces::Normalizer;
             }
-            Normalizer::Nfc => return Err(Error::unsupported(NORMALIZER, "NFC after other steps", "NFC as first step")),
+            Normalizer::Nfc => {
+                return Err(Error::unsupported(NORMALIZER, "NFC after other steps", "NFC as first step"));
+            }
             Normalizer::Prepend { prepend } => {
                 let found = format!("Prepend of {prepend:?}, or of a second prefix");
                 return Err(Error::unsupported(NORMALIZER, found, "one Prepend of \"\u{2581}\""));
@@ -149,7 +151,8 @@ fn byte_level(first: &[PreTokenizer], add_prefix_space: bool, use_regex: bool, t
             // Both regexes cover the whole text, so all that must not happen is dropping the matches.
             let keeps = behavior == "Isolated" || (behavior == "Removed" && *invert);
             if !keeps || use_regex {
-                let supported = "Split with behavior Isolated (or Removed, inverted), then ByteLevel with use_regex false";
+                let supported =
+                    "Split with behavior Isolated (or Removed, inverted), then ByteLevel with use_regex false";
                 return Err(Error::unsupported(PRE_TOKENIZER, "another use of Split", supported));
             }
             to.pattern = Pattern::Cl100k;
@@ -175,7 +178,11 @@ fn metaspace(
     scheme: Option<&str>,
 ) -> Result<Prefix, Error> {
     if replacement != SPACE_MARK {
-        return Err(Error::unsupported(field, format!("Metaspace with {replacement:?}"), "Metaspace with \"\u{2581}\""));
+        return Err(Error::unsupported(
+            field,
+            format!("Metaspace with {replacement:?}"),
+            "Metaspace with \"\u{2581}\"",
+        ));
     }
     let prefix = match scheme.unwrap_or("always") {
         "always" => Prefix::Each,
@@ -184,7 +191,10 @@ fn metaspace(
         other => return Err(Error::unsupported(field, format!("prepend_scheme {other:?}"), "always, first, never")),
     };
     if add_prefix_space == Some(false) && prefix != Prefix::Never {
-        return Err(Error::bad(field, "add_prefix_space is false but prepend_scheme is not \"never\"; make them agree"));
+        return Err(Error::bad(
+            field,
+            "add_prefix_space is false but prepend_scheme is not \"never\"; make them agree",
+        ));
     }
     Ok(prefix)
 }
@@ -261,10 +271,7 @@ fn post_processor(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Err
 }
 
 /// The ids before and after the text in the template of a single sequence.
-fn template(
-    pieces: &[Piece],
-    ids: impl Fn(&String) -> Result<Vec<u32>, Error>,
-) -> Result<(Vec<u32>, Vec<u32>), Error> {
+fn template(pieces: &[Piece], ids: impl Fn(&String) -> Result<Vec<u32>, Error>) -> Result<(Vec<u32>, Vec<u32>), Error> {
     let (mut before, mut after, mut texts) = (Vec::new(), Vec::new(), 0);
     for piece in pieces {
         match piece {

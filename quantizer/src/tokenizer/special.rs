@@ -28,10 +28,8 @@ pub(super) struct Companions {
 /// as chat models end a turn by another token than a text.
 pub(super) fn read(files: &Companions, vocab: &Vocabulary) -> Result<Special, Error> {
     let numbers = [("generation_config.json", &files.generation_config), ("config.json", &files.config)];
-    let names = [
-        ("tokenizer_config.json", &files.tokenizer_config),
-        ("special_tokens_map.json", &files.special_tokens_map),
-    ];
+    let names =
+        [("tokenizer_config.json", &files.tokenizer_config), ("special_tokens_map.json", &files.special_tokens_map)];
     let ids = |what: &str| -> Result<Vec<u32>, Error> {
         let mut ids = Vec::new();
         let number_key = format!("{what}_token_id");
@@ -52,7 +50,11 @@ pub(super) fn read(files: &Companions, vocab: &Vocabulary) -> Result<Special, Er
     }
     if eos.len() > MAX_LIST as usize {
         let supported = format!("at most {MAX_LIST}");
-        return Err(Error::unsupported("generation_config.json: eos_token_id", format!("{} ids", eos.len()), &supported));
+        return Err(Error::unsupported(
+            "generation_config.json: eos_token_id",
+            format!("{} ids", eos.len()),
+            &supported,
+        ));
     }
     // Padding is not needed to run a model, and files that set it to -1 are common.
     let pad = ids("pad").unwrap_or_default().first().copied();

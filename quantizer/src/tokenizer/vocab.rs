@@ -86,7 +86,11 @@ impl Vocabulary {
 /// Notes the string of an id.
 fn place(strings: &mut Vec<Option<String>>, field: &str, id: u32, token: &str) -> Result<(), Error> {
     if id >= MAX_VOCAB {
-        return Err(Error::unsupported(field, format!("{:?} with id {id}", short(token)), &format!("ids below {MAX_VOCAB}")));
+        return Err(Error::unsupported(
+            field,
+            format!("{:?} with id {id}", short(token)),
+            &format!("ids below {MAX_VOCAB}"),
+        ));
     }
     let index = id as usize;
     if strings.len() <= index {

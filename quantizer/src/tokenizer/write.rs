@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use kinglet::tokenizer::layout::{
-    ADDED_LSTRIP, ADDED_RSTRIP, ADDED_SINGLE_WORD, ADDED_SPECIAL, CLASS_LETTER, CLASS_NUMBER, CLASS_NUMERIC, CLASS_WORD,
-    Digits, Extent, FLAG_BYTE_FALLBACK, FLAG_EXPECTS_NFC, FLAG_FUSE_UNK, FLAG_IGNORE_MERGES, HEADER_BYTES, Header, Kind,
-    MAX_PATTERN_BYTES, NONE, Pattern, Prefix, SPACE_MARK, Spaces, Strip, Table, TokenKind, Words,
+    ADDED_LSTRIP, ADDED_RSTRIP, ADDED_SINGLE_WORD, ADDED_SPECIAL, CLASS_LETTER, CLASS_NUMBER, CLASS_NUMERIC,
+    CLASS_WORD, Digits, Extent, FLAG_BYTE_FALLBACK, FLAG_EXPECTS_NFC, FLAG_FUSE_UNK, FLAG_IGNORE_MERGES, HEADER_BYTES,
+    Header, Kind, MAX_PATTERN_BYTES, NONE, Pattern, Prefix, SPACE_MARK, Spaces, Strip, Table, TokenKind, Words,
 };
 use unicode_normalization::UnicodeNormalization;
 
@@ -62,7 +62,8 @@ fn header(source: &Source<'_>, has_byte_ids: bool, first_bytes: [[u32; 8]; 2]) -
     ] {
         flags |= if set { flag } else { 0 };
     }
-    let words = if pipeline.words == Words::Whole && marks_begin_words(source) { Words::MarkRuns } else { pipeline.words };
+    let words =
+        if pipeline.words == Words::Whole && marks_begin_words(source) { Words::MarkRuns } else { pipeline.words };
     Header {
         length: 0,
         vocab: vocab.strings.len() as u32,
@@ -110,7 +111,11 @@ fn tokens(source: &Source<'_>, tables: &mut Tables) -> Result<(), Error> {
         if source.pipeline.strip == Strip::FirstToken && literal_space && kind != TokenKind::Special {
             // The Metaspace decoder takes marks from the first token but leaves spaces; both are spaces by now.
             let supported = "tokens with \"\u{2581}\" alone when the decoder is Metaspace";
-            return Err(Error::unsupported("tokenizer.json: model.vocab", format!("token {id} with a space"), supported));
+            return Err(Error::unsupported(
+                "tokenizer.json: model.vocab",
+                format!("token {id} with a space"),
+                supported,
+            ));
         }
         offset += bytes.len() as u32;
         tables.put(Table::TokenOffsets, [offset]);
@@ -155,7 +160,15 @@ fn symbols(source: &Source<'_>, tables: &mut Tables) -> Result<bool, Error> {
     let has_byte_ids = (byte_level || fallback) && byte_ids.iter().any(Option::is_some);
     if byte_level && fallback && byte_ids.iter().any(Option::is_none) {
         let supported = "false, or a vocabulary with all 256 bytes";
-        return Err(Error::unsupported("tokenizer.json: model.byte_fallback", "true for a byte-level model", supported));
+        return Err(Error::unsupported(
+            "tokenizer.json: model.byte_fallback",
+            "true for a byte-level model",
+            supported,
+        ));
+    }
+    if !byte_level && has_byte_ids && pipeline.spaces != Spaces::Keep && id("\u{2581}").is_none() {
+        let supported = "a vocabulary with \"\u{2581}\" when spaces become it";
+        return Err(Error::unsupported("tokenizer.json: model.vocab", "without \"\u{2581}\"", supported));
     }
     if has_byte_ids {
         tables.put(Table::ByteIds, byte_ids.into_iter().map(|id| id.unwrap_or(NONE)));

@@ -33,6 +33,10 @@ fn models() {
     refused("gpt2", &["model.merges", "merge 7"], |json| json["model"]["merges"][7] = json!("a b c"));
     refused("gpt2", &["model.merges", "zq"], |json| json["model"]["merges"][7] = json!("z q"));
     refused("gpt2", &["model.vocab", "5000000"], |json| json["model"]["vocab"]["a"] = json!(5_000_000));
+    refused("llama2", &["model.vocab", "without", "\u{2581}"], |json| {
+        json["model"]["vocab"].as_object_mut().unwrap().remove("\u{2581}");
+        json["model"]["merges"] = json!([]);
+    });
     refused("gpt2", &["model.vocab", "both have id"], |json| json["model"]["vocab"]["a"] = json!(3));
 }
 

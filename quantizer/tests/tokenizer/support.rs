@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kinglet::tokenizer::{Detokenizer, Tokenizer, scratch_words};
+use kinglet::tokenizer::{Detokenizer, Tokenizer, max_tokens, scratch_words};
 use kinglet_quantizer::tokenizer::{import, import_json, normalized};
 use proptest::prelude::ProptestConfig;
 use proptest::test_runner::TestRunner;
@@ -61,7 +61,7 @@ impl Both {
         let ours = self.ours();
         let text = normalized(&ours, text);
         let mut scratch = vec![0; scratch_words(text.len())];
-        let mut out = vec![0; 4 * text.len() + 64];
+        let mut out = vec![0; max_tokens(text.len())];
         let count = ours.encode(&text, add_special, &mut scratch, &mut out).unwrap();
         out.truncate(count);
         out

@@ -6,7 +6,7 @@
 //! would have been enough.
 
 use super::added::{Part, Parts};
-use super::layout::{Kind, NONE, Prefix, SPACE_MARK, Spaces, Words};
+use super::layout::{Kind, MAX_LIST, NONE, Prefix, SPACE_MARK, Spaces, Words};
 use super::split::Splitter;
 use super::view::View;
 use super::{EncodeError, Tokenizer, bpe};
@@ -28,6 +28,13 @@ const FRONT_SYMBOLS: usize = SPACE_MARK.len_utf8();
 /// need much less: as much as for their longest piece, if the tokenizer cuts texts into pieces.
 pub const fn scratch_words(text_bytes: usize) -> usize {
     bpe::scratch_words(text_bytes.saturating_add(FRONT_SYMBOLS))
+}
+
+/// Tokens that any text of this many bytes has at most, with any tokenizer and with special tokens. A byte is at most one
+/// token, but each segment between added tokens may get a front character of its own; ordinary texts have a token for
+/// three or four bytes.
+pub const fn max_tokens(text_bytes: usize) -> usize {
+    text_bytes.saturating_mul(1 + FRONT_SYMBOLS).saturating_add(2 * MAX_LIST as usize)
 }
 
 impl Tokenizer<'_> {
@@ -209,11 +216,15 @@ impl Encoder<'_> {
         let tokenizer = self.tokenizer;
         let mut symbols = Symbols::new(tokenizer);
         let mut utf8 = [0; 4];
+        // A space that became a mark is one byte of the text and must not become three symbols, or `scratch_words` would
+        // not be enough. The importer sees to it that such marks have a token.
+        let marks = tokenizer.header.spaces != Spaces::Keep;
+        let fallback = |c| tokenizer.byte_fallback() && !(marks && c == SPACE_MARK);
         for (at, c) in piece.chars() {
             let bytes = c.encode_utf8(&mut utf8).as_bytes();
             if let Some(id) = tokenizer.chars.find(c as u32) {
                 symbols.known(self.scratch, id);
-            } else if tokenizer.byte_fallback() && bytes.iter().all(|&b| tokenizer.byte_id(b).is_some()) {
+            } else if fallback(c) && bytes.iter().all(|&b| tokenizer.byte_id(b).is_some()) {
                 // Bytes do not end a run of unknown characters: the crate puts the unknown token after them.
                 bytes.iter().filter_map(|&b| tokenizer.byte_id(b)).for_each(|id| symbols.push(self.scratch, id));
             } else {

@@ -28,7 +28,7 @@ mod validate;
 mod view;
 
 pub use detokenize::{Detokenizer, Pieces};
-pub use encode::{EncodeOptions, scratch_words};
+pub use encode::{EncodeOptions, max_tokens, scratch_words};
 pub use error::{EncodeError, Field, TokenizerError};
 pub use layout::TokenKind;
 

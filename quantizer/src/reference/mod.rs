@@ -1,0 +1,273 @@
+//! The forward pass of a checkpoint in f32: what quantization is measured
+//! against, and where calibration looks on.
+//!
+//! Many sequences go through one block together, so each block's weights are
+//! needed once for all of them, and in memory one block at a time:
+//!
+//! ```text
+//! embed -> Batch --advance(block 0)--> Batch --advance(block 1)--> ... --head--> logits
+//!                      ^ BlockWeights: resident, or read and dropped
+//! ```
+//!
+//! [`Reference::run`] and [`Reference::logits`] do all of it; a quantizer that
+//! rounds block after block takes the steps itself, with weights of its own.
+//!
+//! Invariants:
+//!
+//! - Everything is f32 (sums of squares and positions in f64). Work is divided
+//!   at fixed places whatever the number of threads, so the same machine gives
+//!   the same bits with any number. Another instruction set may round elsewhere.
+//! - Tokens and lengths are checked when a batch is made; after that only
+//!   reading can fail.
+
+mod attention;
+mod batch;
+mod head;
+mod ops;
+mod product;
+mod weights;
+
+use crate::checkpoint::{Architecture, Attention, Block, Checkpoint, CheckpointError, FeedForward};
+
+pub use batch::Batch;
+pub use weights::{AttentionWeights, BlockWeights, FeedForwardWeights, LinearWeights, NormWeights};
+
+/// Weights up to this many bytes as f32 are kept in memory by [`Reference::new`].
+pub const RESIDENT_BYTES: usize = 1 << 29;
+/// Tokens that go through a block at once: enough to make the products large,
+/// few enough that activations stay small beside the weights.
+const TOKENS_AT_ONCE: usize = 2048;
+
+/// Why a reference could not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReferenceError {
+    /// The weights could not be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A token that the model does not have.
+    #[error(
+        "token {token} at position {position} of sequence {sequence} is not one of the model's {vocab}: encode the text with the model's own tokenizer"
+    )]
+    Token {
+        /// The sequence.
+        sequence: usize,
+        /// The position in it.
+        position: usize,
+        /// The token.
+        token: u32,
+        /// Tokens of the model.
+        vocab: usize,
+    },
+    /// A sequence longer than the model's context.
+    #[error(
+        "sequence {sequence} has {length} tokens, the model's context is {context}: cut it, or open the checkpoint for a longer context"
+    )]
+    Length {
+        /// The sequence.
+        sequence: usize,
+        /// Its length.
+        length: usize,
+        /// The longest possible.
+        context: usize,
+    },
+}
+
+/// Which products see some activations as their input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Site {
+    /// Query, key and value.
+    AttentionInput,
+    /// The output of attention.
+    AttentionOutput,
+    /// Gate and up.
+    FeedForwardInput,
+    /// Down.
+    FeedForwardHidden,
+    /// The head, with the number of blocks as its block.
+    Head,
+}
+
+/// The input of one or several products, for some tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Observation<'a> {
+    /// The block it happens in.
+    pub block: usize,
+    /// The products.
+    pub site: Site,
+    /// One row of `cols` numbers for each token, sequences one after the other.
+    pub activations: &'a [f32],
+    /// Inputs of the products.
+    pub cols: usize,
+}
+
+/// Someone who looks on, told in a fixed order from one thread.
+pub trait Observer {
+    /// Sees the input of some products before they are computed.
+    fn observe(&mut self, observation: &Observation<'_>);
+}
+
+/// No one.
+impl Observer for () {
+    fn observe(&mut self, _: &Observation<'_>) {}
+}
+
+impl<F: FnMut(&Observation<'_>)> Observer for F {
+    fn observe(&mut self, observation: &Observation<'_>) {
+        self(observation);
+    }
+}
+
+/// A checkpoint that can be run.
+#[derive(Debug)]
+pub struct Reference<'c> {
+    checkpoint: &'c Checkpoint,
+    resident: Option<Resident>,
+}
+
+/// All weights but the embedding, which is read by rows.
+#[derive(Debug)]
+struct Resident {
+    blocks: Vec<BlockWeights>,
+    head: Vec<f32>,
+}
+
+impl<'c> Reference<'c> {
+    /// Keeps the weights in memory if they need at most [`RESIDENT_BYTES`].
+    pub fn new(checkpoint: &'c Checkpoint) -> Result<Self, ReferenceError> {
+        Self::with_memory(checkpoint, RESIDENT_BYTES)
+    }
+
+    /// Keeps the weights in memory if they need at most so many bytes; otherwise
+    /// reads those of a block, or of some rows of the head, when their turn comes.
+    pub fn with_memory(checkpoint: &'c Checkpoint, bytes: usize) -> Result<Self, ReferenceError> {
+        let mut reference = Self { checkpoint, resident: None };
+        let architecture = checkpoint.architecture();
+        if weights::bytes(architecture) <= bytes {
+            let blocks = (0..architecture.blocks.len()).map(|block| reference.block_weights(block));
+            let blocks = blocks.collect::<Result<_, _>>()?;
+            reference.resident = Some(Resident { blocks, head: checkpoint.read(&architecture.head)? });
+        }
+        Ok(reference)
+    }
+
+    /// What is run.
+    pub fn architecture(&self) -> &'c Architecture {
+        self.checkpoint.architecture()
+    }
+
+    /// All logits of one sequence, `vocab` numbers for each token.
+    pub fn logits(&self, tokens: &[u32]) -> Result<Vec<f32>, ReferenceError> {
+        let mut all = Vec::with_capacity(tokens.len().saturating_mul(self.architecture().vocab));
+        self.run(&[tokens], |_, _, logits| all.extend_from_slice(logits))?;
+        Ok(all)
+    }
+
+    /// Runs sequences and hands over the logits of every position, in order:
+    /// sequence, position, one number for each token of the vocabulary.
+    pub fn run(&self, sequences: &[&[u32]], sink: impl FnMut(usize, usize, &[f32])) -> Result<(), ReferenceError> {
+        let mut batch = self.embed(sequences)?;
+        for block in 0..self.architecture().blocks.len() {
+            self.advance(&mut batch, block, &mut ())?;
+        }
+        self.head(&batch, &mut (), sink)
+    }
+
+    /// Begins: checks the sequences and looks their tokens up.
+    pub fn embed(&self, sequences: &[&[u32]]) -> Result<Batch, ReferenceError> {
+        Batch::embed(self.checkpoint, sequences)
+    }
+
+    /// Takes a batch through the block of this number; one that does not exist changes nothing.
+    pub fn advance(&self, batch: &mut Batch, block: usize, observer: &mut dyn Observer) -> Result<(), ReferenceError> {
+        match self.resident.as_ref().and_then(|resident| resident.blocks.get(block)) {
+            Some(weights) => self.advance_with(batch, block, weights, observer),
+            None => {
+                let weights = self.block_weights(block)?;
+                self.advance_with(batch, block, &weights, observer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a batch through a block with other weights than its own, such as rounded ones.
+    ///
+    /// # Panics
+    ///
+    /// If the weights are not of the kind and sizes that [`Self::block_weights`] gives for this block.
+    pub fn advance_with(&self, batch: &mut Batch, block: usize, weights: &BlockWeights, observer: &mut dyn Observer) {
+        let Some(description) = self.architecture().blocks.get(block) else {
+            return;
+        };
+        let mut stage = Stage { block, observer };
+        for mut part in batch.parts(TOKENS_AT_ONCE) {
+            match (description, weights) {
+                (Block::Attention(attention), BlockWeights::Attention(weights)) => {
+                    stage.attention(attention, weights, &mut part);
+                }
+                (Block::FeedForward(feed_forward), BlockWeights::FeedForward(weights)) => {
+                    stage.feed_forward(feed_forward, weights, &mut part);
+                }
+                _ => panic!("block {block} and the weights lent for it are of different kinds"),
+            }
+        }
+    }
+
+    /// Reads the weights of a block.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such block.
+    pub fn block_weights(&self, block: usize) -> Result<BlockWeights, ReferenceError> {
+        Ok(BlockWeights::read(self.checkpoint, &self.architecture().blocks[block])?)
+    }
+
+    /// Ends: hands over the logits of every position, as [`Self::run`] does.
+    pub fn head(
+        &self,
+        batch: &Batch,
+        observer: &mut dyn Observer,
+        sink: impl FnMut(usize, usize, &[f32]),
+    ) -> Result<(), ReferenceError> {
+        let resident = self.resident.as_ref().map(|resident| resident.head.as_slice());
+        head::run(self.checkpoint, resident, batch, observer, sink)
+    }
+}
+
+/// A block at work on part of a batch.
+struct Stage<'o> {
+    block: usize,
+    observer: &'o mut dyn Observer,
+}
+
+impl Stage<'_> {
+    fn observe(&mut self, site: Site, activations: &[f32], cols: usize) {
+        self.observer.observe(&Observation { block: self.block, site, activations, cols });
+    }
+
+    fn attention(&mut self, attention: &Attention, weights: &AttentionWeights, part: &mut batch::Part<'_>) {
+        let normed = weights.norm.apply(part.stream);
+        self.observe(Site::AttentionInput, &normed, attention.query.cols());
+        let mut query = weights.query.apply(&normed);
+        let mut key = weights.key.apply(&normed);
+        let value = weights.value.apply(&normed);
+        for (norm, heads) in [(&weights.query_norm, &mut query), (&weights.key_norm, &mut key)] {
+            if let Some(norm) = norm {
+                *heads = norm.apply(heads);
+            }
+        }
+        attention::rotate(attention, &part.lengths, &mut query, &mut key);
+        let mixed = attention::attend(attention, &part.lengths, &query, &key, &value);
+        self.observe(Site::AttentionOutput, &mixed, attention.output.cols());
+        ops::add(part.stream, &weights.output.apply(&mixed));
+    }
+
+    fn feed_forward(&mut self, feed_forward: &FeedForward, weights: &FeedForwardWeights, part: &mut batch::Part<'_>) {
+        let normed = weights.norm.apply(part.stream);
+        self.observe(Site::FeedForwardInput, &normed, feed_forward.gate.cols());
+        let mut hidden = weights.gate.apply(&normed);
+        ops::gate(feed_forward.activation, &mut hidden, &weights.up.apply(&normed));
+        self.observe(Site::FeedForwardHidden, &hidden, feed_forward.down.cols());
+        ops::add(part.stream, &weights.down.apply(&hidden));
+    }
+}

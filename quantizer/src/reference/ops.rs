@@ -1,0 +1,96 @@
+//! What happens between the products.
+//!
+//! The functions of the standard library do: this is what results are measured
+//! against, not what has to be the same everywhere.
+
+use rayon::prelude::*;
+
+use crate::checkpoint::Activation;
+
+/// Numbers that one thread takes at once.
+const AT_ONCE: usize = 1 << 14;
+
+/// Norms each run of as many numbers as there are weights.
+pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    out.par_chunks_mut(weight.len()).zip(x.par_chunks(weight.len())).with_min_len(64).for_each(|(out, x)| {
+        let sum: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+        let scale = (1.0 / (sum / x.len() as f64 + f64::from(eps)).sqrt()) as f32;
+        for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+            *out = weight * (x * scale);
+        }
+    });
+    out
+}
+
+/// `gate <- activation(gate) .* up`.
+pub(super) fn gate(activation: Activation, gate: &mut [f32], up: &[f32]) {
+    gate.par_chunks_mut(AT_ONCE).zip(up.par_chunks(AT_ONCE)).for_each(|(gate, up)| {
+        for (gate, up) in gate.iter_mut().zip(up) {
+            *gate = activate(activation, *gate) * up;
+        }
+    });
+}
+
+/// `x <- x + y`.
+pub(super) fn add(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+/// `x <- exp(x) / sum(exp(x))`.
+pub(super) fn softmax(x: &mut [f32]) {
+    let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for x in x.iter_mut() {
+        *x = (*x - largest).exp();
+        sum += f64::from(*x);
+    }
+    let scale = (1.0 / sum) as f32;
+    for x in x.iter_mut() {
+        *x *= scale;
+    }
+}
+
+fn activate(activation: Activation, x: f32) -> f32 {
+    match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => {
+            let x = f64::from(x);
+            (x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)) / 2.0) as f32
+        }
+        Activation::GeluTanh => {
+            let x = f64::from(x);
+            let slope = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+            (x * (1.0 + (slope * (x + 0.044715 * x * x * x)).tanh()) / 2.0) as f32
+        }
+        Activation::Relu => x.max(0.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn activations_have_their_published_values() {
+        let near = |activation, x, expected: f32| {
+            let found = activate(activation, x);
+            assert!((found - expected).abs() < 1e-6, "{activation:?}({x}) = {found}, not {expected}");
+        };
+        near(Activation::Silu, 1.0, 0.731_058_6);
+        near(Activation::Silu, -200.0, 0.0);
+        near(Activation::Gelu, 1.0, 0.841_344_75);
+        near(Activation::GeluTanh, 1.0, 0.841_192);
+        near(Activation::Relu, -1.0, 0.0);
+        near(Activation::Relu, 2.5, 2.5);
+    }
+
+    #[test]
+    fn softmax_of_large_numbers_is_finite() {
+        let mut x = [1000.0, 1000.0, f32::MIN];
+        softmax(&mut x);
+        assert_eq!(x, [0.5, 0.5, 0.0]);
+    }
+}
