@@ -12,6 +12,7 @@ use kinglet::{Isa, Model, Options, Plan, Serial, Session, argmax};
 use rayon::prelude::*;
 
 use crate::memory::Memory;
+use crate::reference::{Reference, ReferenceError};
 
 /// What to evaluate on.
 #[derive(Clone, Copy, Debug)]
@@ -21,9 +22,6 @@ pub struct Protocol {
     /// The begin-of-sequence token.
     pub bos: Option<u32>,
 }
-
-/// Logits of every position of a sequence, one row of the vocabulary after the other.
-pub type Logits<'f> = &'f (dyn Fn(&[u32]) -> Vec<f32> + Sync);
 
 /// The distance from the reference.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -118,12 +116,15 @@ pub enum EvaluateError {
     #[error(
         "the reference has {got} logits for a position, the model {want}: it is not the checkpoint this file was made from"
     )]
-    Reference {
+    Vocabulary {
         /// Logits expected.
         want: usize,
         /// Logits found.
         got: usize,
     },
+    /// The reference could not be run.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
     /// The model could not be run.
     #[error("{0}")]
     Run(String),
@@ -135,12 +136,15 @@ pub fn evaluate(
     isa: Isa,
     tokens: &[u32],
     protocol: Protocol,
-    reference: Option<Logits<'_>>,
+    reference: Option<&Reference<'_>>,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Evaluation, EvaluateError> {
     let Protocol { window, bos } = protocol;
     if tokens.len() < 2 {
         return Err(EvaluateError::TooShort { tokens: tokens.len() });
+    }
+    if let Some(got) = reference.map(|r| r.architecture().vocab).filter(|&got| got != model.vocab()) {
+        return Err(EvaluateError::Vocabulary { want: model.vocab(), got });
     }
     let window = window.min(tokens.len());
     if window == 0 || window > model.context() {
@@ -148,7 +152,7 @@ pub fn evaluate(
     }
     let options = Options { context: window, prefill: window.min(64), logits: window.min(64) };
     let plan = Plan::new(model, options).map_err(|e| EvaluateError::Run(e.to_string()))?;
-    let sums: Result<Vec<Sums>, _> = tokens
+    let sums: Result<Vec<Sums>, EvaluateError> = tokens
         .par_chunks(window)
         .map_init(
             || Memory::new(plan.bytes()),
@@ -178,7 +182,7 @@ fn score(
     chunk: &[u32],
     bos: Option<u32>,
     vocab: usize,
-    reference: Option<Logits<'_>>,
+    reference: Option<&Reference<'_>>,
 ) -> Result<Sums, EvaluateError> {
     let input: Vec<u32> = bos.into_iter().chain(chunk[..chunk.len() - 1].iter().copied()).collect();
     let targets = if bos.is_some() { chunk } else { &chunk[1..] };
@@ -186,10 +190,7 @@ fn score(
     if input.is_empty() {
         return Ok(sums);
     }
-    let reference = reference.map(|f| f(&input));
-    if let Some(logits) = reference.as_ref().filter(|logits| logits.len() != input.len() * vocab) {
-        return Err(EvaluateError::Reference { want: vocab, got: logits.len() / input.len() });
-    }
+    let reference = reference.map(|r| r.logits(&input)).transpose()?;
     let run = session.feed_each(&input, |i, logits| {
         let expected = reference.as_ref().map(|r| &r[i * vocab..][..vocab]);
         sums.position(targets[i], logits, expected);

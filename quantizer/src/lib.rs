@@ -12,13 +12,11 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-#[path = "import/mod.rs"]
 pub mod checkpoint;
 pub mod evaluate;
 pub mod file;
 mod memory;
 pub mod quantize;
-#[path = "reference_f32/mod.rs"]
 pub mod reference;
 mod text;
 pub mod tokenizer;

@@ -16,11 +16,11 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name)
 }
 
-fn to_file(checkpoint: &Checkpoint, dir: &Path, weights: Format) -> (tempfile::TempDir, PathBuf) {
+fn to_file(checkpoint: &Checkpoint, weights: Format) -> (tempfile::TempDir, PathBuf) {
     let temporary = tempfile::tempdir().unwrap();
     let target = temporary.path().join("model.kinglet");
     let options = quantize::Options { weights, ..Default::default() };
-    quantize(checkpoint, dir, &target, &options, &|_, _| ()).unwrap();
+    quantize(checkpoint, &target, &options, &|_, _| ()).unwrap();
     (temporary, target)
 }
 
@@ -53,14 +53,15 @@ fn every_variant_agrees_with_its_reference() {
         let golden: Golden = serde_json::from_slice(&golden).unwrap();
         let name = dir.file_name().unwrap().to_string_lossy().into_owned();
         // Long factors apply to sequences beyond the original context only.
-        let context = (name == "longrope_long").then_some(128);
-        let checkpoint = Checkpoint::with_context(&dir, context).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let long = name == "longrope_long";
+        let checkpoint = if long { Checkpoint::with_context(&dir, 128) } else { Checkpoint::open(&dir) };
+        let checkpoint = checkpoint.unwrap_or_else(|e| panic!("{name}: {e}"));
         let want = golden.logits.concat();
-        let got = Reference::new(&checkpoint).unwrap().logits(&golden.input_ids);
+        let got = Reference::new(&checkpoint).unwrap().logits(&golden.input_ids).unwrap();
         let difference = largest_difference(&got, &want);
         assert!(difference < 1e-4, "{name}: {difference}");
 
-        let (_temporary, path) = to_file(&checkpoint, &dir, Format::Int8);
+        let (_temporary, path) = to_file(&checkpoint, Format::Int8);
         let map = Map::open(path).unwrap();
         let model = Model::open(&map).unwrap();
         let options = Options { context: golden.input_ids.len(), prefill: 16, logits: 16 };
@@ -82,7 +83,7 @@ fn stories(weights: Format) -> Option<(Evaluation, f64)> {
     let dir = shared()?.join("models/stories260K");
     let checkpoint = Checkpoint::open(&dir).unwrap();
     let reference = Reference::new(&checkpoint).unwrap();
-    let (_temporary, path) = to_file(&checkpoint, &dir, weights);
+    let (_temporary, path) = to_file(&checkpoint, weights);
     let map = Map::open(path).unwrap();
     let model = Model::open(&map).unwrap();
     let ids = npy_i32(&dir.join("golden/ppl_input_ids.npy"));
@@ -90,8 +91,7 @@ fn stories(weights: Format) -> Option<(Evaluation, f64)> {
     let text = std::fs::read_to_string(shared()?.join("data/tinystories/valid.txt")).unwrap();
     assert_eq!(encode(&tokenizer, &text, false).unwrap()[..ids.len()], ids, "the text's tokens are others");
     let protocol = Protocol { window: 255, bos: Some(1) };
-    let logits = |tokens: &[u32]| reference.logits(tokens);
-    let result = evaluate(&model, Isa::detect(), &ids, protocol, Some(&logits), &|_| ()).unwrap();
+    let result = evaluate(&model, Isa::detect(), &ids, protocol, Some(&reference), &|_| ()).unwrap();
     let bits = model.bytes().len() as f64 * 8.0 / 259_328.0;
     println!("stories260K {weights:?}: {result:?}, {bits:.2} bits a weight, all included");
     Some((result, result.perplexity / 4.668_135_963 - 1.0))
@@ -121,7 +121,7 @@ fn stories260k_keeps_its_perplexity() {
 fn the_built_in_model_is_what_its_checkpoint_becomes() {
     let dir = fixture("storyteller");
     let checkpoint = Checkpoint::open(&dir).unwrap();
-    let (_temporary, path) = to_file(&checkpoint, &dir, Format::Int8);
+    let (_temporary, path) = to_file(&checkpoint, Format::Int8);
     let made = std::fs::read(path).unwrap();
     let same = made == kinglet_fixtures::STORYTELLER.0;
     assert!(same, "run: kinglet quantize fixtures/storyteller -o fixtures/storyteller/storyteller.kinglet");
@@ -136,7 +136,7 @@ fn the_number_of_threads_does_not_change_a_byte() {
     let checkpoint = Checkpoint::open(&dir).unwrap();
     let with = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let (_temporary, path) = pool.install(|| to_file(&checkpoint, &dir, Format::Int4Codebook));
+        let (_temporary, path) = pool.install(|| to_file(&checkpoint, Format::Int4Codebook));
         std::fs::read(path).unwrap()
     };
     assert!(with(1) == with(3));
@@ -147,7 +147,7 @@ fn an_unwritable_output_leaves_nothing_behind() {
     let dir = fixture("storyteller");
     let checkpoint = Checkpoint::open(&dir).unwrap();
     let temporary = tempfile::tempdir().unwrap();
-    let attempt = |target: &Path| quantize(&checkpoint, &dir, target, &quantize::Options::default(), &|_, _| ());
+    let attempt = |target: &Path| quantize(&checkpoint, target, &quantize::Options::default(), &|_, _| ());
     let missing = attempt(&temporary.path().join("absent/model.kinglet")).unwrap_err();
     assert!(matches!(missing, QuantizeError::Write(_)), "{missing}");
     let directory = attempt(temporary.path()).unwrap_err();

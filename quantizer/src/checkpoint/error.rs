@@ -44,16 +44,20 @@ pub enum CheckpointError {
         source: serde_json::Error,
     },
     /// A setting that has no default.
-    #[error("`{field}` is missing from config.json: expected {expected}")]
+    #[error("`{field}` is missing from {file}: expected {expected}")]
     MissingField {
+        /// The file it is read from.
+        file: &'static str,
         /// Dotted name of the setting.
         field: String,
         /// What belongs there.
         expected: String,
     },
     /// A setting whose value makes no sense.
-    #[error("`{field}` in config.json is {value}: expected {expected}")]
+    #[error("`{field}` in {file} is {value}: expected {expected}")]
     BadField {
+        /// The file it is read from.
+        file: &'static str,
         /// Dotted name of the setting.
         field: String,
         /// Its value, abbreviated.
@@ -62,8 +66,10 @@ pub enum CheckpointError {
         expected: String,
     },
     /// A setting that makes sense, but asks for what this importer cannot do.
-    #[error("`{field}` in config.json is {value}, which is not supported: {supported}")]
+    #[error("`{field}` in {file} is {value}, which is not supported: {supported}")]
     Unsupported {
+        /// The file it is read from.
+        file: &'static str,
         /// Dotted name of the setting.
         field: String,
         /// Its value, abbreviated.
@@ -71,15 +77,21 @@ pub enum CheckpointError {
         /// What is supported.
         supported: String,
     },
-    /// The context asked for is longer than the model allows.
-    #[error("a context of {asked} was asked for, the checkpoint allows {limit} ({reason}): ask for {limit} or less")]
-    ContextTooLong {
+    /// The context asked for is none, or longer than the model allows.
+    #[error("a context of {asked} was asked for: it must be from 1 to the model's max_position_embeddings, {limit}")]
+    Context {
         /// The context asked for.
         asked: usize,
         /// The longest possible.
         limit: usize,
-        /// Which setting limits it.
-        reason: &'static str,
+    },
+    /// Rotary settings that overflow together.
+    #[error(
+        "the rotary settings in config.json give no finite frequencies ({settings}): one of them is far out of range"
+    )]
+    Rotation {
+        /// The settings.
+        settings: String,
     },
     /// No safetensors in the directory.
     #[error(
@@ -194,7 +206,9 @@ pub enum CheckpointError {
         found: String,
     },
     /// A weight that is not a number.
-    #[error("tensor `{tensor}` has {value} at row {row}, column {col}: the checkpoint is damaged, or training diverged")]
+    #[error(
+        "tensor `{tensor}` has {value} at row {row}, column {col}: the checkpoint is damaged, or training diverged"
+    )]
     NotFinite {
         /// The tensor.
         tensor: String,
@@ -212,7 +226,9 @@ pub enum CheckpointError {
         tensor: String,
     },
     /// Rows outside of the tensor, or a buffer of the wrong length.
-    #[error("rows {start}..{end} of tensor `{tensor}` ({rows} rows of {cols}) do not fit a buffer of {buffer}: ask for rows that exist and lend rows x columns")]
+    #[error(
+        "rows {start}..{end} of tensor `{tensor}` ({rows} rows of {cols}) do not fit a buffer of {buffer}: ask for rows that exist and lend rows x columns"
+    )]
     RowRange {
         /// The tensor.
         tensor: String,
@@ -230,11 +246,7 @@ pub enum CheckpointError {
 }
 
 fn list(names: &[String], count: usize) -> String {
-    let mut text = names
-        .iter()
-        .map(|name| abbreviate(name))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let mut text = names.iter().map(|name| abbreviate(name)).collect::<Vec<_>>().join(", ");
     if names.len() < count {
         text.push_str(", ...");
     }

@@ -53,10 +53,7 @@ pub(super) struct Family {
     pub(super) eos: Option<u32>,
 }
 
-const QWEN_WINDOW: Window = Window::Switched {
-    window: 4096,
-    full_layers: 28,
-};
+const QWEN_WINDOW: Window = Window::Switched { window: 4096, full_layers: 28 };
 
 /// All of them.
 pub(super) const FAMILIES: &[Family] = &[

@@ -21,37 +21,26 @@ pub(super) const MAX_SIZE: usize = 1 << 24;
 pub(super) fn read_object(path: &Path, limit: u64) -> Result<Map<String, Value>, CheckpointError> {
     let (file, bytes) = file::open(path)?;
     if bytes > limit {
-        return Err(CheckpointError::JsonTooLong {
-            path: path.to_owned(),
-            bytes,
-            limit,
-        });
+        return Err(CheckpointError::JsonTooLong { path: path.to_owned(), bytes, limit });
     }
     let mut text = Vec::new();
     // `take`: the file may grow between the two calls.
-    file.take(limit)
-        .read_to_end(&mut text)
-        .map_err(|source| CheckpointError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
-    serde_json::from_slice(&text).map_err(|source| CheckpointError::Json {
-        path: path.to_owned(),
-        source,
-    })
+    file.take(limit).read_to_end(&mut text).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+    serde_json::from_slice(&text).map_err(|source| CheckpointError::Json { path: path.to_owned(), source })
 }
 
 /// A view of one JSON object that knows where it came from.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a> {
     map: &'a Map<String, Value>,
+    file: &'static str,
     prefix: &'static str,
 }
 
 impl<'a> Fields<'a> {
-    /// The settings of `map`, named in errors as `prefix` + key.
-    pub(super) fn new(map: &'a Map<String, Value>, prefix: &'static str) -> Self {
-        Self { map, prefix }
+    /// The settings of `map`, which is the object in `file`.
+    pub(super) fn new(map: &'a Map<String, Value>, file: &'static str) -> Self {
+        Self { map, file, prefix: "" }
     }
 
     /// The value of `key` unless absent or null.
@@ -69,7 +58,8 @@ impl<'a> Fields<'a> {
         self.map.iter()
     }
 
-    /// The object under `key`, unless absent, null or empty.
+    /// The object under `key`, unless absent, null or empty; its settings are
+    /// named in errors as `prefix` and key.
     pub(super) fn object(
         &self,
         key: &'static str,
@@ -78,7 +68,7 @@ impl<'a> Fields<'a> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Object(map)) if map.is_empty() => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(Fields { map, prefix })),
+            Some(Value::Object(map)) => Ok(Some(Fields { map, prefix, ..*self })),
             Some(_) => Err(self.bad(key, "an object")),
         }
     }
@@ -96,8 +86,7 @@ impl<'a> Fields<'a> {
 
     /// A size that has no default.
     pub(super) fn required_size(&self, key: &str, most: usize) -> Result<usize, CheckpointError> {
-        self.size(key, most)?
-            .ok_or_else(|| self.missing(key, &format!("a whole number from 1 to {most}")))
+        self.size(key, most)?.ok_or_else(|| self.missing(key, &format!("a whole number from 1 to {most}")))
     }
 
     /// A finite number.
@@ -125,12 +114,7 @@ impl<'a> Fields<'a> {
         let value = self.get(key).ok_or_else(|| self.missing(key, &expected))?;
         let items = value.as_array().filter(|items| items.len() == count);
         items
-            .and_then(|items| {
-                items
-                    .iter()
-                    .map(|item| item.as_f64().filter(|x| x.is_finite() && *x > 0.0))
-                    .collect()
-            })
+            .and_then(|items| items.iter().map(|item| item.as_f64().filter(|x| x.is_finite() && *x > 0.0)).collect())
             .ok_or_else(|| self.bad(key, &expected))
     }
 
@@ -154,15 +138,13 @@ impl<'a> Fields<'a> {
 
     /// `key` is missing.
     pub(super) fn missing(&self, key: &str, expected: &str) -> CheckpointError {
-        CheckpointError::MissingField {
-            field: self.name(key),
-            expected: expected.to_owned(),
-        }
+        CheckpointError::MissingField { file: self.file, field: self.name(key), expected: expected.to_owned() }
     }
 
     /// `key` makes no sense.
     pub(super) fn bad(&self, key: &str, expected: &str) -> CheckpointError {
         CheckpointError::BadField {
+            file: self.file,
             field: self.name(key),
             value: self.show(key),
             expected: expected.to_owned(),
@@ -172,6 +154,7 @@ impl<'a> Fields<'a> {
     /// `key` asks for something that is not supported.
     pub(super) fn unsupported(&self, key: &str, supported: &str) -> CheckpointError {
         CheckpointError::Unsupported {
+            file: self.file,
             field: self.name(key),
             value: self.show(key),
             supported: supported.to_owned(),

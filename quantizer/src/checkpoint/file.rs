@@ -11,16 +11,11 @@ use super::CheckpointError;
 
 /// Opens a regular file and tells its length.
 pub(super) fn open(path: &Path) -> Result<(File, u64), CheckpointError> {
-    let io = |source| CheckpointError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| CheckpointError::Io { path: path.to_owned(), source };
     // Before opening: to open a pipe would wait for its other end.
     let metadata = std::fs::metadata(path).map_err(io)?;
     if !metadata.is_file() {
-        return Err(CheckpointError::NotAFile {
-            path: path.to_owned(),
-        });
+        return Err(CheckpointError::NotAFile { path: path.to_owned() });
     }
     Ok((File::open(path).map_err(io)?, metadata.len()))
 }
@@ -42,11 +37,7 @@ impl PositionedFile {
         let (file, len) = open(path)?;
         #[cfg(not(unix))]
         let file = std::sync::Mutex::new(file);
-        Ok(Self {
-            path: path.to_owned(),
-            len,
-            file,
-        })
+        Ok(Self { path: path.to_owned(), len, file })
     }
 
     /// Where it is.
@@ -61,11 +52,7 @@ impl PositionedFile {
 
     /// Fills `out` from the bytes at `offset`.
     pub(super) fn read_exact_at(&self, out: &mut [u8], offset: u64) -> Result<(), CheckpointError> {
-        self.fill(out, offset)
-            .map_err(|source| CheckpointError::Io {
-                path: self.path.clone(),
-                source,
-            })
+        self.fill(out, offset).map_err(|source| CheckpointError::Io { path: self.path.clone(), source })
     }
 
     #[cfg(unix)]

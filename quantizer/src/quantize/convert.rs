@@ -22,19 +22,18 @@ const CODEBOOK_ROWS: usize = 256;
 /// f32 values read at a time, over all threads.
 const BATCH: usize = 4 << 20;
 
-/// Quantizes `checkpoint` (the directory `directory`) to the file `target`. `progress` is called with the weights done and
+/// Quantizes `checkpoint` to the file `target`. `progress` is called with the weights done and
 /// the weights in all.
 pub fn quantize(
     checkpoint: &Checkpoint,
-    directory: &Path,
     target: &Path,
     options: &Options,
     progress: &dyn Fn(u64, u64),
 ) -> Result<Summary, QuantizeError> {
     let architecture = checkpoint.architecture();
     let (mut outline, sources) = outline(architecture, options)?;
-    if directory.join("tokenizer.json").exists() {
-        outline.tokenizer = tokenizer::import(directory)?;
+    if checkpoint.dir().join("tokenizer.json").exists() {
+        outline.tokenizer = tokenizer::import(checkpoint.dir())?;
     }
     outline.metadata = vec![("family".to_owned(), architecture.family.clone())];
     outline.metadata.extend(options.metadata.iter().cloned());

@@ -134,12 +134,20 @@ struct Resident {
 
 impl<'c> Reference<'c> {
     /// Keeps the weights in memory if they need at most [`RESIDENT_BYTES`].
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the weights.
     pub fn new(checkpoint: &'c Checkpoint) -> Result<Self, ReferenceError> {
         Self::with_memory(checkpoint, RESIDENT_BYTES)
     }
 
     /// Keeps the weights in memory if they need at most so many bytes; otherwise
     /// reads those of a block, or of some rows of the head, when their turn comes.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the weights, if they are kept.
     pub fn with_memory(checkpoint: &'c Checkpoint, bytes: usize) -> Result<Self, ReferenceError> {
         let mut reference = Self { checkpoint, resident: None };
         let architecture = checkpoint.architecture();
@@ -157,14 +165,22 @@ impl<'c> Reference<'c> {
     }
 
     /// All logits of one sequence, `vocab` numbers for each token.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::run`].
     pub fn logits(&self, tokens: &[u32]) -> Result<Vec<f32>, ReferenceError> {
-        let mut all = Vec::with_capacity(tokens.len().saturating_mul(self.architecture().vocab));
+        let mut all = Vec::new();
         self.run(&[tokens], |_, _, logits| all.extend_from_slice(logits))?;
         Ok(all)
     }
 
     /// Runs sequences and hands over the logits of every position, in order:
     /// sequence, position, one number for each token of the vocabulary.
+    ///
+    /// # Errors
+    ///
+    /// Tokens or lengths that the model does not have, and what is wrong with the weights.
     pub fn run(&self, sequences: &[&[u32]], sink: impl FnMut(usize, usize, &[f32])) -> Result<(), ReferenceError> {
         let mut batch = self.embed(sequences)?;
         for block in 0..self.architecture().blocks.len() {
@@ -174,11 +190,23 @@ impl<'c> Reference<'c> {
     }
 
     /// Begins: checks the sequences and looks their tokens up.
+    ///
+    /// # Errors
+    ///
+    /// Tokens or lengths that the model does not have, and what is wrong with the embedding.
     pub fn embed(&self, sequences: &[&[u32]]) -> Result<Batch, ReferenceError> {
         Batch::embed(self.checkpoint, sequences)
     }
 
-    /// Takes a batch through the block of this number; one that does not exist changes nothing.
+    /// Takes a batch through the block of this number.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the weights.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such block.
     pub fn advance(&self, batch: &mut Batch, block: usize, observer: &mut dyn Observer) -> Result<(), ReferenceError> {
         match self.resident.as_ref().and_then(|resident| resident.blocks.get(block)) {
             Some(weights) => self.advance_with(batch, block, weights, observer),
@@ -194,11 +222,10 @@ impl<'c> Reference<'c> {
     ///
     /// # Panics
     ///
-    /// If the weights are not of the kind and sizes that [`Self::block_weights`] gives for this block.
+    /// If there is no such block, or the weights are not of the kind and sizes that
+    /// [`Self::block_weights`] gives for it.
     pub fn advance_with(&self, batch: &mut Batch, block: usize, weights: &BlockWeights, observer: &mut dyn Observer) {
-        let Some(description) = self.architecture().blocks.get(block) else {
-            return;
-        };
+        let description = &self.architecture().blocks[block];
         let mut stage = Stage { block, observer };
         for mut part in batch.parts(TOKENS_AT_ONCE) {
             match (description, weights) {
@@ -215,6 +242,10 @@ impl<'c> Reference<'c> {
 
     /// Reads the weights of a block.
     ///
+    /// # Errors
+    ///
+    /// What is wrong with the weights.
+    ///
     /// # Panics
     ///
     /// If there is no such block.
@@ -223,6 +254,10 @@ impl<'c> Reference<'c> {
     }
 
     /// Ends: hands over the logits of every position, as [`Self::run`] does.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the weights.
     pub fn head(
         &self,
         batch: &Batch,

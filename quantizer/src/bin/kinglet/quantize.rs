@@ -31,6 +31,10 @@ pub(crate) struct Args {
     /// How to code a head of its own
     #[arg(long, value_enum, default_value_t = Weights::Int8)]
     head: Weights,
+    /// The longest context the file shall serve; by default the longest that the model was made for. More than the original context
+    /// chooses the long factors of a LongRoPE model
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
     /// Tokens of the golden answer that the file carries, so that any device can check itself; 0 for none
     #[arg(long, value_name = "N", default_value_t = 64)]
     golden: usize,
@@ -79,10 +83,13 @@ impl Args {
             metadata,
         };
         let start = Instant::now();
-        let checkpoint =
-            Checkpoint::open(&self.dir).with_context(|| format!("cannot import {}", self.dir.display()))?;
+        let checkpoint = match self.context {
+            None => Checkpoint::open(&self.dir),
+            Some(context) => Checkpoint::with_context(&self.dir, context),
+        };
+        let checkpoint = checkpoint.with_context(|| format!("cannot import {}", self.dir.display()))?;
         let progress = bar(0, "weights").with_message("quantizing");
-        let summary = quantize(&checkpoint, &self.dir, &self.output, &options, &|done, total| {
+        let summary = quantize(&checkpoint, &self.output, &options, &|done, total| {
             progress.set_length(total);
             progress.set_position(done.min(total));
         });

@@ -1,0 +1,193 @@
+//! config.json, as values.
+//!
+//! Reads what the importer needs with the defaults of the family, and refuses
+//! what it cannot compute. After this, only the tensors can be wrong.
+
+use serde_json::Value;
+
+use super::family::{self, Bias, FAMILIES, Family};
+use super::fields::{Fields, MAX_SIZE};
+use super::rope_settings::RopeSettings;
+use super::{Activation, CheckpointError, Rope, special_tokens, window};
+
+/// Deeper than any model; bounds the stack before its tensors are looked up.
+const MAX_LAYERS: usize = 4096;
+/// Wider than any head; bounds the tables of rotations.
+const MAX_HEAD_DIM: usize = 1 << 16;
+
+const UNQUANTIZED: &str = "weights must be plain F32, F16 or BF16: use the unquantized checkpoint";
+
+/// Settings that, unless off, change the computation beyond what blocks can say.
+const MUST_BE_OFF: &[(&str, &str)] = &[
+    ("quantization_config", UNQUANTIZED),
+    ("compression_config", UNQUANTIZED),
+    ("is_encoder_decoder", "decoders are supported"),
+    ("add_cross_attention", "decoders without an encoder are supported"),
+    ("attention_chunk_size", "attention over the whole context is supported"),
+    ("attn_logit_softcapping", "plain softmax attention is supported"),
+    ("final_logit_softcapping", "logits without a cap are supported"),
+    ("clip_qkv", "projections without clipping are supported"),
+    ("alibi", "rotary positions are supported"),
+    ("no_rope_layers", "rotary positions in every layer are supported"),
+    ("use_qk_norm", "norms of query and key are supported as in Qwen3ForCausalLM"),
+    ("num_local_experts", "dense feed-forward layers are supported"),
+    ("num_experts", "dense feed-forward layers are supported"),
+];
+
+/// What config.json says, checked and with defaults filled in.
+pub(super) struct Config {
+    pub(super) family: &'static Family,
+    pub(super) width: usize,
+    pub(super) vocab: usize,
+    pub(super) context: usize,
+    pub(super) layers: usize,
+    pub(super) hidden: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) eps: f32,
+    pub(super) activation: Activation,
+    pub(super) tied: bool,
+    pub(super) input_bias: bool,
+    pub(super) output_bias: bool,
+    pub(super) feed_forward_bias: bool,
+    pub(super) rope: Rope,
+    pub(super) bos: Option<u32>,
+    pub(super) eos: Vec<u32>,
+}
+
+impl Config {
+    /// Reads config.json, and generation_config.json where there is one.
+    pub(super) fn read(
+        fields: Fields<'_>,
+        generation: Option<Fields<'_>>,
+        context: Option<usize>,
+    ) -> Result<Self, CheckpointError> {
+        let family = family(fields)?;
+        refuse_unsupported(fields)?;
+        let width = fields.required_size("hidden_size", MAX_SIZE)?;
+        let vocab = fields.required_size("vocab_size", MAX_SIZE)?;
+        let layers = fields.required_size("num_hidden_layers", MAX_LAYERS)?;
+        let heads = fields.required_size("num_attention_heads", MAX_SIZE)?;
+        let head_dim = head_dim(fields, family, width, heads)?;
+        let longest = fields.size("max_position_embeddings", MAX_SIZE)?.unwrap_or(family.context);
+        let settings = RopeSettings::read(fields, head_dim, longest)?;
+        let context = settings.context(context)?;
+        window::check(fields, family.window, layers, context)?;
+        Ok(Self {
+            family,
+            width,
+            vocab,
+            context,
+            layers,
+            hidden: fields.required_size("intermediate_size", MAX_SIZE)?,
+            heads,
+            kv_heads: kv_heads(fields, family, heads)?,
+            head_dim,
+            eps: eps(fields)?,
+            activation: activation(fields)?,
+            tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
+            input_bias: bias(fields, family.input_bias)?,
+            output_bias: bias(fields, family.output_bias)?,
+            feed_forward_bias: bias(fields, family.feed_forward_bias)?,
+            rope: settings.rope(context)?,
+            bos: special_tokens::bos(fields, generation, family, vocab)?,
+            eos: special_tokens::eos(fields, generation, family, vocab)?,
+        })
+    }
+}
+
+fn family(fields: Fields<'_>) -> Result<&'static Family, CheckpointError> {
+    const KEY: &str = "architectures";
+    let expected = || format!("a list of one name; {}", family::supported());
+    let value = fields.get(KEY).ok_or_else(|| fields.missing(KEY, &expected()))?;
+    let names = value.as_array().map(Vec::as_slice);
+    let Some([Value::String(name)]) = names else {
+        return Err(fields.bad(KEY, &expected()));
+    };
+    let family = FAMILIES.iter().find(|family| family.architecture == name);
+    let family = family.ok_or_else(|| fields.unsupported(KEY, &family::supported()))?;
+    // The reference takes defaults from one and layers from the other.
+    match fields.text("model_type")? {
+        Some(kind) if kind != family.name => {
+            Err(fields.bad("model_type", &format!("{:?}, as architectures says {name}", family.name)))
+        }
+        _ => Ok(family),
+    }
+}
+
+fn refuse_unsupported(fields: Fields<'_>) -> Result<(), CheckpointError> {
+    for (key, supported) in MUST_BE_OFF {
+        let off = match fields.get(key) {
+            None | Some(Value::Bool(false)) => true,
+            Some(value) => value.as_f64() == Some(0.0),
+        };
+        if !off {
+            return Err(fields.unsupported(key, supported));
+        }
+    }
+    if fields.flag("is_causal")? == Some(false) {
+        return Err(fields.unsupported("is_causal", "causal attention is supported"));
+    }
+    if fields.get("auto_map").is_some_and(|map| map.get("AutoModelForCausalLM").is_some()) {
+        let supported = "models without code of their own are supported; \
+                         remove the field if the layers are the plain ones";
+        return Err(fields.unsupported("auto_map", supported));
+    }
+    Ok(())
+}
+
+fn head_dim(fields: Fields<'_>, family: &Family, width: usize, heads: usize) -> Result<usize, CheckpointError> {
+    let head_dim = match fields.size("head_dim", MAX_HEAD_DIM)?.or(family.head_dim) {
+        Some(head_dim) => head_dim,
+        None if width.is_multiple_of(heads) => width / heads,
+        None => {
+            let expected = format!("a divisor of hidden_size, {width}, unless head_dim is given");
+            return Err(fields.bad("num_attention_heads", &expected));
+        }
+    };
+    if !head_dim.is_multiple_of(2) || head_dim > MAX_HEAD_DIM {
+        let expected = format!("an even number up to {MAX_HEAD_DIM} for rotary positions, not {head_dim}");
+        return Err(fields.bad("head_dim", &expected));
+    }
+    Ok(head_dim)
+}
+
+fn kv_heads(fields: Fields<'_>, family: &Family, heads: usize) -> Result<usize, CheckpointError> {
+    const KEY: &str = "num_key_value_heads";
+    let default = match fields.is_null(KEY) {
+        true => heads,
+        false => family.kv_heads.unwrap_or(heads),
+    };
+    let kv_heads = fields.size(KEY, MAX_SIZE)?.unwrap_or(default);
+    match heads.is_multiple_of(kv_heads) {
+        true => Ok(kv_heads),
+        false => Err(fields.bad(KEY, &format!("a divisor of num_attention_heads, {heads}, not {kv_heads}"))),
+    }
+}
+
+fn eps(fields: Fields<'_>) -> Result<f32, CheckpointError> {
+    match fields.number("rms_norm_eps")?.unwrap_or(1e-6) {
+        eps if (0.0..=1.0).contains(&eps) => Ok(eps as f32),
+        _ => Err(fields.bad("rms_norm_eps", "a number from 0 to 1")),
+    }
+}
+
+fn activation(fields: Fields<'_>) -> Result<Activation, CheckpointError> {
+    match fields.text("hidden_act")?.unwrap_or("silu") {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu" => Ok(Activation::Gelu),
+        // Two spellings of one formula.
+        "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
+        "relu" => Ok(Activation::Relu),
+        _ => Err(fields.unsupported("hidden_act", "supported are silu, gelu, gelu_pytorch_tanh and relu")),
+    }
+}
+
+fn bias(fields: Fields<'_>, bias: Bias) -> Result<bool, CheckpointError> {
+    match bias {
+        Bias::Never => Ok(false),
+        Bias::Always => Ok(true),
+        Bias::Setting(key) => Ok(fields.flag(key)?.unwrap_or(false)),
+    }
+}
