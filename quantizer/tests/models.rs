@@ -79,6 +79,52 @@ fn every_variant_agrees_with_its_reference() {
     assert!(seen >= 10, "only {seen} variants were found");
 }
 
+/// `fixtures/storyteller/golden.json`, made with PyTorch in f32.
+#[derive(serde::Deserialize)]
+struct StorytellerGolden {
+    greedy: Vec<Greedy>,
+    sequence: Sequence,
+}
+
+#[derive(serde::Deserialize)]
+struct Greedy {
+    prompt: String,
+    prompt_ids: Vec<u32>,
+    generated_ids: Vec<u32>,
+}
+
+#[derive(serde::Deserialize)]
+struct Sequence {
+    input_ids: Vec<u32>,
+    positions: Vec<usize>,
+    logits: Vec<Vec<f32>>,
+}
+
+#[test]
+fn the_storyteller_is_what_was_trained() {
+    let dir = fixture("storyteller");
+    let golden = std::fs::read(dir.join("golden.json")).unwrap();
+    let golden: StorytellerGolden = serde_json::from_slice(&golden).unwrap();
+    let checkpoint = Checkpoint::open(&dir).unwrap();
+    let reference = Reference::new(&checkpoint).unwrap();
+    let vocab = checkpoint.architecture().vocab;
+    let model = Model::open(&kinglet_fixtures::STORYTELLER.0).unwrap();
+    let tokenizer = model.tokenizer().unwrap().unwrap();
+    for item in &golden.greedy {
+        assert_eq!(encode(&tokenizer, &item.prompt, true).unwrap(), item.prompt_ids);
+        let tokens = [&item.prompt_ids[..], &item.generated_ids].concat();
+        let logits = reference.logits(&tokens[..tokens.len() - 1]).unwrap();
+        let chosen = logits.chunks(vocab).skip(item.prompt_ids.len() - 1).map(kinglet::argmax);
+        assert!(chosen.eq(item.generated_ids.iter().copied()), "after {:?}", item.prompt);
+    }
+    let sequence = &golden.sequence;
+    let logits = reference.logits(&sequence.input_ids).unwrap();
+    for (&position, want) in sequence.positions.iter().zip(&sequence.logits) {
+        let difference = largest_difference(&logits[position * vocab..][..vocab], want);
+        assert!(difference < 1e-4, "position {position}: {difference}");
+    }
+}
+
 fn stories(weights: Format) -> Option<(Evaluation, f64)> {
     let dir = shared()?.join("models/stories260K");
     let checkpoint = Checkpoint::open(&dir).unwrap();

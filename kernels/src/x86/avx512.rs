@@ -12,8 +12,8 @@ use core::ops::Range;
 
 use crate::activations::Activations;
 use crate::cache::Head;
-use crate::layout::{GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
-use crate::product::{self, Product, Row, Sums, group};
+use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
+use crate::product::{self, Product, Row, Sums};
 use crate::scalar;
 
 crate::vector::token! {
@@ -58,14 +58,15 @@ fn to_array(acc: __m512i) -> [i32; PANEL] {
 fn int8<const P: usize, const M: usize>(codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
     let sign = _mm512_set1_epi8(-128);
     let mut acc = [rows.map(|row| _mm512_set1_epi32(-128 * row.sum())); P];
-    let tiles = codes.map(|codes| codes.as_chunks::<TILE>().0);
-    let quads = rows.map(|row| row.codes.as_chunks::<QUAD>().0);
-    for q in 0..tiles[0].len() {
-        let x = quads.map(|quads| broadcast(&quads[q]));
-        for (acc, tiles) in acc.iter_mut().zip(tiles) {
-            let w = _mm512_xor_si512(load(&tiles[q]), sign);
-            for (acc, x) in acc.iter_mut().zip(x) {
-                *acc = _mm512_dpbusd_epi32(*acc, w, x);
+    let n = codes[0].len() / TILE;
+    // One length for all, so that one check serves all; indices, so that the loops unroll and the sums stay in registers.
+    let tiles = codes.map(|codes| &codes.as_chunks::<TILE>().0[..n]);
+    let quads = rows.map(|row| &row.codes.as_chunks::<QUAD>().0[..n]);
+    for q in 0..n {
+        for p in 0..P {
+            let w = _mm512_xor_si512(load(&tiles[p][q]), sign);
+            for m in 0..M {
+                acc[p][m] = _mm512_dpbusd_epi32(acc[p][m], w, broadcast(&quads[m][q]));
             }
         }
     }
@@ -106,28 +107,33 @@ fn unsigned_groups<const P: usize, const M: usize>(
     rows: [Row<'_>; M],
 ) -> Sums<P, M> {
     let mask = _mm512_set1_epi8(15);
-    let groups = codes.map(|codes| codes.as_chunks::<GROUP_BYTES>().0);
+    let n = codes[0].len() / GROUP_BYTES;
+    let groups = codes.map(|codes| &codes.as_chunks::<GROUP_BYTES>().0[..n]);
+    let subs = subs.map(|subs| &subs[..n]);
+    let x = rows.map(|row| &row.codes.as_chunks::<GROUP>().0[..n]);
+    let sums = rows.map(|row| &row.sums[..n]);
     let mut acc = [[_mm512_setzero_si512(); M]; P];
-    for g in 0..groups[0].len() {
-        for (acc, (groups, subs)) in acc.iter_mut().zip(groups.into_iter().zip(subs)) {
-            let mut dots = rows.map(|row| _mm512_set1_epi32(-zero * i32::from(row.sums[g])));
-            for (v, tile) in groups[g].as_chunks::<TILE>().0.iter().enumerate() {
-                let bytes = load(tile);
+    for g in 0..n {
+        for p in 0..P {
+            let mut dots = sums.map(|sums| _mm512_set1_epi32(-zero * i32::from(sums[g])));
+            let tiles = groups[p][g].as_chunks::<TILE>().0;
+            for v in 0..GROUP_BYTES / TILE {
+                let bytes = load(&tiles[v]);
                 let mut low = _mm512_and_si512(bytes, mask);
                 let mut high = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask);
                 if let Some(levels) = levels {
                     (low, high) = (_mm512_shuffle_epi8(levels, low), _mm512_shuffle_epi8(levels, high));
                 }
-                for (dot, row) in dots.iter_mut().zip(rows) {
-                    let quads = group(&row, g).as_chunks::<QUAD>().0;
-                    *dot = _mm512_dpbusd_epi32(*dot, low, broadcast(&quads[2 * v]));
-                    *dot = _mm512_dpbusd_epi32(*dot, high, broadcast(&quads[2 * v + 1]));
+                for m in 0..M {
+                    let quads = x[m][g].as_chunks::<QUAD>().0;
+                    dots[m] = _mm512_dpbusd_epi32(dots[m], low, broadcast(&quads[2 * v]));
+                    dots[m] = _mm512_dpbusd_epi32(dots[m], high, broadcast(&quads[2 * v + 1]));
                 }
             }
             // SAFETY: a group's sub-scales are 16 bytes.
-            let sub = _mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(subs[g].as_ptr().cast()) });
-            for (acc, dot) in acc.iter_mut().zip(dots) {
-                *acc = _mm512_add_epi32(*acc, _mm512_mullo_epi32(dot, sub));
+            let sub = _mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(subs[p][g].as_ptr().cast()) });
+            for m in 0..M {
+                acc[p][m] = _mm512_add_epi32(acc[p][m], _mm512_mullo_epi32(dots[m], sub));
             }
         }
     }
