@@ -95,7 +95,7 @@ fn what_goes_wrong_is_said() {
 
     assert!(bad(&["run", "absent.kinglet"]).contains("cannot read absent.kinglet"));
     for command in ["run", "inspect", "check", "bench"] {
-        assert!(bad(&[command, path(&empty)]).contains("empty"), "{command}");
+        assert!(bad(&[command, path(&empty)]).contains("not a .kinglet file"), "{command}");
         assert!(bad(&[command, path(&foreign)]).contains("kinglet quantize"), "{command}");
         assert!(bad(&[command, path(&cut)]).contains("ends early"), "{command}");
     }
