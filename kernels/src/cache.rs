@@ -112,6 +112,11 @@ fn value_chunk(shape: &CacheShape, chunk: usize) -> usize {
     shape.positions * shape.key_stride() + chunk * CHUNK * shape.value_stride()
 }
 
+/// Scales in the cache are finite, whatever a model computes: weights of attention rely on it.
+fn finite(scale: f32) -> f32 {
+    if scale < f32::MAX { scale } else { f32::MAX }
+}
+
 /// Quantizes and stores key and value of one position; each gets one scale.
 ///
 /// # Panics
@@ -123,13 +128,13 @@ pub fn store(shape: CacheShape, codes: &mut [i8], scales: &mut [f32], position: 
     let mut sums = [0i16; MAX_HEAD_DIM / GROUP];
     let row = &mut row[..activations::stride(shape.head_dim)];
 
-    scales[position] = quantize(key, row, &mut sums);
+    scales[position] = finite(quantize(key, row, &mut sums));
     let panel = &mut codes[position / PANEL * PANEL * shape.key_stride()..];
     for (d, &c) in row[..shape.key_stride()].iter().enumerate() {
         panel[int8_index(position % PANEL, d)] = c;
     }
 
-    scales[shape.positions + position] = quantize(value, row, &mut sums);
+    scales[shape.positions + position] = finite(quantize(value, row, &mut sums));
     let (chunk, inner) = (position / CHUNK, position % CHUNK);
     let len = shape.chunk_len(chunk);
     let values = &mut codes[value_chunk(&shape, chunk)..];

@@ -113,14 +113,17 @@ impl Isa {
         dispatch!(self, rope(x, cos, sin));
     }
 
-    /// Replaces the query of one head by its softmax attention over the first `len` positions of `head`; scores are
-    /// multiplied by `scale`.
+    /// Replaces queries by their softmax attention over the first positions of `head`; scores are multiplied by `scale`. `q`
+    /// holds rows of `stride` values, the last may be cut; the `heads` queries that share the key/value head stand side by side at
+    /// the start of each. Row `t` sees `len + t` positions.
     ///
     /// # Panics
-    /// When `len` is zero or beyond the cache, or `q` is not as wide as the head.
-    pub fn attend(self, head: &Head<'_>, len: usize, scale: f32, q: &mut [f32]) {
-        assert!((1..=head.shape().positions).contains(&len) && q.len() == head.shape().head_dim);
-        dispatch!(self, attend(head, len, scale, q));
+    /// When a row would see no position or more than the cache has, or a row is narrower than its queries.
+    pub fn attend(self, head: &Head<'_>, len: usize, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
+        let width = heads * head.shape().head_dim;
+        assert!(0 < width && width <= stride && !q.is_empty() && (q.len() - 1) % stride + 1 >= width);
+        assert!(0 < len && len + (q.len() - 1) / stride <= head.shape().positions);
+        dispatch!(self, attend(head, len, scale, q, heads, stride));
     }
 }
 

@@ -3,7 +3,9 @@
 use core::ops::Range;
 
 use crate::activations::Activations;
+use crate::cache::CHUNK;
 use crate::layout::{Format, GROUP, Matrix, PANEL};
+use crate::scalar::{self, Weights};
 
 /// A row of activations: codes, and the sum of each [`GROUP`] of them.
 #[derive(Clone, Copy)]
@@ -36,6 +38,12 @@ pub(crate) trait Product: Copy {
         levels: Option<&[i8; 16]>,
         rows: [Row<'_>; M],
     ) -> Sums<P, M>;
+
+    /// The softmax of attention, see [`scalar::softmax`](crate::scalar).
+    #[inline(always)]
+    fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
+        scalar::softmax(scores, value_scales)
+    }
 }
 
 /// Where results go: row `m`, panel `p` at `out[m * stride + p * 16..]`.

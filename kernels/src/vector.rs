@@ -14,7 +14,7 @@ macro_rules! with_operations {
             add(x: &mut [f32], y: &[f32]);
             silu_mul(gate: &mut [f32], up: &[f32]);
             rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
-            attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32]);
+            attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32], heads: usize, stride: usize);
         }
     };
 }
@@ -66,9 +66,20 @@ macro_rules! set_match {
     };
 }
 
-/// Defines a token type and its methods, which run the functions of the same names in the module `on`.
+/// Whether this machine has all of some features: asked at run time where `std` can, otherwise what the program is compiled for.
+macro_rules! has {
+    ($detect:ident, [$($feature:tt),*]) => {{
+        #[cfg(feature = "std")]
+        let present = true $(&& std::arch::$detect!($feature))*;
+        #[cfg(not(feature = "std"))]
+        let present = true $(&& cfg!(target_feature = $feature))*;
+        present
+    }};
+}
+
+/// Defines a token type, made where `present` holds, and its methods, which run the functions of the same names in the module `on`.
 macro_rules! token {
-    ($(#[$doc:meta])* $token:ident, $detect:ident, [$($feature:tt),*]) => {
+    ($(#[$doc:meta])* $token:ident, $present:expr) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq)]
         pub(crate) struct $token(());
@@ -76,11 +87,7 @@ macro_rules! token {
         impl $token {
             /// The token, where the instructions exist.
             pub(crate) fn new() -> Option<Self> {
-                #[cfg(feature = "std")]
-                let present = true $(&& std::arch::$detect!($feature))*;
-                #[cfg(not(feature = "std"))]
-                let present = true $(&& cfg!(target_feature = $feature))*;
-                present.then_some(Self(()))
+                ($present).then_some(Self(()))
             }
 
             $crate::vector::with_operations! { token_methods [] }
@@ -100,9 +107,9 @@ macro_rules! token_methods {
 }
 
 /// The functions of `on`: the reference's own text compiled with features on, with the integer products of the token,
-/// `M` rows of activations or `P` panels at a time.
+/// at a time `rows` rows of activations, or `panels` panels with one; `queries` queries of attention, or one.
 macro_rules! operations {
-    ($token:ident, $features:tt, $p:literal, $m:literal) => {
+    ($token:ident, $features:tt, panels: $p:literal, rows: $m:literal, queries: $q:literal) => {
         $crate::vector::operations! { $features
             quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32;
             rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
@@ -112,8 +119,8 @@ macro_rules! operations {
         }
 
         #[target_feature(enable = $features)]
-        pub(super) fn attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32]) {
-            scalar::attend_with($token(()), head, len, scale, q);
+        pub(super) fn attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
+            scalar::attend_with::<$p, $q, { 2 * $q }>($token(()), head, len, scale, q, heads, stride);
         }
 
         #[target_feature(enable = $features)]
@@ -158,4 +165,4 @@ macro_rules! products {
     };
 }
 
-pub(crate) use {operations, products, set_match, set_methods, sets, token, token_methods, with_operations};
+pub(crate) use {has, operations, products, set_match, set_methods, sets, token, token_methods, with_operations};

@@ -286,10 +286,10 @@ fn attention_equals_the_reference_and_is_attention() {
             let q = random.floats(head_dim);
             let scale = 1.0 / (head_dim as f32).sqrt();
             let mut want = q.clone();
-            Isa::SCALAR.attend(&head, len, scale, &mut want);
+            Isa::SCALAR.attend(&head, len, scale, &mut want, 1, head_dim);
             for isa in Isa::available() {
                 let mut got = q.clone();
-                isa.attend(&head, len, scale, &mut got);
+                isa.attend(&head, len, scale, &mut got, 1, head_dim);
                 assert_eq!(bits(&got), bits(&want), "{isa:?} {context} {head_dim} {len}");
             }
             let scores: Vec<f64> = keys
@@ -302,6 +302,67 @@ fn attention_equals_the_reference_and_is_attention() {
                 let exact: f64 = scores.iter().zip(&values).map(|(s, v)| (s - top).exp() / sum * f64::from(v[d])).sum();
                 assert!((exact - f64::from(got)).abs() < 0.12, "{context} {head_dim} {len}: {exact} {got}");
             }
+        }
+    }
+}
+
+/// Rows of queries at once are the same queries one by one, whatever lies between and behind them.
+#[test]
+fn attention_of_rows_is_that_of_single_queries() {
+    let mut random = Random(7);
+    for (context, head_dim, heads, rows, gap) in
+        [(80, 16, 1, 1, 0), (70, 20, 3, 5, 7), (200, 48, 1, 9, 1), (129, 33, 8, 3, 0), (140, 64, 2, 70, 5)]
+    {
+        let shape = CacheShape::new(context, head_dim);
+        let (codes, scales, ..) = filled(shape, shape.positions, &mut random);
+        let head = Head::new(shape, &codes, &scales);
+        let stride = heads * head_dim + gap;
+        let q = random.floats(rows * stride - gap);
+        for len in [1, 63, context - rows + 1] {
+            let mut want = q.clone();
+            for row in 0..rows {
+                for query in want[row * stride..][..heads * head_dim].chunks_exact_mut(head_dim) {
+                    Isa::SCALAR.attend(&head, len + row, 0.3, query, 1, head_dim);
+                }
+            }
+            for isa in Isa::available() {
+                let mut got = q.clone();
+                isa.attend(&head, len, 0.3, &mut got, heads, stride);
+                assert_eq!(bits(&got), bits(&want), "{isa:?} {context} {head_dim} {heads} {rows} {len}");
+            }
+        }
+    }
+}
+
+/// Scales and keys of any bits: no panic, and every machine the same, NaN counting as one.
+#[test]
+fn attention_over_hostile_caches_is_the_same() {
+    let mut random = Random(11);
+    let wild = [0.0, 1e-45, 1e-38, 1e-31, 1e-20, 1.0, 1e20, 1e30, f32::MAX];
+    let pick = |random: &mut Random| wild[random.next() as usize % wild.len()];
+    for round in 0..200 {
+        let head_dim = 1 + random.next() as usize % 40;
+        let shape = CacheShape::new(130, head_dim);
+        let (mut codes, mut scales) = (vec![0; shape.codes()], vec![0.0; shape.scales()]);
+        for position in 0..130 {
+            let mut row =
+                || (0..head_dim).map(|_| pick(&mut random) * f32::from((random.next() as i8).signum())).collect();
+            let (k, v): (Vec<f32>, Vec<f32>) = (row(), row());
+            cache::store(shape, &mut codes, &mut scales, position, &k, &v);
+        }
+        let head = Head::new(shape, &codes, &scales);
+        let mut q: Vec<f32> = (0..3 * head_dim).map(|_| pick(&mut random)).collect();
+        if round % 4 == 0 {
+            q[0] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][round / 4 % 3];
+        }
+        let run = |isa: Isa| {
+            let mut q = q.clone();
+            isa.attend(&head, 128, pick(&mut Random(round as u64)), &mut q, 1, head_dim);
+            bits(&q)
+        };
+        let want = run(Isa::SCALAR);
+        for isa in Isa::available() {
+            assert_eq!(run(isa), want, "{isa:?} round {round}");
         }
     }
 }

@@ -16,14 +16,14 @@ use crate::scalar;
 
 crate::vector::token! {
     /// Proof of NEON with the dot product.
-    DotProd, is_aarch64_feature_detected, ["neon", "dotprod"]
+    DotProd, crate::vector::has!(is_aarch64_feature_detected, ["neon", "dotprod"])
 }
 
 /// The operations, to be called only where the features exist.
 mod on {
     use super::*;
 
-    crate::vector::operations!(DotProd, "neon,dotprod", 1, 4);
+    crate::vector::operations!(DotProd, "neon,dotprod", panels: 1, rows: 4, queries: 2);
 }
 
 crate::vector::products!(DotProd);

@@ -14,14 +14,14 @@ use crate::scalar;
 
 crate::vector::token! {
     /// Proof of NEON.
-    Neon, is_aarch64_feature_detected, ["neon"]
+    Neon, crate::vector::has!(is_aarch64_feature_detected, ["neon"])
 }
 
 /// The operations, to be called only where NEON exists.
 mod on {
     use super::*;
 
-    crate::vector::operations!(Neon, "neon", 1, 2);
+    crate::vector::operations!(Neon, "neon", panels: 1, rows: 2, queries: 1);
 }
 
 crate::vector::products!(Neon);

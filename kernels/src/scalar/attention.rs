@@ -1,118 +1,243 @@
-//! Softmax attention of one query over the int8 key/value cache.
+//! Softmax attention over the int8 key/value cache, for queries that share a key/value head.
 //!
 //! Both products are integer sums. The cache is cut at every [`CHUNK`] (64) positions; a chunk's result depends on
-//! nothing but the chunk, and results are merged in order, so any division of the work gives the same bits:
+//! nothing but the query and the chunk, and results are merged in order, so any division of the work gives the same bits:
 //!
 //! ```text
-//! s[j] = (q . k[j]) * (key_scale[j] * (query_scale * scale))         integer dot product
-//! m    = max s,   e[j] = exp(s[j] - m),   l = sum e                  16 lanes
-//! w[j] = e[j] * value_scale[j],   c[j] = round(w[j] * 16383 / max w) 14 bits: two 7-bit planes
-//! o[d] = (sum c[j] * v[j][d]) * (max w / 16383)                      integer dot product
-//! merge: M = max(m1, m2), a = exp(m1 - M), b = exp(m2 - M),   l = l1 a + l2 b,   o = o1 a + o2 b
+//! s[j] = (q . k[j]) * (key_scale[j] * (query_scale * (scale * log2 e)))   integer dot product
+//! m    = max s,   e[j] = 2^(s[j] - m),   l = sum e                        16 lanes
+//! w[j] = e[j] * value_scale[j],   c[j] = round(w[j] * (16383 / max w))    14 bits: two 7-bit planes
+//! o[d] = (sum c[j] * v[j][d]) * unit,   unit = max w / 16383              integer dot product
+//! merge: M = max(m1, m2), a = 2^(m1 - M), b = 2^(m2 - M),   l = l1 a + l2 b,   o = o1 a + sum2 (unit2 b)
 //! ```
 //!
 //! Weights of 14 bits lose nothing that int8 values keep, and as two planes of 7 bits they are ordinary activations:
-//! every fast int8 product serves attention as it is.
+//! every fast int8 product serves attention as it is. Where `max w` is below [`LEAST`] all `c` are zero; therefore no step
+//! depends on subnormal numbers, and machines whose vectors flush them (Helium) agree.
 
-use super::math::exp;
-use super::{max, quantize, round_to_int, sum};
+use super::{LANES, exp2_below, max, quantize, round_to_int, sum};
 use crate::activations;
 use crate::cache::{CHUNK, Head, MAX_HEAD_DIM};
 use crate::layout::{GROUP, PANEL};
 use crate::product::{Product, Row};
 
+/// The largest code of a weight.
 const TOP: f32 = 16383.0;
+/// The least largest weight of a chunk that counts. Its reciprocal is finite, and weights that are subnormal beside it are zero.
+const LEAST: f32 = 1e-30;
 
-/// One chunk's maximum, sum of weights and output.
+/// Maximum, sum of weights and output of some chunks.
+#[derive(Clone, Copy)]
 struct Partial {
     max: f32,
     sum: f32,
     out: [f32; MAX_HEAD_DIM],
 }
 
-/// Replaces the query `q` (one head) by its attention over the first `len` positions of `head`.
-#[inline(always)]
-pub(crate) fn attend_with(product: impl Product, head: &Head<'_>, len: usize, scale: f32, q: &mut [f32]) {
-    let mut codes = [0i8; MAX_HEAD_DIM];
-    let mut sums = [0i16; MAX_HEAD_DIM / GROUP];
-    let padded = activations::stride(q.len());
-    let query_scale = quantize(q, &mut codes[..padded], &mut sums);
-    let q_row = Row { codes: &codes[..head.shape().key_stride()], sums: &sums[..activations::sums(q.len())] };
-    let mut total = Partial { max: 0.0, sum: 0.0, out: [0.0; MAX_HEAD_DIM] };
-    for chunk in 0..len.div_ceil(CHUNK) {
-        let n = CHUNK.min(len - chunk * CHUNK);
-        let part = attend_chunk(product, head, chunk, n, q_row, query_scale * scale);
-        if chunk == 0 {
-            total = part;
-        } else {
-            merge(&mut total, &part, q.len());
-        }
-    }
-    let inv = 1.0 / total.sum;
-    for (q, o) in q.iter_mut().zip(&total.out) {
-        *q = o * inv;
+impl Partial {
+    const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0, out: [0.0; MAX_HEAD_DIM] };
+
+    /// Takes over maximum and sum of a chunk. Returns what the output so far, and the chunk's integer output, are to be
+    /// multiplied by.
+    #[inline(always)]
+    fn merge(&mut self, chunk: &Weights) -> [f32; 2] {
+        let top = max(self.max, chunk.max);
+        let [a, b] = [self.max - top, chunk.max - top].map(|x| exp2_below(x));
+        self.max = top;
+        self.sum = self.sum * a + chunk.sum * b;
+        [a, chunk.unit * b]
     }
 }
 
+/// The softmax of one chunk's scores.
+pub(crate) struct Weights {
+    /// The largest score.
+    pub(crate) max: f32,
+    /// Sum of the powers of two.
+    pub(crate) sum: f32,
+    /// What one unit of a code stands for.
+    pub(crate) unit: f32,
+    /// Codes: `128 * planes[0] + planes[1]`, zero behind the last position.
+    pub(crate) planes: [[i8; CHUNK]; 2],
+    /// Sums of each 32 codes of a plane.
+    pub(crate) sums: [[i16; CHUNK / GROUP]; 2],
+}
+
+/// Replaces queries by their attention over the first positions of `head`: `q` holds rows of `stride` values, the last may be cut, with
+/// `heads` queries side by side at the start of each. Row `t` sees `len + t` positions. `M` queries are computed together,
+/// `P` panels of the cache at a time when there is one; `N` is `2 * M`.
 #[inline(always)]
-fn merge(a: &mut Partial, b: &Partial, dim: usize) {
-    let top = max(a.max, b.max);
-    let (fa, fb) = (exp(a.max - top), exp(b.max - top));
-    a.max = top;
-    a.sum = a.sum * fa + b.sum * fb;
-    for (a, b) in a.out[..dim].iter_mut().zip(&b.out) {
-        *a = *a * fa + b * fb;
+pub(crate) fn attend_with<const P: usize, const M: usize, const N: usize>(
+    product: impl Product,
+    head: &Head<'_>,
+    len: usize,
+    scale: f32,
+    q: &mut [f32],
+    heads: usize,
+    stride: usize,
+) {
+    let queries = q.len().div_ceil(stride) * heads;
+    let mut queries = Queries { q, heads, stride, dim: head.shape().head_dim, len, count: queries };
+    let together = queries.count / M * M;
+    for first in (0..together).step_by(M) {
+        attend_block::<1, M, N>(product, head, scale, &mut queries, first);
+    }
+    for first in together..queries.count {
+        attend_block::<P, 1, 2>(product, head, scale, &mut queries, first);
     }
 }
 
-#[inline(always)]
-fn attend_chunk(product: impl Product, head: &Head<'_>, chunk: usize, n: usize, q: Row<'_>, scale: f32) -> Partial {
-    let mut part = Partial { max: f32::NEG_INFINITY, sum: 0.0, out: [0.0; MAX_HEAD_DIM] };
-    let mut weights = [0.0f32; CHUNK];
-    let first = chunk * CHUNK;
-    for (i, scores) in weights[..n].chunks_mut(PANEL).enumerate() {
-        let [[acc]] = product.int8([head.keys(first / PANEL + i)], [q]);
-        for ((s, &acc), &key_scale) in scores.iter_mut().zip(&acc).zip(&head.key_scales()[first + i * PANEL..]) {
-            *s = acc as f32 * (key_scale * scale);
-        }
-    }
-    part.max = weights[..n].iter().fold(f32::NEG_INFINITY, |m, &s| max(m, s));
-    for s in &mut weights[..n] {
-        *s = exp(*s - part.max);
-    }
-    part.sum = sum(&weights, |e| e);
-    for (w, &value_scale) in weights[..n].iter_mut().zip(&head.value_scales()[first..]) {
-        *w *= value_scale;
-    }
-    let (planes, unit) = split_weights(&weights);
-    let group_sum = |group: &[i8]| group.iter().map(|&c| i16::from(c)).sum();
-    let sums: [[i16; CHUNK / GROUP]; 2] =
-        planes.map(|plane| core::array::from_fn(|g| group_sum(&plane[g * GROUP..][..GROUP])));
-    let len = head.shape().chunk_len(chunk);
-    let rows = [0, 1].map(|i| Row { codes: &planes[i][..len], sums: &sums[i] });
-    for (i, out) in part.out[..head.shape().head_dim].chunks_mut(PANEL).enumerate() {
-        let [[high, low]] = product.int8([head.values(chunk, i)], rows);
-        for ((o, &high), &low) in out.iter_mut().zip(&high).zip(&low) {
-            *o = high.wrapping_mul(128).wrapping_add(low) as f32 * unit;
-        }
-    }
-    part
+/// Queries by number: rows first, then heads.
+struct Queries<'q> {
+    q: &'q mut [f32],
+    heads: usize,
+    stride: usize,
+    dim: usize,
+    len: usize,
+    count: usize,
 }
 
-/// The weights as 14-bit codes in two planes (`128 * first + second`), and the value of one unit.
+impl Queries<'_> {
+    fn get(&mut self, i: usize) -> &mut [f32] {
+        &mut self.q[i / self.heads * self.stride + i % self.heads * self.dim..][..self.dim]
+    }
+
+    /// Positions that query `i` sees.
+    fn len(&self, i: usize) -> usize {
+        self.len + i / self.heads
+    }
+}
+
+/// `M` queries from number `first`.
 #[inline(always)]
-fn split_weights(weights: &[f32; CHUNK]) -> ([[i8; CHUNK]; 2], f32) {
-    let peak = weights.iter().fold(0.0, |m, &w| max(m, w));
-    let inv = if peak > 0.0 { TOP / peak } else { 0.0 };
+fn attend_block<const P: usize, const M: usize, const N: usize>(
+    product: impl Product,
+    head: &Head<'_>,
+    scale: f32,
+    queries: &mut Queries<'_>,
+    first: usize,
+) {
+    let dim = queries.dim;
+    let mut codes = [[0i8; MAX_HEAD_DIM]; M];
+    let mut sums = [[0i16; MAX_HEAD_DIM / GROUP]; M];
+    let scale = scale * core::f32::consts::LOG2_E;
+    let mut scales = [0.0; M];
+    for m in 0..M {
+        scales[m] = quantize(queries.get(first + m), &mut codes[m][..activations::stride(dim)], &mut sums[m]) * scale;
+    }
+    let rows: [Row<'_>; M] = core::array::from_fn(|m| Row {
+        codes: &codes[m][..head.shape().key_stride()],
+        sums: &sums[m][..activations::sums(dim)],
+    });
+    let mut totals = [Partial::EMPTY; M];
+    for chunk in 0..queries.len(first + M - 1).div_ceil(CHUNK) {
+        // Of a block that spans rows the first may not reach the last chunk.
+        let seen: [usize; M] =
+            core::array::from_fn(|m| queries.len(first + m).saturating_sub(chunk * CHUNK).min(CHUNK));
+        let mut scores = [[f32::NEG_INFINITY; CHUNK]; M];
+        let key_scales = &head.key_scales()[chunk * CHUNK..];
+        let keys = |i: usize| head.keys(chunk * CHUNK / PANEL + i);
+        panels::<P, M>(product, seen[M - 1].div_ceil(PANEL), keys, rows, |i, sums| {
+            for m in 0..M {
+                let scores = &mut scores[m][..seen[m]];
+                for (j, s) in scores.iter_mut().enumerate().skip(i * PANEL).take(PANEL) {
+                    *s = sums[m][j % PANEL] as f32 * (key_scales[j] * scales[m]);
+                }
+            }
+        });
+        let weights: [Weights; M] =
+            core::array::from_fn(|m| product.softmax(&scores[m], &head.value_scales()[chunk * CHUNK..][..seen[m]]));
+        let len = head.shape().chunk_len(chunk);
+        let rows: [Row<'_>; N] = core::array::from_fn(|i| {
+            let (w, plane) = (&weights[i / 2], i % 2);
+            Row { codes: &w.planes[plane][..len], sums: &w.sums[plane] }
+        });
+        let mut factors = [[0.0; 2]; M];
+        for m in (0..M).filter(|&m| seen[m] > 0) {
+            factors[m] = totals[m].merge(&weights[m]);
+        }
+        panels::<P, N>(
+            product,
+            dim.div_ceil(PANEL),
+            |i| head.values(chunk, i),
+            rows,
+            |i, sums| {
+                for m in (0..M).filter(|&m| seen[m] > 0) {
+                    let [old, new] = factors[m];
+                    let out = &mut totals[m].out.as_chunks_mut::<PANEL>().0[i];
+                    for (o, (&high, &low)) in out.iter_mut().zip(sums[2 * m].iter().zip(&sums[2 * m + 1])) {
+                        *o = *o * old + high.wrapping_mul(128).wrapping_add(low) as f32 * new;
+                    }
+                }
+            },
+        );
+    }
+    for m in 0..M {
+        let inv = 1.0 / totals[m].sum;
+        for (q, o) in queries.get(first + m).iter_mut().zip(&totals[m].out) {
+            *q = o * inv;
+        }
+    }
+}
+
+/// `M` rows times `count` panels, `P` at a time; `each` gets a panel's number and its sums.
+#[inline(always)]
+fn panels<'c, const P: usize, const M: usize>(
+    product: impl Product,
+    count: usize,
+    codes: impl Fn(usize) -> &'c [u8],
+    rows: [Row<'_>; M],
+    mut each: impl FnMut(usize, &[[i32; PANEL]; M]),
+) {
+    let together = count / P * P;
+    for i in (0..together).step_by(P) {
+        let sums = product.int8::<P, M>(core::array::from_fn(|p| codes(i + p)), rows);
+        for (p, sums) in sums.iter().enumerate() {
+            each(i + p, sums);
+        }
+    }
+    for i in together..count {
+        let [sums] = product.int8::<1, M>([codes(i)], rows);
+        each(i, &sums);
+    }
+}
+
+/// The largest of some numbers, at least `least`; lanes, so that it vectorizes (the order does not matter).
+#[inline(always)]
+fn largest(x: &[f32; CHUNK], least: f32) -> f32 {
+    let mut lanes = [least; LANES];
+    for chunk in x.as_chunks::<LANES>().0 {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane = max(*lane, v);
+        }
+    }
+    lanes.into_iter().fold(least, max)
+}
+
+/// Softmax of the scores of a chunk, of which there are as many as `value_scales`; the others are negative infinity.
+#[inline(always)]
+pub(crate) fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
+    let top = largest(scores, f32::NEG_INFINITY);
+    let mut weights = scores.map(|s| exp2_below(s - top));
+    let sum = sum(&weights, |e| e);
+    for (w, &scale) in weights.iter_mut().zip(value_scales) {
+        *w *= scale;
+    }
+    let peak = largest(&weights, 0.0);
+    let inv = if peak > LEAST { TOP / peak } else { 0.0 };
     let mut planes = [[0i8; CHUNK]; 2];
     let [high, low] = &mut planes;
-    for ((high, low), &w) in high.iter_mut().zip(low).zip(weights) {
-        let t = w * inv;
-        let t = if t < TOP { t } else { TOP };
-        let t = if t > 0.0 { t } else { 0.0 };
-        let code = round_to_int(t);
-        *high = (code >> 7) as i8;
+    for ((high, low), w) in high.iter_mut().zip(low).zip(weights) {
+        let code = round_to_int(w * inv);
+        *high = (code >> 7 & 127) as i8;
         *low = (code & 127) as i8;
     }
-    (planes, peak / TOP)
+    let sums = planes.map(|plane| {
+        let mut sums = [0; CHUNK / GROUP];
+        for (sum, group) in sums.iter_mut().zip(plane.as_chunks::<GROUP>().0) {
+            *sum = group.iter().map(|&c| i16::from(c)).sum();
+        }
+        sums
+    });
+    Weights { max: top, sum, unit: if peak > LEAST { peak / TOP } else { 0.0 }, planes, sums }
 }

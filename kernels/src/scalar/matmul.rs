@@ -71,6 +71,6 @@ pub(crate) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, 
 }
 
 /// Attention with the reference's products.
-pub(crate) fn attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32]) {
-    attend_with(Reference, head, len, scale, q);
+pub(crate) fn attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
+    attend_with::<1, 1, 2>(Reference, head, len, scale, q, heads, stride);
 }

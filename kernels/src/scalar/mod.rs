@@ -10,10 +10,10 @@ mod elementwise;
 mod math;
 mod matmul;
 
-pub(crate) use attention::attend_with;
+pub(crate) use attention::{Weights, attend_with, softmax};
 pub(crate) use elementwise::{add, quantize, rms_norm, rope, silu_mul};
-pub use math::{exp, sin_cos, sqrt};
-pub(crate) use math::{max, round_to_int};
+pub use math::{exp, exp2, sin_cos, sqrt};
+pub(crate) use math::{exp2_below, max, round_to_int};
 pub(crate) use matmul::{attend, matmul};
 
 /// Lanes of a sum of f32.

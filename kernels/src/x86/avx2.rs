@@ -16,14 +16,14 @@ use crate::scalar;
 
 crate::vector::token! {
     /// Proof of AVX2.
-    Avx2, is_x86_feature_detected, ["avx2"]
+    Avx2, crate::vector::has!(is_x86_feature_detected, ["avx2"])
 }
 
 /// The operations, to be called only where AVX2 exists.
 mod on {
     use super::*;
 
-    crate::vector::operations!(Avx2, "avx2", 1, 4);
+    crate::vector::operations!(Avx2, "avx2", panels: 1, rows: 4, queries: 2);
 }
 
 crate::vector::products!(Avx2);

@@ -18,14 +18,14 @@ use crate::scalar;
 
 crate::vector::token! {
     /// Proof of AVX-512 F, BW, VL and VNNI.
-    Avx512, is_x86_feature_detected, ["avx512f", "avx512bw", "avx512vl", "avx512vnni"]
+    Avx512, crate::vector::has!(is_x86_feature_detected, ["avx512f", "avx512bw", "avx512vl", "avx512vnni"])
 }
 
 /// The operations, to be called only where the features exist.
 mod on {
     use super::*;
 
-    crate::vector::operations!(Avx512, "avx512f,avx512bw,avx512vl,avx512vnni", 4, 8);
+    crate::vector::operations!(Avx512, "avx512f,avx512bw,avx512vl,avx512vnni", panels: 4, rows: 8, queries: 4);
 }
 
 crate::vector::products!(Avx512);

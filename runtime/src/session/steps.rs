@@ -23,7 +23,7 @@ enum Stage {
     Input,
     /// Attention: biases, head norms, rotation, and keys and values into the cache. Feed-forward: activation. A unit is a row.
     Prepare,
-    /// Attention of one head of one row.
+    /// Attention of the queries of one row that share a key/value head.
     Attend,
     /// Quantize each row of the result.
     Quantize,
@@ -176,8 +176,9 @@ impl<P: Parallel> Context<'_, P> {
             Stage::Input => panel(&block.input),
             Stage::Prepare => (self.tokens, 8 * block.input.rows()),
             Stage::Attend => {
-                let (heads, dim) = (block.record.heads, block.record.head_dim);
-                (self.tokens * usize::from(heads), 4 * dim as usize * (self.start + self.tokens))
+                let (heads, kv_heads) = (usize::from(block.record.heads), usize::from(block.record.kv_heads));
+                let cost = 4 * block.record.head_dim as usize * (self.start + self.tokens);
+                (self.tokens * kv_heads, cost * heads.div_ceil(kv_heads.max(1)))
             }
             Stage::Quantize => (self.tokens, block.output.cols()),
             Stage::Output => panel(&block.output),
@@ -292,34 +293,34 @@ impl<P: Parallel> Context<'_, P> {
         }
     }
 
-    /// Replaces queries by their attention. Unit `u` is head `u % heads` of row `u / heads`.
+    /// Replaces queries by their attention. Unit `u` are the queries of row `u / kv_heads` that share key/value head `u % kv_heads`.
     fn attend(&self, a: &Attention<'_>, units: Range<usize>, arena: &mut Arena<'_>) {
         let shape = cache_shape(self.options, a);
         let (codes, scales) = (&*arena.cache_codes, &*arena.cache_scales);
-        let one = |row: usize, h: usize, q: &mut [f32]| {
-            let kv = h / (a.heads / a.kv_heads);
+        let heads = a.heads / a.kv_heads;
+        let width = heads * a.head_dim;
+        let stride = arena.stride;
+        // The queries of key/value head `kv`, in rows from `row`.
+        let attend = |row: usize, kv: usize, q: &mut [f32]| {
             let codes = &codes[self.cache.0 + kv * shape.codes()..][..shape.codes()];
             let scales = &scales[self.cache.1 + kv * shape.scales()..][..shape.scales()];
-            self.isa.attend(&Head::new(shape, codes, scales), self.start + row + 1, a.score_scale, q);
+            self.isa.attend(&Head::new(shape, codes, scales), self.start + row + 1, a.score_scale, q, heads, stride);
         };
-        let stride = arena.stride;
-        if units == (0..self.tokens * a.heads) && self.tokens > 1 {
+        if units == (0..self.tokens * a.kv_heads) && self.tokens > 1 {
             split(self.parallel, &mut arena.wide[..self.tokens * stride], stride, &|first, rows| {
-                for (row, wide) in rows.chunks_exact_mut(stride).enumerate() {
-                    for (h, q) in wide.chunks_exact_mut(a.head_dim).take(a.heads).enumerate() {
-                        one(first + row, h, q);
-                    }
+                for kv in 0..a.kv_heads {
+                    attend(first, kv, &mut rows[kv * width..]);
                 }
             });
             return;
         }
-        for row in units.start / a.heads..units.end.div_ceil(a.heads) {
-            let (from, to) = (units.start.max(row * a.heads), units.end.min((row + 1) * a.heads));
-            let first = from - row * a.heads;
-            let heads = &mut arena.wide[row * stride + first * a.head_dim..][..(to - from) * a.head_dim];
-            split(self.parallel, heads, a.head_dim, &|head, q| {
-                for (h, q) in q.chunks_exact_mut(a.head_dim).enumerate() {
-                    one(row, first + head + h, q);
+        for row in units.start / a.kv_heads..units.end.div_ceil(a.kv_heads) {
+            let (from, to) = (units.start.max(row * a.kv_heads), units.end.min((row + 1) * a.kv_heads));
+            let first = from - row * a.kv_heads;
+            let queries = &mut arena.wide[row * stride + first * width..][..(to - from) * width];
+            split(self.parallel, queries, width, &|kv, q| {
+                for (i, q) in q.chunks_exact_mut(width).enumerate() {
+                    attend(row, first + kv + i, q);
                 }
             });
         }
