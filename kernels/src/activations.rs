@@ -5,6 +5,7 @@
 //! -128: that is what lets `vpmaddubsw`, `smull`/`smlal` pairs and sign flips stay exact.
 
 use crate::layout::GROUP;
+use crate::product::Row;
 
 /// Codes of a row of `cols` values.
 pub const fn stride(cols: usize) -> usize {
@@ -73,6 +74,26 @@ impl<'a> Activations<'a> {
     /// Scale of row `m`.
     pub fn scale(&self, m: usize) -> f32 {
         self.scales[m]
+    }
+
+    /// Codes of rows `m` and later.
+    pub(crate) fn codes_from(&self, m: usize) -> &'a [i8] {
+        &self.codes[m * self.stride()..]
+    }
+
+    /// Codes from row to row.
+    pub(crate) fn stride(&self) -> usize {
+        stride(self.cols)
+    }
+
+    /// Codes of row `m` with the sums of groups.
+    pub(crate) fn row(&self, m: usize) -> Row<'a> {
+        Row { codes: self.codes(m), sums: self.sums(m) }
+    }
+
+    /// Codes `32 g..32 g + 32` of row `m`.
+    pub(crate) fn group(&self, m: usize, g: usize) -> &'a [i8; GROUP] {
+        &self.codes.as_chunks().0[m * sums(self.cols) + g]
     }
 
     /// The rows from `start`, `rows` of them.

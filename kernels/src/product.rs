@@ -46,6 +46,9 @@ pub(crate) trait Product: Copy {
     }
 }
 
+/// Rows of activations for one reading of the panels: what they take stays in a second-level cache.
+const ROWS: usize = 64;
+
 /// Where results go: row `m`, panel `p` at `out[m * stride + p * 16..]`.
 struct Out<'o> {
     out: &'o mut [f32],
@@ -64,19 +67,22 @@ pub(crate) fn matmul_with<const P: usize, const M: usize>(
 ) {
     let first = panels.start;
     let mut out = Out { out, stride };
-    let many = x.rows() / M * M;
-    for m in (0..many).step_by(M) {
+    for start in (0..x.rows()).step_by(ROWS) {
+        let end = x.rows().min(start + ROWS);
+        let many = if M == 1 { start } else { end - (end - start) % M };
         for p in panels.clone() {
-            block::<1, M>(product, w, x, p, m, &mut out, first);
+            for m in (start..many).step_by(M) {
+                block::<1, M>(product, w, x, p, m, &mut out, first);
+            }
         }
-    }
-    for m in many..x.rows() {
-        let together = panels.len() / P * P;
-        for p in (first..first + together).step_by(P) {
-            block::<P, 1>(product, w, x, p, m, &mut out, first);
-        }
-        for p in first + together..panels.end {
-            block::<1, 1>(product, w, x, p, m, &mut out, first);
+        for m in many..end {
+            let together = panels.len() / P * P;
+            for p in (first..first + together).step_by(P) {
+                block::<P, 1>(product, w, x, p, m, &mut out, first);
+            }
+            for p in first + together..panels.end {
+                block::<1, 1>(product, w, x, p, m, &mut out, first);
+            }
         }
     }
 }
@@ -113,7 +119,21 @@ fn block<const P: usize, const M: usize>(
 
 /// Writes a panel's sums as `(sum as f32) * (row_scale * token_scale)`; the last panel may be cut.
 #[inline(always)]
-fn store(sums: &[i32; PANEL], row_scales: &[f32; PANEL], token_scale: f32, out: &mut [f32]) {
+pub(crate) fn store(sums: &[i32; PANEL], row_scales: &[f32; PANEL], token_scale: f32, out: &mut [f32]) {
+    match <&mut [f32; PANEL]>::try_from(&mut *out) {
+        Ok(out) => {
+            for i in 0..PANEL {
+                out[i] = sums[i] as f32 * (row_scales[i] * token_scale);
+            }
+        }
+        Err(_) => store_cut(sums, row_scales, token_scale, out),
+    }
+}
+
+/// On its own, so that the common case keeps its fixed length.
+#[cold]
+#[inline(never)]
+fn store_cut(sums: &[i32; PANEL], row_scales: &[f32; PANEL], token_scale: f32, out: &mut [f32]) {
     for ((out, &sum), &scale) in out.iter_mut().zip(sums).zip(row_scales) {
         *out = sum as f32 * (scale * token_scale);
     }

@@ -107,9 +107,10 @@ macro_rules! token_methods {
 }
 
 /// The functions of `on`: the reference's own text compiled with features on, with the integer products of the token,
-/// at a time `rows` rows of activations, or `panels` panels with one; `queries` queries of attention, or one.
+/// at a time `rows` rows of activations (or a function that takes any number), or `panels` panels with one row; `queries` queries of
+/// attention, or one.
 macro_rules! operations {
-    ($token:ident, $features:tt, panels: $p:literal, rows: $m:literal, queries: $q:literal) => {
+    ($token:ident, $features:tt, panels: $p:literal, rows: $m:tt, queries: $q:literal) => {
         $crate::vector::operations! { $features
             quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32;
             rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
@@ -119,21 +120,35 @@ macro_rules! operations {
         }
 
         #[target_feature(enable = $features)]
-        pub(super) fn attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
+        pub(crate) fn attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
             scalar::attend_with::<$p, $q, { 2 * $q }>($token(()), head, len, scale, q, heads, stride);
         }
 
         #[target_feature(enable = $features)]
-        pub(super) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
-            product::matmul_with::<$p, $m>($token(()), w, x, panels, out, stride);
+        pub(crate) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+            $crate::vector::matmul_body!($token, $p, $m, w, x, panels, out, stride);
         }
     };
     ($features:tt $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
         #[target_feature(enable = $features)]
-        pub(super) fn $name($($arg: $ty),*) $(-> $ret)? {
+        pub(crate) fn $name($($arg: $ty),*) $(-> $ret)? {
             scalar::$name($($arg),*)
         }
     )*};
+}
+
+/// Rows of activations a block of so many at a time, or by a function for several rows.
+macro_rules! matmul_body {
+    ($token:ident, $p:literal, $m:literal, $w:ident, $x:ident, $($arg:ident),*) => {
+        product::matmul_with::<$p, $m>($token(()), $w, $x, $($arg),*)
+    };
+    ($token:ident, $p:literal, $rows:ident, $w:ident, $x:ident, $($arg:ident),*) => {
+        if $x.rows() < 3 {
+            product::matmul_with::<$p, 1>($token(()), $w, $x, $($arg),*)
+        } else {
+            $rows($w, $x, $($arg),*)
+        }
+    };
 }
 
 /// The products of a token: functions of this module that are compiled with its features.
@@ -165,4 +180,6 @@ macro_rules! products {
     };
 }
 
-pub(crate) use {has, operations, products, set_match, set_methods, sets, token, token_methods, with_operations};
+pub(crate) use {
+    has, matmul_body, operations, products, set_match, set_methods, sets, token, token_methods, with_operations,
+};

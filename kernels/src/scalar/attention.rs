@@ -42,7 +42,7 @@ impl Partial {
     #[inline(always)]
     fn merge(&mut self, chunk: &Weights) -> [f32; 2] {
         let top = max(self.max, chunk.max);
-        let [a, b] = [self.max - top, chunk.max - top].map(|x| exp2_below(x));
+        let (a, b) = (exp2_below(self.max - top), exp2_below(chunk.max - top));
         self.max = top;
         self.sum = self.sum * a + chunk.sum * b;
         [a, chunk.unit * b]
