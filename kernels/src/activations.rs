@@ -117,6 +117,23 @@ impl<'a> ActivationsMut<'a> {
         Self { codes, sums, scales, cols }
     }
 
+    /// How many rows.
+    pub fn rows(&self) -> usize {
+        self.scales.len()
+    }
+
+    /// The rows before `row`, and the others.
+    ///
+    /// # Panics
+    /// When there are fewer rows.
+    pub fn split_at(self, row: usize) -> (Self, Self) {
+        let (codes, other_codes) = self.codes.split_at_mut(row * stride(self.cols));
+        let (sums, other_sums) = self.sums.split_at_mut(row * sums(self.cols));
+        let (scales, other_scales) = self.scales.split_at_mut(row);
+        let cols = self.cols;
+        (Self { codes, sums, scales, cols }, Self { codes: other_codes, sums: other_sums, scales: other_scales, cols })
+    }
+
     /// Codes, sums and scale of row `m`.
     pub fn row(&mut self, m: usize) -> (&mut [i8], &mut [i16], &mut f32) {
         let (stride, sums) = (stride(self.cols), sums(self.cols));

@@ -49,10 +49,20 @@ fn inspect_check_and_bench_agree_on_the_built_in_model() {
         serde_json::from_str(&good(&["inspect", "--json", "--verify", "--context", "128"])).unwrap();
     let hash = json["golden"][0]["hash"].as_str().unwrap();
     assert!(good(&["check"]).contains(&format!("{hash} ok")));
-    let bench = ["bench", "--json", "--prompt", "16", "--decode", "4", "--repeat", "1", "--prefill", "8"];
-    let bench: serde_json::Value = serde_json::from_str(&good(&bench)).unwrap();
+    // A peer that needs two seconds for everything.
+    let peer = "echo sloth; while read -r request; do echo 2; done";
+    let bench = ["bench", "--json", "--prompt=16", "--decode=4", "--depth=0,9", "--repeat=1", "--prefill=8", "--compare"];
+    let bench: serde_json::Value = serde_json::from_str(&good(&[&bench[..], &[peer]].concat())).unwrap();
     assert_eq!(bench["bytes_read_per_token"], json["bytes_read_per_token"]);
-    assert!(bench["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!((&bench["peer"], &bench["works"][2]["depth"]), (&"sloth".into(), &9.into()));
+    for (work, peer) in [(0, 8.0), (1, 2.0), (2, 2.0)] {
+        let work = &bench["works"][work];
+        let (own, ratio) = (work["tokens_per_second"].as_f64().unwrap(), work["ratio"].as_f64().unwrap());
+        assert_eq!(work["peer_tokens_per_second"], peer);
+        assert!(own > 0.0 && (own / peer - ratio).abs() < 1e-9 * ratio, "{work}");
+    }
+    assert!(bad(&["bench", "--compare", "exit 3"]).contains("ended (exit status: 3)"));
+    assert!(bad(&["bench", "--compare", "echo a; read -r x; echo soon"]).contains("'soon'"));
     let text = good(&["inspect", "--context", "128"]);
     assert!(text.contains(&format!("{} bytes exactly", json["plan"]["total"])), "{text}");
 }

@@ -1,5 +1,7 @@
 //! How work is divided. Every division gives the same bits; [`Parallel`] only decides who does it.
 
+use kinglet_kernels::ActivationsMut;
+
 /// Runs two pieces of work, perhaps at the same time.
 pub trait Parallel: Sync {
     /// How many pieces are worth making.
@@ -64,33 +66,100 @@ impl Parallel for Threads {
     }
 }
 
-/// Cuts `items` at multiples of `unit` into as many pieces as the machine has ways and calls `work` with the
-/// number of the first unit of each.
-pub(crate) fn split<P: Parallel, T: Send>(
-    parallel: &P,
-    items: &mut [T],
-    unit: usize,
-    work: &(impl Fn(usize, &mut [T]) + Sync),
-) {
-    split_from(parallel, parallel.ways(), 0, items, unit, work);
+/// Work that can be cut between units.
+pub(crate) trait Divide: Sized + Send {
+    /// How many units there are.
+    fn units(&self) -> usize;
+
+    /// The first `at` units, and the others.
+    fn divide(self, at: usize) -> (Self, Self);
 }
 
-fn split_from<P: Parallel, T: Send>(
+/// Items in units of `size`; the last may be cut.
+pub(crate) struct Units<'a, T> {
+    pub(crate) items: &'a mut [T],
+    pub(crate) size: usize,
+}
+
+impl<T: Send> Divide for Units<'_, T> {
+    fn units(&self) -> usize {
+        self.items.len().div_ceil(self.size)
+    }
+
+    fn divide(self, at: usize) -> (Self, Self) {
+        let (a, b) = self.items.split_at_mut(at * self.size);
+        (Self { items: a, size: self.size }, Self { items: b, size: self.size })
+    }
+}
+
+impl Divide for ActivationsMut<'_> {
+    fn units(&self) -> usize {
+        self.rows()
+    }
+
+    fn divide(self, at: usize) -> (Self, Self) {
+        self.split_at(at)
+    }
+}
+
+/// Two that are cut alike.
+impl<A: Divide, B: Divide> Divide for (A, B) {
+    fn units(&self) -> usize {
+        self.0.units()
+    }
+
+    fn divide(self, at: usize) -> (Self, Self) {
+        let ((a, c), (b, d)) = (self.0.divide(at), self.1.divide(at));
+        ((a, b), (c, d))
+    }
+}
+
+/// Multiply-accumulates, or what takes as long, that are worth handing to another thread.
+const WORTH: usize = 1 << 15;
+
+/// Cuts `items` into as many pieces as the machine has ways, fewer if a unit's `cost` in multiply-accumulates makes them too small,
+/// and calls `work` with the number of the first unit of each.
+pub(crate) fn split<P: Parallel, D: Divide>(parallel: &P, cost: usize, items: D, work: &(impl Fn(usize, D) + Sync)) {
+    split_into(parallel, parallel.ways(), cost, items, work);
+}
+
+/// The same for units that differ in cost: into more pieces, so that who is done early takes another.
+pub(crate) fn split_uneven<P: Parallel, D: Divide>(
     parallel: &P,
-    ways: usize,
-    first: usize,
-    items: &mut [T],
-    unit: usize,
-    work: &(impl Fn(usize, &mut [T]) + Sync),
+    cost: usize,
+    items: D,
+    work: &(impl Fn(usize, D) + Sync),
 ) {
-    let units = items.len().div_ceil(unit);
-    if ways < 2 || units < 2 {
+    let ways = parallel.ways();
+    split_into(parallel, if ways > 1 { 8 * ways } else { 1 }, cost, items, work);
+}
+
+fn split_into<P: Parallel, D: Divide>(
+    parallel: &P,
+    pieces: usize,
+    cost: usize,
+    items: D,
+    work: &(impl Fn(usize, D) + Sync),
+) {
+    let worth = items.units().saturating_mul(cost.max(1)) / WORTH;
+    split_from(parallel, pieces.min(worth), 0, items, work);
+}
+
+fn split_from<P: Parallel, D: Divide>(
+    parallel: &P,
+    pieces: usize,
+    first: usize,
+    items: D,
+    work: &(impl Fn(usize, D) + Sync),
+) {
+    let units = items.units();
+    if pieces < 2 || units < 2 {
         return work(first, items);
     }
     let half = units / 2;
-    let (a, b) = items.split_at_mut(half * unit);
+    let (a, b) = items.divide(half);
     parallel.join(
-        || split_from(parallel, ways / 2, first, a, unit, work),
-        || split_from(parallel, ways - ways / 2, first + half, b, unit, work),
+        || split_from(parallel, pieces / 2, first, a, work),
+        || split_from(parallel, pieces - pieces / 2, first + half, b, work),
     );
 }

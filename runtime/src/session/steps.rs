@@ -11,7 +11,7 @@ use kinglet_kernels::{Activations, ActivationsMut, Isa, Matrix, scalar};
 
 use super::arena::Arena;
 use crate::format::{Attention, Block, Middle, Model, OpenError};
-use crate::parallel::{Parallel, split};
+use crate::parallel::{Divide, Parallel, Units, split, split_uneven};
 use crate::plan::{Options, cache_shape};
 
 /// What a block does, in order.
@@ -114,10 +114,7 @@ impl Run {
                 let norm = model.norm()?;
                 let first = self.tokens - self.logits;
                 let (range, spent) = self.take(self.logits, model.width(), budget);
-                for row in range {
-                    let eps = model.record().norm_eps;
-                    ctx.norm_row(norm, eps, first + row, row, self.logits, arena);
-                }
+                ctx.norm_rows(norm, model.record().norm_eps, first + range.start, range, self.logits, arena);
                 if self.cursor == self.logits {
                     (self.place, self.cursor) = (Place::Head, 0);
                 }
@@ -190,9 +187,7 @@ impl<P: Parallel> Context<'_, P> {
         let stride = arena.stride;
         match stage {
             Stage::Norm => {
-                for row in units {
-                    self.norm_row(block.norm, block.record.norm_eps, row, row, self.tokens, arena);
-                }
+                self.norm_rows(block.norm, block.record.norm_eps, units.start, units, self.tokens, arena);
             }
             Stage::Input | Stage::Output => {
                 let w = if stage == Stage::Input { &block.input } else { &block.output };
@@ -210,32 +205,45 @@ impl<P: Parallel> Context<'_, P> {
             }
             Stage::Quantize => {
                 let width = block.output.cols();
-                let scales = &mut arena.scales[..self.tokens];
-                let mut to = ActivationsMut::new(arena.codes, arena.sums, scales, width);
-                for row in units {
-                    self.isa.quantize(&arena.wide[row * stride..][..width], &mut to, row);
-                }
+                let to = rows_of(arena.codes, arena.sums, &mut arena.scales[..self.tokens], width, units.clone());
+                let wide = &arena.wide[units.start * stride..];
+                split(self.parallel, QUANTIZE * width, to, &|first, mut to| {
+                    for row in 0..to.rows() {
+                        self.isa.quantize(&wide[(first + row) * stride..][..width], &mut to, row);
+                    }
+                });
             }
             Stage::Add => {
                 let width = block.output.rows();
-                for row in units {
-                    let branch = &mut arena.wide[row * stride..][..width];
-                    if let Some(bias) = block.output_bias {
-                        self.isa.add(branch, bias);
+                let branches = Units { items: &mut arena.wide[units.start * stride..units.end * stride], size: stride };
+                let rows = Units { items: &mut arena.residual[units.start * width..units.end * width], size: width };
+                split(self.parallel, width, (branches, rows), &|_, (branches, rows)| {
+                    for (branch, row) in branches.items.chunks_exact_mut(stride).zip(rows.items.chunks_exact_mut(width))
+                    {
+                        let branch = &mut branch[..width];
+                        if let Some(bias) = block.output_bias {
+                            self.isa.add(branch, bias);
+                        }
+                        self.isa.add(row, branch);
                     }
-                    self.isa.add(&mut arena.residual[row * width..][..width], branch);
-                }
+                });
             }
         }
     }
 
-    /// Norms row `from` of the residual stream and quantizes it as row `to` of `rows`.
-    fn norm_row(&self, weight: &[f32], eps: f32, from: usize, to: usize, rows: usize, arena: &mut Arena<'_>) {
-        let width = weight.len();
-        let normed = &mut arena.wide[..width];
-        self.isa.rms_norm(&arena.residual[from * width..][..width], weight, eps, normed);
-        let mut x = ActivationsMut::new(arena.codes, arena.sums, &mut arena.scales[..rows], width);
-        self.isa.quantize(normed, &mut x, to);
+    /// Norms rows of the residual stream, the first is row `from`, and quantizes them as the rows `to` of `rows`.
+    fn norm_rows(&self, weight: &[f32], eps: f32, from: usize, to: Range<usize>, rows: usize, arena: &mut Arena<'_>) {
+        let (width, stride) = (weight.len(), arena.stride);
+        let residual = &arena.residual[from * width..];
+        let normed = Units { items: &mut arena.wide[..to.len() * stride], size: stride };
+        let x = rows_of(arena.codes, arena.sums, &mut arena.scales[..rows], width, to);
+        split(self.parallel, 2 * QUANTIZE * width, (normed, x), &|first, (normed, mut x)| {
+            for (row, normed) in normed.items.chunks_exact_mut(stride).enumerate() {
+                let normed = &mut normed[..width];
+                self.isa.rms_norm(&residual[(first + row) * width..][..width], weight, eps, normed);
+                self.isa.quantize(normed, &mut x, row);
+            }
+        });
     }
 
     /// The panels `panels` of `w` times all rows of `x`. One row is divided by panels, several by rows.
@@ -244,44 +252,56 @@ impl<P: Parallel> Context<'_, P> {
         let width = w.rows().min(panels.end * PANEL) - first;
         let end = (x.rows() - 1) * stride + first + width;
         if x.rows() == 1 {
-            split(self.parallel, &mut out[first..end], PANEL, &|panel, out| {
+            let out = Units { items: &mut out[first..end], size: PANEL };
+            split(self.parallel, PANEL * w.cols(), out, &|panel, out| {
                 let start = panels.start + panel;
-                self.isa.matmul(w, x, start..start + out.len().div_ceil(PANEL), out, stride);
+                self.isa.matmul(w, x, start..start + out.units(), out.items, stride);
             });
         } else {
-            split(self.parallel, &mut out[..end], stride, &|row, out| {
-                let x = x.slice(row, out.len().div_ceil(stride));
-                self.isa.matmul(w, &x, panels.clone(), &mut out[first..], stride);
+            // Vector kernels take sixteen rows at a time.
+            let together = if x.rows() < 32 { 1 } else { 16 };
+            let out = Units { items: &mut out[..end], size: together * stride };
+            split(self.parallel, together * panels.len() * PANEL * w.cols(), out, &|unit, out| {
+                let x = x.slice(together * unit, out.items.len().div_ceil(stride));
+                self.isa.matmul(w, &x, panels.clone(), &mut out.items[first..], stride);
             });
         }
     }
 
     /// Biases, head norms and rotation in place; keys and values into the cache.
     fn store_keys(&self, a: &Attention<'_>, bias: Option<&[f32]>, rows: Range<usize>, arena: &mut Arena<'_>) {
-        let shape = cache_shape(self.options, a);
-        let (dim, queries) = (a.head_dim, a.heads * a.head_dim);
-        for row in rows {
-            let position = self.start + row;
-            let wide = &mut arena.wide[row * arena.stride..][..queries + 2 * a.kv_heads * dim];
-            if let Some(bias) = bias {
-                self.isa.add(wide, bias);
-            }
-            let (q, kv) = wide.split_at_mut(queries);
-            let (k, v) = kv.split_at_mut(a.kv_heads * dim);
-            let mut rotation = [[0.0; MAX_HEAD_DIM / 2]; 2];
-            let [cos, sin] = rotate(a, position, &mut rotation);
-            for (heads, norm) in [(&mut *q, a.query_norm), (&mut *k, a.key_norm)] {
-                for head in heads.chunks_exact_mut(dim) {
-                    self.norm_head(norm, a.head_norm_eps, head);
+        let (dim, queries, stride) = (a.head_dim, a.heads * a.head_dim, arena.stride);
+        let all = queries + 2 * a.kv_heads * dim;
+        let start = self.start + rows.start;
+        let wide = Units { items: &mut arena.wide[rows.start * stride..rows.end * stride], size: stride };
+        split(self.parallel, 4 * all, wide, &|first, wide| {
+            for (row, wide) in wide.items.chunks_exact_mut(stride).enumerate() {
+                if let Some(bias) = bias {
+                    self.isa.add(&mut wide[..all], bias);
+                }
+                let mut rotation = [[0.0; MAX_HEAD_DIM / 2]; 2];
+                let [cos, sin] = rotate(a, start + first + row, &mut rotation);
+                for (i, head) in wide[..queries + a.kv_heads * dim].chunks_exact_mut(dim).enumerate() {
+                    self.norm_head(if i < a.heads { a.query_norm } else { a.key_norm }, a.head_norm_eps, head);
                     self.isa.rope(head, cos, sin);
                 }
             }
-            for (h, (k, v)) in k.chunks_exact(dim).zip(v.chunks_exact(dim)).enumerate() {
-                let codes = &mut arena.cache_codes[self.cache.0 + h * shape.codes()..][..shape.codes()];
-                let scales = &mut arena.cache_scales[self.cache.1 + h * shape.scales()..][..shape.scales()];
-                cache::store(shape, codes, scales, position, k, v);
+        });
+        let shape = cache_shape(self.options, a);
+        let wide = &arena.wide[rows.start * stride..rows.end * stride];
+        let codes = &mut arena.cache_codes[self.cache.0..][..a.kv_heads * shape.codes()];
+        let scales = &mut arena.cache_scales[self.cache.1..][..a.kv_heads * shape.scales()];
+        let caches = (Units { items: codes, size: shape.codes() }, Units { items: scales, size: shape.scales() });
+        split(self.parallel, 4 * QUANTIZE * dim * rows.len(), caches, &|first, (codes, scales)| {
+            let caches = codes.items.chunks_exact_mut(shape.codes()).zip(scales.items.chunks_exact_mut(shape.scales()));
+            for (head, (codes, scales)) in caches.enumerate() {
+                for (row, wide) in wide.chunks_exact(stride).enumerate() {
+                    let (k, v) = wide[queries..all].split_at(a.kv_heads * dim);
+                    let at = (first + head) * dim;
+                    cache::store(shape, codes, scales, start + row, &k[at..][..dim], &v[at..][..dim]);
+                }
             }
-        }
+        });
     }
 
     fn norm_head(&self, norm: Option<&[f32]>, eps: f32, head: &mut [f32]) {
@@ -306,10 +326,12 @@ impl<P: Parallel> Context<'_, P> {
             let scales = &scales[self.cache.1 + kv * shape.scales()..][..shape.scales()];
             self.isa.attend(&Head::new(shape, codes, scales), self.start + row + 1, a.score_scale, q, heads, stride);
         };
+        let cost = 2 * width * (self.start + self.tokens);
         if units == (0..self.tokens * a.kv_heads) && self.tokens > 1 {
-            split(self.parallel, &mut arena.wide[..self.tokens * stride], stride, &|first, rows| {
+            let rows = Units { items: &mut arena.wide[..self.tokens * stride], size: stride };
+            split_uneven(self.parallel, cost * a.kv_heads, rows, &|first, rows| {
                 for kv in 0..a.kv_heads {
-                    attend(first, kv, &mut rows[kv * width..]);
+                    attend(first, kv, &mut rows.items[kv * width..]);
                 }
             });
             return;
@@ -318,8 +340,8 @@ impl<P: Parallel> Context<'_, P> {
             let (from, to) = (units.start.max(row * a.kv_heads), units.end.min((row + 1) * a.kv_heads));
             let first = from - row * a.kv_heads;
             let queries = &mut arena.wide[row * stride + first * width..][..(to - from) * width];
-            split(self.parallel, queries, width, &|kv, q| {
-                for (i, q) in q.chunks_exact_mut(width).enumerate() {
+            split(self.parallel, cost, Units { items: queries, size: width }, &|kv, q| {
+                for (i, q) in q.items.chunks_exact_mut(width).enumerate() {
                     attend(row, first + kv + i, q);
                 }
             });
@@ -329,8 +351,9 @@ impl<P: Parallel> Context<'_, P> {
     /// Gate and up become `silu(gate) * up`.
     fn activate(&self, inner: usize, bias: Option<&[f32]>, rows: Range<usize>, arena: &mut Arena<'_>) {
         let stride = arena.stride;
-        split(self.parallel, &mut arena.wide[rows.start * stride..rows.end * stride], stride, &|_, rows| {
-            for wide in rows.chunks_exact_mut(stride) {
+        let wide = Units { items: &mut arena.wide[rows.start * stride..rows.end * stride], size: stride };
+        split(self.parallel, 8 * inner, wide, &|_, wide| {
+            for wide in wide.items.chunks_exact_mut(stride) {
                 let both = &mut wide[..2 * inner];
                 if let Some(bias) = bias {
                     self.isa.add(both, bias);
@@ -340,6 +363,21 @@ impl<P: Parallel> Context<'_, P> {
             }
         });
     }
+}
+
+/// The time to quantize a value, in multiply-accumulates.
+const QUANTIZE: usize = 4;
+
+/// Some of the rows of activations of `cols` values.
+fn rows_of<'a>(
+    codes: &'a mut [i8],
+    sums: &'a mut [i16],
+    scales: &'a mut [f32],
+    cols: usize,
+    rows: Range<usize>,
+) -> ActivationsMut<'a> {
+    let all = ActivationsMut::new(codes, sums, scales, cols);
+    all.split_at(rows.end).0.split_at(rows.start).1
 }
 
 /// Cosines and sines of the rotations at `position`.
