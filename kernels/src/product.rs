@@ -15,6 +15,9 @@ pub(crate) struct Row<'a> {
 }
 
 impl Row<'_> {
+    /// No codes.
+    pub(crate) const EMPTY: Self = Row { codes: &[], sums: &[] };
+
     /// The sum of all codes.
     #[inline(always)]
     pub(crate) fn sum(&self) -> i32 {

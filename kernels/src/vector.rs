@@ -151,9 +151,9 @@ macro_rules! matmul_body {
     };
 }
 
-/// The products of a token: functions of this module that are compiled with its features.
+/// The products of a token, and perhaps its softmax: functions of this module that are compiled with its features.
 macro_rules! products {
-    ($token:ident) => {
+    ($token:ident $(, $softmax:ident)?) => {
         impl Product for $token {
             #[inline(always)]
             fn int8<const P: usize, const M: usize>(self, codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
@@ -176,6 +176,13 @@ macro_rules! products {
                     Some(levels) => unsafe { codebook(codes, subs, levels, rows) },
                 }
             }
+            $(
+                #[inline(always)]
+                fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
+                    // SAFETY: as above.
+                    unsafe { $softmax(scores, value_scales) }
+                }
+            )?
         }
     };
 }

@@ -51,7 +51,8 @@ fn inspect_check_and_bench_agree_on_the_built_in_model() {
     assert!(good(&["check"]).contains(&format!("{hash} ok")));
     // A peer that needs two seconds for everything.
     let peer = "echo sloth; while read -r request; do echo 2; done";
-    let bench = ["bench", "--json", "--prompt=16", "--decode=4", "--depth=0,9", "--repeat=1", "--prefill=8", "--compare"];
+    let bench =
+        ["bench", "--json", "--prompt=16", "--decode=4", "--depth=0,9", "--repeat=1", "--prefill=8", "--compare"];
     let bench: serde_json::Value = serde_json::from_str(&good(&[&bench[..], &[peer]].concat())).unwrap();
     assert_eq!(bench["bytes_read_per_token"], json["bytes_read_per_token"]);
     assert_eq!((&bench["peer"], &bench["works"][2]["depth"]), (&"sloth".into(), &9.into()));

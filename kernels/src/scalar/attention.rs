@@ -22,9 +22,9 @@ use crate::layout::{GROUP, PANEL};
 use crate::product::{Product, Row};
 
 /// The largest code of a weight.
-const TOP: f32 = 16383.0;
+pub(crate) const TOP: f32 = 16383.0;
 /// The least largest weight of a chunk that counts. Its reciprocal is finite, and weights that are subnormal beside it are zero.
-const LEAST: f32 = 1e-30;
+pub(crate) const LEAST: f32 = 1e-30;
 
 /// Maximum, sum of weights and output of some chunks.
 #[derive(Clone, Copy)]
@@ -50,6 +50,7 @@ impl Partial {
 }
 
 /// The softmax of one chunk's scores.
+#[derive(Clone, Copy)]
 pub(crate) struct Weights {
     /// The largest score.
     pub(crate) max: f32,
@@ -61,6 +62,11 @@ pub(crate) struct Weights {
     pub(crate) planes: [[i8; CHUNK]; 2],
     /// Sums of each 32 codes of a plane.
     pub(crate) sums: [[i16; CHUNK / GROUP]; 2],
+}
+
+impl Weights {
+    pub(crate) const EMPTY: Self =
+        Self { max: f32::NEG_INFINITY, sum: 0.0, unit: 0.0, planes: [[0; CHUNK]; 2], sums: [[0; CHUNK / GROUP]; 2] };
 }
 
 /// Replaces queries by their attention over the first positions of `head`: `q` holds rows of `stride` values, the last may be cut, with
@@ -125,33 +131,43 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
     for m in 0..M {
         scales[m] = quantize(queries.get(first + m), &mut codes[m][..activations::stride(dim)], &mut sums[m]) * scale;
     }
-    let rows: [Row<'_>; M] = core::array::from_fn(|m| Row {
-        codes: &codes[m][..head.shape().key_stride()],
-        sums: &sums[m][..activations::sums(dim)],
-    });
+    // Loops instead of closures in `map` and `from_fn`, which would not be compiled with an instruction set's features.
+    let mut rows = [Row::EMPTY; M];
+    for m in 0..M {
+        rows[m] = Row { codes: &codes[m][..head.shape().key_stride()], sums: &sums[m][..activations::sums(dim)] };
+    }
     let mut totals = [Partial::EMPTY; M];
     for chunk in 0..queries.len(first + M - 1).div_ceil(CHUNK) {
         // Of a block that spans rows the first may not reach the last chunk.
-        let seen: [usize; M] =
-            core::array::from_fn(|m| queries.len(first + m).saturating_sub(chunk * CHUNK).min(CHUNK));
+        let mut seen = [0; M];
+        for m in 0..M {
+            seen[m] = queries.len(first + m).saturating_sub(chunk * CHUNK).min(CHUNK);
+        }
         let mut scores = [[f32::NEG_INFINITY; CHUNK]; M];
         let key_scales = &head.key_scales()[chunk * CHUNK..];
         let keys = |i: usize| head.keys(chunk * CHUNK / PANEL + i);
         panels::<P, M>(product, seen[M - 1].div_ceil(PANEL), keys, rows, |i, sums| {
+            let key_scales = &key_scales.as_chunks::<PANEL>().0[i];
             for m in 0..M {
-                let scores = &mut scores[m][..seen[m]];
-                for (j, s) in scores.iter_mut().enumerate().skip(i * PANEL).take(PANEL) {
-                    *s = sums[m][j % PANEL] as f32 * (key_scales[j] * scales[m]);
+                // A value of its own first: the compiler sees that nothing overlaps, and vectorizes.
+                let mut panel = [0.0; PANEL];
+                for j in 0..PANEL {
+                    panel[j] = sums[m][j] as f32 * (key_scales[j] * scales[m]);
                 }
+                scores[m].as_chunks_mut().0[i] = panel;
             }
         });
-        let weights: [Weights; M] =
-            core::array::from_fn(|m| product.softmax(&scores[m], &head.value_scales()[chunk * CHUNK..][..seen[m]]));
+        let mut weights = [Weights::EMPTY; M];
+        for m in 0..M {
+            scores[m][seen[m]..].fill(f32::NEG_INFINITY);
+            weights[m] = product.softmax(&scores[m], &head.value_scales()[chunk * CHUNK..][..seen[m]]);
+        }
         let len = head.shape().chunk_len(chunk);
-        let rows: [Row<'_>; N] = core::array::from_fn(|i| {
+        let mut rows = [Row::EMPTY; N];
+        for i in 0..N {
             let (w, plane) = (&weights[i / 2], i % 2);
-            Row { codes: &w.planes[plane][..len], sums: &w.sums[plane] }
-        });
+            rows[i] = Row { codes: &w.planes[plane][..len], sums: &w.sums[plane] };
+        }
         let mut factors = [[0.0; 2]; M];
         for m in (0..M).filter(|&m| seen[m] > 0) {
             factors[m] = totals[m].merge(&weights[m]);
@@ -211,33 +227,42 @@ fn largest(x: &[f32; CHUNK], least: f32) -> f32 {
             *lane = max(*lane, v);
         }
     }
-    lanes.into_iter().fold(least, max)
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = max(lanes[i], lanes[i + half]);
+        }
+    }
+    lanes[0]
 }
 
 /// Softmax of the scores of a chunk, of which there are as many as `value_scales`; the others are negative infinity.
 #[inline(always)]
 pub(crate) fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
     let top = largest(scores, f32::NEG_INFINITY);
-    let mut weights = scores.map(|s| exp2_below(s - top));
+    let mut weights = [0.0; CHUNK];
+    for j in 0..CHUNK {
+        weights[j] = exp2_below(scores[j] - top);
+    }
     let sum = sum(&weights, |e| e);
-    for (w, &scale) in weights.iter_mut().zip(value_scales) {
-        *w *= scale;
+    match <&[f32; CHUNK]>::try_from(value_scales) {
+        Ok(scales) => weights.iter_mut().zip(scales).for_each(|(w, scale)| *w *= scale),
+        Err(_) => weights.iter_mut().zip(value_scales).for_each(|(w, scale)| *w *= scale),
     }
     let peak = largest(&weights, 0.0);
     let inv = if peak > LEAST { TOP / peak } else { 0.0 };
     let mut planes = [[0i8; CHUNK]; 2];
-    let [high, low] = &mut planes;
-    for ((high, low), w) in high.iter_mut().zip(low).zip(weights) {
-        let code = round_to_int(w * inv);
-        *high = (code >> 7 & 127) as i8;
-        *low = (code & 127) as i8;
+    for j in 0..CHUNK {
+        let code = round_to_int(weights[j] * inv);
+        planes[0][j] = (code >> 7 & 127) as i8;
+        planes[1][j] = (code & 127) as i8;
     }
-    let sums = planes.map(|plane| {
-        let mut sums = [0; CHUNK / GROUP];
-        for (sum, group) in sums.iter_mut().zip(plane.as_chunks::<GROUP>().0) {
-            *sum = group.iter().map(|&c| i16::from(c)).sum();
+    let mut sums = [[0; CHUNK / GROUP]; 2];
+    for plane in 0..2 {
+        for (g, group) in planes[plane].as_chunks::<GROUP>().0.iter().enumerate() {
+            for &code in group {
+                sums[plane][g] += i16::from(code);
+            }
         }
-        sums
-    });
+    }
     Weights { max: top, sum, unit: if peak > LEAST { peak / TOP } else { 0.0 }, planes, sums }
 }

@@ -6,7 +6,7 @@
 #![allow(clippy::excessive_precision, reason = "coefficients as published; the compiler rounds them to f32")]
 
 /// 1.5 * 2^23: adding it rounds to the nearest integer, ties to even, and leaves that integer in the low bits.
-const ROUND: f32 = 12_582_912.0;
+pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// The larger of the two; `m` where `x` is NaN.
 #[inline(always)]
@@ -27,7 +27,10 @@ pub fn sqrt(x: f32) -> f32 {
 }
 
 /// 127 more: a rounded sum has the biased exponent of a power of two in its low bits.
-const ROUND_BIASED: f32 = ROUND + 127.0;
+pub(crate) const ROUND_BIASED: f32 = ROUND + 127.0;
+
+/// 2^x on -0.5..0.5, the highest power first.
+pub(crate) const POWER: [f32; 5] = [9.582_853e-3, 5.590_642_6e-2, 2.402_409_9e-1, 6.931_242e-1, 1.0];
 
 /// 2^x within 3.5e-6 of its size: 1 at 0, 0 below -126.5, 2^127 at the most (NaN, too).
 ///
@@ -44,11 +47,10 @@ pub(crate) fn exp2_below(x: f32) -> f32 {
     let z = if x > -127.0 { x } else { -127.0 };
     let t = z + ROUND_BIASED;
     let f = z - (t - ROUND_BIASED);
-    let mut p = 9.582_853e-3;
-    p = p * f + 5.590_642_6e-2;
-    p = p * f + 2.402_409_9e-1;
-    p = p * f + 6.931_242e-1;
-    p = p * f + 1.0;
+    let mut p = POWER[0];
+    for c in &POWER[1..] {
+        p = p * f + c;
+    }
     p * f32::from_bits(t.to_bits() << 23)
 }
 

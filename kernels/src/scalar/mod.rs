@@ -7,10 +7,10 @@
 
 mod attention;
 mod elementwise;
-mod math;
+pub(crate) mod math;
 mod matmul;
 
-pub(crate) use attention::{Weights, attend_with, softmax};
+pub(crate) use attention::{LEAST, TOP, Weights, attend_with, softmax};
 pub(crate) use elementwise::{add, quantize, rms_norm, rope, silu_mul};
 pub use math::{exp, exp2, sin_cos, sqrt};
 pub(crate) use math::{exp2_below, max, round_to_int};
