@@ -10,8 +10,8 @@ use core::ops::Range;
 
 use crate::activations::Activations;
 use crate::cache::Head;
-use crate::layout::{GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
-use crate::product::{self, Product, Row, Sums, group};
+use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
+use crate::product::{self, Product, Row, Sums};
 use crate::scalar;
 
 crate::vector::token! {
@@ -23,28 +23,36 @@ crate::vector::token! {
 mod on {
     use super::*;
 
-    crate::vector::operations!(Avx2, "avx2", panels: 1, rows: 4, queries: 2);
+    crate::vector::operations!(Avx2, "avx2", panels: 2, rows: 4, queries: 2);
 }
 
 crate::vector::products!(Avx2);
 
+// Loops by index over slices of one length: they unroll, and sums stay in registers. Closures inside `map` would not be inlined, since
+// `map` is compiled without the features.
+
 /// Both halves of a tile.
+type Tile = [__m256i; 2];
+
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load_tile(tile: &[u8; TILE]) -> [__m256i; 2] {
+fn load_tile(tile: &[u8; TILE]) -> Tile {
     let start = tile.as_ptr();
-    // SAFETY: `tile` has 64 bytes; unaligned loads of its first and second 32.
-    [0, 32].map(|offset| unsafe { _mm256_loadu_si256(start.wrapping_add(offset).cast()) })
+    // SAFETY: `tile` has 64 bytes: the first 32.
+    let first = unsafe { _mm256_loadu_si256(start.cast()) };
+    // SAFETY: the second 32.
+    let second = unsafe { _mm256_loadu_si256(start.wrapping_add(32).cast()) };
+    [first, second]
 }
 
 /// Four activations in every lane.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn broadcast(x: &[i8; QUAD]) -> __m256i {
-    _mm256_set1_epi32(i32::from_le_bytes(x.map(|v| v as u8)))
+    _mm256_set1_epi32(i32::from_le_bytes([x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8]))
 }
 
-/// Dot products of the four bytes in each lane; `w` may be -128, `x` not.
+/// Adds the dot products of the four bytes in each lane; `w` may be -128, `x` not.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
@@ -54,43 +62,45 @@ fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn to_array(acc: [__m256i; 2]) -> [i32; PANEL] {
-    let mut out = [0; PANEL];
-    let start = out.as_mut_ptr();
-    // SAFETY: `out` has 64 bytes: the first 32.
-    unsafe { _mm256_storeu_si256(start.cast(), acc[0]) };
-    // SAFETY: `out` has 64 bytes: the second 32.
-    unsafe { _mm256_storeu_si256(start.wrapping_add(8).cast(), acc[1]) };
+fn to_sums<const P: usize, const M: usize>(acc: [[Tile; M]; P]) -> Sums<P, M> {
+    let mut out = [[[0; PANEL]; M]; P];
+    for p in 0..P {
+        for m in 0..M {
+            let halves = out[p][m].as_chunks_mut::<8>().0;
+            for h in 0..2 {
+                // SAFETY: half a panel of sums has 32 bytes.
+                unsafe { _mm256_storeu_si256(halves[h].as_mut_ptr().cast(), acc[p][m][h]) };
+            }
+        }
+    }
     out
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
 fn int8<const P: usize, const M: usize>(codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
-    let quads = rows.map(|row| row.codes.as_chunks::<QUAD>().0);
-    codes.map(|codes| {
-        let mut acc = [[_mm256_setzero_si256(); 2]; M];
-        for (q, tile) in codes.as_chunks::<TILE>().0.iter().enumerate() {
-            let w = load_tile(tile);
-            for (acc, quads) in acc.iter_mut().zip(quads) {
-                let x = broadcast(&quads[q]);
-                *acc = [dot(acc[0], w[0], x), dot(acc[1], w[1], x)];
+    let n = codes[0].len() / TILE;
+    let mut tiles: [&[[u8; TILE]]; P] = [&[]; P];
+    for p in 0..P {
+        tiles[p] = &codes[p].as_chunks().0[..n];
+    }
+    let mut quads: [&[[i8; QUAD]]; M] = [&[]; M];
+    for m in 0..M {
+        quads[m] = &rows[m].codes.as_chunks().0[..n];
+    }
+    let mut acc = [[[_mm256_setzero_si256(); 2]; M]; P];
+    for q in 0..n {
+        for p in 0..P {
+            let w = load_tile(&tiles[p][q]);
+            for m in 0..M {
+                let x = broadcast(&quads[m][q]);
+                for h in 0..2 {
+                    acc[p][m][h] = dot(acc[p][m][h], w[h], x);
+                }
             }
         }
-        acc.map(|acc| to_array(acc))
-    })
-}
-
-/// `acc + group * sub_scale`, lane by lane.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn scale_group(acc: &mut [__m256i; 2], group: [__m256i; 2], subs: &[i8; PANEL]) {
-    // SAFETY: `subs` has 16 bytes.
-    let subs = unsafe { _mm_loadu_si128(subs.as_ptr().cast()) };
-    let wide = [_mm256_cvtepi8_epi32(subs), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(subs))];
-    for i in 0..2 {
-        acc[i] = _mm256_add_epi32(acc[i], _mm256_mullo_epi32(group[i], wide[i]));
     }
+    to_sums(acc)
 }
 
 /// The codes of 32 bytes: low nibbles, high nibbles.
@@ -108,29 +118,7 @@ fn int4<const P: usize, const M: usize>(
     subs: [&[[i8; PANEL]]; P],
     rows: [Row<'_>; M],
 ) -> Sums<P, M> {
-    let ones = _mm256_set1_epi16(1);
-    core::array::from_fn(|p| {
-        let mut acc = [[_mm256_setzero_si256(); 2]; M];
-        for (g, (codes, subs)) in codes[p].as_chunks::<GROUP_BYTES>().0.iter().zip(subs[p]).enumerate() {
-            let mut pairs = [[_mm256_setzero_si256(); 2]; M];
-            for (v, tile) in codes.as_chunks::<TILE>().0.iter().enumerate() {
-                let halves = load_tile(tile).map(|bytes| nibbles(bytes));
-                for (pairs, row) in pairs.iter_mut().zip(rows) {
-                    let quads = group(&row, g).as_chunks::<QUAD>().0;
-                    let x = [broadcast(&quads[2 * v]), broadcast(&quads[2 * v + 1])];
-                    for (pairs, [low, high]) in pairs.iter_mut().zip(halves) {
-                        let sum = _mm256_add_epi16(_mm256_maddubs_epi16(low, x[0]), _mm256_maddubs_epi16(high, x[1]));
-                        *pairs = _mm256_add_epi16(*pairs, sum);
-                    }
-                }
-            }
-            for ((acc, pairs), row) in acc.iter_mut().zip(pairs).zip(rows) {
-                let zero = _mm256_set1_epi32(INT4_ZERO * i32::from(row.sums[g]));
-                scale_group(acc, pairs.map(|p| _mm256_sub_epi32(_mm256_madd_epi16(p, ones), zero)), subs);
-            }
-        }
-        acc.map(|acc| to_array(acc))
-    })
+    groups::<P, M, false>(codes, subs, _mm256_setzero_si256(), rows)
 }
 
 #[inline]
@@ -143,24 +131,67 @@ fn codebook<const P: usize, const M: usize>(
 ) -> Sums<P, M> {
     // SAFETY: `levels` has 16 bytes.
     let levels = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
-    core::array::from_fn(|p| {
-        let mut acc = [[_mm256_setzero_si256(); 2]; M];
-        for (g, (codes, subs)) in codes[p].as_chunks::<GROUP_BYTES>().0.iter().zip(subs[p]).enumerate() {
-            let mut dots = [[_mm256_setzero_si256(); 2]; M];
-            for (v, tile) in codes.as_chunks::<TILE>().0.iter().enumerate() {
-                let halves = load_tile(tile).map(|bytes| nibbles(bytes).map(|n| _mm256_shuffle_epi8(levels, n)));
-                for (dots, row) in dots.iter_mut().zip(rows) {
-                    let quads = group(&row, g).as_chunks::<QUAD>().0;
-                    let x = [broadcast(&quads[2 * v]), broadcast(&quads[2 * v + 1])];
-                    for (acc, [low, high]) in dots.iter_mut().zip(halves) {
-                        *acc = dot(dot(*acc, low, x[0]), high, x[1]);
+    groups::<P, M, true>(codes, subs, levels, rows)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn groups<const P: usize, const M: usize, const CODEBOOK: bool>(
+    codes: [&[u8]; P],
+    subs: [&[[i8; PANEL]]; P],
+    levels: __m256i,
+    rows: [Row<'_>; M],
+) -> Sums<P, M> {
+    let n = codes[0].len() / GROUP_BYTES;
+    let mut groups: [&[[u8; GROUP_BYTES]]; P] = [&[]; P];
+    let mut scales: [&[[i8; PANEL]]; P] = [&[]; P];
+    for p in 0..P {
+        groups[p] = &codes[p].as_chunks().0[..n];
+        scales[p] = &subs[p][..n];
+    }
+    let mut x: [&[[i8; GROUP]]; M] = [&[]; M];
+    let mut sums: [&[i16]; M] = [&[]; M];
+    for m in 0..M {
+        x[m] = &rows[m].codes.as_chunks().0[..n];
+        sums[m] = &rows[m].sums[..n];
+    }
+    let mut acc = [[[_mm256_setzero_si256(); 2]; M]; P];
+    for g in 0..n {
+        for p in 0..P {
+            let tiles = groups[p][g].as_chunks::<TILE>().0;
+            let subs = scales[p][g].as_chunks::<8>().0;
+            for h in 0..2 {
+                // Of a codebook 32-bit sums; of uniform nibbles 16-bit sums of pairs.
+                let mut dots = [_mm256_setzero_si256(); M];
+                for v in 0..GROUP_BYTES / TILE {
+                    let [mut low, mut high] = nibbles(load_tile(&tiles[v])[h]);
+                    if CODEBOOK {
+                        (low, high) = (_mm256_shuffle_epi8(levels, low), _mm256_shuffle_epi8(levels, high));
+                    }
+                    for m in 0..M {
+                        let quads = x[m][g].as_chunks::<QUAD>().0;
+                        let (first, second) = (broadcast(&quads[2 * v]), broadcast(&quads[2 * v + 1]));
+                        if CODEBOOK {
+                            dots[m] = dot(dot(dots[m], low, first), high, second);
+                        } else {
+                            let pairs =
+                                _mm256_add_epi16(_mm256_maddubs_epi16(low, first), _mm256_maddubs_epi16(high, second));
+                            dots[m] = _mm256_add_epi16(dots[m], pairs);
+                        }
                     }
                 }
-            }
-            for (acc, dots) in acc.iter_mut().zip(dots) {
-                scale_group(acc, dots, subs);
+                // SAFETY: half a panel of sub-scales has 8 bytes.
+                let sub = _mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(subs[h].as_ptr().cast()) });
+                for m in 0..M {
+                    let mut dot = dots[m];
+                    if !CODEBOOK {
+                        let zero = _mm256_set1_epi32(INT4_ZERO * i32::from(sums[m][g]));
+                        dot = _mm256_sub_epi32(_mm256_madd_epi16(dot, _mm256_set1_epi16(1)), zero);
+                    }
+                    acc[p][m][h] = _mm256_add_epi32(acc[p][m][h], _mm256_mullo_epi32(dot, sub));
+                }
             }
         }
-        acc.map(|acc| to_array(acc))
-    })
+    }
+    to_sums(acc)
 }
