@@ -14,7 +14,7 @@
 //! dropped, and their weights are zero.
 
 use crate::activations;
-use crate::layout::{GROUP, PANEL, QUAD, TILE, int8_index};
+use crate::layout::{GROUP, PANEL, QUAD, TILE};
 use crate::scalar::quantize;
 
 /// Positions whose attention is computed together; results of chunks are merged in order.
@@ -130,8 +130,9 @@ pub fn store(shape: CacheShape, codes: &mut [i8], scales: &mut [f32], position: 
 
     scales[position] = finite(quantize(key, row, &mut sums));
     let panel = &mut codes[position / PANEL * PANEL * shape.key_stride()..];
-    for (d, &c) in row[..shape.key_stride()].iter().enumerate() {
-        panel[int8_index(position % PANEL, d)] = c;
+    let quads = panel.as_chunks_mut::<QUAD>().0.iter_mut().skip(position % PANEL).step_by(PANEL);
+    for (to, &quad) in quads.zip(row[..shape.key_stride()].as_chunks().0) {
+        *to = quad;
     }
 
     scales[shape.positions + position] = finite(quantize(value, row, &mut sums));
