@@ -15,8 +15,8 @@ use crate::product::{self, Product, Row, Sums, group};
 use crate::scalar;
 
 crate::vector::token! {
-    /// Proof of NEON with the dot product.
-    DotProd, crate::vector::has!(is_aarch64_feature_detected, ["neon", "dotprod"])
+    /// Proof of NEON with the dot product. Miri has no `asm!`.
+    DotProd, !cfg!(miri) && crate::vector::has!(is_aarch64_feature_detected, ["neon", "dotprod"])
 }
 
 /// The operations, to be called only where the features exist.

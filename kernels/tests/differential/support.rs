@@ -1,0 +1,186 @@
+//! Random numbers, matrices, activations and caches, and how results are compared.
+
+use std::ops::Range;
+
+use kinglet_kernels::cache::{self, CacheShape, Head};
+use kinglet_kernels::layout::{ALIGN, GROUP};
+use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Matrix, activations};
+
+/// Miri executes some thousand times slower: fewer shapes, the same paths.
+pub(crate) const MIRI: bool = cfg!(miri);
+
+/// The instruction sets to compare with the reference.
+pub(crate) fn vector_sets() -> impl Iterator<Item = Isa> {
+    Isa::available().filter(|&isa| isa != Isa::SCALAR)
+}
+
+/// xorshift64*: a seed gives the same bytes everywhere.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u32 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
+    }
+
+    pub(crate) fn unit(&mut self) -> f32 {
+        self.next() as f32 / 2_147_483_648.0 - 1.0
+    }
+
+    pub(crate) fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.unit() * 3.0).collect()
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.next() as usize % from.len()]
+    }
+}
+
+/// The bits of results; a NaN has no defined bits.
+pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|v| if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() }).collect()
+}
+
+/// A matrix and its memory, which starts at a multiple of 64.
+pub(crate) struct Weights {
+    pub(crate) format: Format,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Weights {
+    pub(crate) fn new(format: Format, rows: usize, cols: usize, bytes: &[u8]) -> Self {
+        let mut memory = vec![0; bytes.len() + ALIGN];
+        let start = (memory.as_ptr().addr()).next_multiple_of(ALIGN) - memory.as_ptr().addr();
+        memory[start..][..bytes.len()].copy_from_slice(bytes);
+        Self { format, rows, cols, memory, start }
+    }
+
+    /// Arbitrary bytes with finite row scales, padding included: every byte is a code.
+    pub(crate) fn random(format: Format, rows: usize, cols: usize, random: &mut Random) -> Self {
+        let mut bytes: Vec<u8> = (0..format.bytes(rows, cols).unwrap()).map(|_| random.next() as u8).collect();
+        let scales = format.planes(rows, cols).unwrap().row_scales;
+        for scale in bytes[scales..].as_chunks_mut::<4>().0 {
+            *scale = (random.unit() * 0.01).to_le_bytes();
+        }
+        Self::new(format, rows, cols, &bytes)
+    }
+
+    /// Planes repeat the values given for them; row scales are 1.
+    pub(crate) fn filled(
+        format: Format,
+        (rows, cols): (usize, usize),
+        codebook: [i8; 2],
+        codes: [u8; 2],
+        subs: [i8; 2],
+    ) -> Self {
+        let planes = format.planes(rows, cols).unwrap();
+        let mut bytes = vec![0; planes.end];
+        let mut fill = |range: Range<usize>, values: [u8; 2]| {
+            bytes[range].iter_mut().zip(values.iter().cycle()).for_each(|(byte, value)| *byte = *value);
+        };
+        fill(0..planes.codes, codebook.map(|c| c as u8));
+        fill(planes.codes..planes.sub_scales, codes);
+        fill(planes.sub_scales..planes.row_scales, subs.map(|s| s as u8));
+        bytes[planes.row_scales..].as_chunks_mut::<4>().0.fill(1f32.to_le_bytes());
+        Self::new(format, rows, cols, &bytes)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..][..self.format.bytes(self.rows, self.cols).unwrap()]
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        let len = self.bytes().len();
+        &mut self.memory[self.start..][..len]
+    }
+
+    pub(crate) fn matrix(&self) -> Matrix<'_> {
+        Matrix::new(self.format, self.rows, self.cols, self.bytes()).unwrap()
+    }
+}
+
+/// Rows of activations and their memory.
+#[derive(Clone)]
+pub(crate) struct Rows {
+    pub(crate) codes: Vec<i8>,
+    pub(crate) sums: Vec<i16>,
+    pub(crate) scales: Vec<f32>,
+    pub(crate) cols: usize,
+}
+
+impl Rows {
+    /// Memory for `rows` rows that holds other values than those to be written.
+    pub(crate) fn garbage(rows: usize, cols: usize) -> Self {
+        Self {
+            codes: vec![99; rows * activations::stride(cols)],
+            sums: vec![99; rows * activations::sums(cols)],
+            scales: vec![9.0; rows],
+            cols,
+        }
+    }
+
+    pub(crate) fn quantize(isa: Isa, x: &[f32], cols: usize) -> Self {
+        let mut rows = Self::garbage(x.len() / cols, cols);
+        for (i, row) in x.chunks(cols).enumerate() {
+            let mut to = ActivationsMut::new(&mut rows.codes, &mut rows.sums, &mut rows.scales, cols);
+            isa.quantize(row, &mut to, i);
+        }
+        rows
+    }
+
+    pub(crate) fn random(rows: usize, cols: usize, random: &mut Random) -> Self {
+        Self::quantize(Isa::SCALAR, &random.floats(rows * cols), cols)
+    }
+
+    /// Rows of the codes that `code` gives for row and column.
+    pub(crate) fn of_codes(rows: usize, cols: usize, code: impl Fn(usize, usize) -> i8) -> Self {
+        let stride = activations::stride(cols);
+        let codes: Vec<i8> =
+            (0..rows * stride).map(|i| if i % stride < cols { code(i / stride, i % stride) } else { 0 }).collect();
+        let sums = codes.chunks(GROUP).map(|group| group.iter().map(|&c| i16::from(c)).sum()).collect();
+        Self { codes, sums, scales: vec![1.0; rows], cols }
+    }
+
+    pub(crate) fn view(&self) -> Activations<'_> {
+        Activations::new(&self.codes, &self.sums, &self.scales, self.cols)
+    }
+}
+
+/// The cache of a head and its memory.
+pub(crate) struct Cache {
+    pub(crate) shape: CacheShape,
+    pub(crate) codes: Vec<i8>,
+    pub(crate) scales: Vec<f32>,
+}
+
+impl Cache {
+    /// Random bytes and scales: what positions hold that nobody wrote.
+    pub(crate) fn garbage(shape: CacheShape, random: &mut Random) -> Self {
+        let codes = (0..shape.codes()).map(|_| random.next() as i8).collect();
+        Self { shape, codes, scales: random.floats(shape.scales()) }
+    }
+
+    pub(crate) fn store(&mut self, position: usize, key: &[f32], value: &[f32]) {
+        cache::store(self.shape, &mut self.codes, &mut self.scales, position, key, value);
+    }
+
+    /// Random keys and values at all positions.
+    pub(crate) fn random(context: usize, head_dim: usize, random: &mut Random) -> Self {
+        let shape = CacheShape::new(context, head_dim);
+        let mut cache = Self::garbage(shape, random);
+        for position in 0..shape.positions {
+            let (key, value) = (random.floats(head_dim), random.floats(head_dim));
+            cache.store(position, &key, &value);
+        }
+        cache
+    }
+
+    pub(crate) fn head(&self) -> Head<'_> {
+        Head::new(self.shape, &self.codes, &self.scales)
+    }
+}
