@@ -14,6 +14,11 @@ pub(crate) fn vector_sets() -> impl Iterator<Item = Isa> {
     Isa::available().filter(|&isa| isa != Isa::SCALAR)
 }
 
+/// Those, and the reference, where Miri need not look at it.
+pub(crate) fn all_sets() -> impl Iterator<Item = Isa> {
+    Isa::available().skip(usize::from(MIRI))
+}
+
 /// xorshift64*: a seed gives the same bytes everywhere.
 pub(crate) struct Random(pub(crate) u64);
 
