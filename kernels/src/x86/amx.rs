@@ -20,8 +20,8 @@ use crate::cache::Head;
 use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, QUAD, TILE};
 
 crate::vector::token! {
-    /// Proof of AMX int8, of the operating system's permission, and of what [`super::avx512`] needs.
-    Amx, avx512::Avx512::new().is_some() && granted()
+    /// Proof of AMX int8, of the operating system's permission, and of what [`super::avx512`] needs. Miri has no `asm!`.
+    Amx, !cfg!(miri) && avx512::Avx512::new().is_some() && granted()
 }
 
 /// The operations, to be called only where the token exists.
