@@ -9,12 +9,17 @@ use crate::support::*;
 type Op = fn(Isa, x: &mut [f32], y: &[f32]);
 
 const OPS: [(&str, Op); 5] = [
-    ("rms_norm", |isa, x, y| isa.rms_norm(&x.to_vec(), y, 1e-5, x)),
-    ("rms_norm without eps", |isa, x, y| isa.rms_norm(&x.to_vec(), y, 0.0, x)),
+    ("rms_norm", |isa, x, y| rms_norm(isa, x, y, 1e-5)),
+    ("rms_norm without eps", |isa, x, y| rms_norm(isa, x, y, 0.0)),
     ("add", Isa::add),
     ("silu_mul", Isa::silu_mul),
     ("rope", |isa, x, y| isa.rope(x, &y[..x.len() / 2], &y[x.len() / 2..][..x.len() / 2])),
 ];
+
+fn rms_norm(isa: Isa, x: &mut [f32], weight: &[f32], eps: f32) {
+    let from = x.to_vec();
+    isa.rms_norm(&from, weight, eps, x);
+}
 
 const SPECIAL: [f32; 14] = [
     0.0,
