@@ -18,10 +18,10 @@ impl Row<'_> {
     /// No codes.
     pub(crate) const EMPTY: Self = Row { codes: &[], sums: &[] };
 
-    /// The sum of all codes.
+    /// The sum of all codes, wrapping.
     #[inline(always)]
     pub(crate) fn sum(&self) -> i32 {
-        self.sums.iter().map(|&s| i32::from(s)).sum()
+        self.sums.iter().fold(0, |sum, &s| sum.wrapping_add(i32::from(s)))
     }
 }
 

@@ -128,7 +128,7 @@ macro_rules! kernels {
             for m in 0..M {
                 quads[m] = &rows[m].codes.as_chunks().0[..n];
                 for p in 0..P {
-                    acc[p][m] = [set1(-128 * rows[m].sum()); HALVES];
+                    acc[p][m] = [set1(rows[m].sum().wrapping_mul(-128)); HALVES];
                 }
             }
             for q in 0..n {
@@ -249,7 +249,7 @@ macro_rules! kernels {
         fn int8_rows(codes: &[u8], totals: &[i32; ROWS], x: &Activations<'_>, sums: &mut [Tile]) {
             let sign = set1(0x8080_8080u32 as i32);
             for m in 0..sums.len() {
-                sums[m] = [set1(-128 * totals[m]); HALVES];
+                sums[m] = [set1(totals[m].wrapping_mul(-128)); HALVES];
             }
             let (eights, rest) = codes.as_chunks::<TILE>().0.as_chunks::<QUADS>();
             for i in 0..eights.len() {
