@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use crate::activations::{Activations, ActivationsMut};
 use crate::arch::Vector;
-use crate::cache::Head;
+use crate::cache::{CHUNK, Head};
 use crate::layout::{Matrix, PANEL};
 use crate::scalar;
 
@@ -124,6 +124,16 @@ impl Isa {
         assert!(0 < width && width <= stride && !q.is_empty() && (q.len() - 1) % stride + 1 >= width);
         assert!(0 < len && len + (q.len() - 1) / stride <= head.shape().positions);
         dispatch!(self, attend(head, len, scale, q, heads, stride));
+    }
+
+    /// The softmax of one chunk of scores, as attention computes it: for measuring.
+    ///
+    /// # Panics
+    /// When there are more value scales than scores.
+    #[doc(hidden)]
+    pub fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32]) -> impl Sized {
+        assert!(value_scales.len() <= CHUNK);
+        dispatch!(self, softmax(scores, value_scales))
     }
 }
 

@@ -15,6 +15,7 @@ macro_rules! with_operations {
             silu_mul(gate: &mut [f32], up: &[f32]);
             rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
             attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32], heads: usize, stride: usize);
+            softmax(scores: &[f32; $crate::cache::CHUNK], value_scales: &[f32]) -> $crate::scalar::Weights;
         }
     };
 }
@@ -99,6 +100,7 @@ macro_rules! token {
 macro_rules! token_methods {
     ([] $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
         #[inline]
+        #[cfg_attr(target_arch = "arm", allow(unused_unsafe, reason = "features of a core are no target features there"))]
         pub(crate) fn $name(self, $($arg: $ty),*) $(-> $ret)? {
             // SAFETY: the token exists only where `new` found the features, and the functions of `on` need no others.
             unsafe { on::$name($($arg),*) }
@@ -108,7 +110,7 @@ macro_rules! token_methods {
 
 /// The functions of `on`: the reference's own text compiled with features on, with the integer products of the token,
 /// at a time `rows` rows of activations (or a function that takes any number), or `panels` panels with one row; `queries` queries of
-/// attention, or one.
+/// attention, or one. On 32-bit Arm a core's features are those of the whole program, and have no names that `target_feature` knows.
 macro_rules! operations {
     ($token:ident, $features:tt, panels: $p:literal, rows: $m:tt, queries: $q:literal) => {
         $crate::vector::operations! { $features
@@ -119,18 +121,23 @@ macro_rules! operations {
             rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
         }
 
-        #[target_feature(enable = $features)]
+        #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
+        pub(crate) fn softmax(scores: &[f32; $crate::cache::CHUNK], value_scales: &[f32]) -> $crate::scalar::Weights {
+            Product::softmax($token(()), scores, value_scales)
+        }
+
+        #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
         pub(crate) fn attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
             scalar::attend_with::<$p, $q, { 2 * $q }>($token(()), head, len, scale, q, heads, stride);
         }
 
-        #[target_feature(enable = $features)]
+        #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
         pub(crate) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
             $crate::vector::matmul_body!($token, $p, $m, w, x, panels, out, stride);
         }
     };
     ($features:tt $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
-        #[target_feature(enable = $features)]
+        #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
         pub(crate) fn $name($($arg: $ty),*) $(-> $ret)? {
             scalar::$name($($arg),*)
         }

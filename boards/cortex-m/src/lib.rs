@@ -1,10 +1,11 @@
 //! What the programs of this crate share: everything a Cortex-M board needs to run a Kinglet model.
 //!
 //! ```text
-//! bin/self-test  bench  story      the programs
+//! bin/self-test  bench  count  story   the programs
 //!        engine                    the model and its sessions: the only module that knows the runtime
 //! arena  model                     the two memories a model needs: working memory and its own bytes
 //! stack  ticks  marks              measuring: deepest stack, time, instructions
+//! memory                           what kernels are called with when there is no model
 //! host   faults                    words to the host, and what happens when something goes wrong
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod engine;
 pub mod faults;
 pub mod host;
 pub mod marks;
+pub mod memory;
 pub mod model;
 pub mod stack;
 pub mod ticks;

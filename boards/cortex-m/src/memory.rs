@@ -1,0 +1,114 @@
+//! Memory and random contents for programs that call kernels without a model.
+
+use kinglet_kernels::cache::CacheShape;
+use kinglet_kernels::{Activations, ActivationsMut, Format, activations};
+
+/// Memory, handed out from the start in pieces aligned to 64 bytes.
+pub struct Memory<'a>(&'a mut [u8]);
+
+impl<'a> Memory<'a> {
+    /// All of `bytes`.
+    ///
+    /// # Panics
+    /// When they are not aligned to 64.
+    pub fn new(bytes: &'a mut [u8]) -> Self {
+        assert!(bytes.as_ptr().align_offset(64) == 0);
+        Self(bytes)
+    }
+
+    /// The next `n` bytes.
+    pub fn bytes(&mut self, n: usize) -> &'a mut [u8] {
+        let (bytes, rest) = core::mem::take(&mut self.0).split_at_mut(n.next_multiple_of(64));
+        self.0 = rest;
+        &mut bytes[..n]
+    }
+
+    /// The next `n` numbers.
+    pub fn floats(&mut self, n: usize) -> &'a mut [f32] {
+        bytemuck::cast_slice_mut(self.bytes(4 * n))
+    }
+
+    /// The next `n` codes.
+    pub fn codes(&mut self, n: usize) -> &'a mut [i8] {
+        bytemuck::cast_slice_mut(self.bytes(n))
+    }
+
+    /// The next `n` sums of codes.
+    pub fn sums(&mut self, n: usize) -> &'a mut [i16] {
+        bytemuck::cast_slice_mut(self.bytes(2 * n))
+    }
+}
+
+/// Numbers without meaning, the same every time.
+pub struct Random(pub u32);
+
+impl Random {
+    /// The next 16 bits.
+    pub fn bits(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        self.0 >> 16
+    }
+
+    /// A number in `-limit..limit`.
+    pub fn float(&mut self, limit: f32) -> f32 {
+        (self.bits() as f32 / 32_768.0 - 1.0) * limit
+    }
+
+    /// Fills `out` with numbers in `-limit..limit`.
+    pub fn floats(&mut self, out: &mut [f32], limit: f32) {
+        out.fill_with(|| self.float(limit));
+    }
+
+    /// Fills `out`; every fourth byte is 0x80, the least weight and the least sub-scale, and some are 0x7f.
+    pub fn fill(&mut self, out: &mut [u8]) {
+        out.fill_with(|| match self.bits() {
+            r if r & 3 == 0 => 0x80,
+            r if r & 31 == 1 => 0x7f,
+            r => (r >> 5) as u8,
+        });
+    }
+
+    /// Fills a matrix: any codes and sub-scales, small row scales.
+    ///
+    /// # Panics
+    /// When `out` has not the bytes of such a matrix.
+    pub fn matrix(&mut self, format: Format, rows: usize, cols: usize, out: &mut [u8]) {
+        let planes = format.planes(rows, cols).expect("a shape");
+        let (codes, scales) = out.split_at_mut(planes.row_scales);
+        self.fill(codes);
+        for scale in scales.as_chunks_mut().0 {
+            *scale = self.float(0.01).to_le_bytes();
+        }
+    }
+
+    /// Activations as they come from [`kinglet_kernels::Isa::quantize`], -127 and 127 among them.
+    pub fn activations<'a>(&mut self, memory: &mut Memory<'a>, rows: usize, cols: usize) -> Activations<'a> {
+        let codes = memory.codes(rows * activations::stride(cols));
+        let sums = memory.sums(rows * activations::sums(cols));
+        let scales = memory.floats(rows);
+        let mut to = ActivationsMut::new(codes, sums, scales, cols);
+        for m in 0..rows {
+            let (codes, sums, scale) = to.row(m);
+            codes.fill(0);
+            codes[..cols].fill_with(|| match self.bits() {
+                r if r & 7 == 0 => -127,
+                r if r & 7 == 1 => 127,
+                r => (r >> 3) as u8 as i8,
+            });
+            for c in codes.iter_mut().filter(|c| **c == -128) {
+                *c = 0;
+            }
+            for (sum, group) in sums.iter_mut().zip(codes.chunks(32)) {
+                *sum = group.iter().map(|&c| i16::from(c)).sum();
+            }
+            *scale = self.float(0.1);
+        }
+        Activations::new(codes, sums, scales, cols)
+    }
+
+    /// Fills a cache.
+    pub fn cache(&mut self, shape: CacheShape, codes: &mut [i8], scales: &mut [f32]) {
+        self.fill(bytemuck::cast_slice_mut(codes));
+        scales.fill_with(|| self.float(0.02).abs());
+    }
+}
