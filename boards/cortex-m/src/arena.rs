@@ -56,6 +56,11 @@ impl Arena {
         self.0[GUARD..GUARD + ARENA_BYTES].get_mut(..planned)
     }
 
+    /// Fills it with the pattern again.
+    pub fn renew(&mut self) {
+        self.0.fill(PATTERN);
+    }
+
     /// Fails with the first byte outside of `planned` that is no longer the pattern.
     pub fn check(&self, planned: usize) -> Result<(), Overwritten> {
         let outside = |index: &usize| !(GUARD..GUARD + planned).contains(index);

@@ -9,4 +9,19 @@ use crate::activations::Activations;
 use crate::cache::Head;
 use crate::layout::Matrix;
 
+#[cfg(kinglet_dsp)]
+mod dsp;
+#[cfg(kinglet_mve)]
+mod helium;
+
+#[cfg(kinglet_dsp)]
+crate::vector::sets!(Dsp = "dsp");
+#[cfg(kinglet_mve)]
+crate::vector::sets!(Helium = "helium");
+#[cfg(not(any(kinglet_dsp, kinglet_mve)))]
 crate::vector::sets!();
+
+#[cfg(kinglet_dsp)]
+use dsp::Dsp;
+#[cfg(kinglet_mve)]
+use helium::Helium;

@@ -1,5 +1,5 @@
-//! Proves a firmware image: the model is whole, this core computes the bits of the file's maker whatever the chunk size
-//! and however often it is interrupted, and nothing but the planned memory is touched.
+//! Proves a firmware image: vector kernels return the bits of the reference, the model is whole, this core computes the bits of
+//! the file's maker whatever the chunk size and however often it is interrupted, and nothing but the planned memory is touched.
 //!
 //! ```text
 //! self-test [break=golden|arena|panic|fault|stack]
@@ -16,10 +16,23 @@ use cortex_m_rt::entry;
 use kinglet::{Golden, LogitsHash, Model, Options, Progress, Session};
 use kinglet_cortex_m::arena::Arena;
 use kinglet_cortex_m::host::{ARGUMENT_BYTES, Arguments, Exit, exit};
+use kinglet_cortex_m::memory::{Memory, Random};
 use kinglet_cortex_m::{board, engine, faults, say, stack};
+use kinglet_kernels::cache::{CacheShape, Head};
+use kinglet_kernels::{Format, Isa, Matrix};
 
 /// Multiply-accumulates between two interruptions: little enough to stop within every matrix.
 const BUDGET: u64 = 1000;
+/// Bytes that the kernels are tried in.
+const KERNEL_BYTES: usize = 128 * 1024;
+/// Rows, columns and rows of activations: parts of panels, tiles, groups and of what a kernel takes at a time.
+const ROWS: [usize; 4] = [1, 17, 33, 90];
+const COLS: [usize; 7] = [1, 4, 33, 64, 97, 130, 700];
+const TOKENS: [usize; 3] = [1, 2, 3];
+/// Dimensions of a head, queries that share it, and positions they see.
+const HEADS: [(usize, usize); 4] = [(6, 1), (33, 2), (48, 3), (64, 1)];
+const LENS: [usize; 10] = [1, 3, 4, 16, 17, 63, 64, 65, 100, 130];
+
 /// Tokens run together: one by one, and in odd chunks. Ascending, as a larger plan may dirty what a smaller one must not.
 const PREFILLS: [usize; 2] = [1, 7];
 
@@ -29,6 +42,7 @@ fn main() -> ! {
     let fault = Arguments::read(&mut words).text_of("break").unwrap_or("");
     faults::provoke(fault);
     let mut arena = Arena::take().expect("nothing took it before");
+    kernels(&mut arena);
     let model = engine::open();
     engine::or_exit(model.verify(|_| ()), "checksums", Exit::Wrong);
     say!("{}: {} bytes of model, checksums ok", board::NAME, model.bytes().len());
@@ -45,6 +59,83 @@ fn main() -> ! {
     say!("arena: {planned} bytes planned, {} used, the rest untouched", arena.used(planned));
     say!("stack: {} bytes used of {}", stack::high_water(), stack::capacity());
     exit(Exit::Good)
+}
+
+/// Compares every instruction set with the reference.
+fn kernels(arena: &mut Arena) {
+    for isa in Isa::available().filter(|isa| *isa != Isa::SCALAR) {
+        let mut random = Random(1);
+        let (mut products, mut attentions) = (0, 0);
+        for (format, rows, cols) in Format::ALL.iter().flat_map(|&f| ROWS.map(|r| COLS.map(|c| (f, r, c)))).flatten() {
+            for tokens in TOKENS {
+                product(isa, format, [rows, cols, tokens], &mut random, lend(arena));
+                products += 1;
+            }
+        }
+        for (head, len) in HEADS.iter().flat_map(|&head| LENS.map(|len| (head, len))) {
+            for (scale, odd) in [(0.1, 0.1), (1.0, 0.0), (30.0, 0.0), (1.0, f32::MAX), (1.0, f32::INFINITY), (1.0, f32::NAN)] {
+                attention(isa, head, len, [scale, odd], &mut random, lend(arena));
+                attentions += 1;
+            }
+        }
+        say!("{}: {products} matrix products and {attentions} attentions, the reference's bits", isa.name());
+    }
+    arena.renew();
+}
+
+fn lend(arena: &mut Arena) -> Memory<'_> {
+    Memory::new(arena.lend(KERNEL_BYTES).expect("every board has as much"))
+}
+
+fn product(isa: Isa, format: Format, shape: [usize; 3], random: &mut Random, mut memory: Memory<'_>) {
+    let [rows, cols, tokens] = shape;
+    let w = memory.bytes(format.bytes(rows, cols).expect("a shape"));
+    random.matrix(format, rows, cols, w);
+    let w = engine::or_exit(Matrix::new(format, rows, cols, w), "matrix", Exit::Wrong);
+    let x = random.activations(&mut memory, tokens, cols);
+    let [got, want] = [isa, Isa::SCALAR].map(|isa| {
+        let out = memory.floats(rows * tokens);
+        isa.matmul(&w, &x, 0..w.panels(), out, rows);
+        out
+    });
+    same(isa, got, want, format_args!("matmul {format:?} {shape:?}"));
+}
+
+/// `odd` is added to one value of each query, so that scores and weights are huge, infinite or no numbers.
+fn attention(isa: Isa, head: (usize, usize), len: usize, [scale, odd]: [f32; 2], random: &mut Random, mut memory: Memory<'_>) {
+    let (dim, heads) = head;
+    let shape = CacheShape::new(len + 1, dim);
+    let (codes, scales) = (memory.codes(shape.codes()), memory.floats(shape.scales()));
+    random.cache(shape, codes, scales);
+    // Some as small and as large as scales can be.
+    for scale in scales.iter_mut() {
+        match random.bits() & 63 {
+            0 => *scale *= 1e36,
+            1 => *scale *= 1e-30,
+            2 => *scale = 1e-41,
+            _ => {}
+        }
+    }
+    let (q, rows) = (memory.floats(2 * heads * dim), 2);
+    random.floats(q, 1.0);
+    q.iter_mut().step_by(dim).for_each(|q| *q += odd);
+    let head = Head::new(shape, codes, scales);
+    let [got, want] = [isa, Isa::SCALAR].map(|isa| {
+        let out = memory.floats(q.len());
+        out.copy_from_slice(q);
+        isa.attend(&head, len, scale, out, heads, out.len() / rows);
+        out
+    });
+    same(isa, got, want, format_args!("attend {dim} x {heads}, {len} positions, scale {scale}, odd {odd}"));
+}
+
+/// NaN has no defined bits, all others must be equal.
+fn same(isa: Isa, got: &[f32], want: &[f32], what: core::fmt::Arguments<'_>) {
+    let differ = |(got, want): (&f32, &f32)| got.to_bits() != want.to_bits() && !(got.is_nan() && want.is_nan());
+    if let Some(at) = got.iter().zip(want).position(differ) {
+        say!("{}: {what}: {} at {at}, the reference {}", isa.name(), got[at], want[at]);
+        exit(Exit::Wrong)
+    }
 }
 
 /// The context the golden sequences need. A file without any proves nothing.

@@ -1,0 +1,459 @@
+//! DSP (Cortex-M4, M7, M33): a row's quad is one word, `smlad` multiplies two pairs of halfwords and adds both.
+//!
+//! Weights are expanded to halfwords as they are read: int8 by `sxtb16`, uniform nibbles by a mask and a shifted operand, nibbles of a
+//! codebook by a table of all 256 bytes. Activations are expanded once for all rows of some panels, in the order in which the
+//! weights' halfwords come: see [`Scratch`]. Uniform nibbles are unsigned as they are; the zero of 8 is repaid once a group with
+//! the sum of its activations.
+//!
+//! Each loop is one block of assembly: it needs 14 registers, and the compiler has 12 to give. The other two, r6 and r7, are saved
+//! on the stack.
+
+use core::arch::asm;
+use core::mem::MaybeUninit;
+use core::ops::Range;
+
+use crate::activations::Activations;
+use crate::cache::Head;
+use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
+use crate::product::{self, Product, Row, Sums, group};
+use crate::scalar;
+
+crate::vector::token! {
+    /// Proof of the DSP extension.
+    Dsp, true
+}
+
+/// The operations.
+mod on {
+    use super::*;
+
+    crate::vector::operations!(Dsp, "dsp", panels: 4, rows: 2, queries: 1);
+}
+
+impl Product for Dsp {
+    #[inline(always)]
+    fn int8<const P: usize, const M: usize>(self, codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
+        let mut sums = [[[0; PANEL]; M]; P];
+        let flat = sums.as_flattened_mut();
+        for m in (0..M - 1).step_by(2) {
+            int8_pair(&codes, [rows[m].codes, rows[m + 1].codes], &mut flat[m..], M);
+        }
+        if M % 2 == 1 {
+            int8(&codes, rows[M - 1].codes, &mut flat[M - 1..], M);
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn int4<const P: usize, const M: usize>(
+        self,
+        codes: [&[u8]; P],
+        subs: [&[[i8; PANEL]]; P],
+        levels: Option<&[i8; 16]>,
+        rows: [Row<'_>; M],
+    ) -> Sums<P, M> {
+        let mut sums = [[[0; PANEL]; M]; P];
+        let flat = sums.as_flattened_mut();
+        match levels {
+            None => {
+                for (m, row) in rows.iter().enumerate() {
+                    uniform(&codes, &subs, row, &mut flat[m..], M);
+                }
+            }
+            Some(levels) => {
+                let table = table(levels);
+                for (m, row) in rows.iter().enumerate() {
+                    codebook(&codes, &subs, &table, row, &mut flat[m..], M);
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Words of expanded activations: 640 inner values of one row of int8, 512 of int4.
+const SCRATCH: usize = 320;
+
+/// Expanded activations, two halfwords a word. In the order of reading:
+///
+/// ```text
+/// int8, one row    (x0, x2) (x1, x3)                 a quad
+/// int8, two rows   (x0, x2) (x1, x3) (y0, y2) (y1, y3)
+/// uniform          4 times -8 * sum of the group, then for each tile, of quads x and y,
+///                  (x0, x2) (y0, y2) (x1, x3) (y1, y3)
+/// codebook         (x0, y0) (x1, y1) (x2, y2) (x3, y3)
+/// ```
+struct Scratch([MaybeUninit<u32>; SCRATCH]);
+
+impl Scratch {
+    #[inline(always)]
+    fn new() -> Self {
+        Self([MaybeUninit::uninit(); SCRATCH])
+    }
+
+    /// Writes `words` at each multiple of `N`, as many as there are items.
+    #[inline(always)]
+    fn fill<const N: usize, T>(&mut self, items: impl ExactSizeIterator<Item = T>, words: impl Fn(T) -> [u32; N]) -> &[u32] {
+        let len = items.len() * N;
+        let (to, _) = self.0[..len].as_chunks_mut::<N>();
+        for (to, item) in to.iter_mut().zip(items) {
+            *to = words(item).map(MaybeUninit::new);
+        }
+        // SAFETY: the loop wrote each of these words: `to` has as many chunks as there are items.
+        unsafe { core::slice::from_raw_parts(self.0.as_ptr().cast(), len) }
+    }
+}
+
+/// Bytes 0 and 2, and bytes 1 and 3, widened.
+#[inline(always)]
+fn widen(quad: &[i8; QUAD]) -> [u32; 2] {
+    let quad = u32::from_le_bytes(quad.map(|v| v as u8));
+    let (even, odd);
+    // SAFETY: an instruction of the DSP extension, registers only.
+    unsafe {
+        asm!("sxtb16 {}, {}", lateout(reg) even, in(reg) quad, options(pure, nomem, nostack, preserves_flags));
+    }
+    // SAFETY: as above.
+    unsafe {
+        asm!("sxtb16 {}, {}, ror #8", lateout(reg) odd, in(reg) quad, options(pure, nomem, nostack, preserves_flags));
+    }
+    [even, odd]
+}
+
+/// The low halfwords of two words, and the high ones.
+#[inline(always)]
+fn zip(a: u32, b: u32) -> [u32; 2] {
+    [a & 0xffff | b << 16, a >> 16 | b & 0xffff_0000]
+}
+
+/// Adds the products of a word with a quad to an accumulator.
+macro_rules! int8_word {
+    ($w:literal, $acc:literal, $even:literal, $odd:literal) => {
+        concat!(
+            "sxtb16 r10, ", $w, "\n",
+            "sxtb16 ", $w, ", ", $w, ", ror #8\n",
+            "smlad ", $acc, ", r10, ", $even, ", ", $acc, "\n",
+            "smlad ", $acc, ", ", $w, ", ", $odd, ", ", $acc,
+        )
+    };
+}
+
+/// The same for two quads, one of each row of activations.
+macro_rules! int8_pair_word {
+    ($w:literal, $a:literal, $b:literal) => {
+        concat!(
+            int8_word!($w, $a, "r4", "r5"), "\n",
+            "smlad ", $b, ", r10, r6, ", $b, "\n",
+            "smlad ", $b, ", ", $w, ", r7, ", $b,
+        )
+    };
+}
+
+/// Two rows of a tile times a quad of two rows of activations.
+macro_rules! int8_pair_quad {
+    ($offset:literal) => {
+        concat!(
+            "ldm r12!, {{r4-r7}}\n",
+            "ldrd r8, r9, [r11, #", $offset, "]\n",
+            int8_pair_word!("r8", "r0", "r1"), "\n",
+            int8_pair_word!("r9", "r2", "r3"),
+        )
+    };
+}
+
+/// Adds the products of the nibbles of a word with a tile's activations to an accumulator.
+macro_rules! uniform_word {
+    ($w:literal, $acc:literal) => {
+        concat!(
+            "and r10, lr, ", $w, "\n",
+            "smlad ", $acc, ", r10, r4, ", $acc, "\n",
+            "and r10, lr, ", $w, ", lsr #4\n",
+            "smlad ", $acc, ", r10, r5, ", $acc, "\n",
+            "and r10, lr, ", $w, ", lsr #8\n",
+            "smlad ", $acc, ", r10, r6, ", $acc, "\n",
+            "and ", $w, ", lr, ", $w, ", lsr #12\n",
+            "smlad ", $acc, ", ", $w, ", r7, ", $acc,
+        )
+    };
+}
+
+/// Adds to the sums of panel `p`, which is number `p * stride` of `sums`.
+#[inline(never)]
+fn int8(codes: &[&[u8]], x: &[i8], sums: &mut [[i32; PANEL]], stride: usize) {
+    const BLOCK: usize = SCRATCH / 2;
+    let mut scratch = Scratch::new();
+    for (i, x) in x.as_chunks().0.chunks(BLOCK).enumerate() {
+        let words = scratch.fill(x.iter(), widen);
+        for (codes, sums) in codes.iter().zip(sums.iter_mut().step_by(stride)) {
+            let tiles = &codes.as_chunks::<TILE>().0[i * BLOCK..][..x.len()];
+            for (r, sums) in sums.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                // SAFETY: the block reads, from `w`, 16 bytes of each tile, at `16 * r` for `r` below 4; two words of
+                // `words` a tile, as many as `fill` made of a quad; and `x.len()` is the number of tiles. It writes nothing
+                // but its registers and the stack, which it leaves as it was.
+                unsafe {
+                    asm!(
+                        "push {{r6, r7}}",
+                        "subs lr, lr, #4",
+                        "blt 3f",
+                        "2:",
+                        ".irp q, 0, 128",
+                        "ldm r12!, {{r4-r7}}",
+                        "ldrd r8, r9, [r11, #\\q]",
+                        int8_word!("r8", "r0", "r4", "r5"),
+                        int8_word!("r9", "r1", "r4", "r5"),
+                        "ldrd r8, r9, [r11, #\\q + 8]",
+                        int8_word!("r8", "r2", "r4", "r5"),
+                        int8_word!("r9", "r3", "r4", "r5"),
+                        "ldrd r8, r9, [r11, #\\q + 64]",
+                        int8_word!("r8", "r0", "r6", "r7"),
+                        int8_word!("r9", "r1", "r6", "r7"),
+                        "ldrd r8, r9, [r11, #\\q + 72]",
+                        int8_word!("r8", "r2", "r6", "r7"),
+                        int8_word!("r9", "r3", "r6", "r7"),
+                        ".endr",
+                        "add r11, r11, #256",
+                        "subs lr, lr, #4",
+                        "bge 2b",
+                        "3:",
+                        "adds lr, lr, #4",
+                        "beq 5f",
+                        "4:",
+                        "ldm r12!, {{r4, r5}}",
+                        "ldrd r8, r9, [r11]",
+                        int8_word!("r8", "r0", "r4", "r5"),
+                        int8_word!("r9", "r1", "r4", "r5"),
+                        "ldrd r8, r9, [r11, #8]",
+                        int8_word!("r8", "r2", "r4", "r5"),
+                        int8_word!("r9", "r3", "r4", "r5"),
+                        "add r11, r11, #64",
+                        "subs lr, lr, #1",
+                        "bne 4b",
+                        "5:",
+                        "pop {{r6, r7}}",
+                        inout("r0") sums[0], inout("r1") sums[1], inout("r2") sums[2], inout("r3") sums[3],
+                        out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _,
+                        inout("r11") tiles.as_ptr().cast::<u32>().wrapping_add(4 * r) => _,
+                        inout("r12") words.as_ptr() => _,
+                        inout("lr") x.len() => _,
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// [`int8`] for two rows of activations, whose sums stand side by side: what a word is expanded to serves both.
+#[inline(never)]
+fn int8_pair(codes: &[&[u8]], [x, y]: [&[i8]; 2], sums: &mut [[i32; PANEL]], stride: usize) {
+    const BLOCK: usize = SCRATCH / 4;
+    let mut scratch = Scratch::new();
+    let (x, y) = (x.as_chunks().0, y.as_chunks().0);
+    for (i, (x, y)) in x.chunks(BLOCK).zip(y.chunks(BLOCK)).enumerate() {
+        let words = scratch.fill(x.iter().zip(y), |(x, y)| {
+            let ([a, b], [c, d]) = (widen(x), widen(y));
+            [a, b, c, d]
+        });
+        for (codes, sums) in codes.iter().zip(sums.chunks_mut(stride)) {
+            let tiles = &codes.as_chunks::<TILE>().0[i * BLOCK..][..words.len() / 4];
+            let (first, second) = sums.split_at_mut(1);
+            let pairs = first[0].as_chunks_mut::<2>().0.iter_mut().zip(second[0].as_chunks_mut::<2>().0);
+            for (r, (a, b)) in pairs.enumerate() {
+                // SAFETY: as in `int8`, with 8 bytes of each tile, at `8 * r` for `r` below 8, and four words a tile.
+                unsafe {
+                    asm!(
+                        "push {{r6, r7}}",
+                        "tst lr, #1",
+                        "beq 2f",
+                        int8_pair_quad!("0"),
+                        "add r11, r11, #64",
+                        "2:",
+                        "lsrs lr, lr, #1",
+                        "beq 4f",
+                        "3:",
+                        int8_pair_quad!("0"),
+                        int8_pair_quad!("64"),
+                        "add r11, r11, #128",
+                        "subs lr, lr, #1",
+                        "bne 3b",
+                        "4:",
+                        "pop {{r6, r7}}",
+                        inout("r0") a[0], inout("r1") b[0], inout("r2") a[1], inout("r3") b[1],
+                        out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _,
+                        inout("r11") tiles.as_ptr().cast::<u32>().wrapping_add(2 * r) => _,
+                        inout("r12") words.as_ptr() => _,
+                        inout("lr") tiles.len() => _,
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Uniform nibbles; sums as in [`int8`].
+#[inline(never)]
+fn uniform(codes: &[&[u8]], subs: &[&[[i8; PANEL]]], row: &Row<'_>, sums: &mut [[i32; PANEL]], stride: usize) {
+    const BLOCK: usize = SCRATCH / 20;
+    let mut scratch = Scratch::new();
+    let groups = row.codes.len() / GROUP;
+    for start in (0..groups).step_by(BLOCK) {
+        let count = BLOCK.min(groups - start);
+        let words = scratch.fill(start..start + count, |g| {
+            let mut words = [(-INT4_ZERO * i32::from(row.sums[g])) as u32; 20];
+            let (to, _) = words[4..].as_chunks_mut::<4>();
+            for (to, [x, y]) in to.iter_mut().zip(group(row, g).as_chunks::<QUAD>().0.as_chunks().0) {
+                let ([a, b], [c, d]) = (widen(x), widen(y));
+                *to = [a, c, b, d];
+            }
+            words
+        });
+        for ((codes, subs), sums) in codes.iter().zip(subs).zip(sums.iter_mut().step_by(stride)) {
+            let codes = &codes.as_chunks::<GROUP_BYTES>().0[start..][..count];
+            let subs = &subs[start..][..count];
+            for (r, sums) in sums.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                // SAFETY: for each of `count` groups the block reads 20 words of `words`, as many as `fill` made of a group; 16 bytes of
+                // the four tiles of `codes` and 4 of `subs`, of rows `4 * r..4 * r + 4`. It reads and writes `sums`, and
+                // leaves the stack as it was.
+                unsafe {
+                    asm!(
+                        "push {{r0-r2, r6, r7}}",
+                        "2:",
+                        "ldm r12!, {{r0-r3}}",
+                        ".irp v, 0, 64, 128, 192",
+                        "ldm r12!, {{r4-r7}}",
+                        "ldrd r8, r9, [r11, #\\v]",
+                        uniform_word!("r8", "r0"),
+                        uniform_word!("r9", "r1"),
+                        "ldrd r8, r9, [r11, #\\v + 8]",
+                        uniform_word!("r8", "r2"),
+                        uniform_word!("r9", "r3"),
+                        ".endr",
+                        "add r11, r11, #256",
+                        // A dot product of a group fits 16 bits: 32 * 8 * 127 is 32,512.
+                        "ldrd r4, r5, [sp]",
+                        "ldr r6, [r5], #16",
+                        "str r5, [sp, #4]",
+                        "ldm r4, {{r7-r10}}",
+                        "sxtb16 r5, r6",
+                        "sxtb16 r6, r6, ror #8",
+                        "smlabb r7, r0, r5, r7",
+                        "smlabb r8, r1, r6, r8",
+                        "smlabt r9, r2, r5, r9",
+                        "smlabt r10, r3, r6, r10",
+                        "stm r4, {{r7-r10}}",
+                        "ldr r4, [sp, #8]",
+                        "cmp r12, r4",
+                        "bne 2b",
+                        "add sp, sp, #12",
+                        "pop {{r6, r7}}",
+                        inout("r0") sums.as_mut_ptr() => _,
+                        inout("r1") subs.as_ptr().cast::<u32>().wrapping_add(r) => _,
+                        inout("r2") words.as_ptr_range().end => _,
+                        out("r3") _, out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _,
+                        inout("r11") codes.as_ptr().cast::<u32>().wrapping_add(4 * r) => _,
+                        inout("r12") words.as_ptr() => _,
+                        inout("lr") 0x000f_000f => _,
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The levels of a byte's low and high nibble, for every byte.
+#[inline(never)]
+fn table(levels: &[i8; 16]) -> [u32; 256] {
+    let mut table = [0; 256];
+    for (row, &high) in table.as_chunks_mut::<16>().0.iter_mut().zip(levels) {
+        for (to, &low) in row.iter_mut().zip(levels) {
+            *to = low as u16 as u32 | (high as u32) << 16;
+        }
+    }
+    table
+}
+
+/// Nibbles of a codebook; sums as in [`int8`].
+#[inline(never)]
+fn codebook(
+    codes: &[&[u8]],
+    subs: &[&[[i8; PANEL]]],
+    table: &[u32; 256],
+    row: &Row<'_>,
+    sums: &mut [[i32; PANEL]],
+    stride: usize,
+) {
+    const BLOCK: usize = SCRATCH / 16;
+    let mut scratch = Scratch::new();
+    let groups = row.codes.len() / GROUP;
+    for start in (0..groups).step_by(BLOCK) {
+        let count = BLOCK.min(groups - start);
+        let words = scratch.fill(start..start + count, |g| {
+            let mut words = [0; 16];
+            let (to, _) = words.as_chunks_mut::<4>();
+            for (to, [x, y]) in to.iter_mut().zip(group(row, g).as_chunks::<QUAD>().0.as_chunks().0) {
+                let ([a, b], [c, d]) = (widen(x), widen(y));
+                let ([e, f], [g, h]) = (zip(a, c), zip(b, d));
+                *to = [e, g, f, h];
+            }
+            words
+        });
+        for ((codes, subs), sums) in codes.iter().zip(subs).zip(sums.iter_mut().step_by(stride)) {
+            let codes = &codes.as_chunks::<GROUP_BYTES>().0[start..][..count];
+            let subs = &subs[start..][..count];
+            for (r, sums) in sums.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                // SAFETY: as in `uniform`, with 16 words of `words` a group; and a byte indexes the 256 words of `table`.
+                unsafe {
+                    asm!(
+                        "push {{r0-r2, r6, r7}}",
+                        "2:",
+                        "movs r0, #0",
+                        "movs r1, #0",
+                        "movs r2, #0",
+                        "movs r3, #0",
+                        ".irp v, 0, 64, 128, 192",
+                        "ldm r12!, {{r4-r7}}",
+                        ".irp r, 0, 1, 2, 3",
+                        "ldrb r8, [r11, #\\v + 4 * \\r]",
+                        "ldrb r9, [r11, #\\v + 4 * \\r + 1]",
+                        "ldrb r10, [r11, #\\v + 4 * \\r + 2]",
+                        "ldr r8, [lr, r8, lsl #2]",
+                        "ldr r9, [lr, r9, lsl #2]",
+                        "ldr r10, [lr, r10, lsl #2]",
+                        "smlad r\\r, r8, r4, r\\r",
+                        "ldrb r8, [r11, #\\v + 4 * \\r + 3]",
+                        "smlad r\\r, r9, r5, r\\r",
+                        "ldr r8, [lr, r8, lsl #2]",
+                        "smlad r\\r, r10, r6, r\\r",
+                        "smlad r\\r, r8, r7, r\\r",
+                        ".endr",
+                        ".endr",
+                        "add r11, r11, #256",
+                        "ldrd r4, r5, [sp]",
+                        "ldm r4, {{r7-r10}}",
+                        "ldrsb r6, [r5, #1]",
+                        "mla r8, r1, r6, r8",
+                        "ldrsb r6, [r5, #2]",
+                        "mla r9, r2, r6, r9",
+                        "ldrsb r6, [r5, #3]",
+                        "mla r10, r3, r6, r10",
+                        "ldrsb r6, [r5], #16",
+                        "mla r7, r0, r6, r7",
+                        "str r5, [sp, #4]",
+                        "stm r4, {{r7-r10}}",
+                        "ldr r4, [sp, #8]",
+                        "cmp r12, r4",
+                        "bne 2b",
+                        "add sp, sp, #12",
+                        "pop {{r6, r7}}",
+                        inout("r0") sums.as_mut_ptr() => _,
+                        inout("r1") subs.as_ptr().cast::<u32>().wrapping_add(r) => _,
+                        inout("r2") words.as_ptr_range().end => _,
+                        out("r3") _, out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _,
+                        inout("r11") codes.as_ptr().cast::<u32>().wrapping_add(4 * r) => _,
+                        inout("r12") words.as_ptr() => _,
+                        inout("lr") table.as_ptr() => _,
+                    );
+                }
+            }
+        }
+    }
+}
