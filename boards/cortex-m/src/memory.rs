@@ -1,6 +1,5 @@
 //! Memory and random contents for programs that call kernels without a model.
 
-use kinglet_kernels::cache::CacheShape;
 use kinglet_kernels::{Activations, ActivationsMut, Format, activations};
 
 /// Memory, handed out from the start in pieces aligned to 64 bytes.
@@ -107,7 +106,7 @@ impl Random {
     }
 
     /// Fills a cache.
-    pub fn cache(&mut self, shape: CacheShape, codes: &mut [i8], scales: &mut [f32]) {
+    pub fn cache(&mut self, codes: &mut [i8], scales: &mut [f32]) {
         self.fill(bytemuck::cast_slice_mut(codes));
         scales.fill_with(|| self.float(0.02).abs());
     }

@@ -14,7 +14,7 @@ use core::ops::Range;
 
 use crate::activations::Activations;
 use crate::cache::Head;
-use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
+use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD};
 use crate::product::{self, Product, Row, Sums, group};
 use crate::scalar;
 
@@ -177,6 +177,15 @@ macro_rules! uniform_word {
     };
 }
 
+/// Tiles as words: `ldrd` wants them aligned.
+///
+/// # Panics
+/// When a cache is not aligned to words; matrices are.
+#[inline(always)]
+fn tiles(codes: &[u8]) -> &[[u32; PANEL]] {
+    bytemuck::cast_slice(codes)
+}
+
 /// Adds to the sums of panel `p`, which is number `p * stride` of `sums`.
 #[inline(never)]
 fn int8(codes: &[&[u8]], x: &[i8], sums: &mut [[i32; PANEL]], stride: usize) {
@@ -185,7 +194,7 @@ fn int8(codes: &[&[u8]], x: &[i8], sums: &mut [[i32; PANEL]], stride: usize) {
     for (i, x) in x.as_chunks().0.chunks(BLOCK).enumerate() {
         let words = scratch.fill(x.iter(), widen);
         for (codes, sums) in codes.iter().zip(sums.iter_mut().step_by(stride)) {
-            let tiles = &codes.as_chunks::<TILE>().0[i * BLOCK..][..x.len()];
+            let tiles = &tiles(codes)[i * BLOCK..][..x.len()];
             for (r, sums) in sums.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 // SAFETY: the block reads, from `w`, 16 bytes of each tile, at `16 * r` for `r` below 4; two words of
                 // `words` a tile, as many as `fill` made of a quad; and `x.len()` is the number of tiles. It writes nothing
@@ -254,7 +263,7 @@ fn int8_pair(codes: &[&[u8]], [x, y]: [&[i8]; 2], sums: &mut [[i32; PANEL]], str
             [a, b, c, d]
         });
         for (codes, sums) in codes.iter().zip(sums.chunks_mut(stride)) {
-            let tiles = &codes.as_chunks::<TILE>().0[i * BLOCK..][..words.len() / 4];
+            let tiles = &tiles(codes)[i * BLOCK..][..words.len() / 4];
             let (first, second) = sums.split_at_mut(1);
             let pairs = first[0].as_chunks_mut::<2>().0.iter_mut().zip(second[0].as_chunks_mut::<2>().0);
             for (r, (a, b)) in pairs.enumerate() {

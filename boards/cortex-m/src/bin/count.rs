@@ -150,7 +150,7 @@ fn run(isa: Isa, case: Case, mut memory: Memory<'_>) -> usize {
         Attend(positions, dim) => {
             let shape = CacheShape::new(positions, dim);
             let (codes, scales) = (memory.codes(shape.codes()), memory.floats(shape.scales()));
-            random.cache(shape, codes, scales);
+            random.cache(codes, scales);
             let q = memory.floats(dim);
             random.floats(q, 1.0);
             let head = Head::new(shape, codes, scales);

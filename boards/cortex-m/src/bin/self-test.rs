@@ -106,7 +106,7 @@ fn attention(isa: Isa, head: (usize, usize), len: usize, [scale, odd]: [f32; 2],
     let (dim, heads) = head;
     let shape = CacheShape::new(len + 1, dim);
     let (codes, scales) = (memory.codes(shape.codes()), memory.floats(shape.scales()));
-    random.cache(shape, codes, scales);
+    random.cache(codes, scales);
     // Some as small and as large as scales can be.
     for scale in scales.iter_mut() {
         match random.bits() & 63 {
