@@ -177,6 +177,51 @@ macro_rules! uniform_word {
     };
 }
 
+/// The end of a loop over rows of a panel. On the stack lie pointers to their sums and to their first tile, what stays the same, at the fifth
+/// word how many times to go, and r6 and r7.
+macro_rules! next_rows {
+    ($store:literal, $step:literal) => {
+        concat!(
+            "ldrd r4, r5, [sp]\n",
+            $store, "\n",
+            "add r5, r5, #", $step, "\n",
+            "strd r4, r5, [sp]\n",
+            "ldr r5, [sp, #16]\n",
+            "subs r5, r5, #1\n",
+            "str r5, [sp, #16]\n",
+            "bne 2b\n",
+            "add sp, sp, #20\n",
+            "pop {{r6, r7}}",
+        )
+    };
+}
+
+/// The ends of a loop over groups and, around it, four rows of a panel at a time. On the stack lie pointers to their sums, to their codes, to
+/// the activations, to the sub-scales, how many times to go, the end of the activations, and r6 and r7.
+macro_rules! next_group_or_rows {
+    () => {
+        concat!(
+            "ldr r4, [sp, #20]\n",
+            "cmp r12, r4\n",
+            "bne 3b\n",
+            "ldrd r4, r5, [sp]\n",
+            // Codes have 256 bytes a group, sub-scales 16.
+            "sub r6, r11, r5\n",
+            "add r4, r4, #16\n",
+            "add r5, r5, #16\n",
+            "strd r4, r5, [sp]\n",
+            "ldrd r4, r5, [sp, #12]\n",
+            "sub r4, r4, r6, lsr #4\n",
+            "add r4, r4, #4\n",
+            "subs r5, r5, #1\n",
+            "strd r4, r5, [sp, #12]\n",
+            "bne 2b\n",
+            "add sp, sp, #24\n",
+            "pop {{r6, r7}}",
+        )
+    };
+}
+
 /// Tiles as words: `ldrd` wants them aligned.
 ///
 /// # Panics
@@ -195,57 +240,58 @@ fn int8(codes: &[&[u8]], x: &[i8], sums: &mut [[i32; PANEL]], stride: usize) {
         let words = scratch.fill(x.iter(), widen);
         for (codes, sums) in codes.iter().zip(sums.iter_mut().step_by(stride)) {
             let tiles = &tiles(codes)[i * BLOCK..][..x.len()];
-            for (r, sums) in sums.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                // SAFETY: the block reads, from `w`, 16 bytes of each tile, at `16 * r` for `r` below 4; two words of
-                // `words` a tile, as many as `fill` made of a quad; and `x.len()` is the number of tiles. It writes nothing
-                // but its registers and the stack, which it leaves as it was.
-                unsafe {
-                    asm!(
-                        "push {{r6, r7}}",
-                        "subs lr, lr, #4",
-                        "blt 3f",
-                        "2:",
-                        ".irp q, 0, 128",
-                        "ldm r12!, {{r4-r7}}",
-                        "ldrd r8, r9, [r11, #\\q]",
-                        int8_word!("r8", "r0", "r4", "r5"),
-                        int8_word!("r9", "r1", "r4", "r5"),
-                        "ldrd r8, r9, [r11, #\\q + 8]",
-                        int8_word!("r8", "r2", "r4", "r5"),
-                        int8_word!("r9", "r3", "r4", "r5"),
-                        "ldrd r8, r9, [r11, #\\q + 64]",
-                        int8_word!("r8", "r0", "r6", "r7"),
-                        int8_word!("r9", "r1", "r6", "r7"),
-                        "ldrd r8, r9, [r11, #\\q + 72]",
-                        int8_word!("r8", "r2", "r6", "r7"),
-                        int8_word!("r9", "r3", "r6", "r7"),
-                        ".endr",
-                        "add r11, r11, #256",
-                        "subs lr, lr, #4",
-                        "bge 2b",
-                        "3:",
-                        "adds lr, lr, #4",
-                        "beq 5f",
-                        "4:",
-                        "ldm r12!, {{r4, r5}}",
-                        "ldrd r8, r9, [r11]",
-                        int8_word!("r8", "r0", "r4", "r5"),
-                        int8_word!("r9", "r1", "r4", "r5"),
-                        "ldrd r8, r9, [r11, #8]",
-                        int8_word!("r8", "r2", "r4", "r5"),
-                        int8_word!("r9", "r3", "r4", "r5"),
-                        "add r11, r11, #64",
-                        "subs lr, lr, #1",
-                        "bne 4b",
-                        "5:",
-                        "pop {{r6, r7}}",
-                        inout("r0") sums[0], inout("r1") sums[1], inout("r2") sums[2], inout("r3") sums[3],
-                        out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _,
-                        inout("r11") tiles.as_ptr().cast::<u32>().wrapping_add(4 * r) => _,
-                        inout("r12") words.as_ptr() => _,
-                        inout("lr") x.len() => _,
-                    );
-                }
+            // SAFETY: for four rows at a time the block reads 16 bytes of each of the `x.len()` tiles and two words of `words` a
+            // tile, as many as `fill` made of a quad. It adds to `sums`, and leaves the stack as it was.
+            unsafe {
+                asm!(
+                    "push {{r0-r4, r6, r7}}",
+                    "2:",
+                    "ldm sp, {{r4, r11, r12, lr}}",
+                    "ldm r4, {{r0-r3}}",
+                    "subs lr, lr, #4",
+                    "blt 4f",
+                    "3:",
+                    ".irp q, 0, 128",
+                    "ldm r12!, {{r4-r7}}",
+                    "ldrd r8, r9, [r11, #\\q]",
+                    int8_word!("r8", "r0", "r4", "r5"),
+                    int8_word!("r9", "r1", "r4", "r5"),
+                    "ldrd r8, r9, [r11, #\\q + 8]",
+                    int8_word!("r8", "r2", "r4", "r5"),
+                    int8_word!("r9", "r3", "r4", "r5"),
+                    "ldrd r8, r9, [r11, #\\q + 64]",
+                    int8_word!("r8", "r0", "r6", "r7"),
+                    int8_word!("r9", "r1", "r6", "r7"),
+                    "ldrd r8, r9, [r11, #\\q + 72]",
+                    int8_word!("r8", "r2", "r6", "r7"),
+                    int8_word!("r9", "r3", "r6", "r7"),
+                    ".endr",
+                    "add r11, r11, #256",
+                    "subs lr, lr, #4",
+                    "bge 3b",
+                    "4:",
+                    "adds lr, lr, #4",
+                    "beq 6f",
+                    "5:",
+                    "ldm r12!, {{r4, r5}}",
+                    "ldrd r8, r9, [r11]",
+                    int8_word!("r8", "r0", "r4", "r5"),
+                    int8_word!("r9", "r1", "r4", "r5"),
+                    "ldrd r8, r9, [r11, #8]",
+                    int8_word!("r8", "r2", "r4", "r5"),
+                    int8_word!("r9", "r3", "r4", "r5"),
+                    "add r11, r11, #64",
+                    "subs lr, lr, #1",
+                    "bne 5b",
+                    "6:",
+                    next_rows!("stm r4!, {{r0-r3}}", "16"),
+                    inout("r0") sums.as_mut_ptr() => _,
+                    inout("r1") tiles.as_ptr() => _,
+                    inout("r2") words.as_ptr() => _,
+                    inout("r3") tiles.len() => _,
+                    inout("r4") 4 => _,
+                    out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _, out("lr") _,
+                );
             }
         }
     }
@@ -264,35 +310,44 @@ fn int8_pair(codes: &[&[u8]], [x, y]: [&[i8]; 2], sums: &mut [[i32; PANEL]], str
         });
         for (codes, sums) in codes.iter().zip(sums.chunks_mut(stride)) {
             let tiles = &tiles(codes)[i * BLOCK..][..words.len() / 4];
-            let (first, second) = sums.split_at_mut(1);
-            let pairs = first[0].as_chunks_mut::<2>().0.iter_mut().zip(second[0].as_chunks_mut::<2>().0);
-            for (r, (a, b)) in pairs.enumerate() {
-                // SAFETY: as in `int8`, with 8 bytes of each tile, at `8 * r` for `r` below 8, and four words a tile.
-                unsafe {
-                    asm!(
-                        "push {{r6, r7}}",
-                        "tst lr, #1",
-                        "beq 2f",
-                        int8_pair_quad!("0"),
-                        "add r11, r11, #64",
-                        "2:",
-                        "lsrs lr, lr, #1",
-                        "beq 4f",
-                        "3:",
-                        int8_pair_quad!("0"),
-                        int8_pair_quad!("64"),
-                        "add r11, r11, #128",
-                        "subs lr, lr, #1",
-                        "bne 3b",
-                        "4:",
-                        "pop {{r6, r7}}",
-                        inout("r0") a[0], inout("r1") b[0], inout("r2") a[1], inout("r3") b[1],
-                        out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _,
-                        inout("r11") tiles.as_ptr().cast::<u32>().wrapping_add(2 * r) => _,
-                        inout("r12") words.as_ptr() => _,
-                        inout("lr") tiles.len() => _,
-                    );
-                }
+            let [first, second, ..] = sums else { unreachable!("a pair of rows") };
+            let mut both = [0; 2 * PANEL];
+            // SAFETY: as in `int8`, for two rows of the panel at a time: 8 bytes of each tile, and four words a tile. It writes `both`.
+            unsafe {
+                asm!(
+                    "push {{r0-r4, r6, r7}}",
+                    "2:",
+                    "ldm sp, {{r4, r11, r12, lr}}",
+                    "movs r0, #0",
+                    "movs r1, #0",
+                    "movs r2, #0",
+                    "movs r3, #0",
+                    "tst lr, #1",
+                    "beq 3f",
+                    int8_pair_quad!("0"),
+                    "add r11, r11, #64",
+                    "3:",
+                    "lsrs lr, lr, #1",
+                    "beq 5f",
+                    "4:",
+                    int8_pair_quad!("0"),
+                    int8_pair_quad!("64"),
+                    "add r11, r11, #128",
+                    "subs lr, lr, #1",
+                    "bne 4b",
+                    "5:",
+                    next_rows!("stm r4!, {{r0-r3}}", "8"),
+                    inout("r0") both.as_mut_ptr() => _,
+                    inout("r1") tiles.as_ptr() => _,
+                    inout("r2") words.as_ptr() => _,
+                    inout("r3") tiles.len() => _,
+                    inout("r4") 8 => _,
+                    out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _, out("lr") _,
+                );
+            }
+            for (([a, b], first), second) in both.as_chunks().0.iter().zip(first).zip(second) {
+                *first = first.wrapping_add(*a);
+                *second = second.wrapping_add(*b);
             }
         }
     }
@@ -318,51 +373,49 @@ fn uniform(codes: &[&[u8]], subs: &[&[[i8; PANEL]]], row: &Row<'_>, sums: &mut [
         for ((codes, subs), sums) in codes.iter().zip(subs).zip(sums.iter_mut().step_by(stride)) {
             let codes = &codes.as_chunks::<GROUP_BYTES>().0[start..][..count];
             let subs = &subs[start..][..count];
-            for (r, sums) in sums.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                // SAFETY: for each of `count` groups the block reads 20 words of `words`, as many as `fill` made of a group; 16 bytes of
-                // the four tiles of `codes` and 4 of `subs`, of rows `4 * r..4 * r + 4`. It reads and writes `sums`, and
-                // leaves the stack as it was.
-                unsafe {
-                    asm!(
-                        "push {{r0-r2, r6, r7}}",
-                        "2:",
-                        "ldm r12!, {{r0-r3}}",
-                        ".irp v, 0, 64, 128, 192",
-                        "ldm r12!, {{r4-r7}}",
-                        "ldrd r8, r9, [r11, #\\v]",
-                        uniform_word!("r8", "r0"),
-                        uniform_word!("r9", "r1"),
-                        "ldrd r8, r9, [r11, #\\v + 8]",
-                        uniform_word!("r8", "r2"),
-                        uniform_word!("r9", "r3"),
-                        ".endr",
-                        "add r11, r11, #256",
-                        // A dot product of a group fits 16 bits: 32 * 8 * 127 is 32,512.
-                        "ldrd r4, r5, [sp]",
-                        "ldr r6, [r5], #16",
-                        "str r5, [sp, #4]",
-                        "ldm r4, {{r7-r10}}",
-                        "sxtb16 r5, r6",
-                        "sxtb16 r6, r6, ror #8",
-                        "smlabb r7, r0, r5, r7",
-                        "smlabb r8, r1, r6, r8",
-                        "smlabt r9, r2, r5, r9",
-                        "smlabt r10, r3, r6, r10",
-                        "stm r4, {{r7-r10}}",
-                        "ldr r4, [sp, #8]",
-                        "cmp r12, r4",
-                        "bne 2b",
-                        "add sp, sp, #12",
-                        "pop {{r6, r7}}",
-                        inout("r0") sums.as_mut_ptr() => _,
-                        inout("r1") subs.as_ptr().cast::<u32>().wrapping_add(r) => _,
-                        inout("r2") words.as_ptr_range().end => _,
-                        out("r3") _, out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _,
-                        inout("r11") codes.as_ptr().cast::<u32>().wrapping_add(4 * r) => _,
-                        inout("r12") words.as_ptr() => _,
-                        inout("lr") 0x000f_000f => _,
-                    );
-                }
+            // SAFETY: for four rows at a time and each of `count` groups the block reads 20 words of `words`, as many as `fill` made of a
+            // group, and these rows' 16 bytes of the four tiles of `codes` and 4 bytes of `subs`. It adds to `sums`, and leaves
+            // the stack as it was.
+            unsafe {
+                asm!(
+                    "push {{r0-r7}}",
+                    "2:",
+                    "ldm sp, {{r4, r11, r12}}",
+                    "3:",
+                    "ldm r12!, {{r0-r3}}",
+                    ".irp v, 0, 64, 128, 192",
+                    "ldm r12!, {{r4-r7}}",
+                    "ldrd r8, r9, [r11, #\\v]",
+                    uniform_word!("r8", "r0"),
+                    uniform_word!("r9", "r1"),
+                    "ldrd r8, r9, [r11, #\\v + 8]",
+                    uniform_word!("r8", "r2"),
+                    uniform_word!("r9", "r3"),
+                    ".endr",
+                    "add r11, r11, #256",
+                    "ldr r4, [sp]",
+                    "ldr r5, [sp, #12]",
+                    "ldm r4, {{r7-r10}}",
+                    "ldr r6, [r5], #16",
+                    "str r5, [sp, #12]",
+                    // A dot product of a group fits 16 bits: 32 * 8 * 127 is 32,512.
+                    "sxtb16 r5, r6",
+                    "sxtb16 r6, r6, ror #8",
+                    "smlabb r7, r0, r5, r7",
+                    "smlabb r8, r1, r6, r8",
+                    "smlabt r9, r2, r5, r9",
+                    "smlabt r10, r3, r6, r10",
+                    "stm r4, {{r7-r10}}",
+                    next_group_or_rows!(),
+                    inout("r0") sums.as_mut_ptr() => _,
+                    inout("r1") codes.as_ptr() => _,
+                    inout("r2") words.as_ptr() => _,
+                    inout("r3") subs.as_ptr() => _,
+                    inout("r4") 4 => _,
+                    inout("r5") words.as_ptr_range().end => _,
+                    out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _,
+                    inout("lr") 0x000f_000f => _,
+                );
             }
         }
     }
@@ -408,60 +461,58 @@ fn codebook(
         for ((codes, subs), sums) in codes.iter().zip(subs).zip(sums.iter_mut().step_by(stride)) {
             let codes = &codes.as_chunks::<GROUP_BYTES>().0[start..][..count];
             let subs = &subs[start..][..count];
-            for (r, sums) in sums.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                // SAFETY: as in `uniform`, with 16 words of `words` a group; and a byte indexes the 256 words of `table`.
-                unsafe {
-                    asm!(
-                        "push {{r0-r2, r6, r7}}",
-                        "2:",
-                        "movs r0, #0",
-                        "movs r1, #0",
-                        "movs r2, #0",
-                        "movs r3, #0",
-                        ".irp v, 0, 64, 128, 192",
-                        "ldm r12!, {{r4-r7}}",
-                        ".irp r, 0, 1, 2, 3",
-                        "ldrb r8, [r11, #\\v + 4 * \\r]",
-                        "ldrb r9, [r11, #\\v + 4 * \\r + 1]",
-                        "ldrb r10, [r11, #\\v + 4 * \\r + 2]",
-                        "ldr r8, [lr, r8, lsl #2]",
-                        "ldr r9, [lr, r9, lsl #2]",
-                        "ldr r10, [lr, r10, lsl #2]",
-                        "smlad r\\r, r8, r4, r\\r",
-                        "ldrb r8, [r11, #\\v + 4 * \\r + 3]",
-                        "smlad r\\r, r9, r5, r\\r",
-                        "ldr r8, [lr, r8, lsl #2]",
-                        "smlad r\\r, r10, r6, r\\r",
-                        "smlad r\\r, r8, r7, r\\r",
-                        ".endr",
-                        ".endr",
-                        "add r11, r11, #256",
-                        "ldrd r4, r5, [sp]",
-                        "ldm r4, {{r7-r10}}",
-                        "ldrsb r6, [r5, #1]",
-                        "mla r8, r1, r6, r8",
-                        "ldrsb r6, [r5, #2]",
-                        "mla r9, r2, r6, r9",
-                        "ldrsb r6, [r5, #3]",
-                        "mla r10, r3, r6, r10",
-                        "ldrsb r6, [r5], #16",
-                        "mla r7, r0, r6, r7",
-                        "str r5, [sp, #4]",
-                        "stm r4, {{r7-r10}}",
-                        "ldr r4, [sp, #8]",
-                        "cmp r12, r4",
-                        "bne 2b",
-                        "add sp, sp, #12",
-                        "pop {{r6, r7}}",
-                        inout("r0") sums.as_mut_ptr() => _,
-                        inout("r1") subs.as_ptr().cast::<u32>().wrapping_add(r) => _,
-                        inout("r2") words.as_ptr_range().end => _,
-                        out("r3") _, out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _,
-                        inout("r11") codes.as_ptr().cast::<u32>().wrapping_add(4 * r) => _,
-                        inout("r12") words.as_ptr() => _,
-                        inout("lr") table.as_ptr() => _,
-                    );
-                }
+            // SAFETY: as in `uniform`, with 16 words of `words` a group; and a byte indexes the 256 words of `table`.
+            unsafe {
+                asm!(
+                    "push {{r0-r7}}",
+                    "2:",
+                    "ldm sp, {{r4, r11, r12}}",
+                    "3:",
+                    "movs r0, #0",
+                    "movs r1, #0",
+                    "movs r2, #0",
+                    "movs r3, #0",
+                    ".irp v, 0, 64, 128, 192",
+                    "ldm r12!, {{r4-r7}}",
+                    ".irp r, 0, 1, 2, 3",
+                    "ldrb r8, [r11, #\\v + 4 * \\r]",
+                    "ldrb r9, [r11, #\\v + 4 * \\r + 1]",
+                    "ldrb r10, [r11, #\\v + 4 * \\r + 2]",
+                    "ldr r8, [lr, r8, lsl #2]",
+                    "ldr r9, [lr, r9, lsl #2]",
+                    "ldr r10, [lr, r10, lsl #2]",
+                    "smlad r\\r, r8, r4, r\\r",
+                    "ldrb r8, [r11, #\\v + 4 * \\r + 3]",
+                    "smlad r\\r, r9, r5, r\\r",
+                    "ldr r8, [lr, r8, lsl #2]",
+                    "smlad r\\r, r10, r6, r\\r",
+                    "smlad r\\r, r8, r7, r\\r",
+                    ".endr",
+                    ".endr",
+                    "add r11, r11, #256",
+                    "ldr r4, [sp]",
+                    "ldr r5, [sp, #12]",
+                    "ldm r4, {{r7-r10}}",
+                    "ldrsb r6, [r5, #1]",
+                    "mla r8, r1, r6, r8",
+                    "ldrsb r6, [r5, #2]",
+                    "mla r9, r2, r6, r9",
+                    "ldrsb r6, [r5, #3]",
+                    "mla r10, r3, r6, r10",
+                    "ldrsb r6, [r5], #16",
+                    "mla r7, r0, r6, r7",
+                    "str r5, [sp, #12]",
+                    "stm r4, {{r7-r10}}",
+                    next_group_or_rows!(),
+                    inout("r0") sums.as_mut_ptr() => _,
+                    inout("r1") codes.as_ptr() => _,
+                    inout("r2") words.as_ptr() => _,
+                    inout("r3") subs.as_ptr() => _,
+                    inout("r4") 4 => _,
+                    inout("r5") words.as_ptr_range().end => _,
+                    out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _,
+                    in("lr") table.as_ptr(),
+                );
             }
         }
     }
