@@ -10,22 +10,27 @@ use crate::layout::{Matrix, PANEL};
 use crate::scalar;
 
 /// An instruction set that this machine has, with every operation of the forward pass. All give the same bits.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Isa(Option<Vector>);
+///
+/// The reference is reached by way of a table, so that a program which never names it, on a core whose vectors are known when it is
+/// compiled, does not contain it.
+#[derive(Clone, Copy)]
+pub struct Isa(Result<Vector, &'static Reference>);
+
+crate::vector::with_operations! { reference [] }
 
 /// Calls an operation on the instruction set that the value stands for.
 macro_rules! dispatch {
     ($isa:expr, $op:ident($($arg:expr),*)) => {
         match $isa.0 {
-            None => scalar::$op($($arg),*),
-            Some(vector) => vector.$op($($arg),*),
+            Err(reference) => (reference.$op)($($arg),*),
+            Ok(vector) => vector.$op($($arg),*),
         }
     };
 }
 
 impl Isa {
     /// The reference, present everywhere.
-    pub const SCALAR: Self = Self(None);
+    pub const SCALAR: Self = Self(Err(&REFERENCE));
 
     /// The fastest instruction set of this machine. With the feature `std` the environment variable `KINGLET_ISA` may name
     /// another one that the machine has; an unknown or absent name is ignored (see [`Isa::by_name`]).
@@ -34,12 +39,12 @@ impl Isa {
         if let Some(isa) = std::env::var("KINGLET_ISA").ok().and_then(|name| Self::by_name(&name)) {
             return isa;
         }
-        Self::available().last().unwrap_or(Self::SCALAR)
+        Vector::available().last().map_or(Self::SCALAR, |vector| Self(Ok(vector)))
     }
 
     /// Every instruction set of this machine, slowest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        core::iter::once(Self::SCALAR).chain(Vector::available().map(|vector| Self(Some(vector))))
+        core::iter::once(Self::SCALAR).chain(Vector::available().map(|vector| Self(Ok(vector))))
     }
 
     /// The instruction set called `name`, if this machine has it.
@@ -136,6 +141,14 @@ impl Isa {
         dispatch!(self, softmax(scores, value_scales))
     }
 }
+
+impl PartialEq for Isa {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ok() == other.0.ok()
+    }
+}
+
+impl Eq for Isa {}
 
 impl fmt::Debug for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

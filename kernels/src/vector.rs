@@ -20,6 +20,17 @@ macro_rules! with_operations {
     };
 }
 
+/// Defines the table of the reference's operations.
+macro_rules! reference {
+    ([] $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {
+        struct Reference {
+            $($name: fn($($ty),*) $(-> $ret)?,)*
+        }
+
+        static REFERENCE: Reference = Reference { $($name: scalar::$name,)* };
+    };
+}
+
 /// Defines the enum `Vector` of an architecture's instruction sets, slowest first.
 macro_rules! sets {
     ($($set:ident = $name:literal),*) => {
@@ -195,5 +206,5 @@ macro_rules! products {
 }
 
 pub(crate) use {
-    has, matmul_body, operations, products, set_match, set_methods, sets, token, token_methods, with_operations,
+    has, matmul_body, operations, products, reference, set_match, set_methods, sets, token, token_methods, with_operations,
 };
