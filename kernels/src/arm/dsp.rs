@@ -13,10 +13,10 @@ use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use crate::activations::Activations;
-use crate::cache::Head;
+use crate::cache::{CHUNK, Head};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD};
 use crate::product::{self, Product, Row, Sums, group};
-use crate::scalar;
+use crate::scalar::{self, Weights};
 
 crate::vector::token! {
     /// Proof of the DSP extension.
@@ -68,6 +68,12 @@ impl Product for Dsp {
             }
         }
         sums
+    }
+
+    #[cfg(target_abi = "eabihf")]
+    #[inline(always)]
+    fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
+        softmax(scores, value_scales)
     }
 }
 
@@ -516,4 +522,223 @@ fn codebook(
             }
         }
     }
+}
+
+/// [`scalar::softmax`], four numbers at a time; sums of planes stay zero, as no product here reads them.
+#[cfg(target_abi = "eabihf")]
+#[inline(never)]
+fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
+    assert!(value_scales.len() <= CHUNK);
+    if value_scales.is_empty() {
+        return Weights { max: f32::NEG_INFINITY, sum: 0.0, unit: 0.0, planes: [[0; CHUNK]; 2], sums: [[0; CHUNK / GROUP]; 2] };
+    }
+    let mut weights = [0.0f32; CHUNK];
+    let top = largest(&scores[..value_scales.len().next_multiple_of(4)], f32::NEG_INFINITY);
+    let [c4, c3, c2, c1, c0] = scalar::EXP2;
+    let constants = [top, -127.0, scalar::ROUND_BIASED, c4, c3, c2, c1, c0];
+    // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions, writes as many of `weights`, reads eight
+    // constants.
+    unsafe {
+        asm!(
+            "vldm {constants}, {{s16-s23}}",
+            "2:",
+            "vldm {scores}!, {{s0-s3}}",
+            ".irp i, 0, 1, 2, 3",
+            "vsub.f32 s\\i, s\\i, s16",
+            "vcmp.f32 s\\i, s17",
+            "vmrs APSR_nzcv, fpscr",
+            "it le",
+            "vmovle.f32 s\\i, s17",
+            ".endr",
+            "vadd.f32 s4, s0, s18",
+            "vadd.f32 s5, s1, s18",
+            "vadd.f32 s6, s2, s18",
+            "vadd.f32 s7, s3, s18",
+            "vmov {a}, {b}, s4, s5",
+            "vmov {c}, {d}, s6, s7",
+            ".irp i, 4, 5, 6, 7",
+            "vsub.f32 s\\i, s\\i, s18",
+            ".endr",
+            "vsub.f32 s0, s0, s4",
+            "vsub.f32 s1, s1, s5",
+            "vsub.f32 s2, s2, s6",
+            "vsub.f32 s3, s3, s7",
+            "vmul.f32 s4, s0, s19",
+            "vmul.f32 s5, s1, s19",
+            "vmul.f32 s6, s2, s19",
+            "vmul.f32 s7, s3, s19",
+            ".irp c, s20, s21, s22",
+            "vadd.f32 s4, s4, \\c",
+            "vadd.f32 s5, s5, \\c",
+            "vadd.f32 s6, s6, \\c",
+            "vadd.f32 s7, s7, \\c",
+            "vmul.f32 s4, s4, s0",
+            "vmul.f32 s5, s5, s1",
+            "vmul.f32 s6, s6, s2",
+            "vmul.f32 s7, s7, s3",
+            ".endr",
+            ".irp i, 4, 5, 6, 7",
+            "vadd.f32 s\\i, s\\i, s23",
+            ".endr",
+            "lsls {a}, {a}, #23",
+            "lsls {b}, {b}, #23",
+            "lsls {c}, {c}, #23",
+            "lsls {d}, {d}, #23",
+            "vmov s0, s1, {a}, {b}",
+            "vmov s2, s3, {c}, {d}",
+            "vmul.f32 s0, s0, s4",
+            "vmul.f32 s1, s1, s5",
+            "vmul.f32 s2, s2, s6",
+            "vmul.f32 s3, s3, s7",
+            "vstm {weights}!, {{s0-s3}}",
+            "subs {count}, {count}, #4",
+            "bgt 2b",
+            constants = in(reg) &constants,
+            scores = inout(reg) scores.as_ptr() => _,
+            weights = inout(reg) weights.as_mut_ptr() => _,
+            count = inout(reg) value_scales.len() => _,
+            a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+            out("s16") _, out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _, out("s22") _, out("s23") _,
+            options(nostack),
+        );
+    }
+    let sum = sum(&weights, value_scales.len());
+    for (w, &scale) in weights.iter_mut().zip(value_scales) {
+        *w *= scale;
+    }
+    let weights = &weights[..value_scales.len().next_multiple_of(4)];
+    let peak = largest(weights, 0.0);
+    let [inv, unit] = scalar::units(peak);
+    let mut planes = [[0i8; CHUNK]; 2];
+    let [high, low] = &mut planes;
+    // SAFETY: reads all of `weights` and writes as many bytes of both planes, which are no shorter.
+    unsafe {
+        asm!(
+            "vmov s8, s9, {a}, {b}",
+            "2:",
+            "vldm {weights}!, {{s0-s3}}",
+            ".irp i, 0, 1, 2, 3",
+            "vmul.f32 s\\i, s\\i, s8",
+            ".endr",
+            ".irp i, 0, 1, 2, 3",
+            "vadd.f32 s\\i, s\\i, s9",
+            ".endr",
+            "vmov {a}, {b}, s0, s1",
+            "vmov {c}, {d}, s2, s3",
+            // A code is the low halfword of the sum.
+            "pkhbt {a}, {a}, {c}, lsl #16",
+            "pkhbt {b}, {b}, {d}, lsl #16",
+            "and {c}, {a}, #0x007f007f",
+            "and {d}, {b}, #0x007f007f",
+            "and {a}, {mask}, {a}, lsr #7",
+            "and {b}, {mask}, {b}, lsr #7",
+            "orr {c}, {c}, {d}, lsl #8",
+            "orr {a}, {a}, {b}, lsl #8",
+            "str {c}, [{low}], #4",
+            "str {a}, [{high}], #4",
+            "subs {count}, {count}, #4",
+            "bgt 2b",
+            weights = inout(reg) weights.as_ptr() => _,
+            high = inout(reg) high.as_mut_ptr() => _,
+            low = inout(reg) low.as_mut_ptr() => _,
+            count = inout(reg) weights.len() => _,
+            mask = in(reg) 0x007f_007f,
+            a = inout(reg) inv.to_bits() => _, b = inout(reg) scalar::ROUND.to_bits() => _, c = out(reg) _, d = out(reg) _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s8") _, out("s9") _,
+            options(nostack),
+        );
+    }
+    Weights { max: top, sum, unit, planes, sums: [[0; CHUNK / GROUP]; 2] }
+}
+
+/// The largest of some numbers, as many as a multiple of 4 and not none, and `least`; NaN is none.
+#[cfg(target_abi = "eabihf")]
+#[inline(always)]
+fn largest(x: &[f32], least: f32) -> f32 {
+    assert!(!x.is_empty() && x.len().is_multiple_of(4));
+    let top: u32;
+    // SAFETY: reads all of `x`, four numbers at a time.
+    unsafe {
+        asm!(
+            "vmov s4, {top}",
+            "2:",
+            "vldm {x}!, {{s0-s3}}",
+            ".irp i, 0, 1, 2, 3",
+            "vcmp.f32 s\\i, s4",
+            "vmrs APSR_nzcv, fpscr",
+            "it gt",
+            "vmovgt.f32 s4, s\\i",
+            ".endr",
+            "subs {count}, {count}, #4",
+            "bne 2b",
+            "vmov {top}, s4",
+            x = inout(reg) x.as_ptr() => _,
+            count = inout(reg) x.len() => _,
+            top = inout(reg) least.to_bits() => top,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _,
+            options(readonly, nostack),
+        );
+    }
+    f32::from_bits(top)
+}
+
+/// The sum of the first `n` in 16 lanes; those behind are zero.
+#[cfg(target_abi = "eabihf")]
+#[inline(always)]
+fn sum(x: &[f32; CHUNK], n: usize) -> f32 {
+    let sum: u32;
+    // SAFETY: reads 16 numbers at a time, up to the next multiple of 16 of `n`, which is at most `CHUNK`.
+    unsafe {
+        asm!(
+            "vldm {x}!, {{s0-s15}}",
+            "b 3f",
+            "2:",
+            "vldm {x}!, {{s16-s31}}",
+            "vadd.f32 s0, s0, s16",
+            "vadd.f32 s1, s1, s17",
+            "vadd.f32 s2, s2, s18",
+            "vadd.f32 s3, s3, s19",
+            "vadd.f32 s4, s4, s20",
+            "vadd.f32 s5, s5, s21",
+            "vadd.f32 s6, s6, s22",
+            "vadd.f32 s7, s7, s23",
+            "vadd.f32 s8, s8, s24",
+            "vadd.f32 s9, s9, s25",
+            "vadd.f32 s10, s10, s26",
+            "vadd.f32 s11, s11, s27",
+            "vadd.f32 s12, s12, s28",
+            "vadd.f32 s13, s13, s29",
+            "vadd.f32 s14, s14, s30",
+            "vadd.f32 s15, s15, s31",
+            "3:",
+            "subs {n}, {n}, #16",
+            "bgt 2b",
+            "vadd.f32 s0, s0, s8",
+            "vadd.f32 s1, s1, s9",
+            "vadd.f32 s2, s2, s10",
+            "vadd.f32 s3, s3, s11",
+            "vadd.f32 s4, s4, s12",
+            "vadd.f32 s5, s5, s13",
+            "vadd.f32 s6, s6, s14",
+            "vadd.f32 s7, s7, s15",
+            "vadd.f32 s0, s0, s4",
+            "vadd.f32 s1, s1, s5",
+            "vadd.f32 s2, s2, s6",
+            "vadd.f32 s3, s3, s7",
+            "vadd.f32 s0, s0, s2",
+            "vadd.f32 s1, s1, s3",
+            "vadd.f32 s0, s0, s1",
+            "vmov {sum}, s0",
+            x = inout(reg) x.as_ptr() => _,
+            n = inout(reg) n => _,
+            sum = out(reg) sum,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _, out("s15") _,
+            out("s16") _, out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _, out("s22") _, out("s23") _,
+            out("s24") _, out("s25") _, out("s26") _, out("s27") _, out("s28") _, out("s29") _, out("s30") _, out("s31") _,
+            options(readonly, nostack),
+        );
+    }
+    f32::from_bits(sum)
 }
