@@ -16,7 +16,7 @@ use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD};
 use crate::product::{self, Product, Row, Sums, group};
-use crate::scalar::{self, Weights};
+use crate::scalar::{self, LANES, Weights};
 
 crate::vector::token! {
     /// Proof of the DSP extension.
@@ -532,8 +532,9 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
     if value_scales.is_empty() {
         return Weights { max: f32::NEG_INFINITY, sum: 0.0, unit: 0.0, planes: [[0; CHUNK]; 2], sums: [[0; CHUNK / GROUP]; 2] };
     }
-    let mut weights = [0.0f32; CHUNK];
-    let top = largest(&scores[..value_scales.len().next_multiple_of(4)], f32::NEG_INFINITY);
+    let n = value_scales.len();
+    let mut weights = [MaybeUninit::<f32>::uninit(); CHUNK];
+    let top = largest(&scores[..n.next_multiple_of(4)]);
     let [c4, c3, c2, c1, c0] = scalar::EXP2;
     let constants = [top, -127.0, scalar::ROUND_BIASED, c4, c3, c2, c1, c0];
     // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions, writes as many of `weights`, reads eight
@@ -593,26 +594,27 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
             "vstm {weights}!, {{s0-s3}}",
             "subs {count}, {count}, #4",
             "bgt 2b",
-            constants = in(reg) &constants,
+            constants = in(reg) constants.as_ptr(),
             scores = inout(reg) scores.as_ptr() => _,
             weights = inout(reg) weights.as_mut_ptr() => _,
-            count = inout(reg) value_scales.len() => _,
+            count = inout(reg) n => _,
             a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
             out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
             out("s16") _, out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _, out("s22") _, out("s23") _,
             options(nostack),
         );
     }
-    let sum = sum(&weights, value_scales.len());
-    for (w, &scale) in weights.iter_mut().zip(value_scales) {
-        *w *= scale;
-    }
-    let weights = &weights[..value_scales.len().next_multiple_of(4)];
-    let peak = largest(weights, 0.0);
+    weights[n.next_multiple_of(4)..n.next_multiple_of(LANES)].fill(MaybeUninit::new(0.0));
+    // SAFETY: those up to the next multiple of 4 were just written by the block above, and the others by `fill`.
+    let weights: &mut [f32] =
+        unsafe { core::slice::from_raw_parts_mut(weights.as_mut_ptr().cast(), n.next_multiple_of(LANES)) };
+    let sum = sum(weights.as_chunks().0);
+    let peak = scale_weights(&mut weights[..n], value_scales);
+    let weights = &weights[..n.next_multiple_of(4)];
     let [inv, unit] = scalar::units(peak);
-    let mut planes = [[0i8; CHUNK]; 2];
-    let [high, low] = &mut planes;
-    // SAFETY: reads all of `weights` and writes as many bytes of both planes, which are no shorter.
+    let mut result = Weights { max: top, sum, unit, planes: [[0; CHUNK]; 2], sums: [[0; CHUNK / GROUP]; 2] };
+    let [high, low] = &mut result.planes;
+    // SAFETY: reads all of `weights`, four at a time, and writes as many bytes of both planes, which are no shorter.
     unsafe {
         asm!(
             "vmov s8, s9, {a}, {b}",
@@ -649,13 +651,13 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
             options(nostack),
         );
     }
-    Weights { max: top, sum, unit, planes, sums: [[0; CHUNK / GROUP]; 2] }
+    result
 }
 
-/// The largest of some numbers, as many as a multiple of 4 and not none, and `least`; NaN is none.
+/// The largest of some numbers, as many as a multiple of 4 and not none; NaN is none.
 #[cfg(target_abi = "eabihf")]
 #[inline(always)]
-fn largest(x: &[f32], least: f32) -> f32 {
+fn largest(x: &[f32]) -> f32 {
     assert!(!x.is_empty() && x.len().is_multiple_of(4));
     let top: u32;
     // SAFETY: reads all of `x`, four numbers at a time.
@@ -675,7 +677,7 @@ fn largest(x: &[f32], least: f32) -> f32 {
             "vmov {top}, s4",
             x = inout(reg) x.as_ptr() => _,
             count = inout(reg) x.len() => _,
-            top = inout(reg) least.to_bits() => top,
+            top = inout(reg) f32::NEG_INFINITY.to_bits() => top,
             out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _,
             options(readonly, nostack),
         );
@@ -683,12 +685,60 @@ fn largest(x: &[f32], least: f32) -> f32 {
     f32::from_bits(top)
 }
 
-/// The sum of the first `n` in 16 lanes; those behind are zero.
+/// Multiplies weights by scales, and returns the largest. None is negative, so their bits are in their order.
 #[cfg(target_abi = "eabihf")]
 #[inline(always)]
-fn sum(x: &[f32; CHUNK], n: usize) -> f32 {
+fn scale_weights(weights: &mut [f32], scales: &[f32]) -> f32 {
+    assert!(weights.len() == scales.len());
+    let (four, rest) = weights.as_chunks_mut::<4>();
+    let (scales, last) = scales.as_chunks::<4>();
+    let mut peak = 0u32;
+    if !four.is_empty() {
+        // SAFETY: reads `scales`, and reads and writes `four`, which is as long.
+        unsafe {
+            asm!(
+                "2:",
+                "vldm {w}, {{s0-s3}}",
+                "vldm {scales}!, {{s4-s7}}",
+                "vmul.f32 s0, s0, s4",
+                "vmul.f32 s1, s1, s5",
+                "vmul.f32 s2, s2, s6",
+                "vmul.f32 s3, s3, s7",
+                "vmov {a}, {b}, s0, s1",
+                "vmov {c}, {d}, s2, s3",
+                "vstm {w}!, {{s0-s3}}",
+                ".irp r, {a}, {b}, {c}, {d}",
+                "cmp \\r, {peak}",
+                "it gt",
+                "movgt {peak}, \\r",
+                ".endr",
+                "subs {count}, {count}, #1",
+                "bne 2b",
+                w = inout(reg) four.as_mut_ptr() => _,
+                scales = inout(reg) scales.as_ptr() => _,
+                count = inout(reg) four.len() => _,
+                peak = inout(reg) peak,
+                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+                options(nostack),
+            );
+        }
+    }
+    let mut peak = f32::from_bits(peak);
+    for (w, &scale) in rest.iter_mut().zip(last) {
+        *w *= scale;
+        peak = scalar::max(peak, *w);
+    }
+    peak
+}
+
+/// The sum in 16 lanes.
+#[cfg(target_abi = "eabihf")]
+#[inline(always)]
+fn sum(x: &[[f32; LANES]]) -> f32 {
+    assert!(!x.is_empty());
     let sum: u32;
-    // SAFETY: reads 16 numbers at a time, up to the next multiple of 16 of `n`, which is at most `CHUNK`.
+    // SAFETY: reads all of `x`.
     unsafe {
         asm!(
             "vldm {x}!, {{s0-s15}}",
@@ -712,8 +762,8 @@ fn sum(x: &[f32; CHUNK], n: usize) -> f32 {
             "vadd.f32 s14, s14, s30",
             "vadd.f32 s15, s15, s31",
             "3:",
-            "subs {n}, {n}, #16",
-            "bgt 2b",
+            "subs {n}, {n}, #1",
+            "bne 2b",
             "vadd.f32 s0, s0, s8",
             "vadd.f32 s1, s1, s9",
             "vadd.f32 s2, s2, s10",
@@ -731,7 +781,7 @@ fn sum(x: &[f32; CHUNK], n: usize) -> f32 {
             "vadd.f32 s0, s0, s1",
             "vmov {sum}, s0",
             x = inout(reg) x.as_ptr() => _,
-            n = inout(reg) n => _,
+            n = inout(reg) x.len() => _,
             sum = out(reg) sum,
             out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
             out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _, out("s15") _,
