@@ -136,7 +136,7 @@ pub(crate) fn store(sums: &[i32; PANEL], row_scales: &[f32; PANEL], token_scale:
 /// On its own, so that the common case keeps its fixed length.
 #[cold]
 #[inline(never)]
-fn store_cut(sums: &[i32; PANEL], row_scales: &[f32; PANEL], token_scale: f32, out: &mut [f32]) {
+pub(crate) fn store_cut(sums: &[i32; PANEL], row_scales: &[f32; PANEL], token_scale: f32, out: &mut [f32]) {
     for ((out, &sum), &scale) in out.iter_mut().zip(sums).zip(row_scales) {
         *out = sum as f32 * (scale * token_scale);
     }

@@ -155,8 +155,11 @@ macro_rules! operations {
     )*};
 }
 
-/// Rows of activations a block of so many at a time, or by a function for several rows.
+/// Rows of activations a block of so many at a time, or by a function for several rows, or (in brackets) by one for any number.
 macro_rules! matmul_body {
+    ($token:ident, $p:literal, ($all:ident), $w:ident, $x:ident, $($arg:ident),*) => {
+        $all($w, $x, $($arg),*)
+    };
     ($token:ident, $p:literal, $m:literal, $w:ident, $x:ident, $($arg:ident),*) => {
         product::matmul_with::<$p, $m>($token(()), $w, $x, $($arg),*)
     };

@@ -15,7 +15,7 @@ use core::ops::Range;
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD};
-use crate::product::{self, Product, Row, Sums, group};
+use crate::product::{Product, Row, Sums, group};
 use crate::scalar::{self, LANES, Weights};
 
 crate::vector::token! {
@@ -27,7 +27,9 @@ crate::vector::token! {
 mod on {
     use super::*;
 
-    crate::vector::operations!(Dsp, "dsp", panels: 4, rows: 2, queries: 1);
+    use super::super::multiply;
+
+    crate::vector::operations!(Dsp, "dsp", panels: 1, rows: (multiply), queries: 1);
 }
 
 impl Product for Dsp {
@@ -239,7 +241,7 @@ fn tiles(codes: &[u8]) -> &[[u32; PANEL]] {
 
 /// Adds to the sums of panel `p`, which is number `p * stride` of `sums`.
 #[inline(never)]
-fn int8(codes: &[&[u8]], x: &[i8], sums: &mut [[i32; PANEL]], stride: usize) {
+pub(super) fn int8(codes: &[&[u8]], x: &[i8], sums: &mut [[i32; PANEL]], stride: usize) {
     const BLOCK: usize = SCRATCH / 2;
     let mut scratch = Scratch::new();
     for (i, x) in x.as_chunks().0.chunks(BLOCK).enumerate() {
@@ -305,7 +307,7 @@ fn int8(codes: &[&[u8]], x: &[i8], sums: &mut [[i32; PANEL]], stride: usize) {
 
 /// [`int8`] for two rows of activations, whose sums stand side by side: what a word is expanded to serves both.
 #[inline(never)]
-fn int8_pair(codes: &[&[u8]], [x, y]: [&[i8]; 2], sums: &mut [[i32; PANEL]], stride: usize) {
+pub(super) fn int8_pair(codes: &[&[u8]], [x, y]: [&[i8]; 2], sums: &mut [[i32; PANEL]], stride: usize) {
     const BLOCK: usize = SCRATCH / 4;
     let mut scratch = Scratch::new();
     let (x, y) = (x.as_chunks().0, y.as_chunks().0);
@@ -361,7 +363,7 @@ fn int8_pair(codes: &[&[u8]], [x, y]: [&[i8]; 2], sums: &mut [[i32; PANEL]], str
 
 /// Uniform nibbles; sums as in [`int8`].
 #[inline(never)]
-fn uniform(codes: &[&[u8]], subs: &[&[[i8; PANEL]]], row: &Row<'_>, sums: &mut [[i32; PANEL]], stride: usize) {
+pub(super) fn uniform(codes: &[&[u8]], subs: &[&[[i8; PANEL]]], row: &Row<'_>, sums: &mut [[i32; PANEL]], stride: usize) {
     const BLOCK: usize = SCRATCH / 20;
     let mut scratch = Scratch::new();
     let groups = row.codes.len() / GROUP;
@@ -429,7 +431,7 @@ fn uniform(codes: &[&[u8]], subs: &[&[[i8; PANEL]]], row: &Row<'_>, sums: &mut [
 
 /// The levels of a byte's low and high nibble, for every byte.
 #[inline(never)]
-fn table(levels: &[i8; 16]) -> [u32; 256] {
+pub(super) fn table(levels: &[i8; 16]) -> [u32; 256] {
     let mut table = [0; 256];
     for (row, &high) in table.as_chunks_mut::<16>().0.iter_mut().zip(levels) {
         for (to, &low) in row.iter_mut().zip(levels) {
@@ -441,7 +443,7 @@ fn table(levels: &[i8; 16]) -> [u32; 256] {
 
 /// Nibbles of a codebook; sums as in [`int8`].
 #[inline(never)]
-fn codebook(
+pub(super) fn codebook(
     codes: &[&[u8]],
     subs: &[&[[i8; PANEL]]],
     table: &[u32; 256],

@@ -13,7 +13,7 @@ use core::ops::Range;
 use crate::activations::Activations;
 use crate::cache::Head;
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
-use crate::product::{self, Product, Row, Sums, group};
+use crate::product::{Product, Row, Sums, group};
 use crate::scalar;
 
 crate::vector::token! {
@@ -25,22 +25,21 @@ crate::vector::token! {
 mod on {
     use super::*;
 
-    crate::vector::operations!(Helium, "mve", panels: 4, rows: 2, queries: 1);
+    use super::super::multiply;
+
+    crate::vector::operations!(Helium, "mve", panels: 1, rows: (multiply), queries: 1);
 }
 
 impl Product for Helium {
     #[inline(always)]
     fn int8<const P: usize, const M: usize>(self, codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
         let mut sums = [[[0; PANEL]; M]; P];
-        for (codes, sums) in codes.iter().zip(&mut sums) {
-            let tiles = bytemuck::cast_slice(codes);
-            let (pairs, one) = sums.as_chunks_mut();
-            for (sums, rows) in pairs.iter_mut().zip(rows.as_chunks::<2>().0) {
-                int8_pair(tiles, rows.map(|row| row.codes), sums);
-            }
-            if let [sums] = one {
-                int8(tiles, rows[M - 1].codes, sums);
-            }
+        let flat = sums.as_flattened_mut();
+        for m in (0..M - 1).step_by(2) {
+            int8_pair(&codes, [rows[m].codes, rows[m + 1].codes], &mut flat[m..], M);
+        }
+        if M % 2 == 1 {
+            int8(&codes, rows[M - 1].codes, &mut flat[M - 1..], M);
         }
         sums
     }
@@ -55,7 +54,7 @@ impl Product for Helium {
     ) -> Sums<P, M> {
         let mut sums = [[[0; PANEL]; M]; P];
         let flat = sums.as_flattened_mut();
-        let tables = levels.map(tables);
+        let tables = levels.map(table);
         for (m, row) in rows.iter().enumerate() {
             match &tables {
                 None => uniform(&codes, &subs, row, &mut flat[m..], M),
@@ -66,51 +65,113 @@ impl Product for Helium {
     }
 }
 
-/// The sums of 16 rows.
+/// The end of a loop over rows of a panel. On the stack lie pointers to the activations, their number of quads, pointers to the rows' first
+/// tile and to their sums, and r6 and r7.
+macro_rules! next_rows {
+    ($step:literal) => {
+        concat!(
+            "ldrd r3, r1, [sp, #8]\n",
+            "stm r1!, {{r0, r2, r4, r6, r8, r10, r12, lr}}\n",
+            "add r3, r3, #", $step, "\n",
+            "strd r3, r1, [sp, #8]\n",
+            "subs r9, r9, #1\n",
+            "bne 2b\n",
+            "add sp, sp, #16\n",
+            "pop {{r6, r7}}",
+        )
+    };
+}
+
+/// The start of that loop: the vector of addresses, and sums of zero.
+macro_rules! first_rows {
+    () => {
+        concat!(
+            "push {{r0-r3, r6, r7}}\n",
+            "2:\n",
+            "ldm sp, {{r1, r3, r5}}\n",
+            "movs r0, #0\n",
+            "vidup.u32 q0, r0, #1\n",
+            "vshl.i32 q0, q0, #6\n",
+            "vadd.i32 q0, q0, r5\n",
+            "movs r0, #0\n",
+            "movs r2, #0\n",
+            "movs r4, #0\n",
+            "movs r6, #0\n",
+            "mov r8, r0\n",
+            "mov r10, r0\n",
+            "mov r12, r0\n",
+            "mov lr, r0",
+        )
+    };
+}
+
+/// Four quads of eight rows.
+macro_rules! int8_quads {
+    () => {
+        concat!(
+            "vldrb.u8 q1, [r1], #16\n",
+            "vldrw.u32 q2, [q0, #256]!\n",
+            "vmladava.s8 r0, q1, q2\n",
+            "vldrw.u32 q3, [q0, #4]\n",
+            "vmladava.s8 r2, q1, q3\n",
+            "vldrw.u32 q2, [q0, #8]\n",
+            "vmladava.s8 r4, q1, q2\n",
+            "vldrw.u32 q3, [q0, #12]\n",
+            "vmladava.s8 r6, q1, q3\n",
+            "vldrw.u32 q2, [q0, #16]\n",
+            "vmladava.s8 r8, q1, q2\n",
+            "vldrw.u32 q3, [q0, #20]\n",
+            "vmladava.s8 r10, q1, q3\n",
+            "vldrw.u32 q2, [q0, #24]\n",
+            "vmladava.s8 r12, q1, q2\n",
+            "vldrw.u32 q3, [q0, #28]\n",
+            "vmladava.s8 lr, q1, q3",
+        )
+    };
+}
+
+/// Tiles as words: a gather wants them aligned.
+///
+/// # Panics
+/// When a cache is not aligned to words; matrices are.
+#[inline(always)]
+fn tiles(codes: &[u8]) -> &[[u32; PANEL]] {
+    bytemuck::cast_slice(codes)
+}
+
+/// Where a gather that steps first starts.
+#[inline(always)]
+fn before(codes: *const [u32; PANEL]) -> *const u32 {
+    codes.cast::<u32>().wrapping_byte_sub(4 * TILE)
+}
+
+/// The sums of panel `p`, which is number `p * stride` of `sums`.
 #[inline(never)]
-fn int8(tiles: &[[u32; PANEL]], x: &[i8], sums: &mut [i32; PANEL]) {
-    assert!(x.len() == tiles.len() * QUAD);
-    for (r, sums) in sums.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        // SAFETY: the block reads one word of each row `8 * r..8 * r + 8` of each tile, and `x`, which is as long: whole
-        // vectors while there are four tiles, then under a predicate of those that are left. It leaves the stack as it was.
+pub(super) fn int8(codes: &[&[u8]], x: &[i8], sums: &mut [[i32; PANEL]], stride: usize) {
+    for (codes, sums) in codes.iter().zip(sums.iter_mut().step_by(stride)) {
+        let tiles = tiles(codes);
+        assert!(x.len() == tiles.len() * QUAD);
+        // SAFETY: for eight rows at a time the block reads one word a row of each tile, and `x`, which is as long: whole vectors
+        // while there are four tiles, then under a predicate of those that are left. It writes `sums`, and leaves the stack as
+        // it was.
         unsafe {
             asm!(
-                "push {{r6, r7}}",
-                "vidup.u32 q0, r0, #1",
-                "vshl.i32 q0, q0, #6",
-                "vadd.i32 q0, q0, r5",
-                "mov r0, r2",
-                "mov r4, r2",
-                "mov r6, r2",
-                "mov r8, r2",
-                "mov r10, r2",
-                "mov r12, r2",
-                "mov lr, r2",
-                "subs r3, r3, #4",
-                "blt 3f",
-                "2:",
-                "vldrb.u8 q1, [r1], #16",
-                "vldrw.u32 q2, [q0, #256]!",
-                "vmladava.s8 r0, q1, q2",
-                "vldrw.u32 q3, [q0, #4]",
-                "vmladava.s8 r2, q1, q3",
-                "vldrw.u32 q2, [q0, #8]",
-                "vmladava.s8 r4, q1, q2",
-                "vldrw.u32 q3, [q0, #12]",
-                "vmladava.s8 r6, q1, q3",
-                "vldrw.u32 q2, [q0, #16]",
-                "vmladava.s8 r8, q1, q2",
-                "vldrw.u32 q3, [q0, #20]",
-                "vmladava.s8 r10, q1, q3",
-                "vldrw.u32 q2, [q0, #24]",
-                "vmladava.s8 r12, q1, q2",
-                "vldrw.u32 q3, [q0, #28]",
-                "vmladava.s8 lr, q1, q3",
-                "subs r3, r3, #4",
-                "bge 2b",
+                first_rows!(),
+                "subs r3, r3, #8",
+                "blt 4f",
                 "3:",
+                int8_quads!(),
+                int8_quads!(),
+                "subs r3, r3, #8",
+                "bge 3b",
+                "4:",
                 "adds r3, r3, #4",
-                "beq 4f",
+                "blt 5f",
+                int8_quads!(),
+                "subs r3, r3, #4",
+                "5:",
+                "adds r3, r3, #4",
+                "beq 6f",
                 "vctp.32 r3",
                 "vpsttt",
                 "vldrbt.u8 q1, [r1]",
@@ -132,51 +193,36 @@ fn int8(tiles: &[[u32; PANEL]], x: &[i8], sums: &mut [i32; PANEL]) {
                 "vldrwt.u32 q3, [q0, #28]",
                 "vmladava.s8 r12, q1, q2",
                 "vmladava.s8 lr, q1, q3",
-                "4:",
-                "mov r5, r6",
-                "pop {{r6, r7}}",
-                inout("r0") 0 => sums[0],
-                inout("r2") 0 => sums[1],
-                out("r4") sums[2],
-                inout("r5") tiles.as_ptr().cast::<u32>().wrapping_add(8 * r).wrapping_byte_sub(4 * TILE) => sums[3],
-                out("r8") sums[4],
-                out("r10") sums[5],
-                out("r12") sums[6],
-                out("lr") sums[7],
-                inout("r1") x.as_ptr() => _,
-                inout("r3") tiles.len() => _,
+                "6:",
+                next_rows!("32"),
+                inout("r0") x.as_ptr() => _,
+                inout("r1") tiles.len() => _,
+                inout("r2") before(tiles.as_ptr()) => _,
+                inout("r3") sums.as_mut_ptr() => _,
+                inout("r9") 2 => _,
+                out("r4") _, out("r5") _, out("r8") _, out("r10") _, out("r12") _, out("lr") _,
                 out("q0") _, out("q1") _, out("q2") _, out("q3") _, out("q4") _, out("q5") _,
             );
         }
     }
 }
 
-/// [`int8`] for two rows of activations: what is gathered serves both.
+/// [`int8`] for two rows of activations, whose sums stand side by side: what is gathered serves both.
 #[inline(never)]
-fn int8_pair(tiles: &[[u32; PANEL]], [x, y]: [&[i8]; 2], sums: &mut [[i32; PANEL]; 2]) {
-    assert!(x.len() == tiles.len() * QUAD && y.len() == x.len());
-    let [a, b] = sums;
-    let sums = a.as_chunks_mut::<4>().0.iter_mut().zip(b.as_chunks_mut::<4>().0);
-    for (r, (a, b)) in sums.enumerate() {
-        // SAFETY: as in `int8`, with the rows `4 * r..4 * r + 4` of each tile, and `y`, which is as long as `x`.
+pub(super) fn int8_pair(codes: &[&[u8]], [x, y]: [&[i8]; 2], sums: &mut [[i32; PANEL]], stride: usize) {
+    for (codes, sums) in codes.iter().zip(sums.chunks_mut(stride)) {
+        let tiles = tiles(codes);
+        assert!(x.len() == tiles.len() * QUAD && y.len() == x.len());
+        let mut both = [0; 2 * PANEL];
+        // SAFETY: as in `int8`, for four rows at a time, and `y`, which is as long as `x`. It writes `both`.
         unsafe {
             asm!(
-                "push {{r6, r7}}",
-                "vidup.u32 q0, r0, #1",
-                "vshl.i32 q0, q0, #6",
-                "vadd.i32 q0, q0, r5",
-                "mov r0, r2",
-                "mov r4, r2",
-                "mov r6, r2",
-                "mov r8, r2",
-                "mov r10, r2",
-                "mov r12, r2",
-                "mov lr, r2",
+                first_rows!(),
                 "subs r3, r3, #4",
-                "blt 3f",
-                "2:",
+                "blt 4f",
+                "3:",
                 "vldrb.u8 q1, [r1], #16",
-                "vldrb.u8 q2, [r9], #16",
+                "vldrb.u8 q2, [r11], #16",
                 "vldrw.u32 q3, [q0, #256]!",
                 "vmladava.s8 r0, q1, q3",
                 "vmladava.s8 r2, q2, q3",
@@ -190,14 +236,14 @@ fn int8_pair(tiles: &[[u32; PANEL]], [x, y]: [&[i8]; 2], sums: &mut [[i32; PANEL
                 "vmladava.s8 r12, q1, q4",
                 "vmladava.s8 lr, q2, q4",
                 "subs r3, r3, #4",
-                "bge 2b",
-                "3:",
+                "bge 3b",
+                "4:",
                 "adds r3, r3, #4",
-                "beq 4f",
+                "beq 6f",
                 "vctp.32 r3",
                 "vpsttt",
                 "vldrbt.u8 q1, [r1]",
-                "vldrbt.u8 q2, [r9]",
+                "vldrbt.u8 q2, [r11]",
                 "vldrwt.u32 q3, [q0, #256]!",
                 "vmladava.s8 r0, q1, q3",
                 "vmladava.s8 r2, q2, q3",
@@ -211,28 +257,30 @@ fn int8_pair(tiles: &[[u32; PANEL]], [x, y]: [&[i8]; 2], sums: &mut [[i32; PANEL
                 "vmladava.s8 r10, q2, q4",
                 "vmladava.s8 r12, q1, q5",
                 "vmladava.s8 lr, q2, q5",
-                "4:",
-                "mov r5, r6",
-                "pop {{r6, r7}}",
-                inout("r0") 0 => a[0],
-                inout("r2") 0 => b[0],
-                out("r4") a[1],
-                inout("r5") tiles.as_ptr().cast::<u32>().wrapping_add(4 * r).wrapping_byte_sub(4 * TILE) => b[1],
-                out("r8") a[2],
-                out("r10") b[2],
-                out("r12") a[3],
-                out("lr") b[3],
-                inout("r1") x.as_ptr() => _,
-                inout("r9") y.as_ptr() => _,
-                inout("r3") tiles.len() => _,
+                "6:",
+                "ldr r3, [sp]",
+                "sub r3, r1, r3",
+                "sub r11, r11, r3",
+                next_rows!("16"),
+                inout("r0") x.as_ptr() => _,
+                inout("r1") tiles.len() => _,
+                inout("r2") before(tiles.as_ptr()) => _,
+                inout("r3") both.as_mut_ptr() => _,
+                inout("r9") 4 => _,
+                inout("r11") y.as_ptr() => _,
+                out("r4") _, out("r5") _, out("r8") _, out("r10") _, out("r12") _, out("lr") _,
                 out("q0") _, out("q1") _, out("q2") _, out("q3") _, out("q4") _, out("q5") _,
             );
+        }
+        let [first, second, ..] = sums else { unreachable!("a pair of rows") };
+        for (([a, b], first), second) in both.as_chunks().0.iter().zip(first).zip(second) {
+            (*first, *second) = (*a, *b);
         }
     }
 }
 
 /// The levels of a byte's low nibble, then of its high nibble, for every byte.
-fn tables(levels: &[i8; 16]) -> [[i8; 256]; 2] {
+pub(super) fn table(levels: &[i8; 16]) -> [[i8; 256]; 2] {
     let mut tables = [[0; 256]; 2];
     let [low, high] = &mut tables;
     for ((low, high), &level) in low.as_chunks_mut().0.iter_mut().zip(high.as_chunks_mut::<16>().0).zip(levels) {
@@ -295,7 +343,7 @@ macro_rules! collect {
 
 /// Adds to the sums of panel `p`, which is number `p * stride` of `sums`.
 #[inline(never)]
-fn uniform(codes: &[&[u8]], subs: &[&[[i8; PANEL]]], row: &Row<'_>, sums: &mut [[i32; PANEL]], stride: usize) {
+pub(super) fn uniform(codes: &[&[u8]], subs: &[&[[i8; PANEL]]], row: &Row<'_>, sums: &mut [[i32; PANEL]], stride: usize) {
     let mut ordered: Ordered = [MaybeUninit::uninit(); BLOCK];
     for start in (0..row.codes.len() / GROUP).step_by(BLOCK) {
         let (x, count) = order(row, start, &mut ordered);
@@ -345,7 +393,7 @@ fn uniform(codes: &[&[u8]], subs: &[&[[i8; PANEL]]], row: &Row<'_>, sums: &mut [
                         inout("r0") 0 => _,
                         inout("r1") x => _,
                         inout("r3") offsets.as_ptr() => _,
-                        inout("r9") codes.as_ptr().cast::<u32>().wrapping_add(8 * r).wrapping_byte_sub(4 * TILE) => _,
+                        inout("r9") before(codes.as_ptr().cast()).wrapping_add(8 * r) => _,
                         inout("r5") subs.as_ptr().cast::<i8>().wrapping_add(8 * r) => _,
                         in("r11") sums.as_mut_ptr(),
                         inout("lr") count => _,
@@ -362,7 +410,7 @@ fn uniform(codes: &[&[u8]], subs: &[&[[i8; PANEL]]], row: &Row<'_>, sums: &mut [
 
 /// [`uniform`] for nibbles of a codebook.
 #[inline(never)]
-fn codebook(
+pub(super) fn codebook(
     codes: &[&[u8]],
     subs: &[&[[i8; PANEL]]],
     tables: &[[i8; 256]; 2],
@@ -410,7 +458,7 @@ fn codebook(
                         "vstrw.32 q7, [r11, #16]",
                         inout("r0") 0 => _,
                         inout("r1") x => _,
-                        inout("r9") codes.as_ptr().cast::<u32>().wrapping_add(8 * r).wrapping_byte_sub(4 * TILE) => _,
+                        inout("r9") before(codes.as_ptr().cast()).wrapping_add(8 * r) => _,
                         inout("r5") subs.as_ptr().cast::<i8>().wrapping_add(8 * r) => _,
                         in("r10") &tables[0],
                         in("r11") sums.as_mut_ptr(),
