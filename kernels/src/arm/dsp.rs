@@ -12,6 +12,8 @@ use core::arch::asm;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
+#[cfg(target_abi = "eabihf")]
+use super::units;
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD};
@@ -91,6 +93,7 @@ const SCRATCH: usize = 320;
 ///                  (x0, x2) (y0, y2) (x1, x3) (y1, y3)
 /// codebook         (x0, y0) (x1, y1) (x2, y2) (x3, y3)
 /// ```
+#[repr(align(64))]
 struct Scratch([MaybeUninit<u32>; SCRATCH]);
 
 impl Scratch {
@@ -480,24 +483,26 @@ pub(super) fn codebook(
                     "movs r1, #0",
                     "movs r2, #0",
                     "movs r3, #0",
-                    ".irp v, 0, 64, 128, 192",
+                    "4:",
                     "ldm r12!, {{r4-r7}}",
                     ".irp r, 0, 1, 2, 3",
-                    "ldrb r8, [r11, #\\v + 4 * \\r]",
-                    "ldrb r9, [r11, #\\v + 4 * \\r + 1]",
-                    "ldrb r10, [r11, #\\v + 4 * \\r + 2]",
+                    "ldrb r8, [r11, #4 * \\r]",
+                    "ldrb r9, [r11, #4 * \\r + 1]",
+                    "ldrb r10, [r11, #4 * \\r + 2]",
                     "ldr r8, [lr, r8, lsl #2]",
                     "ldr r9, [lr, r9, lsl #2]",
                     "ldr r10, [lr, r10, lsl #2]",
                     "smlad r\\r, r8, r4, r\\r",
-                    "ldrb r8, [r11, #\\v + 4 * \\r + 3]",
+                    "ldrb r8, [r11, #4 * \\r + 3]",
                     "smlad r\\r, r9, r5, r\\r",
                     "ldr r8, [lr, r8, lsl #2]",
                     "smlad r\\r, r10, r6, r\\r",
                     "smlad r\\r, r8, r7, r\\r",
                     ".endr",
-                    ".endr",
-                    "add r11, r11, #256",
+                    "add r11, r11, #64",
+                    // A group's activations take 64 aligned bytes.
+                    "tst r12, #63",
+                    "bne 4b",
                     "ldr r4, [sp]",
                     "ldr r5, [sp, #12]",
                     "ldm r4, {{r7-r10}}",
@@ -537,8 +542,8 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
     let n = value_scales.len();
     let mut weights = [MaybeUninit::<f32>::uninit(); CHUNK];
     let top = largest(&scores[..n.next_multiple_of(4)]);
-    let [c4, c3, c2, c1, c0] = scalar::EXP2;
-    let constants = [top, -127.0, scalar::ROUND_BIASED, c4, c3, c2, c1, c0];
+    let [c4, c3, c2, c1, c0] = scalar::math::POWER;
+    let constants = [top, -127.0, scalar::math::ROUND_BIASED, c4, c3, c2, c1, c0];
     // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions, writes as many of `weights`, reads eight
     // constants.
     unsafe {
@@ -613,7 +618,7 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
     let sum = sum(weights.as_chunks().0);
     let peak = scale_weights(&mut weights[..n], value_scales);
     let weights = &weights[..n.next_multiple_of(4)];
-    let [inv, unit] = scalar::units(peak);
+    let [inv, unit] = units(peak);
     let mut result = Weights { max: top, sum, unit, planes: [[0; CHUNK]; 2], sums: [[0; CHUNK / GROUP]; 2] };
     let [high, low] = &mut result.planes;
     // SAFETY: reads all of `weights`, four at a time, and writes as many bytes of both planes, which are no shorter.
@@ -648,7 +653,7 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
             low = inout(reg) low.as_mut_ptr() => _,
             count = inout(reg) weights.len() => _,
             mask = in(reg) 0x007f_007f,
-            a = inout(reg) inv.to_bits() => _, b = inout(reg) scalar::ROUND.to_bits() => _, c = out(reg) _, d = out(reg) _,
+            a = inout(reg) inv.to_bits() => _, b = inout(reg) scalar::math::ROUND.to_bits() => _, c = out(reg) _, d = out(reg) _,
             out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s8") _, out("s9") _,
             options(nostack),
         );

@@ -73,6 +73,14 @@ fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut
     }
 }
 
+/// What weights are multiplied by, of which the largest is `peak`, to become codes, and codes to become weights.
+#[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
+#[inline(always)]
+fn units(peak: f32) -> [f32; 2] {
+    use crate::scalar::{LEAST, TOP};
+    if peak > LEAST { [TOP / peak, peak / TOP] } else { [0.0; 2] }
+}
+
 /// [`product::store`] with loads and stores of eight numbers.
 #[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
 #[inline(never)]
