@@ -10,11 +10,13 @@ use core::arch::asm;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
+#[cfg(target_abi = "eabihf")]
+use super::units;
 use crate::activations::Activations;
-use crate::cache::Head;
+use crate::cache::{CHUNK, Head};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
 use crate::product::{Product, Row, Sums, group};
-use crate::scalar;
+use crate::scalar::{self, Weights};
 
 crate::vector::token! {
     /// Proof of Helium.
@@ -62,6 +64,12 @@ impl Product for Helium {
             }
         }
         sums
+    }
+
+    #[cfg(target_abi = "eabihf")]
+    #[inline(always)]
+    fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
+        softmax(scores, value_scales)
     }
 }
 
@@ -473,4 +481,162 @@ pub(super) fn codebook(
             }
         }
     }
+}
+
+/// [`scalar::softmax`], four numbers at a time.
+///
+/// Vectors of f32 flush subnormal numbers to zero. Only powers of two below 2^-126 can be such numbers where it matters, beside
+/// enormous scales of values; a chunk that has any goes to the reference. What else may be subnormal is lost beside larger
+/// numbers in the reference, too: differences of scores, and weights and scales when the largest weight is above
+/// [`scalar::LEAST`].
+#[cfg(target_abi = "eabihf")]
+#[inline(never)]
+fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
+    let n = value_scales.len();
+    assert!(n <= CHUNK);
+    let mut weights = [0.0f32; CHUNK];
+    let [c4, c3, c2, c1, c0] = scalar::math::POWER.map(f32::to_bits);
+    let constants = [c3, c2, c1, c0];
+    let least = -127.0f32;
+    let mut top = f32::NEG_INFINITY.to_bits();
+    let lowest: u32;
+    let vectors = n.div_ceil(4);
+    if vectors == 0 {
+        return scalar::softmax(scores, value_scales);
+    }
+    // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions and writes as many of `weights`; reads four
+    // constants. Floating-point vectors exist wherever this set's do with a hardware float ABI.
+    unsafe {
+        asm!(
+            ".arch_extension mve.fp",
+            "mov r4, r0",
+            "dls lr, r3",
+            "2:",
+            "vldrw.u32 q0, [r4], #16",
+            "vmaxnmv.f32 r2, q0",
+            "le lr, 2b",
+            "vdup.32 q7, r12",
+            "vmov.i8 q6, #0xff",
+            "vmov.i32 q5, #1",
+            "dls lr, r3",
+            "ldm r5, {{r3, r4, r10, r11}}",
+            "3:",
+            "vldrw.u32 q0, [r0], #16",
+            "vsub.f32 q0, q0, r2",
+            "vmaxnm.f32 q0, q0, q7",
+            "vadd.f32 q1, q0, r8",
+            "vsub.f32 q2, q1, r8",
+            "vshl.i32 q1, q1, #23",
+            "vsub.f32 q0, q0, q2",
+            "vmul.f32 q2, q0, r9",
+            "vadd.f32 q2, q2, r3",
+            "vmul.f32 q2, q2, q0",
+            "vadd.f32 q2, q2, r4",
+            "vmul.f32 q2, q2, q0",
+            "vadd.f32 q2, q2, r10",
+            "vmul.f32 q2, q2, q0",
+            "vadd.f32 q2, q2, r11",
+            "vsub.i32 q3, q1, q5",
+            "vmin.u32 q6, q6, q3",
+            "vmul.f32 q2, q2, q1",
+            "vstrw.32 q2, [r1], #16",
+            "le lr, 3b",
+            "mvn r3, #0",
+            "vminv.u32 r3, q6",
+            inout("r0") scores.as_ptr() => _,
+            inout("r1") weights.as_mut_ptr() => _,
+            inout("r2") top,
+            inout("r3") vectors => lowest,
+            out("r4") _,
+            in("r5") constants.as_ptr(),
+            in("r8") scalar::math::ROUND_BIASED.to_bits(),
+            in("r9") c4,
+            out("r10") _, out("r11") _,
+            in("r12") least.to_bits(),
+            out("lr") _,
+            out("q0") _, out("q1") _, out("q2") _, out("q3") _, out("q5") _, out("q6") _, out("q7") _,
+            options(nostack),
+        );
+    }
+    // The exponent of 2^-126, less 1.
+    if lowest == (1 << 23) - 1 {
+        return scalar::softmax(scores, value_scales);
+    }
+    let sum: u32;
+    let mut peak = 0u32;
+    // SAFETY: reads and writes `weights`, under a predicate of its first `n`, and reads `value_scales`, which are `n`.
+    unsafe {
+        asm!(
+            ".arch_extension mve.fp",
+            "vldrw.u32 q0, [r0]",
+            "vldrw.u32 q1, [r0, #16]",
+            "vldrw.u32 q2, [r0, #32]",
+            "vldrw.u32 q3, [r0, #48]",
+            ".irp o, 64, 128, 192",
+            "vldrw.u32 q4, [r0, #\\o]",
+            "vadd.f32 q0, q0, q4",
+            "vldrw.u32 q4, [r0, #\\o + 16]",
+            "vadd.f32 q1, q1, q4",
+            "vldrw.u32 q4, [r0, #\\o + 32]",
+            "vadd.f32 q2, q2, q4",
+            "vldrw.u32 q4, [r0, #\\o + 48]",
+            "vadd.f32 q3, q3, q4",
+            ".endr",
+            "vadd.f32 q0, q0, q2",
+            "vadd.f32 q1, q1, q3",
+            "vadd.f32 q0, q0, q1",
+            "vadd.f32 s0, s0, s2",
+            "vadd.f32 s1, s1, s3",
+            "vadd.f32 s0, s0, s1",
+            "vmov r4, s0",
+            "dlstp.32 lr, r3",
+            "2:",
+            "vldrw.u32 q0, [r0]",
+            "vldrw.u32 q1, [r1], #16",
+            "vmul.f32 q0, q0, q1",
+            "vmaxnmv.f32 r2, q0",
+            "vstrw.32 q0, [r0], #16",
+            "letp lr, 2b",
+            inout("r0") weights.as_mut_ptr() => _,
+            inout("r1") value_scales.as_ptr() => _,
+            inout("r2") peak,
+            in("r3") n,
+            out("r4") sum,
+            out("lr") _,
+            out("q0") _, out("q1") _, out("q2") _, out("q3") _, out("q4") _,
+            options(nostack),
+        );
+    }
+    let [inv, unit] = units(f32::from_bits(peak));
+    let (top, sum) = (f32::from_bits(top), f32::from_bits(sum));
+    let mut result = Weights { max: top, sum, unit, planes: [[0; CHUNK]; 2], sums: [[0; CHUNK / GROUP]; 2] };
+    let [high, low] = &mut result.planes;
+    // SAFETY: reads the first `n` of `weights`, and writes as many bytes of both planes.
+    unsafe {
+        asm!(
+            ".arch_extension mve.fp",
+            "vmov.i32 q1, #127",
+            "dlstp.32 lr, r3",
+            "2:",
+            "vldrw.u32 q0, [r0], #16",
+            "vmul.f32 q0, q0, r8",
+            "vadd.f32 q0, q0, r9",
+            "vand q2, q0, q1",
+            "vstrb.32 q2, [r2], #4",
+            "vshr.u32 q0, q0, #7",
+            "vand q0, q0, q1",
+            "vstrb.32 q0, [r1], #4",
+            "letp lr, 2b",
+            inout("r0") weights.as_ptr() => _,
+            inout("r1") high.as_mut_ptr() => _,
+            inout("r2") low.as_mut_ptr() => _,
+            in("r3") n,
+            in("r8") inv.to_bits(),
+            in("r9") scalar::math::ROUND.to_bits(),
+            out("lr") _,
+            out("q0") _, out("q1") _, out("q2") _,
+            options(nostack),
+        );
+    }
+    result
 }
