@@ -20,7 +20,7 @@
 #![warn(missing_docs)]
 #![allow(clippy::needless_range_loop, reason = "loops by index unroll, and their sums stay in registers")]
 #![cfg_attr(
-    not(any(target_arch = "aarch64", target_arch = "x86_64", kinglet_dsp, kinglet_mve)),
+    not(any(target_arch = "aarch64", target_arch = "x86_64")),
     allow(dead_code, unused_imports, unused_macros, reason = "without vector kernels the reference is all")
 )]
 

@@ -209,5 +209,6 @@ macro_rules! products {
 }
 
 pub(crate) use {
-    has, matmul_body, operations, products, reference, set_match, set_methods, sets, token, token_methods, with_operations,
+    has, matmul_body, operations, products, reference, set_match, set_methods, sets, token, token_methods,
+    with_operations,
 };

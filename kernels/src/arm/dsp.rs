@@ -104,7 +104,11 @@ impl Scratch {
 
     /// Writes `words` at each multiple of `N`, as many as there are items.
     #[inline(always)]
-    fn fill<const N: usize, T>(&mut self, items: impl ExactSizeIterator<Item = T>, words: impl Fn(T) -> [u32; N]) -> &[u32] {
+    fn fill<const N: usize, T>(
+        &mut self,
+        items: impl ExactSizeIterator<Item = T>,
+        words: impl Fn(T) -> [u32; N],
+    ) -> &[u32] {
         let len = items.len() * N;
         let (to, _) = self.0[..len].as_chunks_mut::<N>();
         for (to, item) in to.iter_mut().zip(items) {
@@ -141,10 +145,29 @@ fn zip(a: u32, b: u32) -> [u32; 2] {
 macro_rules! int8_word {
     ($w:literal, $acc:literal, $even:literal, $odd:literal) => {
         concat!(
-            "sxtb16 r10, ", $w, "\n",
-            "sxtb16 ", $w, ", ", $w, ", ror #8\n",
-            "smlad ", $acc, ", r10, ", $even, ", ", $acc, "\n",
-            "smlad ", $acc, ", ", $w, ", ", $odd, ", ", $acc,
+            "sxtb16 r10, ",
+            $w,
+            "\n",
+            "sxtb16 ",
+            $w,
+            ", ",
+            $w,
+            ", ror #8\n",
+            "smlad ",
+            $acc,
+            ", r10, ",
+            $even,
+            ", ",
+            $acc,
+            "\n",
+            "smlad ",
+            $acc,
+            ", ",
+            $w,
+            ", ",
+            $odd,
+            ", ",
+            $acc,
         )
     };
 }
@@ -153,9 +176,19 @@ macro_rules! int8_word {
 macro_rules! int8_pair_word {
     ($w:literal, $a:literal, $b:literal) => {
         concat!(
-            int8_word!($w, $a, "r4", "r5"), "\n",
-            "smlad ", $b, ", r10, r6, ", $b, "\n",
-            "smlad ", $b, ", ", $w, ", r7, ", $b,
+            int8_word!($w, $a, "r4", "r5"),
+            "\n",
+            "smlad ",
+            $b,
+            ", r10, r6, ",
+            $b,
+            "\n",
+            "smlad ",
+            $b,
+            ", ",
+            $w,
+            ", r7, ",
+            $b,
         )
     };
 }
@@ -165,8 +198,11 @@ macro_rules! int8_pair_quad {
     ($offset:literal) => {
         concat!(
             "ldm r12!, {{r4-r7}}\n",
-            "ldrd r8, r9, [r11, #", $offset, "]\n",
-            int8_pair_word!("r8", "r0", "r1"), "\n",
+            "ldrd r8, r9, [r11, #",
+            $offset,
+            "]\n",
+            int8_pair_word!("r8", "r0", "r1"),
+            "\n",
             int8_pair_word!("r9", "r2", "r3"),
         )
     };
@@ -176,14 +212,41 @@ macro_rules! int8_pair_quad {
 macro_rules! uniform_word {
     ($w:literal, $acc:literal) => {
         concat!(
-            "and r10, lr, ", $w, "\n",
-            "smlad ", $acc, ", r10, r4, ", $acc, "\n",
-            "and r10, lr, ", $w, ", lsr #4\n",
-            "smlad ", $acc, ", r10, r5, ", $acc, "\n",
-            "and r10, lr, ", $w, ", lsr #8\n",
-            "smlad ", $acc, ", r10, r6, ", $acc, "\n",
-            "and ", $w, ", lr, ", $w, ", lsr #12\n",
-            "smlad ", $acc, ", ", $w, ", r7, ", $acc,
+            "and r10, lr, ",
+            $w,
+            "\n",
+            "smlad ",
+            $acc,
+            ", r10, r4, ",
+            $acc,
+            "\n",
+            "and r10, lr, ",
+            $w,
+            ", lsr #4\n",
+            "smlad ",
+            $acc,
+            ", r10, r5, ",
+            $acc,
+            "\n",
+            "and r10, lr, ",
+            $w,
+            ", lsr #8\n",
+            "smlad ",
+            $acc,
+            ", r10, r6, ",
+            $acc,
+            "\n",
+            "and ",
+            $w,
+            ", lr, ",
+            $w,
+            ", lsr #12\n",
+            "smlad ",
+            $acc,
+            ", ",
+            $w,
+            ", r7, ",
+            $acc,
         )
     };
 }
@@ -194,8 +257,11 @@ macro_rules! next_rows {
     ($store:literal, $step:literal) => {
         concat!(
             "ldrd r4, r5, [sp]\n",
-            $store, "\n",
-            "add r5, r5, #", $step, "\n",
+            $store,
+            "\n",
+            "add r5, r5, #",
+            $step,
+            "\n",
             "strd r4, r5, [sp]\n",
             "ldr r5, [sp, #16]\n",
             "subs r5, r5, #1\n",
@@ -366,7 +432,13 @@ pub(super) fn int8_pair(codes: &[&[u8]], [x, y]: [&[i8]; 2], sums: &mut [[i32; P
 
 /// Uniform nibbles; sums as in [`int8`].
 #[inline(never)]
-pub(super) fn uniform(codes: &[&[u8]], subs: &[&[[i8; PANEL]]], row: &Row<'_>, sums: &mut [[i32; PANEL]], stride: usize) {
+pub(super) fn uniform(
+    codes: &[&[u8]],
+    subs: &[&[[i8; PANEL]]],
+    row: &Row<'_>,
+    sums: &mut [[i32; PANEL]],
+    stride: usize,
+) {
     const BLOCK: usize = SCRATCH / 20;
     let mut scratch = Scratch::new();
     let groups = row.codes.len() / GROUP;
@@ -537,7 +609,13 @@ pub(super) fn codebook(
 fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
     assert!(value_scales.len() <= CHUNK);
     if value_scales.is_empty() {
-        return Weights { max: f32::NEG_INFINITY, sum: 0.0, unit: 0.0, planes: [[0; CHUNK]; 2], sums: [[0; CHUNK / GROUP]; 2] };
+        return Weights {
+            max: f32::NEG_INFINITY,
+            sum: 0.0,
+            unit: 0.0,
+            planes: [[0; CHUNK]; 2],
+            sums: [[0; CHUNK / GROUP]; 2],
+        };
     }
     let n = value_scales.len();
     let mut weights = [MaybeUninit::<f32>::uninit(); CHUNK];

@@ -80,7 +80,9 @@ macro_rules! next_rows {
         concat!(
             "ldrd r3, r1, [sp, #8]\n",
             "stm r1!, {{r0, r2, r4, r6, r8, r10, r12, lr}}\n",
-            "add r3, r3, #", $step, "\n",
+            "add r3, r3, #",
+            $step,
+            "\n",
             "strd r3, r1, [sp, #8]\n",
             "subs r9, r9, #1\n",
             "bne 2b\n",
@@ -320,11 +322,17 @@ fn order(row: &Row<'_>, start: usize, to: &mut Ordered) -> (*const u32, usize) {
 macro_rules! uniform_row {
     ($address:literal, $dot:literal) => {
         concat!(
-            "vldrw.u32 q4, ", $address, "\n",
+            "vldrw.u32 q4, ",
+            $address,
+            "\n",
             "vand q5, q4, q1\n",
             "vshr.u8 q4, q4, #4\n",
-            "vmladav.s8 ", $dot, ", q5, q2\n",
-            "vmladava.s8 ", $dot, ", q4, q3",
+            "vmladav.s8 ",
+            $dot,
+            ", q5, q2\n",
+            "vmladava.s8 ",
+            $dot,
+            ", q4, q3",
         )
     };
 }
@@ -333,11 +341,17 @@ macro_rules! uniform_row {
 macro_rules! codebook_row {
     ($address:literal, $dot:literal) => {
         concat!(
-            "vldrw.u32 q1, ", $address, "\n",
+            "vldrw.u32 q1, ",
+            $address,
+            "\n",
             "vldrb.u8 q4, [r10, q1]\n",
             "vldrb.u8 q5, [r12, q1]\n",
-            "vmladav.s8 ", $dot, ", q4, q2\n",
-            "vmladava.s8 ", $dot, ", q5, q3",
+            "vmladav.s8 ",
+            $dot,
+            ", q4, q2\n",
+            "vmladava.s8 ",
+            $dot,
+            ", q5, q3",
         )
     };
 }
@@ -351,7 +365,13 @@ macro_rules! collect {
 
 /// Adds to the sums of panel `p`, which is number `p * stride` of `sums`.
 #[inline(never)]
-pub(super) fn uniform(codes: &[&[u8]], subs: &[&[[i8; PANEL]]], row: &Row<'_>, sums: &mut [[i32; PANEL]], stride: usize) {
+pub(super) fn uniform(
+    codes: &[&[u8]],
+    subs: &[&[[i8; PANEL]]],
+    row: &Row<'_>,
+    sums: &mut [[i32; PANEL]],
+    stride: usize,
+) {
     let mut ordered: Ordered = [MaybeUninit::uninit(); BLOCK];
     for start in (0..row.codes.len() / GROUP).step_by(BLOCK) {
         let (x, count) = order(row, start, &mut ordered);
@@ -494,9 +514,7 @@ pub(super) fn codebook(
 fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
     let n = value_scales.len();
     assert!(n <= CHUNK);
-    let mut weights = [0.0f32; CHUNK];
-    let [c4, c3, c2, c1, c0] = scalar::math::POWER.map(f32::to_bits);
-    let constants = [c3, c2, c1, c0];
+    let mut weights = [MaybeUninit::<f32>::uninit(); CHUNK];
     let least = -127.0f32;
     let mut top = f32::NEG_INFINITY.to_bits();
     let lowest: u32;
@@ -504,7 +522,9 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
     if vectors == 0 {
         return scalar::softmax(scores, value_scales);
     }
-    // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions and writes as many of `weights`; reads four
+    let [c4, c3, c2, c1, c0] = scalar::math::POWER.map(f32::to_bits);
+    let constants = [c3, c2, c1, c0, (CHUNK / 4 - vectors) as u32];
+    // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions; writes all of `weights`; reads five
     // constants. Floating-point vectors exist wherever this set's do with a hardware float ABI.
     unsafe {
         asm!(
@@ -541,6 +561,13 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
             "vmul.f32 q2, q2, q1",
             "vstrw.32 q2, [r1], #16",
             "le lr, 3b",
+            "ldr r3, [r5, #16]",
+            "vmov.i32 q0, #0",
+            "wls lr, r3, 5f",
+            "4:",
+            "vstrw.32 q0, [r1], #16",
+            "le lr, 4b",
+            "5:",
             "mvn r3, #0",
             "vminv.u32 r3, q6",
             inout("r0") scores.as_ptr() => _,

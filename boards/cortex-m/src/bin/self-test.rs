@@ -73,7 +73,9 @@ fn kernels(arena: &mut Arena) {
             }
         }
         for (head, len) in HEADS.iter().flat_map(|&head| LENS.map(|len| (head, len))) {
-            for (scale, odd) in [(0.1, 0.1), (1.0, 0.0), (30.0, 0.0), (1.0, f32::MAX), (1.0, f32::INFINITY), (1.0, f32::NAN)] {
+            for (scale, odd) in
+                [(0.1, 0.1), (1.0, 0.0), (30.0, 0.0), (1.0, f32::MAX), (1.0, f32::INFINITY), (1.0, f32::NAN)]
+            {
                 attention(isa, head, len, [scale, odd], &mut random, lend(arena));
                 attentions += 1;
             }
@@ -102,7 +104,14 @@ fn product(isa: Isa, format: Format, shape: [usize; 3], random: &mut Random, mut
 }
 
 /// `odd` is added to one value of each query, so that scores and weights are huge, infinite or no numbers.
-fn attention(isa: Isa, head: (usize, usize), len: usize, [scale, odd]: [f32; 2], random: &mut Random, mut memory: Memory<'_>) {
+fn attention(
+    isa: Isa,
+    head: (usize, usize),
+    len: usize,
+    [scale, odd]: [f32; 2],
+    random: &mut Random,
+    mut memory: Memory<'_>,
+) {
     let (dim, heads) = head;
     let shape = CacheShape::new(len + 1, dim);
     let (codes, scales) = (memory.codes(shape.codes()), memory.floats(shape.scales()));
