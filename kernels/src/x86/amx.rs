@@ -28,7 +28,7 @@ crate::vector::token! {
 mod on {
     use super::*;
 
-    pub(super) use avx512::on::{add, attend, quantize, rms_norm, rope, silu_mul};
+    pub(super) use avx512::on::{add, attend, quantize, rms_norm, rope, silu_mul, softmax};
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
