@@ -609,19 +609,13 @@ pub(super) fn codebook(
 fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
     assert!(value_scales.len() <= CHUNK);
     if value_scales.is_empty() {
-        return Weights {
-            max: f32::NEG_INFINITY,
-            sum: 0.0,
-            unit: 0.0,
-            planes: [[0; CHUNK]; 2],
-            sums: [[0; CHUNK / GROUP]; 2],
-        };
+        return Weights::EMPTY;
     }
     let n = value_scales.len();
     let mut weights = [MaybeUninit::<f32>::uninit(); CHUNK];
     let top = largest(&scores[..n.next_multiple_of(4)]);
     let [c4, c3, c2, c1, c0] = scalar::math::POWER;
-    let constants = [top, -127.0, scalar::math::ROUND_BIASED, c4, c3, c2, c1, c0];
+    let constants = [top, scalar::math::LOWEST, scalar::math::ROUND_BIASED, c4, c3, c2, c1, c0];
     // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions, writes as many of `weights`, reads eight
     // constants.
     unsafe {

@@ -505,8 +505,7 @@ pub(super) fn codebook(
 
 /// [`scalar::softmax`], four numbers at a time.
 ///
-/// Vectors of f32 flush subnormal numbers to zero. Only powers of two below 2^-126 can be such numbers where it matters, beside
-/// enormous scales of values; a chunk that has any goes to the reference. What else may be subnormal is lost beside larger
+/// Vectors of f32 flush subnormal numbers to zero. Powers of two are none, and what else may be subnormal is lost beside larger
 /// numbers in the reference, too: differences of scores, and weights and scales when the largest weight is above
 /// [`scalar::LEAST`].
 #[cfg(target_abi = "eabihf")]
@@ -515,12 +514,10 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
     let n = value_scales.len();
     assert!(n <= CHUNK);
     let mut weights = [MaybeUninit::<f32>::uninit(); CHUNK];
-    let least = -127.0f32;
     let mut top = f32::NEG_INFINITY.to_bits();
-    let lowest: u32;
     let vectors = n.div_ceil(4);
     if vectors == 0 {
-        return scalar::softmax(scores, value_scales);
+        return Weights::EMPTY;
     }
     let [c4, c3, c2, c1, c0] = scalar::math::POWER.map(f32::to_bits);
     let constants = [c3, c2, c1, c0, (CHUNK / 4 - vectors) as u32];
@@ -536,8 +533,6 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
             "vmaxnmv.f32 r2, q0",
             "le lr, 2b",
             "vdup.32 q7, r12",
-            "vmov.i8 q6, #0xff",
-            "vmov.i32 q5, #1",
             "dls lr, r3",
             "ldm r5, {{r3, r4, r10, r11}}",
             "3:",
@@ -556,8 +551,6 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
             "vadd.f32 q2, q2, r10",
             "vmul.f32 q2, q2, q0",
             "vadd.f32 q2, q2, r11",
-            "vsub.i32 q3, q1, q5",
-            "vmin.u32 q6, q6, q3",
             "vmul.f32 q2, q2, q1",
             "vstrw.32 q2, [r1], #16",
             "le lr, 3b",
@@ -568,26 +561,20 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
             "vstrw.32 q0, [r1], #16",
             "le lr, 4b",
             "5:",
-            "mvn r3, #0",
-            "vminv.u32 r3, q6",
             inout("r0") scores.as_ptr() => _,
             inout("r1") weights.as_mut_ptr() => _,
             inout("r2") top,
-            inout("r3") vectors => lowest,
+            inout("r3") vectors => _,
             out("r4") _,
             in("r5") constants.as_ptr(),
             in("r8") scalar::math::ROUND_BIASED.to_bits(),
             in("r9") c4,
             out("r10") _, out("r11") _,
-            in("r12") least.to_bits(),
+            in("r12") scalar::math::LOWEST.to_bits(),
             out("lr") _,
-            out("q0") _, out("q1") _, out("q2") _, out("q3") _, out("q5") _, out("q6") _, out("q7") _,
+            out("q0") _, out("q1") _, out("q2") _, out("q7") _,
             options(nostack),
         );
-    }
-    // The exponent of 2^-126, less 1.
-    if lowest == (1 << 23) - 1 {
-        return scalar::softmax(scores, value_scales);
     }
     let sum: u32;
     let mut peak = 0u32;

@@ -7,7 +7,7 @@ use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
 use crate::layout::{Format, GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
 use crate::product::{self, Product, Row, Sums};
-use crate::scalar::math::{POWER, ROUND, ROUND_BIASED};
+use crate::scalar::math::{LOWEST, POWER, ROUND, ROUND_BIASED};
 use crate::scalar::{self, LEAST, TOP, Weights};
 
 crate::vector::token! {
@@ -115,7 +115,7 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn exp2_below(x: __m512) -> __m512 {
-    let z = _mm512_max_ps(x, _mm512_set1_ps(-127.0));
+    let z = _mm512_max_ps(x, _mm512_set1_ps(LOWEST));
     let round = _mm512_set1_ps(ROUND_BIASED);
     let t = _mm512_add_ps(z, round);
     let f = _mm512_sub_ps(z, _mm512_sub_ps(t, round));
