@@ -141,6 +141,35 @@ fn broadcast(x: &[i8; 4 * QUAD]) -> [int8x16_t; 4] {
     [vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b), vreinterpretq_s8_s32(c), vreinterpretq_s8_s32(d)]
 }
 
+/// Four quads of each row of activations: one row's in registers, of several where they lie, for lack of registers.
+#[derive(Clone, Copy)]
+struct Quads<'a, const M: usize> {
+    held: [int8x16_t; 4],
+    lying: [&'a [i8; 4 * QUAD]; M],
+}
+
+impl<'a, const M: usize> Quads<'a, M> {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn new(x: [&'a [i8; 4 * QUAD]; M]) -> Self {
+        let held = if M == 1 { broadcast(x[0]) } else { [vdupq_n_s8(0); 4] };
+        Self { held, lying: x }
+    }
+
+    /// Quads `Q` and `Q + 1` of row `m`.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn two<const Q: usize>(&self, m: usize) -> [int8x16_t; 2] {
+        if M == 1 {
+            return [self.held[Q], self.held[Q + 1]];
+        }
+        let x: &[i8; 2 * QUAD] = &self.lying[m].as_chunks().0[Q / 2];
+        // SAFETY: `x` has 8 bytes; `ld2r` needs no alignment.
+        let int32x4x2_t(a, b) = unsafe { vld2q_dup_s32(x.as_ptr().cast()) };
+        [vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b)]
+    }
+}
+
 /// Defines functions of one instruction each. The intrinsics will not do: LLVM takes them for extensions, products, shuffles and
 /// sums, and where a nibble cannot be negative or a register is used twice it does not find the instruction again.
 macro_rules! instructions {
@@ -224,11 +253,43 @@ fn multiply_add(pairs: &mut Pairs, w: [int8x16_t; 2], x: int8x16_t) {
 /// The same in 32 bits.
 type Halves = [int32x4_t; 4];
 
+/// Adds two quads of eight rows: `first` times `x` and `second` times `y`. One piece, because LLVM would mix several until the
+/// registers do not suffice; four sums between an instruction and the next on the same one hide its latency on in-order cores.
 #[inline]
 #[target_feature(enable = "neon")]
-fn widen(acc: &mut Halves, pairs: Pairs) {
-    for i in 0..4 {
-        add_wide(&mut acc[i], pairs[i]);
+fn add_quads(acc: &mut Halves, first: [int8x16_t; 2], x: int8x16_t, second: [int8x16_t; 2], y: int8x16_t) {
+    let [a, b, c, d] = acc;
+    // SAFETY: registers only.
+    unsafe {
+        asm!(
+            "smull {p:v}.8h, {w0:v}.8b, {x:v}.8b",
+            "smull2 {q:v}.8h, {w0:v}.16b, {x:v}.16b",
+            "smull {r:v}.8h, {w1:v}.8b, {x:v}.8b",
+            "smull2 {s:v}.8h, {w1:v}.16b, {x:v}.16b",
+            "smlal {p:v}.8h, {w2:v}.8b, {y:v}.8b",
+            "smlal2 {q:v}.8h, {w2:v}.16b, {y:v}.16b",
+            "smlal {r:v}.8h, {w3:v}.8b, {y:v}.8b",
+            "smlal2 {s:v}.8h, {w3:v}.16b, {y:v}.16b",
+            "sadalp {a:v}.4s, {p:v}.8h",
+            "sadalp {b:v}.4s, {q:v}.8h",
+            "sadalp {c:v}.4s, {r:v}.8h",
+            "sadalp {d:v}.4s, {s:v}.8h",
+            a = inout(vreg) *a,
+            b = inout(vreg) *b,
+            c = inout(vreg) *c,
+            d = inout(vreg) *d,
+            p = out(vreg) _,
+            q = out(vreg) _,
+            r = out(vreg) _,
+            s = out(vreg) _,
+            w0 = in(vreg) first[0],
+            w1 = in(vreg) first[1],
+            w2 = in(vreg) second[0],
+            w3 = in(vreg) second[1],
+            x = in(vreg) x,
+            y = in(vreg) y,
+            options(pure, nomem, nostack, preserves_flags)
+        );
     }
 }
 
@@ -245,6 +306,25 @@ fn signed(w: [uint8x16_t; 2]) -> [int8x16_t; 2] {
     [vreinterpretq_s8_u8(w[0]), vreinterpretq_s8_u8(w[1])]
 }
 
+/// `tiles`, to be read only when `sum` is there. No instruction: without it LLVM loads and unpacks a whole group before it multiplies, and
+/// spills most of it. What is passed is the sum of the last step but one, so that loads still run a step ahead.
+#[inline]
+#[target_feature(enable = "neon")]
+fn after(tiles: &[[u8; TILE]; 4], sum: int16x8_t) -> &[[u8; TILE]; 4] {
+    let mut start: *const _ = tiles;
+    // SAFETY: no instruction at all; the pointer stays what it is.
+    unsafe {
+        asm!(
+            "/* {start} {sum:v} */",
+            start = inout(reg) start,
+            sum = in(vreg) sum,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    // SAFETY: this is `tiles`.
+    unsafe { &*start }
+}
+
 /// Half `HALF` of the rows of the tiles of quads `Q` and `Q + 1` times these of the four quads in `x`.
 #[inline]
 #[target_feature(enable = "neon")]
@@ -255,9 +335,17 @@ fn two_quads<const Q: usize, const HALF: usize, const M: usize>(
 ) {
     let [first, second] = [signed(load_half(&tiles[Q], HALF)), signed(load_half(&tiles[Q + 1], HALF))];
     for m in 0..M {
-        let mut pairs = multiply(first, x[m][Q]);
-        multiply_add(&mut pairs, second, x[m][Q + 1]);
-        widen(&mut acc[m][HALF], pairs);
+        let (acc, x, y) = (&mut acc[m][HALF], x[m][Q], x[m][Q + 1]);
+        if M == 1 {
+            add_quads(acc, first, x, second, y);
+        } else {
+            // Several rows leave no registers for what one piece wants at once.
+            let mut pairs = multiply(first, x);
+            multiply_add(&mut pairs, second, y);
+            for i in 0..4 {
+                add_wide(&mut acc[i], pairs[i]);
+            }
+        }
     }
 }
 
@@ -286,8 +374,10 @@ fn int8<const P: usize, const M: usize>(codes: [&[u8]; P], rows: [Row<'_>; M]) -
             for m in 0..M {
                 let x = rows[m].codes.as_chunks::<QUAD>().0[q];
                 let x = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(x.map(|v| v as u8))));
-                widen(&mut acc[m][0], multiply(signed(load_half(tile, 0)), x));
-                widen(&mut acc[m][1], multiply(signed(load_half(tile, 1)), x));
+                for half in 0..2 {
+                    let w = signed(load_half(tile, half));
+                    add_quads(&mut acc[m][half], w, x, w, vdupq_n_s8(0));
+                }
             }
         }
         for m in 0..M {
@@ -312,16 +402,17 @@ fn unpack(bytes: [uint8x16_t; 2], levels: Option<int8x16_t>) -> [[int8x16_t; 2];
 fn uniform<const V: usize, const Q: usize, const HALF: usize, const M: usize>(
     pairs: &mut [[Pairs; 2]; M],
     tiles: &[[u8; TILE]; 4],
-    x: &[[int8x16_t; 4]; M],
+    x: Quads<'_, M>,
 ) {
     let [low, high] = unpack(load_half(&tiles[V], HALF), None);
     for m in 0..M {
+        let [x, y] = x.two::<Q>(m);
         if V == 0 {
-            pairs[m][HALF] = multiply(low, x[m][Q]);
+            pairs[m][HALF] = multiply(low, x);
         } else {
-            multiply_add(&mut pairs[m][HALF], low, x[m][Q]);
+            multiply_add(&mut pairs[m][HALF], low, x);
         }
-        multiply_add(&mut pairs[m][HALF], high, x[m][Q + 1]);
+        multiply_add(&mut pairs[m][HALF], high, y);
     }
 }
 
@@ -342,21 +433,22 @@ fn int4<const P: usize, const M: usize>(
         for g in 0..n {
             let tiles = &groups[g].as_chunks().0.as_chunks().0[0];
             let mut pairs = [[[vdupq_n_s16(0); 4]; 2]; M];
-            let mut x = [[vdupq_n_s8(0); 4]; M];
-            for m in 0..M {
-                x[m] = broadcast(&quads[m][g].as_chunks().0[0]);
-            }
-            uniform::<0, 0, 0, M>(&mut pairs, tiles, &x);
-            uniform::<0, 0, 1, M>(&mut pairs, tiles, &x);
-            uniform::<1, 2, 0, M>(&mut pairs, tiles, &x);
-            uniform::<1, 2, 1, M>(&mut pairs, tiles, &x);
-            for m in 0..M {
-                x[m] = broadcast(&quads[m][g].as_chunks().0[1]);
-            }
-            uniform::<2, 0, 0, M>(&mut pairs, tiles, &x);
-            uniform::<2, 0, 1, M>(&mut pairs, tiles, &x);
-            uniform::<3, 2, 0, M>(&mut pairs, tiles, &x);
-            uniform::<3, 2, 1, M>(&mut pairs, tiles, &x);
+            let x = Quads::new(quads.map(|quads| &quads[g].as_chunks().0[0]));
+            uniform::<0, 0, 0, M>(&mut pairs, tiles, x);
+            uniform::<0, 0, 1, M>(&mut pairs, tiles, x);
+            let tiles = after(tiles, pairs[M - 1][0][0]);
+            uniform::<1, 2, 0, M>(&mut pairs, tiles, x);
+            let tiles = after(tiles, pairs[M - 1][1][0]);
+            uniform::<1, 2, 1, M>(&mut pairs, tiles, x);
+            let x = Quads::new(quads.map(|quads| &quads[g].as_chunks().0[1]));
+            let tiles = after(tiles, pairs[M - 1][0][0]);
+            uniform::<2, 0, 0, M>(&mut pairs, tiles, x);
+            let tiles = after(tiles, pairs[M - 1][1][0]);
+            uniform::<2, 0, 1, M>(&mut pairs, tiles, x);
+            let tiles = after(tiles, pairs[M - 1][0][0]);
+            uniform::<3, 2, 0, M>(&mut pairs, tiles, x);
+            let tiles = after(tiles, pairs[M - 1][1][0]);
+            uniform::<3, 2, 1, M>(&mut pairs, tiles, x);
             let subs = load_subs(&subs[g]);
             for m in 0..M {
                 let zero = vdupq_n_s16(INT4_ZERO as i16 * sums[m][g]);
@@ -373,20 +465,17 @@ fn int4<const P: usize, const M: usize>(
 /// Half `HALF` of the rows of tile `V` of a group times quads `Q` and `Q + 1` of the four in `x`.
 #[inline]
 #[target_feature(enable = "neon")]
-fn indexed<const V: usize, const Q: usize, const HALF: usize, const M: usize>(
-    halves: &mut [[Halves; 2]; M],
+fn indexed<const V: usize, const Q: usize, const HALF: usize>(
+    sums: &mut [Halves; 2],
     tiles: &[[u8; TILE]; 4],
     levels: int8x16_t,
-    x: &[[int8x16_t; 4]; M],
+    x: [int8x16_t; 4],
 ) {
     let [low, high] = unpack(load_half(&tiles[V], HALF), Some(levels));
-    for m in 0..M {
-        let mut pairs = multiply(low, x[m][Q]);
-        multiply_add(&mut pairs, high, x[m][Q + 1]);
-        widen(&mut halves[m][HALF], pairs);
-    }
+    add_quads(&mut sums[HALF], low, x[Q], high, x[Q + 1]);
 }
 
+/// One row of activations at a time: several have so many sums that moving them costs as much as unpacking again.
 #[inline]
 #[target_feature(enable = "neon")]
 fn codebook<const P: usize, const M: usize>(
@@ -397,35 +486,38 @@ fn codebook<const P: usize, const M: usize>(
 ) -> Sums<P, M> {
     let levels = load_levels(levels);
     let n = codes[0].len() / GROUP_BYTES;
-    let quads = rows.map(|row| &row.codes.as_chunks::<GROUP>().0[..n]);
-    let mut acc = [[[vdupq_n_s32(0); 4]; M]; P];
+    let mut out = [[[0; PANEL]; M]; P];
     for p in 0..P {
         let groups = &codes[p].as_chunks::<GROUP_BYTES>().0[..n];
         let subs = &subs[p][..n];
-        for g in 0..n {
-            let tiles = &groups[g].as_chunks().0.as_chunks().0[0];
-            let mut halves = [[[vdupq_n_s32(0); 4]; 2]; M];
-            let mut x = [[vdupq_n_s8(0); 4]; M];
-            for m in 0..M {
-                x[m] = broadcast(&quads[m][g].as_chunks().0[0]);
+        for m in 0..M {
+            let x = &rows[m].codes.as_chunks::<GROUP>().0[..n];
+            let mut acc = [vdupq_n_s32(0); 4];
+            for g in 0..n {
+                let tiles = &groups[g].as_chunks().0.as_chunks().0[0];
+                let [first, second] = x[g].as_chunks().0 else { unreachable!() };
+                let mut sums = [[vdupq_n_s32(0); 4]; 2];
+                let x = broadcast(first);
+                indexed::<0, 0, 0>(&mut sums, tiles, levels, x);
+                indexed::<0, 0, 1>(&mut sums, tiles, levels, x);
+                let tiles = after(tiles, vreinterpretq_s16_s32(sums[0][0]));
+                indexed::<1, 2, 0>(&mut sums, tiles, levels, x);
+                let tiles = after(tiles, vreinterpretq_s16_s32(sums[1][0]));
+                indexed::<1, 2, 1>(&mut sums, tiles, levels, x);
+                let x = broadcast(second);
+                let tiles = after(tiles, vreinterpretq_s16_s32(sums[0][0]));
+                indexed::<2, 0, 0>(&mut sums, tiles, levels, x);
+                let tiles = after(tiles, vreinterpretq_s16_s32(sums[1][0]));
+                indexed::<2, 0, 1>(&mut sums, tiles, levels, x);
+                let tiles = after(tiles, vreinterpretq_s16_s32(sums[0][0]));
+                indexed::<3, 2, 0>(&mut sums, tiles, levels, x);
+                let tiles = after(tiles, vreinterpretq_s16_s32(sums[1][0]));
+                indexed::<3, 2, 1>(&mut sums, tiles, levels, x);
+                let ([a, b], [c, d]) = (join(sums[0]), join(sums[1]));
+                scale_wide(&mut acc, [a, b, c, d], widen_subs(load_subs(&subs[g])));
             }
-            indexed::<0, 0, 0, M>(&mut halves, tiles, levels, &x);
-            indexed::<0, 0, 1, M>(&mut halves, tiles, levels, &x);
-            indexed::<1, 2, 0, M>(&mut halves, tiles, levels, &x);
-            indexed::<1, 2, 1, M>(&mut halves, tiles, levels, &x);
-            for m in 0..M {
-                x[m] = broadcast(&quads[m][g].as_chunks().0[1]);
-            }
-            indexed::<2, 0, 0, M>(&mut halves, tiles, levels, &x);
-            indexed::<2, 0, 1, M>(&mut halves, tiles, levels, &x);
-            indexed::<3, 2, 0, M>(&mut halves, tiles, levels, &x);
-            indexed::<3, 2, 1, M>(&mut halves, tiles, levels, &x);
-            let subs = widen_subs(load_subs(&subs[g]));
-            for m in 0..M {
-                let ([a, b], [c, d]) = (join(halves[m][0]), join(halves[m][1]));
-                scale_wide(&mut acc[p][m], [a, b, c, d], subs);
-            }
+            out[p][m] = to_array(acc);
         }
     }
-    to_sums(acc)
+    out
 }
