@@ -177,12 +177,12 @@ fn codebook<const P: usize, const M: usize>(
 #[target_feature(enable = "neon,dotprod,i8mm")]
 fn four_quads<const M: usize>(
     dots: &mut [Acc; M],
-    tiles: [&[u8; TILE]; 2],
+    tiles: &[[u8; TILE]; 2],
     levels: Option<int8x16_t>,
     even: [int8x16_t; M],
     odd: [int8x16_t; M],
 ) {
-    let (first, second) = (load_tile(tiles[0]), load_tile(tiles[1]));
+    let (first, second) = (load_tile(&tiles[0]), load_tile(&tiles[1]));
     for i in 0..4 {
         let [a, b] = zip(first[i], second[i]);
         let ([a, b], [c, d]) = (nibbles(a, levels), nibbles(b, levels));
@@ -214,24 +214,24 @@ fn groups<const P: usize, const M: usize, const BOOK: bool>(
         let subs = &subs[p][..n];
         // Half of these arrays of `M` is used: one element a pair of rows.
         let mut acc = [[[vdupq_n_s32(0); 2]; 4]; M];
-        let mut quads = [[[vdupq_n_s8(0); M]; 2]; 2];
+        let (mut even, mut odd) = ([vdupq_n_s8(0); M], [vdupq_n_s8(0); M]);
         for g in 0..n {
             let mut dots = [[[vdupq_n_s32(0); 2]; 4]; M];
-            for m in 0..M / 2 {
-                let (a, b) = (x[2 * m][g].as_chunks().0, x[2 * m + 1][g].as_chunks().0);
-                for half in 0..2 {
-                    let [a, b] = load_two(&a[half], &b[half]);
-                    quads[half][0][m] = vreinterpretq_s8_s32(vuzp1q_s32(a, b));
-                    quads[half][1][m] = vreinterpretq_s8_s32(vuzp2q_s32(a, b));
-                }
-                if !BOOK {
+            if !BOOK {
+                for m in 0..M / 2 {
                     let zero = |m: usize| vdup_n_s32(-INT4_ZERO * i32::from(sums[m][g]));
                     dots[m] = [[vcombine_s32(zero(2 * m), zero(2 * m + 1)); 2]; 4];
                 }
             }
-            let [a, b, c, d] = groups[g].as_chunks::<TILE>().0 else { unreachable!() };
-            four_quads(&mut dots, [a, b], levels, quads[0][0], quads[0][1]);
-            four_quads(&mut dots, [c, d], levels, quads[1][0], quads[1][1]);
+            for half in 0..2 {
+                for m in 0..M / 2 {
+                    let [a, b] = [2 * m, 2 * m + 1].map(|m| &x[m][g].as_chunks().0[half]);
+                    let [a, b] = load_two(a, b);
+                    even[m] = vreinterpretq_s8_s32(vuzp1q_s32(a, b));
+                    odd[m] = vreinterpretq_s8_s32(vuzp2q_s32(a, b));
+                }
+                four_quads(&mut dots, &groups[g].as_chunks().0.as_chunks().0[half], levels, even, odd);
+            }
             let subs = load_subs(&subs[g]);
             for m in 0..M / 2 {
                 if BOOK {
