@@ -20,7 +20,7 @@
 #![warn(missing_docs)]
 #![allow(clippy::needless_range_loop, reason = "loops by index unroll, and their sums stay in registers")]
 #![cfg_attr(
-    not(any(target_arch = "aarch64", target_arch = "x86_64")),
+    not(any(target_arch = "aarch64", target_arch = "x86_64", target_feature = "simd128")),
     allow(dead_code, unused_imports, unused_macros, reason = "without vector kernels the reference is all")
 )]
 
@@ -41,7 +41,8 @@ mod vector;
 /// The vector instruction sets of this architecture: the one place that knows which there are.
 #[cfg_attr(target_arch = "aarch64", path = "aarch64/mod.rs")]
 #[cfg_attr(target_arch = "x86_64", path = "x86/mod.rs")]
-#[cfg_attr(not(any(target_arch = "aarch64", target_arch = "x86_64")), path = "portable.rs")]
+#[cfg_attr(target_arch = "wasm32", path = "wasm/mod.rs")]
+#[cfg_attr(not(any(target_arch = "aarch64", target_arch = "x86_64", target_arch = "wasm32")), path = "portable.rs")]
 mod arch;
 
 pub use activations::{Activations, ActivationsMut};
