@@ -2,16 +2,18 @@
 //! second operand is negative or two products exceed 16 bits. Neither happens here, so every machine gives the same bits:
 //!
 //! * a uniform nibble is 0..=15, and two products are within 2 * 15 * 127 = 3,810;
-//! * an int8 weight is `(w & 127) - 128 * (w < 0)`: two dot products, with 0..=127 (2 * 127 * 127 = 32,258) and with 0 or 1;
-//! * a level of a codebook likewise, from two tables. `i8x16.relaxed_swizzle` is exact for indices below 16.
+//! * a codebook's level is `(level & 127) - 128 * (level < 0)`: two dot products, with 0..=127 (2 * 127 * 127 = 32,258) and with 0 or 1, each from
+//!   a table of its own. `i8x16.relaxed_swizzle` is exact for indices below 16.
+//!
+//! Int8 weights are `simd128`'s: split like levels they took half as long again (V8 on x86-64).
 
 use core::arch::wasm32::*;
 use core::ops::Range;
 
-use super::simd128::{broadcast, load, load_signed, load_subs, nibbles, scale_narrow, scale_wide, to_array};
+use super::simd128::{broadcast, int8, load, load_signed, load_subs, nibbles, scale_narrow, scale_wide, to_array};
 use crate::activations::Activations;
 use crate::cache::Head;
-use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
+use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, TILE};
 use crate::product::{self, Product, Row, Sums};
 use crate::scalar;
 
@@ -24,7 +26,7 @@ crate::vector::token! {
 mod on {
     use super::*;
 
-    crate::vector::operations!(Relaxed, "relaxed-simd", panels: 1, rows: 2, queries: 1);
+    crate::vector::operations!(Relaxed, "relaxed-simd", panels: 1, rows: 1, queries: 1);
 }
 
 crate::vector::products!(Relaxed);
@@ -56,70 +58,39 @@ fn join(dots: [[v128; 4]; 2]) -> [v128; 4] {
 
 #[inline]
 #[target_feature(enable = "relaxed-simd")]
-fn int8<const P: usize, const M: usize>(codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
-    let n = codes[0].len() / TILE;
-    let quads = rows.map(|row| &row.codes.as_chunks::<QUAD>().0[..n]);
-    let mut out = [[[0; PANEL]; M]; P];
-    for p in 0..P {
-        let tiles = &codes[p].as_chunks::<TILE>().0[..n];
-        let mut acc = [[[i32x4_splat(0); 4]; 2]; M];
-        for q in 0..n {
-            for i in 0..4 {
-                let [low, sign] = split(load(&tiles[q].as_chunks().0[i]));
-                for m in 0..M {
-                    let x = broadcast(&quads[m][q]);
-                    acc[m][0][i] = dot(acc[m][0][i], low, x);
-                    acc[m][1][i] = dot(acc[m][1][i], sign, x);
-                }
-            }
-        }
-        for m in 0..M {
-            out[p][m] = to_array(join(acc[m]));
-        }
-    }
-    out
-}
-
-#[inline]
-#[target_feature(enable = "relaxed-simd")]
 fn int4<const P: usize, const M: usize>(
     codes: [&[u8]; P],
     subs: [&[[i8; PANEL]]; P],
     rows: [Row<'_>; M],
 ) -> Sums<P, M> {
-    let n = codes[0].len() / GROUP_BYTES;
-    let x = rows.map(|row| &row.codes.as_chunks::<GROUP>().0[..n]);
-    let sums = rows.map(|row| &row.sums[..n]);
-    let mut out = [[[0; PANEL]; M]; P];
-    for p in 0..P {
-        let groups = &codes[p].as_chunks::<GROUP_BYTES>().0[..n];
-        let subs = &subs[p][..n];
-        let mut acc = [[i32x4_splat(0); 4]; M];
-        for g in 0..n {
-            let mut dots = sums.map(|sums| [i32x4_splat(-INT4_ZERO * i32::from(sums[g])); 4]);
-            let tiles = groups[g].as_chunks::<TILE>().0;
-            for v in 0..GROUP_BYTES / TILE {
-                for i in 0..4 {
-                    let [low, high] = nibbles(load(&tiles[v].as_chunks().0[i]));
-                    for m in 0..M {
-                        let quads = x[m][g].as_chunks().0;
-                        let (x, y) = (broadcast(&quads[2 * v]), broadcast(&quads[2 * v + 1]));
-                        dots[m][i] = dot(dot(dots[m][i], low, x), high, y);
-                    }
-                }
-            }
-            let subs = load_subs(&subs[g]);
-            for m in 0..M {
-                // 32 * 8 * 127 fits into 16 bits, so saturation never happens.
-                let [a, b, c, d] = dots[m];
-                scale_narrow(&mut acc[m], [i16x8_narrow_i32x4(a, b), i16x8_narrow_i32x4(c, d)], subs);
+    core::array::from_fn(|p| rows.map(|row| int4_row(codes[p], subs[p], row)))
+}
+
+#[inline]
+#[target_feature(enable = "relaxed-simd")]
+fn int4_row(codes: &[u8], subs: &[[i8; PANEL]], row: Row<'_>) -> [i32; PANEL] {
+    let n = codes.len() / GROUP_BYTES;
+    let groups = &codes.as_chunks::<GROUP_BYTES>().0[..n];
+    let (subs, sums) = (&subs[..n], &row.sums[..n]);
+    let x = &row.codes.as_chunks::<GROUP>().0[..n];
+    let mut acc = [i32x4_splat(0); 4];
+    for g in 0..n {
+        let mut dots = [i32x4_splat(-INT4_ZERO * i32::from(sums[g])); 4];
+        let tiles = groups[g].as_chunks::<TILE>().0;
+        let quads = x[g].as_chunks().0;
+        for v in 0..GROUP_BYTES / TILE {
+            let (x, y) = (broadcast(&quads[2 * v]), broadcast(&quads[2 * v + 1]));
+            for i in 0..4 {
+                let [low, high] = nibbles(load(&tiles[v].as_chunks().0[i]));
+                dots[i] = dot(dot(dots[i], low, x), high, y);
             }
         }
-        for m in 0..M {
-            out[p][m] = to_array(acc[m]);
-        }
+        // 32 * 8 * 127 fits into 16 bits, so nothing saturates.
+        let [a, b, c, d] = dots;
+        let dots = [i16x8_narrow_i32x4(a, b), i16x8_narrow_i32x4(c, d)];
+        scale_narrow(&mut acc, dots, load_subs(&subs[g]));
     }
-    out
+    to_array(acc)
 }
 
 #[inline]
@@ -131,37 +102,32 @@ fn codebook<const P: usize, const M: usize>(
     rows: [Row<'_>; M],
 ) -> Sums<P, M> {
     let tables = split(load_signed(levels));
-    let n = codes[0].len() / GROUP_BYTES;
-    let x = rows.map(|row| &row.codes.as_chunks::<GROUP>().0[..n]);
-    let mut out = [[[0; PANEL]; M]; P];
-    for p in 0..P {
-        let groups = &codes[p].as_chunks::<GROUP_BYTES>().0[..n];
-        let subs = &subs[p][..n];
-        let mut acc = [[i32x4_splat(0); 4]; M];
-        for g in 0..n {
-            let mut dots = [[[i32x4_splat(0); 4]; 2]; M];
-            let tiles = groups[g].as_chunks::<TILE>().0;
-            for v in 0..GROUP_BYTES / TILE {
-                for i in 0..4 {
-                    let [low, high] = nibbles(load(&tiles[v].as_chunks().0[i]));
-                    for j in 0..2 {
-                        let (low, high) = (i8x16_relaxed_swizzle(tables[j], low), i8x16_relaxed_swizzle(tables[j], high));
-                        for m in 0..M {
-                            let quads = x[m][g].as_chunks().0;
-                            let (x, y) = (broadcast(&quads[2 * v]), broadcast(&quads[2 * v + 1]));
-                            dots[m][j][i] = dot(dot(dots[m][j][i], low, x), high, y);
-                        }
-                    }
+    core::array::from_fn(|p| rows.map(|row| codebook_row(codes[p], subs[p], tables, row)))
+}
+
+#[inline]
+#[target_feature(enable = "relaxed-simd")]
+fn codebook_row(codes: &[u8], subs: &[[i8; PANEL]], tables: [v128; 2], row: Row<'_>) -> [i32; PANEL] {
+    let n = codes.len() / GROUP_BYTES;
+    let groups = &codes.as_chunks::<GROUP_BYTES>().0[..n];
+    let subs = &subs[..n];
+    let x = &row.codes.as_chunks::<GROUP>().0[..n];
+    let mut acc = [i32x4_splat(0); 4];
+    for g in 0..n {
+        let mut dots = [[i32x4_splat(0); 4]; 2];
+        let tiles = groups[g].as_chunks::<TILE>().0;
+        let quads = x[g].as_chunks().0;
+        for v in 0..GROUP_BYTES / TILE {
+            let (x, y) = (broadcast(&quads[2 * v]), broadcast(&quads[2 * v + 1]));
+            for i in 0..4 {
+                let [low, high] = nibbles(load(&tiles[v].as_chunks().0[i]));
+                for j in 0..2 {
+                    let (low, high) = (i8x16_relaxed_swizzle(tables[j], low), i8x16_relaxed_swizzle(tables[j], high));
+                    dots[j][i] = dot(dot(dots[j][i], low, x), high, y);
                 }
             }
-            let subs = load_subs(&subs[g]);
-            for m in 0..M {
-                scale_wide(&mut acc[m], join(dots[m]), subs);
-            }
         }
-        for m in 0..M {
-            out[p][m] = to_array(acc[m]);
-        }
+        scale_wide(&mut acc, join(dots), load_subs(&subs[g]));
     }
-    out
+    to_array(acc)
 }
