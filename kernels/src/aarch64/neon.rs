@@ -310,6 +310,7 @@ fn signed(w: [uint8x16_t; 2]) -> [int8x16_t; 2] {
 /// spills most of it. What is passed is the sum of the last step but one, so that loads still run a step ahead.
 #[inline]
 #[target_feature(enable = "neon")]
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read or written")]
 fn after(tiles: &[[u8; TILE]; 4], sum: int16x8_t) -> &[[u8; TILE]; 4] {
     let mut start: *const _ = tiles;
     // SAFETY: no instruction at all; the pointer stays what it is.
