@@ -13,7 +13,7 @@ use core::arch::asm;
 use core::ops::Range;
 
 use super::dotprod;
-use super::neon::{load_levels, load_subs, load_tile, nibbles, to_array, widen_subs};
+use super::neon::{load_levels, load_subs, load_tile, nibbles, to_array};
 use crate::activations::Activations;
 use crate::cache::Head;
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
@@ -59,6 +59,14 @@ fn mmla(acc: &mut int32x4_t, x: int8x16_t, w: int8x16_t) {
 fn zip(a: uint8x16_t, b: uint8x16_t) -> [uint8x16_t; 2] {
     let (a, b) = (vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b));
     [vreinterpretq_u8_u32(vzip1q_u32(a, b)), vreinterpretq_u8_u32(vzip2q_u32(a, b))]
+}
+
+/// Four rows of a tile.
+#[inline]
+#[target_feature(enable = "neon,dotprod,i8mm")]
+fn load(rows: &[u8; 16]) -> uint8x16_t {
+    // SAFETY: `rows` has 16 bytes.
+    unsafe { vld1q_u8(rows.as_ptr()) }
 }
 
 /// 16 bytes of two rows of activations.
@@ -172,25 +180,50 @@ fn codebook<const P: usize, const M: usize>(
     groups::<P, M, true>(codes, subs, load_levels(levels), rows)
 }
 
-/// Two tiles of nibbles times four quads of each pair of rows, of which `even` are 0 and 2, `odd` 1 and 3.
+/// Rows `4 i..4 i + 4` of two tiles of nibbles times four quads of each pair of rows, of which `even` are 0 and 2, `odd` 1 and 3.
 #[inline]
 #[target_feature(enable = "neon,dotprod,i8mm")]
 fn four_quads<const M: usize>(
-    dots: &mut [Acc; M],
+    dots: &mut [[int32x4_t; 2]; M],
     tiles: &[[u8; TILE]; 2],
+    i: usize,
     levels: Option<int8x16_t>,
     even: [int8x16_t; M],
     odd: [int8x16_t; M],
 ) {
-    let (first, second) = (load_tile(&tiles[0]), load_tile(&tiles[1]));
-    for i in 0..4 {
-        let [a, b] = zip(first[i], second[i]);
-        let ([a, b], [c, d]) = (nibbles(a, levels), nibbles(b, levels));
-        for m in 0..M / 2 {
-            mmla(&mut dots[m][i][0], even[m], a);
-            mmla(&mut dots[m][i][1], even[m], c);
-            mmla(&mut dots[m][i][0], odd[m], b);
-            mmla(&mut dots[m][i][1], odd[m], d);
+    let [a, b] = zip(load(&tiles[0].as_chunks().0[i]), load(&tiles[1].as_chunks().0[i]));
+    let ([a, b], [c, d]) = (nibbles(a, levels), nibbles(b, levels));
+    for m in 0..M / 2 {
+        mmla(&mut dots[m][0], even[m], a);
+        mmla(&mut dots[m][1], even[m], c);
+        mmla(&mut dots[m][0], odd[m], b);
+        mmla(&mut dots[m][1], odd[m], d);
+    }
+}
+
+/// Rows `4 I..4 I + 4` of a group: the sums of all 16 would leave no registers for the activations.
+#[inline]
+#[target_feature(enable = "neon,dotprod,i8mm")]
+fn four_rows<const I: usize, const M: usize, const BOOK: bool>(
+    acc: &mut [Acc; M],
+    halves: &[[[u8; TILE]; 2]],
+    levels: Option<int8x16_t>,
+    quads: &[[[int8x16_t; M]; 2]; 2],
+    zero: [int32x4_t; M],
+    subs: [int16x8_t; 2],
+) {
+    let mut dots = [[vdupq_n_s32(0); 2]; M];
+    for m in 0..M / 2 {
+        dots[m] = [zero[m]; 2];
+    }
+    four_quads(&mut dots, &halves[0], I, levels, quads[0][0], quads[0][1]);
+    four_quads(&mut dots, &halves[1], I, levels, quads[1][0], quads[1][1]);
+    let four = if I % 2 == 0 { vget_low_s16(subs[I / 2]) } else { vget_high_s16(subs[I / 2]) };
+    for m in 0..M / 2 {
+        if BOOK {
+            scale_wide(&mut acc[m][I], dots[m], four);
+        } else {
+            scale_narrow(&mut acc[m][I], dots[m], four);
         }
     }
 }
@@ -214,62 +247,50 @@ fn groups<const P: usize, const M: usize, const BOOK: bool>(
         let subs = &subs[p][..n];
         // Half of these arrays of `M` is used: one element a pair of rows.
         let mut acc = [[[vdupq_n_s32(0); 2]; 4]; M];
-        let (mut even, mut odd) = ([vdupq_n_s8(0); M], [vdupq_n_s8(0); M]);
+        let mut quads = [[[vdupq_n_s8(0); M]; 2]; 2];
+        let mut zero = [vdupq_n_s32(0); M];
         for g in 0..n {
-            let mut dots = [[[vdupq_n_s32(0); 2]; 4]; M];
-            if !BOOK {
-                for m in 0..M / 2 {
-                    let zero = |m: usize| vdup_n_s32(-INT4_ZERO * i32::from(sums[m][g]));
-                    dots[m] = [[vcombine_s32(zero(2 * m), zero(2 * m + 1)); 2]; 4];
-                }
-            }
-            for half in 0..2 {
-                for m in 0..M / 2 {
-                    let [a, b] = [2 * m, 2 * m + 1].map(|m| &x[m][g].as_chunks().0[half]);
-                    let [a, b] = load_two(a, b);
-                    even[m] = vreinterpretq_s8_s32(vuzp1q_s32(a, b));
-                    odd[m] = vreinterpretq_s8_s32(vuzp2q_s32(a, b));
-                }
-                four_quads(&mut dots, &groups[g].as_chunks().0.as_chunks().0[half], levels, even, odd);
-            }
-            let subs = load_subs(&subs[g]);
             for m in 0..M / 2 {
-                if BOOK {
-                    scale_wide(&mut acc[m], dots[m], subs);
-                } else {
-                    scale_narrow(&mut acc[m], dots[m], subs);
+                let (a, b) = (x[2 * m][g].as_chunks().0, x[2 * m + 1][g].as_chunks().0);
+                for half in 0..2 {
+                    let [a, b] = load_two(&a[half], &b[half]);
+                    quads[half][0][m] = vreinterpretq_s8_s32(vuzp1q_s32(a, b));
+                    quads[half][1][m] = vreinterpretq_s8_s32(vuzp2q_s32(a, b));
+                }
+                if !BOOK {
+                    let start = |m: usize| vdup_n_s32(-INT4_ZERO * i32::from(sums[m][g]));
+                    zero[m] = vcombine_s32(start(2 * m), start(2 * m + 1));
                 }
             }
+            let halves: &[[[u8; TILE]; 2]] = groups[g].as_chunks().0.as_chunks().0;
+            let subs = load_subs(&subs[g]);
+            four_rows::<0, M, BOOK>(&mut acc, halves, levels, &quads, zero, subs);
+            four_rows::<1, M, BOOK>(&mut acc, halves, levels, &quads, zero, subs);
+            four_rows::<2, M, BOOK>(&mut acc, halves, levels, &quads, zero, subs);
+            four_rows::<3, M, BOOK>(&mut acc, halves, levels, &quads, zero, subs);
         }
         out[p] = to_rows(&acc);
     }
     out
 }
 
-/// `acc + dots * subs`.
+/// `acc + dots * subs` of four rows.
 #[inline]
 #[target_feature(enable = "neon,dotprod,i8mm")]
-fn scale_wide(acc: &mut Acc, dots: Acc, subs: [int16x8_t; 2]) {
-    let subs = widen_subs(subs);
-    for i in 0..4 {
-        let two = vreinterpretq_s64_s32(subs[i]);
-        let (low, high) = (vreinterpretq_s32_s64(vzip1q_s64(two, two)), vreinterpretq_s32_s64(vzip2q_s64(two, two)));
-        acc[i][0] = vmlaq_s32(acc[i][0], dots[i][0], low);
-        acc[i][1] = vmlaq_s32(acc[i][1], dots[i][1], high);
-    }
+fn scale_wide(acc: &mut [int32x4_t; 2], dots: [int32x4_t; 2], subs: int16x4_t) {
+    let subs = vreinterpretq_s64_s32(vmovl_s16(subs));
+    acc[0] = vmlaq_s32(acc[0], dots[0], vreinterpretq_s32_s64(vzip1q_s64(subs, subs)));
+    acc[1] = vmlaq_s32(acc[1], dots[1], vreinterpretq_s32_s64(vzip2q_s64(subs, subs)));
 }
 
-/// `acc + dots * subs`, where the dot products fit into 16 bits.
+/// `acc + dots * subs` of four rows, where the dot products fit into 16 bits.
 #[inline]
 #[target_feature(enable = "neon,dotprod,i8mm")]
-fn scale_narrow(acc: &mut Acc, dots: Acc, subs: [int16x8_t; 2]) {
-    for i in 0..4 {
-        let [a, b] = dots[i].map(|v| vreinterpretq_s16_s32(v));
-        let dots = vuzp1q_s16(a, b);
-        // Sub-scales of four rows, each two of them twice.
-        let four = vreinterpretq_s32_s16(subs[i / 2]);
-        let four = vreinterpretq_s16_s32(if i % 2 == 0 { vzip1q_s32(four, four) } else { vzip2q_s32(four, four) });
-        acc[i][0] = vmlal_s16(acc[i][0], vget_low_s16(dots), vget_low_s16(four));
-        acc[i][1] = vmlal_high_s16(acc[i][1], dots, four);
-    }
+fn scale_narrow(acc: &mut [int32x4_t; 2], dots: [int32x4_t; 2], subs: int16x4_t) {
+    let dots = vuzp1q_s16(vreinterpretq_s16_s32(dots[0]), vreinterpretq_s16_s32(dots[1]));
+    // Each two sub-scales twice.
+    let subs = vreinterpret_s32_s16(subs);
+    let subs = vreinterpretq_s16_s32(vcombine_s32(vzip1_s32(subs, subs), vzip2_s32(subs, subs)));
+    acc[0] = vmlal_s16(acc[0], vget_low_s16(dots), vget_low_s16(subs));
+    acc[1] = vmlal_high_s16(acc[1], dots, subs);
 }
