@@ -218,7 +218,7 @@ fn four_rows<const I: usize, const M: usize, const BOOK: bool>(
     }
     four_quads(&mut dots, &halves[0], I, levels, quads[0][0], quads[0][1]);
     four_quads(&mut dots, &halves[1], I, levels, quads[1][0], quads[1][1]);
-    let four = if I % 2 == 0 { vget_low_s16(subs[I / 2]) } else { vget_high_s16(subs[I / 2]) };
+    let four = if I.is_multiple_of(2) { vget_low_s16(subs[I / 2]) } else { vget_high_s16(subs[I / 2]) };
     for m in 0..M / 2 {
         if BOOK {
             scale_wide(&mut acc[m][I], dots[m], four);
