@@ -20,9 +20,10 @@
 #![warn(missing_docs)]
 #![allow(clippy::needless_range_loop, reason = "loops by index unroll, and their sums stay in registers")]
 #![cfg_attr(
-    not(any(target_arch = "aarch64", target_arch = "x86_64")),
-    allow(dead_code, unused_imports, unused_macros, reason = "without vector kernels the reference is all")
+    not(target_arch = "x86_64"),
+    allow(dead_code, unused_imports, unused_macros, reason = "no other architecture uses all that they share")
 )]
+#![cfg_attr(target_arch = "wasm32", allow(unused_unsafe, reason = "a WebAssembly module has its features or is none"))]
 
 #[cfg(any(test, feature = "std"))]
 extern crate std;
@@ -42,7 +43,11 @@ mod vector;
 #[cfg_attr(target_arch = "aarch64", path = "aarch64/mod.rs")]
 #[cfg_attr(target_arch = "x86_64", path = "x86/mod.rs")]
 #[cfg_attr(target_arch = "arm", path = "arm/mod.rs")]
-#[cfg_attr(not(any(target_arch = "aarch64", target_arch = "x86_64", target_arch = "arm")), path = "portable.rs")]
+#[cfg_attr(target_arch = "wasm32", path = "wasm/mod.rs")]
+#[cfg_attr(
+    not(any(target_arch = "aarch64", target_arch = "x86_64", target_arch = "arm", target_arch = "wasm32")),
+    path = "portable.rs"
+)]
 mod arch;
 
 pub use activations::{Activations, ActivationsMut};

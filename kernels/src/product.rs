@@ -102,9 +102,15 @@ fn block<const P: usize, const M: usize>(
     first: usize,
 ) {
     let inner = w.padded_cols();
-    let rows: [Row<'_>; M] = core::array::from_fn(|i| Row { codes: &x.codes(m + i)[..inner], sums: x.sums(m + i) });
-    let codes: [&[u8]; P] = core::array::from_fn(|i| w.panel_codes(p + i));
-    let subs: [&[[i8; PANEL]]; P] = core::array::from_fn(|i| w.panel_sub_scales(p + i));
+    // Loops, since closures in `from_fn` would not be inlined into functions compiled with an instruction set's features.
+    let mut rows = [Row::EMPTY; M];
+    for i in 0..M {
+        rows[i] = Row { codes: &x.codes(m + i)[..inner], sums: x.sums(m + i) };
+    }
+    let (mut codes, mut subs): ([&[u8]; P], [&[[i8; PANEL]]; P]) = ([&[]; P], [&[]; P]);
+    for i in 0..P {
+        (codes[i], subs[i]) = (w.panel_codes(p + i), w.panel_sub_scales(p + i));
+    }
     let sums = match w.format() {
         Format::Int8 => product.int8(codes, rows),
         Format::Int4 => product.int4(codes, subs, None, rows),

@@ -1,17 +1,20 @@
 //! NEON with the dot product (Cortex-A55, A76 and later): `sdot` by element adds a quad of activations times four rows of a
 //! register to four outputs; no horizontal sum anywhere.
 //!
-//! Uniform nibbles are signed numbers as they are (0..=15); the zero of 8 is repaid once a group by the sum of its activations.
+//! Uniform nibbles are signed numbers as they are (0..=15); the zero of 8 is repaid once a group by the sum of its activations. What
+//! remains fits into 16 bits (32 * 8 * 127 = 32,512), so sub-scales need widening to 16 bits only.
+//!
+//! A token takes two panels at once: they share the loads of activations, and their eight chains of `sdot` hide its latency.
 
 use core::arch::aarch64::*;
 use core::arch::asm;
 use core::ops::Range;
 
-use super::neon::{load_levels, load_subs, load_tile, nibbles, scale_group, to_array};
+use super::neon::{Acc, load_levels, load_subs, load_tile, nibbles, scale_narrow, scale_wide, to_sums, widen_subs};
 use crate::activations::Activations;
 use crate::cache::Head;
-use crate::layout::{GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
-use crate::product::{self, Product, Row, Sums, group};
+use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
+use crate::product::{self, Product, Row, Sums};
 use crate::scalar;
 
 crate::vector::token! {
@@ -23,7 +26,7 @@ crate::vector::token! {
 mod on {
     use super::*;
 
-    crate::vector::operations!(DotProd, "neon,dotprod", panels: 1, rows: 4, queries: 2);
+    crate::vector::operations!(DotProd, "neon,dotprod", panels: 2, rows: 4, queries: 2);
 }
 
 crate::vector::products!(DotProd);
@@ -34,6 +37,13 @@ crate::vector::products!(DotProd);
 fn load_quads(x: &[i8; 4 * QUAD]) -> int8x16_t {
     // SAFETY: `x` has 16 bytes.
     unsafe { vld1q_s8(x.as_ptr()) }
+}
+
+/// A quad of activations in every lane.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn broadcast(x: &[i8; QUAD]) -> int8x16_t {
+    vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(x.map(|v| v as u8))))
 }
 
 /// `acc + w . x[LANE]`, where `LANE` is one of four quads. The intrinsic is not stable yet.
@@ -55,109 +65,153 @@ fn dot<const LANE: u32>(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32
     acc
 }
 
-/// The same with the quad given by number.
+/// A tile times quad `LANE` of each row.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn dot_lane(acc: int32x4_t, w: int8x16_t, x: int8x16_t, lane: usize) -> int32x4_t {
-    match lane {
-        0 => dot::<0>(acc, w, x),
-        1 => dot::<1>(acc, w, x),
-        2 => dot::<2>(acc, w, x),
-        _ => dot::<3>(acc, w, x),
+fn dots<const LANE: u32, const M: usize>(acc: &mut [[int32x4_t; 4]; M], w: [uint8x16_t; 4], x: [int8x16_t; M]) {
+    for m in 0..M {
+        for i in 0..4 {
+            acc[m][i] = dot::<LANE>(acc[m][i], vreinterpretq_s8_u8(w[i]), x[m]);
+        }
     }
 }
 
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn int8<const P: usize, const M: usize>(codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
-    codes.map(|codes| {
-        let mut acc = [[vdupq_n_s32(0); 4]; M];
-        let (fours, rest) = codes.as_chunks::<{ 4 * TILE }>();
-        let x = rows.map(|row| row.codes.as_chunks::<{ 4 * QUAD }>());
-        for (f, tiles) in fours.iter().enumerate() {
-            let x = x.map(|(x, _)| load_quads(&x[f]));
-            for (lane, tile) in tiles.as_chunks::<TILE>().0.iter().enumerate() {
-                let w = load_tile(tile);
-                for (acc, x) in acc.iter_mut().zip(x) {
-                    for i in 0..4 {
-                        acc[i] = dot_lane(acc[i], vreinterpretq_s8_u8(w[i]), x, lane);
-                    }
-                }
-            }
+pub(super) fn int8<const P: usize, const M: usize>(codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
+    let n = codes[0].len() / TILE;
+    let fours = codes.map(|codes| &codes.as_chunks::<{ 4 * TILE }>().0[..n / 4]);
+    let quads = rows.map(|row| &row.codes.as_chunks::<{ 4 * QUAD }>().0[..n / 4]);
+    let mut acc = [[[vdupq_n_s32(0); 4]; M]; P];
+    let mut x = [vdupq_n_s8(0); M];
+    for f in 0..n / 4 {
+        for m in 0..M {
+            x[m] = load_quads(&quads[m][f]);
         }
-        for (q, tile) in rest.as_chunks::<TILE>().0.iter().enumerate() {
-            let w = load_tile(tile);
-            for (acc, (_, x)) in acc.iter_mut().zip(x) {
-                let x = broadcast(&x.as_chunks::<QUAD>().0[q]);
-                for i in 0..4 {
-                    acc[i] = dot::<0>(acc[i], vreinterpretq_s8_u8(w[i]), x);
-                }
-            }
+        for p in 0..P {
+            let [a, b, c, d] = fours[p][f].as_chunks::<TILE>().0 else { unreachable!() };
+            dots::<0, M>(&mut acc[p], load_tile(a), x);
+            dots::<1, M>(&mut acc[p], load_tile(b), x);
+            dots::<2, M>(&mut acc[p], load_tile(c), x);
+            dots::<3, M>(&mut acc[p], load_tile(d), x);
         }
-        acc.map(|acc| to_array(acc))
-    })
-}
-
-/// A quad of activations in every lane.
-#[inline]
-#[target_feature(enable = "neon,dotprod")]
-fn broadcast(x: &[i8; QUAD]) -> int8x16_t {
-    vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(x.map(|v| v as u8))))
+    }
+    for q in n / 4 * 4..n {
+        for m in 0..M {
+            x[m] = broadcast(&rows[m].codes.as_chunks().0[q]);
+        }
+        for p in 0..P {
+            dots::<0, M>(&mut acc[p], load_tile(&codes[p].as_chunks().0[q]), x);
+        }
+    }
+    to_sums(acc)
 }
 
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn int4<const P: usize, const M: usize>(
+pub(super) fn int4<const P: usize, const M: usize>(
     codes: [&[u8]; P],
     subs: [&[[i8; PANEL]]; P],
     rows: [Row<'_>; M],
 ) -> Sums<P, M> {
-    groups(codes, subs, None, INT4_ZERO, rows)
+    // Not looked at.
+    let levels = vdupq_n_s8(0);
+    groups::<P, M, false>(codes, subs, levels, rows)
 }
 
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn codebook<const P: usize, const M: usize>(
+pub(super) fn codebook<const P: usize, const M: usize>(
     codes: [&[u8]; P],
     subs: [&[[i8; PANEL]]; P],
     levels: &[i8; 16],
     rows: [Row<'_>; M],
 ) -> Sums<P, M> {
-    groups(codes, subs, Some(load_levels(levels)), 0, rows)
+    groups::<P, M, true>(codes, subs, load_levels(levels), rows)
 }
 
-/// Groups of nibbles, or of the levels they index, greater by `zero` than the weights.
+/// Two quads from number `LANE` of each row times the nibbles of a tile, or the levels they index.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn groups<const P: usize, const M: usize>(
+fn nibble_dots<const LOW: u32, const HIGH: u32, const M: usize>(
+    acc: &mut [[int32x4_t; 4]; M],
+    tile: &[u8; TILE],
+    levels: Option<int8x16_t>,
+    x: [int8x16_t; M],
+) {
+    let tile = load_tile(tile);
+    for i in 0..4 {
+        let [low, high] = nibbles(tile[i], levels);
+        for m in 0..M {
+            acc[m][i] = dot::<HIGH>(dot::<LOW>(acc[m][i], low, x[m]), high, x[m]);
+        }
+    }
+}
+
+/// Panels of groups of nibbles, or of the levels they index.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn groups<const P: usize, const M: usize, const BOOK: bool>(
     codes: [&[u8]; P],
     subs: [&[[i8; PANEL]]; P],
-    levels: Option<int8x16_t>,
-    zero: i32,
+    levels: int8x16_t,
     rows: [Row<'_>; M],
 ) -> Sums<P, M> {
-    core::array::from_fn(|p| {
-        let mut acc = [[vdupq_n_s32(0); 4]; M];
-        for (g, (codes, subs)) in codes[p].as_chunks::<GROUP_BYTES>().0.iter().zip(subs[p]).enumerate() {
-            let mut dots = rows.map(|row| [vdupq_n_s32(-zero * i32::from(row.sums[g])); 4]);
-            let x = rows.map(|row| {
-                let halves = group(&row, g).as_chunks::<{ 4 * QUAD }>().0;
-                [load_quads(&halves[0]), load_quads(&halves[1])]
-            });
-            for (v, tile) in codes.as_chunks::<TILE>().0.iter().enumerate() {
-                let tile = load_tile(tile).map(|bytes| nibbles(bytes, levels));
-                for (dots, x) in dots.iter_mut().zip(x) {
-                    for (dot, [low, high]) in dots.iter_mut().zip(tile) {
-                        let lane = v % 2 * 2;
-                        *dot = dot_lane(dot_lane(*dot, low, x[v / 2], lane), high, x[v / 2], lane + 1);
-                    }
-                }
-            }
-            let subs = load_subs(subs);
-            for (acc, dots) in acc.iter_mut().zip(dots) {
-                scale_group(acc, dots, subs);
+    let mut acc = [[[vdupq_n_s32(0); 4]; M]; P];
+    for p in 0..P {
+        acc[p] = panel::<M, BOOK>(codes[p], subs[p], levels, rows);
+    }
+    to_sums(acc)
+}
+
+/// One panel: what unpacks nibbles keeps the processor busier than the loads of activations that several could share.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn panel<const M: usize, const BOOK: bool>(
+    codes: &[u8],
+    subs: &[[i8; PANEL]],
+    levels: int8x16_t,
+    rows: [Row<'_>; M],
+) -> [Acc; M] {
+    let levels = BOOK.then_some(levels);
+    let n = codes.len() / GROUP_BYTES;
+    let groups = &codes.as_chunks::<GROUP_BYTES>().0[..n];
+    let subs = &subs[..n];
+    let x = rows.map(|row| &row.codes.as_chunks::<GROUP>().0[..n]);
+    let sums = rows.map(|row| &row.sums[..n]);
+    let mut acc = [[vdupq_n_s32(0); 4]; M];
+    let (mut first, mut second) = ([vdupq_n_s8(0); M], [vdupq_n_s8(0); M]);
+    for g in 0..n {
+        let mut dots = [[vdupq_n_s32(0); 4]; M];
+        for m in 0..M {
+            let [a, b] = x[m][g].as_chunks().0 else { unreachable!() };
+            (first[m], second[m]) = (load_quads(a), load_quads(b));
+            if !BOOK {
+                dots[m] = [vdupq_n_s32(-INT4_ZERO * i32::from(sums[m][g])); 4];
             }
         }
-        acc.map(|acc| to_array(acc))
-    })
+        let [a, b, c, d] = groups[g].as_chunks::<TILE>().0 else { unreachable!() };
+        nibble_dots::<0, 1, M>(&mut dots, a, levels, first);
+        nibble_dots::<2, 3, M>(&mut dots, b, levels, first);
+        nibble_dots::<0, 1, M>(&mut dots, c, levels, second);
+        nibble_dots::<2, 3, M>(&mut dots, d, levels, second);
+        let subs = load_subs(&subs[g]);
+        for m in 0..M {
+            if BOOK {
+                scale_wide(&mut acc[m], dots[m], widen_subs(subs));
+            } else {
+                scale_narrow(&mut acc[m], narrow(dots[m]), subs);
+            }
+        }
+    }
+    acc
+}
+
+/// Sums that fit into 16 bits.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn narrow(dots: [int32x4_t; 4]) -> [int16x8_t; 2] {
+    let [a, b, c, d] = dots;
+    let low = |x| vreinterpretq_s16_s32(x);
+    [vuzp1q_s16(low(a), low(b)), vuzp1q_s16(low(c), low(d))]
 }

@@ -207,7 +207,11 @@ fn panels<'c, const P: usize, const M: usize>(
 ) {
     let together = count / P * P;
     for i in (0..together).step_by(P) {
-        let sums = product.int8::<P, M>(core::array::from_fn(|p| codes(i + p)), rows);
+        let mut side: [&[u8]; P] = [&[]; P];
+        for p in 0..P {
+            side[p] = codes(i + p);
+        }
+        let sums = product.int8::<P, M>(side, rows);
         for (p, sums) in sums.iter().enumerate() {
             each(i + p, sums);
         }
