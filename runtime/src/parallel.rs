@@ -9,6 +9,11 @@ pub trait Parallel: Sync {
 
     /// Runs both and returns when both are done.
     fn join(&self, a: impl FnOnce() + Send, b: impl FnOnce() + Send);
+
+    /// Multiply-accumulates, or what takes as long, that are worth handing over.
+    fn worth(&self) -> usize {
+        1 << 15
+    }
 }
 
 /// One after the other, on the caller's thread.
@@ -33,6 +38,10 @@ impl<P: Parallel> Parallel for &P {
 
     fn join(&self, a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
         (*self).join(a, b);
+    }
+
+    fn worth(&self) -> usize {
+        (*self).worth()
     }
 }
 
@@ -114,9 +123,6 @@ impl<A: Divide, B: Divide> Divide for (A, B) {
     }
 }
 
-/// Multiply-accumulates, or what takes as long, that are worth handing to another thread.
-const WORTH: usize = 1 << 15;
-
 /// Cuts `items` into as many pieces as the machine has ways, fewer if a unit's `cost` in multiply-accumulates makes them too small,
 /// and calls `work` with the number of the first unit of each.
 pub(crate) fn split<P: Parallel, D: Divide>(parallel: &P, cost: usize, items: D, work: &(impl Fn(usize, D) + Sync)) {
@@ -141,7 +147,7 @@ fn split_into<P: Parallel, D: Divide>(
     items: D,
     work: &(impl Fn(usize, D) + Sync),
 ) {
-    let worth = items.units().saturating_mul(cost.max(1)) / WORTH;
+    let worth = items.units().saturating_mul(cost.max(1)) / parallel.worth().max(1);
     split_from(parallel, pieces.min(worth), 0, items, work);
 }
 
