@@ -14,6 +14,8 @@ macro_rules! kernels {
     ($features:tt) => {
         /// Rows of activations for one reading of a panel: their sums take 4 KiB, their codes stay in the second-level cache.
         const ROWS: usize = 64;
+        /// Bytes between what is computed and what is asked for. Hardware follows a stream to the end of its 4 KiB page only.
+        const AHEAD: usize = 2048;
         /// Rows whose sums advance side by side: as many as an instruction's latency has starts.
         const TOGETHER: usize = 8;
         const QUADS: usize = GROUP / QUAD;
@@ -33,6 +35,14 @@ macro_rules! kernels {
                 out[h] = load(&parts[h]);
             }
             out
+        }
+
+        /// Asks for the tile that a stream comes to [`AHEAD`] bytes later, perhaps of the next panel.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn prefetch(tile: &[u8; TILE]) {
+            #[cfg(not(miri))]
+            _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(AHEAD).cast());
         }
 
         /// Four activations in every lane.
@@ -133,6 +143,9 @@ macro_rules! kernels {
             }
             for q in 0..n {
                 for p in 0..P {
+                    if M == 1 {
+                        prefetch(&tiles[p][q]);
+                    }
                     let w = load_tile(&tiles[p][q]);
                     for h in 0..HALVES {
                         let w = xor(w[h], sign);
@@ -196,6 +209,11 @@ macro_rules! kernels {
                 for p in 0..P {
                     let tiles = groups[p][g].as_chunks::<TILE>().0;
                     let subs = load_subs::<CODEBOOK>(&scales[p][g]);
+                    if M == 1 {
+                        for v in 0..QUADS / 2 {
+                            prefetch(&tiles[v]);
+                        }
+                    }
                     for h in 0..HALVES {
                         let mut dots = start;
                         for v in 0..QUADS / 2 {
