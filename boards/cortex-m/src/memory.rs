@@ -80,9 +80,11 @@ impl Random {
         }
     }
 
-    /// Activations as they come from [`kinglet_kernels::Isa::quantize`], -127 and 127 among them.
+    /// Activations as they come from [`kinglet_kernels::Isa::quantize`], -127 and 127 among them. Those of two and three rows start
+    /// at an odd address, which kernels must bear.
     pub fn activations<'a>(&mut self, memory: &mut Memory<'a>, rows: usize, cols: usize) -> Activations<'a> {
-        let codes = memory.codes(rows * activations::stride(cols));
+        let odd = rows / 2 % 2;
+        let codes = &mut memory.codes(odd + rows * activations::stride(cols))[odd..];
         let sums = memory.sums(rows * activations::sums(cols));
         let scales = memory.floats(rows);
         let mut to = ActivationsMut::new(codes, sums, scales, cols);

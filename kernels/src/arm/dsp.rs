@@ -81,6 +81,9 @@ impl Product for Dsp {
     }
 }
 
+/// Panels computed together: they share expanded activations.
+pub(super) const PANELS: usize = 4;
+
 /// Words of expanded activations: 640 inner values of one row of int8, 512 of int4.
 const SCRATCH: usize = 320;
 
@@ -683,54 +686,52 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
             options(nostack),
         );
     }
-    weights[n.next_multiple_of(4)..n.next_multiple_of(LANES)].fill(MaybeUninit::new(0.0));
+    weights[n.next_multiple_of(4)..].fill(MaybeUninit::new(0.0));
     // SAFETY: those up to the next multiple of 4 were just written by the block above, and the others by `fill`.
-    let weights: &mut [f32] =
-        unsafe { core::slice::from_raw_parts_mut(weights.as_mut_ptr().cast(), n.next_multiple_of(LANES)) };
+    let weights: &mut [f32; CHUNK] = unsafe { &mut *weights.as_mut_ptr().cast() };
     let sum = sum(weights.as_chunks().0);
     let peak = scale_weights(&mut weights[..n], value_scales);
-    let weights = &weights[..n.next_multiple_of(4)];
     let [inv, unit] = units(peak);
-    let mut result = Weights { max: top, sum, unit, planes: [[0; CHUNK]; 2], sums: [[0; CHUNK / GROUP]; 2] };
-    let [high, low] = &mut result.planes;
-    // SAFETY: reads all of `weights`, four at a time, and writes as many bytes of both planes, which are no shorter.
+    // SAFETY: the block reads all of `weights`, four at a time, those behind the last position being zero, and writes as many bytes of
+    // both planes.
     unsafe {
-        asm!(
-            "vmov s8, s9, {a}, {b}",
-            "2:",
-            "vldm {weights}!, {{s0-s3}}",
-            ".irp i, 0, 1, 2, 3",
-            "vmul.f32 s\\i, s\\i, s8",
-            ".endr",
-            ".irp i, 0, 1, 2, 3",
-            "vadd.f32 s\\i, s\\i, s9",
-            ".endr",
-            "vmov {a}, {b}, s0, s1",
-            "vmov {c}, {d}, s2, s3",
-            // A code is the low halfword of the sum.
-            "pkhbt {a}, {a}, {c}, lsl #16",
-            "pkhbt {b}, {b}, {d}, lsl #16",
-            "and {c}, {a}, #0x007f007f",
-            "and {d}, {b}, #0x007f007f",
-            "and {a}, {mask}, {a}, lsr #7",
-            "and {b}, {mask}, {b}, lsr #7",
-            "orr {c}, {c}, {d}, lsl #8",
-            "orr {a}, {a}, {b}, lsl #8",
-            "str {c}, [{low}], #4",
-            "str {a}, [{high}], #4",
-            "subs {count}, {count}, #4",
-            "bgt 2b",
-            weights = inout(reg) weights.as_ptr() => _,
-            high = inout(reg) high.as_mut_ptr() => _,
-            low = inout(reg) low.as_mut_ptr() => _,
-            count = inout(reg) weights.len() => _,
-            mask = in(reg) 0x007f_007f,
-            a = inout(reg) inv.to_bits() => _, b = inout(reg) scalar::math::ROUND.to_bits() => _, c = out(reg) _, d = out(reg) _,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s8") _, out("s9") _,
-            options(nostack),
-        );
+        super::weights([top, sum, unit], |planes| {
+            asm!(
+                "vmov s8, s9, {a}, {b}",
+                "2:",
+                "vldm {weights}!, {{s0-s3}}",
+                ".irp i, 0, 1, 2, 3",
+                "vmul.f32 s\\i, s\\i, s8",
+                ".endr",
+                ".irp i, 0, 1, 2, 3",
+                "vadd.f32 s\\i, s\\i, s9",
+                ".endr",
+                "vmov {a}, {b}, s0, s1",
+                "vmov {c}, {d}, s2, s3",
+                // A code is the low halfword of the sum.
+                "pkhbt {a}, {a}, {c}, lsl #16",
+                "pkhbt {b}, {b}, {d}, lsl #16",
+                "and {c}, {a}, #0x007f007f",
+                "and {d}, {b}, #0x007f007f",
+                "and {a}, {mask}, {a}, lsr #7",
+                "and {b}, {mask}, {b}, lsr #7",
+                "orr {c}, {c}, {d}, lsl #8",
+                "orr {a}, {a}, {b}, lsl #8",
+                "str {c}, [{planes}, #{plane}]",
+                "str {a}, [{planes}], #4",
+                "subs {count}, {count}, #4",
+                "bgt 2b",
+                weights = inout(reg) weights.as_ptr() => _,
+                plane = const CHUNK,
+                planes = inout(reg) planes => _,
+                count = inout(reg) weights.len() => _,
+                mask = in(reg) 0x007f_007f,
+                a = inout(reg) inv.to_bits() => _, b = inout(reg) scalar::math::ROUND.to_bits() => _, c = out(reg) _, d = out(reg) _,
+                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s8") _, out("s9") _,
+                options(nostack),
+            );
+        })
     }
-    result
 }
 
 /// The largest of some numbers, as many as a multiple of 4 and not none; NaN is none.

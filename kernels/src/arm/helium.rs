@@ -73,6 +73,9 @@ impl Product for Helium {
     }
 }
 
+/// Panels computed together: nothing is made of activations that several could share.
+pub(super) const PANELS: usize = 1;
+
 /// The end of a loop over rows of a panel. On the stack lie pointers to the activations, their number of quads, pointers to the rows' first
 /// tile and to their sums, and r6 and r7.
 macro_rules! next_rows {
@@ -300,22 +303,24 @@ pub(super) fn table(levels: &[i8; 16]) -> [[i8; 256]; 2] {
     tables
 }
 
-/// Groups whose activations are put in order together.
+/// Groups whose activations are copied together.
 const BLOCK: usize = 16;
 
-/// Activations of some groups, of each first those that meet low nibbles, then those that meet high ones.
-type Ordered = [MaybeUninit<[[u32; 4]; 2]>; BLOCK];
+/// Activations of some groups, as words.
+type Words = [MaybeUninit<[u32; GROUP / 4]>; BLOCK];
 
-/// Puts the groups from `start` in order. Returns a pointer to the words, and how many groups there are.
+/// The groups from `start` as words, which `vld2` wants aligned: where they lie, or a copy of the first of them. Returns a pointer, and how
+/// many groups there are.
 #[inline(always)]
-fn order(row: &Row<'_>, start: usize, to: &mut Ordered) -> (*const u32, usize) {
-    let count = BLOCK.min(row.codes.len() / GROUP - start);
-    for (g, to) in to[..count].iter_mut().enumerate() {
-        let quads = group(row, start + g).as_chunks::<QUAD>().0;
-        let quad = |i: usize| u32::from_le_bytes(quads[i].map(|v| v as u8));
-        to.write([0, 1].map(|half| [0, 2, 4, 6].map(|i| quad(i + half))));
+fn words(row: &Row<'_>, start: usize, copy: &mut Words) -> (*const i8, usize) {
+    let groups = &row.codes.as_chunks::<GROUP>().0[start..];
+    if groups.as_ptr().cast::<u32>().is_aligned() {
+        return (groups.as_ptr().cast(), groups.len());
     }
-    (to.as_ptr().cast(), count)
+    for (to, &group) in copy.iter_mut().zip(groups) {
+        to.write(bytemuck::cast(group));
+    }
+    (copy.as_ptr().cast(), BLOCK.min(groups.len()))
 }
 
 /// The dot product of a row's group of uniform nibbles.
@@ -372,15 +377,16 @@ pub(super) fn uniform(
     sums: &mut [[i32; PANEL]],
     stride: usize,
 ) {
-    let mut ordered: Ordered = [MaybeUninit::uninit(); BLOCK];
-    for start in (0..row.codes.len() / GROUP).step_by(BLOCK) {
-        let (x, count) = order(row, start, &mut ordered);
+    let mut copy: Words = [MaybeUninit::uninit(); BLOCK];
+    let mut start = 0;
+    while start < row.codes.len() / GROUP {
+        let (x, count) = words(row, start, &mut copy);
         let offsets = &row.sums[start..][..count];
         for ((codes, subs), sums) in codes.iter().zip(subs).zip(sums.iter_mut().step_by(stride)) {
             let codes = &codes.as_chunks::<GROUP_BYTES>().0[start..][..count];
             let subs = &subs[start..][..count];
             for (r, sums) in sums.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                // SAFETY: for each of `count` groups the block reads the eight words of `x` that `order` wrote, a sum of `offsets`, and
+                // SAFETY: for each of `count` groups the block reads the eight aligned words of `x`, a sum of `offsets`, and
                 // of `codes` and `subs` what belongs to the rows `8 * r..8 * r + 8`. It reads and writes `sums`.
                 unsafe {
                     asm!(
@@ -392,8 +398,8 @@ pub(super) fn uniform(
                         "vldrw.u32 q7, [r11, #16]",
                         "dls lr, lr",
                         "2:",
-                        "vldrw.u32 q2, [r1], #16",
-                        "vldrw.u32 q3, [r1], #16",
+                        "vld20.32 {{q2, q3}}, [r1]",
+                        "vld21.32 {{q2, q3}}, [r1]!",
                         "ldrsh r9, [r3], #2",
                         uniform_row!("[q0, #256]!", "r0"),
                         uniform_row!("[q0, #4]", "r2"),
@@ -433,6 +439,7 @@ pub(super) fn uniform(
                 }
             }
         }
+        start += count;
     }
 }
 
@@ -446,9 +453,10 @@ pub(super) fn codebook(
     sums: &mut [[i32; PANEL]],
     stride: usize,
 ) {
-    let mut ordered: Ordered = [MaybeUninit::uninit(); BLOCK];
-    for start in (0..row.codes.len() / GROUP).step_by(BLOCK) {
-        let (x, count) = order(row, start, &mut ordered);
+    let mut copy: Words = [MaybeUninit::uninit(); BLOCK];
+    let mut start = 0;
+    while start < row.codes.len() / GROUP {
+        let (x, count) = words(row, start, &mut copy);
         for ((codes, subs), sums) in codes.iter().zip(subs).zip(sums.iter_mut().step_by(stride)) {
             let codes = &codes.as_chunks::<GROUP_BYTES>().0[start..][..count];
             let subs = &subs[start..][..count];
@@ -463,8 +471,8 @@ pub(super) fn codebook(
                         "vldrw.u32 q7, [r11, #16]",
                         "dls lr, lr",
                         "2:",
-                        "vldrw.u32 q2, [r1], #16",
-                        "vldrw.u32 q3, [r1], #16",
+                        "vld20.32 {{q2, q3}}, [r1]",
+                        "vld21.32 {{q2, q3}}, [r1]!",
                         codebook_row!("[q0, #256]!", "r0"),
                         codebook_row!("[q0, #4]", "r2"),
                         codebook_row!("[q0, #8]", "r4"),
@@ -500,6 +508,7 @@ pub(super) fn codebook(
                 }
             }
         }
+        start += count;
     }
 }
 
@@ -622,35 +631,34 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
         );
     }
     let [inv, unit] = units(f32::from_bits(peak));
-    let (top, sum) = (f32::from_bits(top), f32::from_bits(sum));
-    let mut result = Weights { max: top, sum, unit, planes: [[0; CHUNK]; 2], sums: [[0; CHUNK / GROUP]; 2] };
-    let [high, low] = &mut result.planes;
-    // SAFETY: reads the first `n` of `weights`, and writes as many bytes of both planes.
+    let header = [f32::from_bits(top), f32::from_bits(sum), unit];
+    // SAFETY: the block reads all of `weights`, those behind the last position being zero, and writes as many bytes of both planes.
     unsafe {
-        asm!(
-            ".arch_extension mve.fp",
-            "vmov.i32 q1, #127",
-            "dlstp.32 lr, r3",
-            "2:",
-            "vldrw.u32 q0, [r0], #16",
-            "vmul.f32 q0, q0, r8",
-            "vadd.f32 q0, q0, r9",
-            "vand q2, q0, q1",
-            "vstrb.32 q2, [r2], #4",
-            "vshr.u32 q0, q0, #7",
-            "vand q0, q0, q1",
-            "vstrb.32 q0, [r1], #4",
-            "letp lr, 2b",
-            inout("r0") weights.as_ptr() => _,
-            inout("r1") high.as_mut_ptr() => _,
-            inout("r2") low.as_mut_ptr() => _,
-            in("r3") n,
-            in("r8") inv.to_bits(),
-            in("r9") scalar::math::ROUND.to_bits(),
-            out("lr") _,
-            out("q0") _, out("q1") _, out("q2") _,
-            options(nostack),
-        );
+        super::weights(header, |planes| {
+            asm!(
+                ".arch_extension mve.fp",
+                "vmov.i32 q1, #127",
+                "dls lr, r3",
+                "2:",
+                "vldrw.u32 q0, [r0], #16",
+                "vmul.f32 q0, q0, r8",
+                "vadd.f32 q0, q0, r9",
+                "vand q2, q0, q1",
+                "vstrb.32 q2, [r1, #{plane}]",
+                "vshr.u32 q0, q0, #7",
+                "vand q0, q0, q1",
+                "vstrb.32 q0, [r1], #4",
+                "le lr, 2b",
+                plane = const CHUNK,
+                inout("r0") weights.as_ptr() => _,
+                inout("r1") planes => _,
+                in("r3") CHUNK / 4,
+                in("r8") inv.to_bits(),
+                in("r9") scalar::math::ROUND.to_bits(),
+                out("lr") _,
+                out("q0") _, out("q1") _, out("q2") _,
+                options(nostack),
+            );
+        })
     }
-    result
 }

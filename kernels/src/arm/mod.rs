@@ -5,12 +5,14 @@
 
 #![cfg_attr(not(any(kinglet_dsp, kinglet_mve)), allow(unused_imports, reason = "the smallest cores have no set"))]
 
+use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use crate::activations::Activations;
-use crate::cache::Head;
-use crate::layout::{Format, Matrix, PANEL};
+use crate::cache::{CHUNK, Head};
+use crate::layout::{Format, GROUP, Matrix, PANEL};
 use crate::product::{self, Row};
+use crate::scalar::Weights;
 
 #[cfg(kinglet_dsp)]
 mod dsp;
@@ -29,13 +31,10 @@ crate::vector::sets!(Helium = "helium");
 #[cfg(not(any(kinglet_dsp, kinglet_mve)))]
 crate::vector::sets!();
 
-/// Panels whose products are computed together: they share what is made of activations.
-#[cfg(any(kinglet_dsp, kinglet_mve))]
-const PANELS: usize = 4;
-
 /// [`product::matmul_with`] for both sets, written for little code: numbers of panels and rows are no constants here.
 #[cfg(any(kinglet_dsp, kinglet_mve))]
 fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+    use set::PANELS;
     let inner = w.padded_cols();
     let row = |m: usize| Row { codes: &x.codes(m)[..inner], sums: x.sums(m) };
     let table = (w.format() == Format::Int4Codebook).then(|| set::table(&w.levels()));
@@ -79,6 +78,26 @@ fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut
 fn units(peak: f32) -> [f32; 2] {
     use crate::scalar::{LEAST, TOP};
     if peak > LEAST { [TOP / peak, peak / TOP] } else { [0.0; 2] }
+}
+
+/// The result of a softmax, whose planes are written in place: clearing and copying them would take a tenth of its time.
+///
+/// # Safety
+/// `write` must initialize what it gets a pointer to.
+#[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
+#[inline(always)]
+unsafe fn weights([max, sum, unit]: [f32; 3], write: impl FnOnce(*mut [i8; 2 * CHUNK])) -> Weights {
+    let mut result = MaybeUninit::<Weights>::uninit();
+    let to = result.as_mut_ptr();
+    // SAFETY: `to` is valid for writes, and so are its fields; together they are all of it, as `write` keeps its promise.
+    unsafe {
+        write((&raw mut (*to).planes).cast());
+        (&raw mut (*to).max).write(max);
+        (&raw mut (*to).sum).write(sum);
+        (&raw mut (*to).unit).write(unit);
+        (&raw mut (*to).sums).write([[0; CHUNK / GROUP]; 2]);
+        result.assume_init()
+    }
 }
 
 /// [`product::store`] with loads and stores of eight numbers.
