@@ -213,6 +213,20 @@ impl<'a> Matrix<'a> {
         &self.codes[p * len..][..len]
     }
 
+    /// Codes and sub-scales of some panels, one panel after the other.
+    #[cfg(any(kinglet_dsp, kinglet_mve))]
+    pub(crate) fn codes_of(&self, panels: core::ops::Range<usize>) -> (&'a [u8], &'a [[i8; PANEL]]) {
+        let (codes, subs) = (self.codes.len() / self.panels(), self.sub_scales.len() / self.panels());
+        let subs = &self.sub_scales[panels.start * subs..panels.end * subs];
+        (&self.codes[panels.start * codes..panels.end * codes], subs.as_chunks().0)
+    }
+
+    /// Row scales of all panels.
+    #[cfg(any(kinglet_dsp, kinglet_mve))]
+    pub(crate) fn row_scales(&self) -> &'a [f32] {
+        self.row_scales
+    }
+
     /// Sub-scales of panel `p`, 16 a group.
     pub(crate) fn panel_sub_scales(&self, p: usize) -> &'a [[i8; PANEL]] {
         let len = self.sub_scales.len() / self.panels();

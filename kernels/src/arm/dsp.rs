@@ -11,6 +11,7 @@
 use core::arch::asm;
 use core::mem::MaybeUninit;
 use core::ops::Range;
+use core::slice;
 
 #[cfg(target_abi = "eabihf")]
 use super::units;
@@ -38,12 +39,14 @@ impl Product for Dsp {
     #[inline(always)]
     fn int8<const P: usize, const M: usize>(self, codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
         let mut sums = [[[0; PANEL]; M]; P];
-        let flat = sums.as_flattened_mut();
-        for m in (0..M - 1).step_by(2) {
-            int8_pair(&codes, [rows[m].codes, rows[m + 1].codes], &mut flat[m..], M);
-        }
-        if M % 2 == 1 {
-            int8(&codes, rows[M - 1].codes, &mut flat[M - 1..], M);
+        for (codes, sums) in codes.iter().zip(&mut sums) {
+            let (pairs, last) = sums.as_chunks_mut::<2>();
+            for ([first, second], rows) in pairs.iter_mut().zip(rows.as_chunks::<2>().0) {
+                int8_pair(codes, rows.map(|row| row.codes), [first, second].map(slice::from_mut));
+            }
+            for (sums, row) in last.iter_mut().zip(&rows[M - M % 2..]) {
+                int8(codes, row.codes, slice::from_mut(sums));
+            }
         }
         sums
     }
@@ -57,17 +60,12 @@ impl Product for Dsp {
         rows: [Row<'_>; M],
     ) -> Sums<P, M> {
         let mut sums = [[[0; PANEL]; M]; P];
-        let flat = sums.as_flattened_mut();
-        match levels {
-            None => {
-                for (m, row) in rows.iter().enumerate() {
-                    uniform(&codes, &subs, row, &mut flat[m..], M);
-                }
-            }
-            Some(levels) => {
-                let table = table(levels);
-                for (m, row) in rows.iter().enumerate() {
-                    codebook(&codes, &subs, &table, row, &mut flat[m..], M);
+        let table = levels.map(table);
+        for ((codes, subs), sums) in codes.iter().zip(subs).zip(&mut sums) {
+            for (sums, row) in sums.iter_mut().map(slice::from_mut).zip(&rows) {
+                match &table {
+                    None => uniform(codes, subs, row, sums),
+                    Some(table) => codebook(codes, subs, table, row, sums),
                 }
             }
         }
@@ -311,15 +309,18 @@ fn tiles(codes: &[u8]) -> &[[u32; PANEL]] {
     bytemuck::cast_slice(codes)
 }
 
-/// Adds to the sums of panel `p`, which is number `p * stride` of `sums`.
+/// The sums of panels that lie one after the other.
 #[inline(never)]
-pub(super) fn int8(codes: &[&[u8]], x: &[i8], sums: &mut [[i32; PANEL]], stride: usize) {
+pub(super) fn int8(codes: &[u8], x: &[i8], sums: &mut [[i32; PANEL]]) {
     const BLOCK: usize = SCRATCH / 2;
     let mut scratch = Scratch::new();
+    let panels = tiles(codes).chunks_exact(x.len() / QUAD);
+    assert!(panels.len() == sums.len());
+    sums.fill([0; PANEL]);
     for (i, x) in x.as_chunks().0.chunks(BLOCK).enumerate() {
         let words = scratch.fill(x.iter(), widen);
-        for (codes, sums) in codes.iter().zip(sums.iter_mut().step_by(stride)) {
-            let tiles = &tiles(codes)[i * BLOCK..][..x.len()];
+        for (tiles, sums) in panels.clone().zip(&mut *sums) {
+            let tiles = &tiles[i * BLOCK..][..x.len()];
             // SAFETY: for four rows at a time the block reads 16 bytes of each of the `x.len()` tiles and two words of `words` a
             // tile, as many as `fill` made of a quad. It adds to `sums`, and leaves the stack as it was.
             unsafe {
@@ -377,20 +378,22 @@ pub(super) fn int8(codes: &[&[u8]], x: &[i8], sums: &mut [[i32; PANEL]], stride:
     }
 }
 
-/// [`int8`] for two rows of activations, whose sums stand side by side: what a word is expanded to serves both.
+/// [`int8`] for two rows of activations: what is expanded serves both.
 #[inline(never)]
-pub(super) fn int8_pair(codes: &[&[u8]], [x, y]: [&[i8]; 2], sums: &mut [[i32; PANEL]], stride: usize) {
+pub(super) fn int8_pair(codes: &[u8], [x, y]: [&[i8]; 2], [first, second]: [&mut [[i32; PANEL]]; 2]) {
     const BLOCK: usize = SCRATCH / 4;
     let mut scratch = Scratch::new();
     let (x, y) = (x.as_chunks().0, y.as_chunks().0);
+    let panels = tiles(codes).chunks_exact(x.len());
+    first.fill([0; PANEL]);
+    second.fill([0; PANEL]);
     for (i, (x, y)) in x.chunks(BLOCK).zip(y.chunks(BLOCK)).enumerate() {
         let words = scratch.fill(x.iter().zip(y), |(x, y)| {
             let ([a, b], [c, d]) = (widen(x), widen(y));
             [a, b, c, d]
         });
-        for (codes, sums) in codes.iter().zip(sums.chunks_mut(stride)) {
-            let tiles = &tiles(codes)[i * BLOCK..][..words.len() / 4];
-            let [first, second, ..] = sums else { unreachable!("a pair of rows") };
+        for ((tiles, first), second) in panels.clone().zip(&mut *first).zip(&mut *second) {
+            let tiles = &tiles[i * BLOCK..][..words.len() / 4];
             let mut both = [0; 2 * PANEL];
             // SAFETY: as in `int8`, for two rows of the panel at a time: 8 bytes of each tile, and four words a tile. It writes `both`.
             unsafe {
@@ -433,18 +436,14 @@ pub(super) fn int8_pair(codes: &[&[u8]], [x, y]: [&[i8]; 2], sums: &mut [[i32; P
     }
 }
 
-/// Uniform nibbles; sums as in [`int8`].
+/// [`int8`] for uniform nibbles.
 #[inline(never)]
-pub(super) fn uniform(
-    codes: &[&[u8]],
-    subs: &[&[[i8; PANEL]]],
-    row: &Row<'_>,
-    sums: &mut [[i32; PANEL]],
-    stride: usize,
-) {
+pub(super) fn uniform(codes: &[u8], subs: &[[i8; PANEL]], row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
     const BLOCK: usize = SCRATCH / 20;
     let mut scratch = Scratch::new();
     let groups = row.codes.len() / GROUP;
+    let codes = codes.as_chunks::<GROUP_BYTES>().0;
+    sums.fill([0; PANEL]);
     for start in (0..groups).step_by(BLOCK) {
         let count = BLOCK.min(groups - start);
         let words = scratch.fill(start..start + count, |g| {
@@ -456,9 +455,8 @@ pub(super) fn uniform(
             }
             words
         });
-        for ((codes, subs), sums) in codes.iter().zip(subs).zip(sums.iter_mut().step_by(stride)) {
-            let codes = &codes.as_chunks::<GROUP_BYTES>().0[start..][..count];
-            let subs = &subs[start..][..count];
+        for ((codes, subs), sums) in codes.chunks_exact(groups).zip(subs.chunks_exact(groups)).zip(&mut *sums) {
+            let (codes, subs) = (&codes[start..][..count], &subs[start..][..count]);
             // SAFETY: for four rows at a time and each of `count` groups the block reads 20 words of `words`, as many as `fill` made of a
             // group, and these rows' 16 bytes of the four tiles of `codes` and 4 bytes of `subs`. It adds to `sums`, and leaves
             // the stack as it was.
@@ -519,19 +517,20 @@ pub(super) fn table(levels: &[i8; 16]) -> [u32; 256] {
     table
 }
 
-/// Nibbles of a codebook; sums as in [`int8`].
+/// [`int8`] for nibbles of a codebook.
 #[inline(never)]
 pub(super) fn codebook(
-    codes: &[&[u8]],
-    subs: &[&[[i8; PANEL]]],
+    codes: &[u8],
+    subs: &[[i8; PANEL]],
     table: &[u32; 256],
     row: &Row<'_>,
     sums: &mut [[i32; PANEL]],
-    stride: usize,
 ) {
     const BLOCK: usize = SCRATCH / 16;
     let mut scratch = Scratch::new();
     let groups = row.codes.len() / GROUP;
+    let codes = codes.as_chunks::<GROUP_BYTES>().0;
+    sums.fill([0; PANEL]);
     for start in (0..groups).step_by(BLOCK) {
         let count = BLOCK.min(groups - start);
         let words = scratch.fill(start..start + count, |g| {
@@ -544,9 +543,8 @@ pub(super) fn codebook(
             }
             words
         });
-        for ((codes, subs), sums) in codes.iter().zip(subs).zip(sums.iter_mut().step_by(stride)) {
-            let codes = &codes.as_chunks::<GROUP_BYTES>().0[start..][..count];
-            let subs = &subs[start..][..count];
+        for ((codes, subs), sums) in codes.chunks_exact(groups).zip(subs.chunks_exact(groups)).zip(&mut *sums) {
+            let (codes, subs) = (&codes[start..][..count], &subs[start..][..count]);
             // SAFETY: as in `uniform`, with 16 words of `words` a group; and a byte indexes the 256 words of `table`.
             unsafe {
                 asm!(

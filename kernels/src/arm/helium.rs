@@ -9,6 +9,7 @@
 use core::arch::asm;
 use core::mem::MaybeUninit;
 use core::ops::Range;
+use core::slice;
 
 #[cfg(target_abi = "eabihf")]
 use super::units;
@@ -36,12 +37,14 @@ impl Product for Helium {
     #[inline(always)]
     fn int8<const P: usize, const M: usize>(self, codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
         let mut sums = [[[0; PANEL]; M]; P];
-        let flat = sums.as_flattened_mut();
-        for m in (0..M - 1).step_by(2) {
-            int8_pair(&codes, [rows[m].codes, rows[m + 1].codes], &mut flat[m..], M);
-        }
-        if M % 2 == 1 {
-            int8(&codes, rows[M - 1].codes, &mut flat[M - 1..], M);
+        for (codes, sums) in codes.iter().zip(&mut sums) {
+            let (pairs, last) = sums.as_chunks_mut::<2>();
+            for ([first, second], rows) in pairs.iter_mut().zip(rows.as_chunks::<2>().0) {
+                int8_pair(codes, rows.map(|row| row.codes), [first, second].map(slice::from_mut));
+            }
+            for (sums, row) in last.iter_mut().zip(&rows[M - M % 2..]) {
+                int8(codes, row.codes, slice::from_mut(sums));
+            }
         }
         sums
     }
@@ -55,12 +58,13 @@ impl Product for Helium {
         rows: [Row<'_>; M],
     ) -> Sums<P, M> {
         let mut sums = [[[0; PANEL]; M]; P];
-        let flat = sums.as_flattened_mut();
-        let tables = levels.map(table);
-        for (m, row) in rows.iter().enumerate() {
-            match &tables {
-                None => uniform(&codes, &subs, row, &mut flat[m..], M),
-                Some(tables) => codebook(&codes, &subs, tables, row, &mut flat[m..], M),
+        let table = levels.map(table);
+        for ((codes, subs), sums) in codes.iter().zip(subs).zip(&mut sums) {
+            for (sums, row) in sums.iter_mut().map(slice::from_mut).zip(&rows) {
+                match &table {
+                    None => uniform(codes, subs, row, sums),
+                    Some(table) => codebook(codes, subs, table, row, sums),
+                }
             }
         }
         sums
@@ -73,23 +77,23 @@ impl Product for Helium {
     }
 }
 
-/// Panels computed together: nothing is made of activations that several could share.
-pub(super) const PANELS: usize = 1;
+/// Panels computed together: they share what is done around a loop.
+pub(super) const PANELS: usize = 4;
 
-/// The end of a loop over rows of a panel. On the stack lie pointers to the activations, their number of quads, pointers to the rows' first
-/// tile and to their sums, and r6 and r7.
+/// The end of a loop over rows of panels. On the stack lie a pointer to the activations, their number of quads, pointers to the rows' first
+/// tile and to their sums, from there to the next rows' first tile, and to those after, and r6 and r7. In r9 is how many times to go.
 macro_rules! next_rows {
-    ($step:literal) => {
+    () => {
         concat!(
             "ldrd r3, r1, [sp, #8]\n",
             "stm r1!, {{r0, r2, r4, r6, r8, r10, r12, lr}}\n",
-            "add r3, r3, #",
-            $step,
-            "\n",
+            "ldrd r0, r2, [sp, #16]\n",
+            "add r3, r3, r0\n",
             "strd r3, r1, [sp, #8]\n",
+            "strd r2, r0, [sp, #16]\n",
             "subs r9, r9, #1\n",
             "bne 2b\n",
-            "add sp, sp, #16\n",
+            "add sp, sp, #24\n",
             "pop {{r6, r7}}",
         )
     };
@@ -99,7 +103,7 @@ macro_rules! next_rows {
 macro_rules! first_rows {
     () => {
         concat!(
-            "push {{r0-r3, r6, r7}}\n",
+            "push {{r0-r7}}\n",
             "2:\n",
             "ldm sp, {{r1, r3, r5}}\n",
             "movs r0, #0\n",
@@ -158,76 +162,83 @@ fn before(codes: *const [u32; PANEL]) -> *const u32 {
     codes.cast::<u32>().wrapping_byte_sub(4 * TILE)
 }
 
-/// The sums of panel `p`, which is number `p * stride` of `sums`.
+/// The sums of panels that lie one after the other.
 #[inline(never)]
-pub(super) fn int8(codes: &[&[u8]], x: &[i8], sums: &mut [[i32; PANEL]], stride: usize) {
-    for (codes, sums) in codes.iter().zip(sums.iter_mut().step_by(stride)) {
-        let tiles = tiles(codes);
-        assert!(x.len() == tiles.len() * QUAD);
-        // SAFETY: for eight rows at a time the block reads one word a row of each tile, and `x`, which is as long: whole vectors
-        // while there are four tiles, then under a predicate of those that are left. It writes `sums`, and leaves the stack as
-        // it was.
-        unsafe {
-            asm!(
-                first_rows!(),
-                "subs r3, r3, #8",
-                "blt 4f",
-                "3:",
-                int8_quads!(),
-                int8_quads!(),
-                "subs r3, r3, #8",
-                "bge 3b",
-                "4:",
-                "adds r3, r3, #4",
-                "blt 5f",
-                int8_quads!(),
-                "subs r3, r3, #4",
-                "5:",
-                "adds r3, r3, #4",
-                "beq 6f",
-                "vctp.32 r3",
-                "vpsttt",
-                "vldrbt.u8 q1, [r1]",
-                "vldrwt.u32 q2, [q0, #256]!",
-                "vldrwt.u32 q3, [q0, #4]",
-                "vmladava.s8 r0, q1, q2",
-                "vmladava.s8 r2, q1, q3",
-                "vpstttt",
-                "vldrwt.u32 q2, [q0, #8]",
-                "vldrwt.u32 q3, [q0, #12]",
-                "vldrwt.u32 q4, [q0, #16]",
-                "vldrwt.u32 q5, [q0, #20]",
-                "vmladava.s8 r4, q1, q2",
-                "vmladava.s8 r6, q1, q3",
-                "vmladava.s8 r8, q1, q4",
-                "vmladava.s8 r10, q1, q5",
-                "vpstt",
-                "vldrwt.u32 q2, [q0, #24]",
-                "vldrwt.u32 q3, [q0, #28]",
-                "vmladava.s8 r12, q1, q2",
-                "vmladava.s8 lr, q1, q3",
-                "6:",
-                next_rows!("32"),
-                inout("r0") x.as_ptr() => _,
-                inout("r1") tiles.len() => _,
-                inout("r2") before(tiles.as_ptr()) => _,
-                inout("r3") sums.as_mut_ptr() => _,
-                inout("r9") 2 => _,
-                out("r4") _, out("r5") _, out("r8") _, out("r10") _, out("r12") _, out("lr") _,
-                out("q0") _, out("q1") _, out("q2") _, out("q3") _, out("q4") _, out("q5") _,
-            );
-        }
+pub(super) fn int8(codes: &[u8], x: &[i8], sums: &mut [[i32; PANEL]]) {
+    let tiles = tiles(codes);
+    let quads = x.len() / QUAD;
+    assert!(x.len() == quads * QUAD && tiles.len() == quads * sums.len());
+    if sums.is_empty() {
+        return;
+    }
+    // SAFETY: for eight rows at a time the block reads one word a row of each tile, and `x`, which is as long: whole vectors
+    // while there are four tiles, then under a predicate of those that are left. It writes `sums`, and leaves the stack as
+    // it was.
+    unsafe {
+        asm!(
+            first_rows!(),
+            "subs r3, r3, #16",
+            "blt 4f",
+            "3:",
+            int8_quads!(),
+            int8_quads!(),
+            int8_quads!(),
+            int8_quads!(),
+            "subs r3, r3, #16",
+            "bge 3b",
+            "4:",
+            "adds r3, r3, #12",
+            "blt 5f",
+            "7:",
+            int8_quads!(),
+            "subs r3, r3, #4",
+            "bge 7b",
+            "5:",
+            "adds r3, r3, #4",
+            "beq 6f",
+            "vctp.32 r3",
+            "vpsttt",
+            "vldrbt.u8 q1, [r1]",
+            "vldrwt.u32 q2, [q0, #256]!",
+            "vldrwt.u32 q3, [q0, #4]",
+            "vmladava.s8 r0, q1, q2",
+            "vmladava.s8 r2, q1, q3",
+            "vpstttt",
+            "vldrwt.u32 q2, [q0, #8]",
+            "vldrwt.u32 q3, [q0, #12]",
+            "vldrwt.u32 q4, [q0, #16]",
+            "vldrwt.u32 q5, [q0, #20]",
+            "vmladava.s8 r4, q1, q2",
+            "vmladava.s8 r6, q1, q3",
+            "vmladava.s8 r8, q1, q4",
+            "vmladava.s8 r10, q1, q5",
+            "vpstt",
+            "vldrwt.u32 q2, [q0, #24]",
+            "vldrwt.u32 q3, [q0, #28]",
+            "vmladava.s8 r12, q1, q2",
+            "vmladava.s8 lr, q1, q3",
+            "6:",
+            next_rows!(),
+            inout("r0") x.as_ptr() => _,
+            inout("r1") quads => _,
+            inout("r2") before(tiles.as_ptr()) => _,
+            inout("r3") sums.as_mut_ptr() => _,
+            inout("r9") 2 * sums.len() => _,
+            inout("r4") TILE / 2 => _,
+            inout("r5") quads * TILE - TILE / 2 => _,
+            out("r8") _, out("r10") _, out("r12") _, out("lr") _,
+            out("q0") _, out("q1") _, out("q2") _, out("q3") _, out("q4") _, out("q5") _,
+        );
     }
 }
 
-/// [`int8`] for two rows of activations, whose sums stand side by side: what is gathered serves both.
+/// [`int8`] for two rows of activations: what is gathered serves both.
 #[inline(never)]
-pub(super) fn int8_pair(codes: &[&[u8]], [x, y]: [&[i8]; 2], sums: &mut [[i32; PANEL]], stride: usize) {
-    for (codes, sums) in codes.iter().zip(sums.chunks_mut(stride)) {
-        let tiles = tiles(codes);
-        assert!(x.len() == tiles.len() * QUAD && y.len() == x.len());
+pub(super) fn int8_pair(codes: &[u8], [x, y]: [&[i8]; 2], [first, second]: [&mut [[i32; PANEL]]; 2]) {
+    assert!(x.len() == y.len() && x.len().is_multiple_of(QUAD));
+    for ((tiles, first), second) in tiles(codes).chunks_exact(x.len() / QUAD).zip(first).zip(second) {
         let mut both = [0; 2 * PANEL];
-        // SAFETY: as in `int8`, for four rows at a time, and `y`, which is as long as `x`. It writes `both`.
+        // SAFETY: as in `int8`, for one panel and four rows at a time, and `y`, which is as long as `x`. It writes `both`.
         unsafe {
             asm!(
                 first_rows!(),
@@ -274,18 +285,19 @@ pub(super) fn int8_pair(codes: &[&[u8]], [x, y]: [&[i8]; 2], sums: &mut [[i32; P
                 "ldr r3, [sp]",
                 "sub r3, r1, r3",
                 "sub r11, r11, r3",
-                next_rows!("16"),
+                next_rows!(),
                 inout("r0") x.as_ptr() => _,
                 inout("r1") tiles.len() => _,
                 inout("r2") before(tiles.as_ptr()) => _,
                 inout("r3") both.as_mut_ptr() => _,
                 inout("r9") 4 => _,
                 inout("r11") y.as_ptr() => _,
-                out("r4") _, out("r5") _, out("r8") _, out("r10") _, out("r12") _, out("lr") _,
+                inout("r4") TILE / 4 => _,
+                inout("r5") TILE / 4 => _,
+                out("r8") _, out("r10") _, out("r12") _, out("lr") _,
                 out("q0") _, out("q1") _, out("q2") _, out("q3") _, out("q4") _, out("q5") _,
             );
         }
-        let [first, second, ..] = sums else { unreachable!("a pair of rows") };
         for (([a, b], first), second) in both.as_chunks().0.iter().zip(first).zip(second) {
             (*first, *second) = (*a, *b);
         }
@@ -368,23 +380,19 @@ macro_rules! collect {
     };
 }
 
-/// Adds to the sums of panel `p`, which is number `p * stride` of `sums`.
+/// [`int8`] for uniform nibbles.
 #[inline(never)]
-pub(super) fn uniform(
-    codes: &[&[u8]],
-    subs: &[&[[i8; PANEL]]],
-    row: &Row<'_>,
-    sums: &mut [[i32; PANEL]],
-    stride: usize,
-) {
+pub(super) fn uniform(codes: &[u8], subs: &[[i8; PANEL]], row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
     let mut copy: Words = [MaybeUninit::uninit(); BLOCK];
+    let groups = row.codes.len() / GROUP;
+    let codes = codes.as_chunks::<GROUP_BYTES>().0;
+    sums.fill([0; PANEL]);
     let mut start = 0;
-    while start < row.codes.len() / GROUP {
+    while start < groups {
         let (x, count) = words(row, start, &mut copy);
         let offsets = &row.sums[start..][..count];
-        for ((codes, subs), sums) in codes.iter().zip(subs).zip(sums.iter_mut().step_by(stride)) {
-            let codes = &codes.as_chunks::<GROUP_BYTES>().0[start..][..count];
-            let subs = &subs[start..][..count];
+        for ((codes, subs), sums) in codes.chunks_exact(groups).zip(subs.chunks_exact(groups)).zip(&mut *sums) {
+            let (codes, subs) = (&codes[start..][..count], &subs[start..][..count]);
             for (r, sums) in sums.as_chunks_mut::<8>().0.iter_mut().enumerate() {
                 // SAFETY: for each of `count` groups the block reads the eight aligned words of `x`, a sum of `offsets`, and
                 // of `codes` and `subs` what belongs to the rows `8 * r..8 * r + 8`. It reads and writes `sums`.
@@ -446,20 +454,21 @@ pub(super) fn uniform(
 /// [`uniform`] for nibbles of a codebook.
 #[inline(never)]
 pub(super) fn codebook(
-    codes: &[&[u8]],
-    subs: &[&[[i8; PANEL]]],
+    codes: &[u8],
+    subs: &[[i8; PANEL]],
     tables: &[[i8; 256]; 2],
     row: &Row<'_>,
     sums: &mut [[i32; PANEL]],
-    stride: usize,
 ) {
     let mut copy: Words = [MaybeUninit::uninit(); BLOCK];
+    let groups = row.codes.len() / GROUP;
+    let codes = codes.as_chunks::<GROUP_BYTES>().0;
+    sums.fill([0; PANEL]);
     let mut start = 0;
-    while start < row.codes.len() / GROUP {
+    while start < groups {
         let (x, count) = words(row, start, &mut copy);
-        for ((codes, subs), sums) in codes.iter().zip(subs).zip(sums.iter_mut().step_by(stride)) {
-            let codes = &codes.as_chunks::<GROUP_BYTES>().0[start..][..count];
-            let subs = &subs[start..][..count];
+        for ((codes, subs), sums) in codes.chunks_exact(groups).zip(subs.chunks_exact(groups)).zip(&mut *sums) {
+            let (codes, subs) = (&codes[start..][..count], &subs[start..][..count]);
             for (r, sums) in sums.as_chunks_mut::<8>().0.iter_mut().enumerate() {
                 // SAFETY: as in `uniform`; and a byte indexes the 256 of each of `tables`.
                 unsafe {
