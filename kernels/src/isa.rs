@@ -131,15 +131,14 @@ impl Isa {
         dispatch!(self, attend(head, len, scale, q, heads, stride));
     }
 
-    /// The softmax of one chunk of scores, as attention computes it, for measuring: only the sum of its weights.
-    ///
-    /// # Panics
-    /// When there are more value scales than scores.
+    /// The softmax of chunks of scores, one by one as attention computes it, for measuring.
     #[doc(hidden)]
-    pub fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32]) -> f32 {
-        assert!(value_scales.len() <= CHUNK);
-        let weights = dispatch!(self, softmax(scores, value_scales));
-        core::hint::black_box(&weights).sum
+    pub fn softmax(self, scores: &[[f32; CHUNK]], value_scales: &[f32]) {
+        let mut weights = scalar::Weights::EMPTY;
+        for (scores, value_scales) in scores.iter().zip(value_scales.chunks(CHUNK)) {
+            dispatch!(self, softmax(scores, value_scales, &mut weights));
+            core::hint::black_box(&weights);
+        }
     }
 }
 

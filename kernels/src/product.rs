@@ -42,10 +42,16 @@ pub(crate) trait Product: Copy {
         rows: [Row<'_>; M],
     ) -> Sums<P, M>;
 
+    /// Quantizes a row, see [`scalar::quantize`](crate::scalar).
+    #[inline(always)]
+    fn quantize(self, x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
+        scalar::quantize(x, codes, sums)
+    }
+
     /// The softmax of attention, see [`scalar::softmax`](crate::scalar).
     #[inline(always)]
-    fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
-        scalar::softmax(scores, value_scales)
+    fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
+        scalar::softmax(scores, value_scales, to);
     }
 }
 

@@ -15,7 +15,7 @@ macro_rules! with_operations {
             silu_mul(gate: &mut [f32], up: &[f32]);
             rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
             attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32], heads: usize, stride: usize);
-            softmax(scores: &[f32; $crate::cache::CHUNK], value_scales: &[f32]) -> $crate::scalar::Weights;
+            softmax(scores: &[f32; $crate::cache::CHUNK], value_scales: &[f32], to: &mut $crate::scalar::Weights);
         }
     };
 }
@@ -125,7 +125,6 @@ macro_rules! token_methods {
 macro_rules! operations {
     ($token:ident, $features:tt, panels: $p:literal, rows: $m:tt, queries: $q:literal) => {
         $crate::vector::operations! { $features
-            quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32;
             rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
             add(x: &mut [f32], y: &[f32]);
             silu_mul(gate: &mut [f32], up: &[f32]);
@@ -133,8 +132,13 @@ macro_rules! operations {
         }
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
-        pub(crate) fn softmax(scores: &[f32; $crate::cache::CHUNK], value_scales: &[f32]) -> $crate::scalar::Weights {
-            Product::softmax($token(()), scores, value_scales)
+        pub(crate) fn quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
+            Product::quantize($token(()), x, codes, sums)
+        }
+
+        #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
+        pub(crate) fn softmax(scores: &[f32; $crate::cache::CHUNK], value_scales: &[f32], to: &mut $crate::scalar::Weights) {
+            Product::softmax($token(()), scores, value_scales, to);
         }
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
@@ -199,9 +203,9 @@ macro_rules! products {
             }
             $(
                 #[inline(always)]
-                fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
+                fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
                     // SAFETY: as above.
-                    unsafe { $softmax(scores, value_scales) }
+                    *to = unsafe { $softmax(scores, value_scales) };
                 }
             )?
         }

@@ -74,8 +74,17 @@ impl Product for Dsp {
 
     #[cfg(target_abi = "eabihf")]
     #[inline(always)]
-    fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
-        softmax(scores, value_scales)
+    fn quantize(self, x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
+        quantize(x, codes, sums)
+    }
+
+    #[cfg(target_abi = "eabihf")]
+    #[inline(always)]
+    fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
+        match value_scales {
+            [] => *to = Weights::EMPTY,
+            _ => softmax(scores, value_scales, to),
+        }
     }
 }
 
@@ -604,24 +613,134 @@ pub(super) fn codebook(
     }
 }
 
-/// [`scalar::softmax`], four numbers at a time; sums of planes stay zero, as no product here reads them.
+/// [`scalar::quantize`], groups of 32 values in assembly.
 #[cfg(target_abi = "eabihf")]
 #[inline(never)]
-fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
-    assert!(value_scales.len() <= CHUNK);
-    if value_scales.is_empty() {
-        return Weights::EMPTY;
+fn quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
+    let peak = magnitude(x);
+    // Not so where there is NaN or an infinity, nothing but zeros, or the reciprocal may be infinite. Otherwise the magnitude of no
+    // product is above 127 by more than rounding.
+    if !(scalar::LEAST..=f32::MAX).contains(&peak) {
+        return scalar::quantize(x, codes, sums);
     }
+    let inv = 127.0 / peak;
+    let (groups, rest) = x.as_chunks::<GROUP>();
+    let (whole, padded) = codes.split_at_mut(groups.len() * GROUP);
+    let (to, last) = sums.split_at_mut(groups.len());
+    if !groups.is_empty() {
+        // SAFETY: reads `groups`, eight values at a time, and writes as many codes to `whole`, and a sum a group to `to`, which have that
+        // many.
+        unsafe {
+            asm!(
+                "vmov s8, s9, {sum}, {a}",
+                "2:",
+                // Bytes that are summed have 128 added.
+                "sub {sum}, {zero}, #128 * 32",
+                "3:",
+                ".rept 2",
+                "vldm {x}!, {{s0-s3}}",
+                ".irp i, 0, 1, 2, 3",
+                "vmul.f32 s\\i, s\\i, s8",
+                ".endr",
+                ".irp i, 0, 1, 2, 3",
+                "vadd.f32 s\\i, s\\i, s9",
+                ".endr",
+                "vmov {a}, {b}, s0, s1",
+                "vmov {c}, {d}, s2, s3",
+                // A code is the low byte of the sum.
+                "pkhbt {a}, {a}, {c}, lsl #16",
+                "pkhbt {b}, {b}, {d}, lsl #16",
+                "uxtb16 {a}, {a}",
+                "uxtb16 {b}, {b}",
+                "orr {a}, {a}, {b}, lsl #8",
+                "str {a}, [{codes}], #4",
+                "eor {a}, {a}, #0x80808080",
+                "usada8 {sum}, {a}, {zero}, {sum}",
+                ".endr",
+                "subs {count}, {count}, #1",
+                "tst {count}, #3",
+                "bne 3b",
+                "strh {sum}, [{sums}], #2",
+                "cmp {count}, #0",
+                "bne 2b",
+                x = inout(reg) groups.as_ptr() => _,
+                codes = inout(reg) whole.as_mut_ptr() => _,
+                sums = inout(reg) to.as_mut_ptr() => _,
+                count = inout(reg) groups.len() * (GROUP / 8) => _,
+                zero = in(reg) 0,
+                sum = inout(reg) inv.to_bits() => _,
+                a = inout(reg) scalar::math::ROUND.to_bits() => _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s8") _, out("s9") _,
+                options(nostack),
+            );
+        }
+    }
+    let (filled, padding) = padded.split_at_mut(rest.len());
+    let mut sum = 0;
+    for (code, v) in filled.iter_mut().zip(rest) {
+        *code = scalar::round_to_int(v * inv) as i8;
+        sum += i16::from(*code);
+    }
+    padding.fill(0);
+    last.fill(0);
+    if let [last, ..] = last {
+        *last = sum;
+    }
+    peak / 127.0
+}
+
+/// The largest magnitude of some numbers, or NaN if there is one.
+#[cfg(target_abi = "eabihf")]
+#[inline(always)]
+fn magnitude(x: &[f32]) -> f32 {
+    let (fours, rest) = x.as_chunks::<4>();
+    // Bits without the sign, shifted up: they are in the order of magnitudes, and above all others for NaN.
+    let mut peak = rest.iter().fold(0, |peak, v| peak.max(v.to_bits() << 1));
+    if !fours.is_empty() {
+        // SAFETY: reads all of `fours`.
+        unsafe {
+            asm!(
+                "2:",
+                "ldm {x}!, {{r0-r3}}",
+                ".irp r, r0, r1, r2, r3",
+                "cmp {peak}, \\r, lsl #1",
+                "it lo",
+                "lsllo {peak}, \\r, #1",
+                ".endr",
+                "subs {count}, {count}, #1",
+                "bne 2b",
+                x = inout(reg) fours.as_ptr() => _,
+                count = inout(reg) fours.len() => _,
+                peak = inout(reg) peak,
+                out("r0") _, out("r1") _, out("r2") _, out("r3") _,
+                options(readonly, nostack),
+            );
+        }
+    }
+    f32::from_bits(peak >> 1)
+}
+
+/// What [`scalar::exp2_below`] is made of.
+#[cfg(target_abi = "eabihf")]
+static EXPONENTIAL: [f32; 7] = {
+    let [c4, c3, c2, c1, c0] = scalar::math::POWER;
+    [scalar::math::LOWEST, scalar::math::ROUND_BIASED, c4, c3, c2, c1, c0]
+};
+
+/// [`scalar::softmax`], four numbers at a time; sums of planes are left alone, as no product here reads them.
+#[cfg(target_abi = "eabihf")]
+#[inline(never)]
+fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     let n = value_scales.len();
+    assert!(0 < n && n <= CHUNK);
     let mut weights = [MaybeUninit::<f32>::uninit(); CHUNK];
     let top = largest(&scores[..n.next_multiple_of(4)]);
-    let [c4, c3, c2, c1, c0] = scalar::math::POWER;
-    let constants = [top, scalar::math::LOWEST, scalar::math::ROUND_BIASED, c4, c3, c2, c1, c0];
-    // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions, writes as many of `weights`, reads eight
+    // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions, writes as many of `weights`, reads seven
     // constants.
     unsafe {
         asm!(
-            "vldm {constants}, {{s16-s23}}",
+            "vmov s16, {a}",
+            "vldm {constants}, {{s17-s23}}",
             "2:",
             "vldm {scores}!, {{s0-s3}}",
             ".irp i, 0, 1, 2, 3",
@@ -674,11 +793,11 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
             "vstm {weights}!, {{s0-s3}}",
             "subs {count}, {count}, #4",
             "bgt 2b",
-            constants = in(reg) constants.as_ptr(),
+            constants = in(reg) EXPONENTIAL.as_ptr(),
             scores = inout(reg) scores.as_ptr() => _,
             weights = inout(reg) weights.as_mut_ptr() => _,
             count = inout(reg) n => _,
-            a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+            a = inout(reg) top.to_bits() => _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
             out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
             out("s16") _, out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _, out("s22") _, out("s23") _,
             options(nostack),
@@ -690,45 +809,46 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
     let sum = sum(weights.as_chunks().0);
     let peak = scale_weights(&mut weights[..n], value_scales);
     let [inv, unit] = units(peak);
+    to.max = top;
+    to.sum = sum;
+    to.unit = unit;
     // SAFETY: the block reads all of `weights`, four at a time, those behind the last position being zero, and writes as many bytes of
     // both planes.
     unsafe {
-        super::weights([top, sum, unit], |planes| {
-            asm!(
-                "vmov s8, s9, {a}, {b}",
-                "2:",
-                "vldm {weights}!, {{s0-s3}}",
-                ".irp i, 0, 1, 2, 3",
-                "vmul.f32 s\\i, s\\i, s8",
-                ".endr",
-                ".irp i, 0, 1, 2, 3",
-                "vadd.f32 s\\i, s\\i, s9",
-                ".endr",
-                "vmov {a}, {b}, s0, s1",
-                "vmov {c}, {d}, s2, s3",
-                // A code is the low halfword of the sum.
-                "pkhbt {a}, {a}, {c}, lsl #16",
-                "pkhbt {b}, {b}, {d}, lsl #16",
-                "and {c}, {a}, #0x007f007f",
-                "and {d}, {b}, #0x007f007f",
-                "and {a}, {mask}, {a}, lsr #7",
-                "and {b}, {mask}, {b}, lsr #7",
-                "orr {c}, {c}, {d}, lsl #8",
-                "orr {a}, {a}, {b}, lsl #8",
-                "str {c}, [{planes}, #{plane}]",
-                "str {a}, [{planes}], #4",
-                "subs {count}, {count}, #4",
-                "bgt 2b",
-                weights = inout(reg) weights.as_ptr() => _,
-                plane = const CHUNK,
-                planes = inout(reg) planes => _,
-                count = inout(reg) weights.len() => _,
-                mask = in(reg) 0x007f_007f,
-                a = inout(reg) inv.to_bits() => _, b = inout(reg) scalar::math::ROUND.to_bits() => _, c = out(reg) _, d = out(reg) _,
-                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s8") _, out("s9") _,
-                options(nostack),
-            );
-        })
+        asm!(
+            "vmov s8, s9, {a}, {b}",
+            "2:",
+            "vldm {weights}!, {{s0-s3}}",
+            ".irp i, 0, 1, 2, 3",
+            "vmul.f32 s\\i, s\\i, s8",
+            ".endr",
+            ".irp i, 0, 1, 2, 3",
+            "vadd.f32 s\\i, s\\i, s9",
+            ".endr",
+            "vmov {a}, {b}, s0, s1",
+            "vmov {c}, {d}, s2, s3",
+            // A code is the low halfword of the sum.
+            "pkhbt {a}, {a}, {c}, lsl #16",
+            "pkhbt {b}, {b}, {d}, lsl #16",
+            "and {c}, {a}, #0x007f007f",
+            "and {d}, {b}, #0x007f007f",
+            "and {a}, {mask}, {a}, lsr #7",
+            "and {b}, {mask}, {b}, lsr #7",
+            "orr {c}, {c}, {d}, lsl #8",
+            "orr {a}, {a}, {b}, lsl #8",
+            "str {c}, [{planes}, #{plane}]",
+            "str {a}, [{planes}], #4",
+            "subs {count}, {count}, #4",
+            "bgt 2b",
+            weights = inout(reg) weights.as_ptr() => _,
+            plane = const CHUNK,
+            planes = inout(reg) to.planes.as_mut_ptr() => _,
+            count = inout(reg) weights.len() => _,
+            mask = in(reg) 0x007f_007f,
+            a = inout(reg) inv.to_bits() => _, b = inout(reg) scalar::math::ROUND.to_bits() => _, c = out(reg) _, d = out(reg) _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s8") _, out("s9") _,
+            options(nostack),
+        );
     }
 }
 
@@ -768,23 +888,34 @@ fn largest(x: &[f32]) -> f32 {
 #[inline(always)]
 fn scale_weights(weights: &mut [f32], scales: &[f32]) -> f32 {
     assert!(weights.len() == scales.len());
-    let (four, rest) = weights.as_chunks_mut::<4>();
-    let (scales, last) = scales.as_chunks::<4>();
+    let (eights, rest) = weights.as_chunks_mut::<8>();
+    let (scales, last) = scales.as_chunks::<8>();
     let mut peak = 0u32;
-    if !four.is_empty() {
-        // SAFETY: reads `scales`, and reads and writes `four`, which is as long.
+    if !eights.is_empty() {
+        // SAFETY: reads `scales`, and reads and writes `eights`, which is as long.
         unsafe {
             asm!(
                 "2:",
-                "vldm {w}, {{s0-s3}}",
-                "vldm {scales}!, {{s4-s7}}",
-                "vmul.f32 s0, s0, s4",
-                "vmul.f32 s1, s1, s5",
-                "vmul.f32 s2, s2, s6",
-                "vmul.f32 s3, s3, s7",
+                "vldm {w}, {{s0-s7}}",
+                "vldm {scales}!, {{s8-s15}}",
+                "vmul.f32 s0, s0, s8",
+                "vmul.f32 s1, s1, s9",
+                "vmul.f32 s2, s2, s10",
+                "vmul.f32 s3, s3, s11",
+                "vmul.f32 s4, s4, s12",
+                "vmul.f32 s5, s5, s13",
+                "vmul.f32 s6, s6, s14",
+                "vmul.f32 s7, s7, s15",
+                "vstm {w}!, {{s0-s7}}",
                 "vmov {a}, {b}, s0, s1",
                 "vmov {c}, {d}, s2, s3",
-                "vstm {w}!, {{s0-s3}}",
+                ".irp r, {a}, {b}, {c}, {d}",
+                "cmp \\r, {peak}",
+                "it gt",
+                "movgt {peak}, \\r",
+                ".endr",
+                "vmov {a}, {b}, s4, s5",
+                "vmov {c}, {d}, s6, s7",
                 ".irp r, {a}, {b}, {c}, {d}",
                 "cmp \\r, {peak}",
                 "it gt",
@@ -792,12 +923,13 @@ fn scale_weights(weights: &mut [f32], scales: &[f32]) -> f32 {
                 ".endr",
                 "subs {count}, {count}, #1",
                 "bne 2b",
-                w = inout(reg) four.as_mut_ptr() => _,
+                w = inout(reg) eights.as_mut_ptr() => _,
                 scales = inout(reg) scales.as_ptr() => _,
-                count = inout(reg) four.len() => _,
+                count = inout(reg) eights.len() => _,
                 peak = inout(reg) peak,
                 a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
                 out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+                out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _, out("s15") _,
                 options(nostack),
             );
         }

@@ -72,8 +72,11 @@ impl Product for Helium {
 
     #[cfg(target_abi = "eabihf")]
     #[inline(always)]
-    fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
-        softmax(scores, value_scales)
+    fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
+        match value_scales {
+            [] => *to = Weights::EMPTY,
+            _ => softmax(scores, value_scales, to),
+        }
     }
 }
 
@@ -521,22 +524,19 @@ pub(super) fn codebook(
     }
 }
 
-/// [`scalar::softmax`], four numbers at a time.
+/// [`scalar::softmax`], four numbers at a time; sums of planes are left alone, as no product here reads them.
 ///
 /// Vectors of f32 flush subnormal numbers to zero. Powers of two are none, and what else may be subnormal is lost beside larger
 /// numbers in the reference, too: differences of scores, and weights and scales when the largest weight is above
 /// [`scalar::LEAST`].
 #[cfg(target_abi = "eabihf")]
 #[inline(never)]
-fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
+fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     let n = value_scales.len();
-    assert!(n <= CHUNK);
+    assert!(0 < n && n <= CHUNK);
     let mut weights = [MaybeUninit::<f32>::uninit(); CHUNK];
     let mut top = f32::NEG_INFINITY.to_bits();
     let vectors = n.div_ceil(4);
-    if vectors == 0 {
-        return Weights::EMPTY;
-    }
     let [c4, c3, c2, c1, c0] = scalar::math::POWER.map(f32::to_bits);
     let constants = [c3, c2, c1, c0, (CHUNK / 4 - vectors) as u32];
     // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions; writes all of `weights`; reads five
@@ -640,34 +640,34 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
         );
     }
     let [inv, unit] = units(f32::from_bits(peak));
-    let header = [f32::from_bits(top), f32::from_bits(sum), unit];
+    to.max = f32::from_bits(top);
+    to.sum = f32::from_bits(sum);
+    to.unit = unit;
     // SAFETY: the block reads all of `weights`, those behind the last position being zero, and writes as many bytes of both planes.
     unsafe {
-        super::weights(header, |planes| {
-            asm!(
-                ".arch_extension mve.fp",
-                "vmov.i32 q1, #127",
-                "dls lr, r3",
-                "2:",
-                "vldrw.u32 q0, [r0], #16",
-                "vmul.f32 q0, q0, r8",
-                "vadd.f32 q0, q0, r9",
-                "vand q2, q0, q1",
-                "vstrb.32 q2, [r1, #{plane}]",
-                "vshr.u32 q0, q0, #7",
-                "vand q0, q0, q1",
-                "vstrb.32 q0, [r1], #4",
-                "le lr, 2b",
-                plane = const CHUNK,
-                inout("r0") weights.as_ptr() => _,
-                inout("r1") planes => _,
-                in("r3") CHUNK / 4,
-                in("r8") inv.to_bits(),
-                in("r9") scalar::math::ROUND.to_bits(),
-                out("lr") _,
-                out("q0") _, out("q1") _, out("q2") _,
-                options(nostack),
-            );
-        })
+        asm!(
+            ".arch_extension mve.fp",
+            "vmov.i32 q1, #127",
+            "dls lr, r3",
+            "2:",
+            "vldrw.u32 q0, [r0], #16",
+            "vmul.f32 q0, q0, r8",
+            "vadd.f32 q0, q0, r9",
+            "vand q2, q0, q1",
+            "vstrb.32 q2, [r1, #{plane}]",
+            "vshr.u32 q0, q0, #7",
+            "vand q0, q0, q1",
+            "vstrb.32 q0, [r1], #4",
+            "le lr, 2b",
+            plane = const CHUNK,
+            inout("r0") weights.as_ptr() => _,
+            inout("r1") to.planes.as_mut_ptr() => _,
+            in("r3") CHUNK / 4,
+            in("r8") inv.to_bits(),
+            in("r9") scalar::math::ROUND.to_bits(),
+            out("lr") _,
+            out("q0") _, out("q1") _, out("q2") _,
+            options(nostack),
+        );
     }
 }

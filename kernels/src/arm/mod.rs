@@ -6,14 +6,12 @@
 #![cfg_attr(not(any(kinglet_dsp, kinglet_mve)), allow(unused_imports, reason = "the smallest cores have no set"))]
 
 use core::iter;
-use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use crate::activations::Activations;
-use crate::cache::{CHUNK, Head};
-use crate::layout::{Format, GROUP, Matrix, PANEL};
+use crate::cache::Head;
+use crate::layout::{Format, Matrix, PANEL};
 use crate::product::Row;
-use crate::scalar::Weights;
 
 #[cfg(kinglet_dsp)]
 mod dsp;
@@ -76,26 +74,6 @@ fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut
 fn units(peak: f32) -> [f32; 2] {
     use crate::scalar::{LEAST, TOP};
     if peak > LEAST { [TOP / peak, peak / TOP] } else { [0.0; 2] }
-}
-
-/// The result of a softmax, whose planes are written in place: clearing and copying them would take a tenth of its time.
-///
-/// # Safety
-/// `write` must initialize what it gets a pointer to.
-#[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
-#[inline(always)]
-unsafe fn weights([max, sum, unit]: [f32; 3], write: impl FnOnce(*mut [i8; 2 * CHUNK])) -> Weights {
-    let mut result = MaybeUninit::<Weights>::uninit();
-    let to = result.as_mut_ptr();
-    // SAFETY: `to` is valid for writes, and so are its fields; together they are all of it, as `write` keeps its promise.
-    unsafe {
-        write((&raw mut (*to).planes).cast());
-        (&raw mut (*to).max).write(max);
-        (&raw mut (*to).sum).write(sum);
-        (&raw mut (*to).unit).write(unit);
-        (&raw mut (*to).sums).write([[0; CHUNK / GROUP]; 2]);
-        result.assume_init()
-    }
 }
 
 /// Writes sums of panels as [`product::store`] does, as many as there are scales.

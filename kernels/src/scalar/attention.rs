@@ -15,7 +15,7 @@
 //! every fast int8 product serves attention as it is. Where `max w` is below [`LEAST`] all `c` are zero; therefore no step
 //! depends on subnormal numbers, and machines whose vectors flush them (Helium) agree.
 
-use super::{LANES, exp2_below, max, quantize, round_to_int, sum};
+use super::{LANES, exp2_below, max, round_to_int, sum};
 use crate::activations;
 use crate::cache::{CHUNK, Head, MAX_HEAD_DIM};
 use crate::layout::{GROUP, PANEL};
@@ -129,7 +129,8 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
     let scale = scale * core::f32::consts::LOG2_E;
     let mut scales = [0.0; M];
     for m in 0..M {
-        scales[m] = quantize(queries.get(first + m), &mut codes[m][..activations::stride(dim)], &mut sums[m]) * scale;
+        let codes = &mut codes[m][..activations::stride(dim)];
+        scales[m] = product.quantize(queries.get(first + m), codes, &mut sums[m]) * scale;
     }
     // Loops instead of closures in `map` and `from_fn`, which would not be compiled with an instruction set's features.
     let mut rows = [Row::EMPTY; M];
@@ -137,6 +138,7 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
         rows[m] = Row { codes: &codes[m][..head.shape().key_stride()], sums: &sums[m][..activations::sums(dim)] };
     }
     let mut totals = [Partial::EMPTY; M];
+    let mut weights = [Weights::EMPTY; M];
     for chunk in 0..queries.len(first + M - 1).div_ceil(CHUNK) {
         // Of a block that spans rows the first may not reach the last chunk.
         let mut seen = [0; M];
@@ -157,10 +159,9 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
                 scores[m].as_chunks_mut().0[i] = panel;
             }
         });
-        let mut weights = [Weights::EMPTY; M];
         for m in 0..M {
             scores[m][seen[m]..].fill(f32::NEG_INFINITY);
-            weights[m] = product.softmax(&scores[m], &head.value_scales()[chunk * CHUNK..][..seen[m]]);
+            product.softmax(&scores[m], &head.value_scales()[chunk * CHUNK..][..seen[m]], &mut weights[m]);
         }
         let len = head.shape().chunk_len(chunk);
         let mut rows = [Row::EMPTY; N];
@@ -241,7 +242,7 @@ fn largest(x: &[f32; CHUNK], least: f32) -> f32 {
 
 /// Softmax of the scores of a chunk, of which there are as many as `value_scales`; the others are negative infinity.
 #[inline(always)]
-pub(crate) fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
+pub(crate) fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     let top = largest(scores, f32::NEG_INFINITY);
     let mut weights = [0.0; CHUNK];
     for j in 0..CHUNK {
@@ -268,5 +269,5 @@ pub(crate) fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
             }
         }
     }
-    Weights { max: top, sum, unit: if peak > LEAST { peak / TOP } else { 0.0 }, planes, sums }
+    *to = Weights { max: top, sum, unit: if peak > LEAST { peak / TOP } else { 0.0 }, planes, sums };
 }
