@@ -103,7 +103,9 @@ static void (*mark_of(const struct qemu_plugin_insn *insn))(unsigned, void *)
 {
     for (const struct mark *mark = marks; mark < marks + 2; mark++) {
         uint32_t code = 0;
-        if (qemu_plugin_insn_size(insn) == mark->size) {
+        /* QEMU says four of a Thumb instruction of two bytes when it looked at the next one, too, as it does at the end of a page. The
+         * first two bytes tell them apart from those that are longer. */
+        if (qemu_plugin_insn_size(insn) >= mark->size) {
             memcpy(&code, qemu_plugin_insn_data(insn), mark->size);
         }
         if (code == mark->code) {
