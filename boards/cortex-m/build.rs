@@ -12,6 +12,10 @@ use std::{env, fs};
 const DEFAULT_MODEL: &str = "../../fixtures/storyteller/storyteller.kinglet";
 
 fn main() {
+    println!("cargo:rustc-check-cfg=cfg(armv6m)");
+    if env::var("TARGET").unwrap().starts_with("thumbv6m") {
+        println!("cargo:rustc-cfg=armv6m");
+    }
     let home = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap());
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap());
     let name = variable("KINGLET_BOARD").unwrap_or("an386".into());

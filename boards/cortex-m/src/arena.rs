@@ -11,6 +11,8 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use cortex_m::interrupt;
+
 use crate::board::ARENA_BYTES;
 
 /// What unused memory holds: as an f32 a large odd number, as an index far outside of everything.
@@ -41,7 +43,13 @@ pub struct Overwritten {
 impl Arena {
     /// The one arena, filled with the pattern; `None` the second time.
     pub fn take() -> Option<Self> {
-        if TAKEN.swap(true, Ordering::Relaxed) {
+        // ARMv6-M has no atomic exchange.
+        let taken = interrupt::free(|_| {
+            let taken = TAKEN.load(Ordering::Relaxed);
+            TAKEN.store(true, Ordering::Relaxed);
+            taken
+        });
+        if taken {
             return None;
         }
         let memory = MEMORY.0.get();

@@ -4,7 +4,6 @@ use core::arch::{asm, naked_asm};
 use core::hint::black_box;
 use core::panic::PanicInfo;
 
-use cortex_m::peripheral::SCB;
 use cortex_m_rt::{ExceptionFrame, exception};
 
 use crate::host::{Exit, exit};
@@ -27,13 +26,14 @@ unsafe extern "C" fn hard_fault() -> ! {
     naked_asm!(
         "mrs r0, msp",
         "ldr r1, =_stack_end",
-        "mov r2, {room}",
+        "ldr r2, ={room}",
         "add r2, r1",
         "cmp r0, r2",
         "bhs 0f",
         "ldr r3, =_stack_start",
         "msr msp, r3",
-        "0: b {report}",
+        "0: ldr r2, ={report}",
+        "bx r2",
         room = const 2048,
         report = sym report,
     )
@@ -42,9 +42,7 @@ unsafe extern "C" fn hard_fault() -> ! {
 /// `stack` is the stack pointer at the fault, and where the core stored its registers if that was memory; `end` is where the
 /// stack ends.
 extern "C" fn report(stack: *const ExceptionFrame, end: *const ExceptionFrame) -> ! {
-    // SAFETY: the address is the system control block of every Cortex-M with faults to tell apart; reading this register
-    // changes nothing.
-    let status = unsafe { (*SCB::PTR).cfsr.read() };
+    let status = status();
     if stack < end {
         say!("hard fault: stack overflow (status {status:#010x})");
     } else {
@@ -54,6 +52,20 @@ extern "C" fn report(stack: *const ExceptionFrame, end: *const ExceptionFrame) -
         say!("hard fault at {:#010x}, called from {:#010x} (status {status:#010x})", frame.pc(), frame.lr());
     }
     exit(Exit::Fault)
+}
+
+/// Which fault it was, as the core says it.
+#[cfg(not(armv6m))]
+fn status() -> u32 {
+    // SAFETY: the address is the system control block of every Cortex-M with faults to tell apart; reading this register
+    // changes nothing.
+    unsafe { (*cortex_m::peripheral::SCB::PTR).cfsr.read() }
+}
+
+/// ARMv6-M has but one fault.
+#[cfg(armv6m)]
+fn status() -> u32 {
+    0
 }
 
 /// Does something wrong, by name, so that a test can see it reported; nothing when it knows no such wrong.
