@@ -48,6 +48,18 @@ pub(crate) trait Product: Copy {
         scalar::quantize(x, codes, sums)
     }
 
+    /// See [`scalar::rms_norm`](crate::scalar).
+    #[inline(always)]
+    fn rms_norm(self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        scalar::rms_norm(x, weight, eps, out);
+    }
+
+    /// See [`scalar::silu_mul`](crate::scalar).
+    #[inline(always)]
+    fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
+        scalar::silu_mul(gate, up);
+    }
+
     /// The softmax of attention, see [`scalar::softmax`](crate::scalar).
     #[inline(always)]
     fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {

@@ -125,15 +125,23 @@ macro_rules! token_methods {
 macro_rules! operations {
     ($token:ident, $features:tt, panels: $p:literal, rows: $m:tt, queries: $q:literal) => {
         $crate::vector::operations! { $features
-            rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
             add(x: &mut [f32], y: &[f32]);
-            silu_mul(gate: &mut [f32], up: &[f32]);
             rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
         }
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
         pub(crate) fn quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
             Product::quantize($token(()), x, codes, sums)
+        }
+
+        #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
+        pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+            Product::rms_norm($token(()), x, weight, eps, out);
+        }
+
+        #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
+        pub(crate) fn silu_mul(gate: &mut [f32], up: &[f32]) {
+            Product::silu_mul($token(()), gate, up);
         }
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]

@@ -14,12 +14,12 @@ use core::ops::Range;
 use core::slice;
 
 #[cfg(target_abi = "eabihf")]
-use super::units;
+use super::{float, units};
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD};
 use crate::product::{Product, Row, Sums, group};
-use crate::scalar::{self, LANES, Weights};
+use crate::scalar::{self, Weights};
 
 crate::vector::token! {
     /// Proof of the DSP extension.
@@ -75,7 +75,19 @@ impl Product for Dsp {
     #[cfg(target_abi = "eabihf")]
     #[inline(always)]
     fn quantize(self, x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
-        quantize(x, codes, sums)
+        float::quantize(x, codes, sums)
+    }
+
+    #[cfg(target_abi = "eabihf")]
+    #[inline(always)]
+    fn rms_norm(self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        float::rms_norm(x, weight, eps, out);
+    }
+
+    #[cfg(target_abi = "eabihf")]
+    #[inline(always)]
+    fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
+        float::silu_mul(gate, up);
     }
 
     #[cfg(target_abi = "eabihf")]
@@ -613,113 +625,6 @@ pub(super) fn codebook(
     }
 }
 
-/// [`scalar::quantize`], groups of 32 values in assembly.
-#[cfg(target_abi = "eabihf")]
-#[inline(never)]
-fn quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
-    let peak = magnitude(x);
-    // Not so where there is NaN or an infinity, nothing but zeros, or the reciprocal may be infinite. Otherwise the magnitude of no
-    // product is above 127 by more than rounding.
-    if !(scalar::LEAST..=f32::MAX).contains(&peak) {
-        return scalar::quantize(x, codes, sums);
-    }
-    let inv = 127.0 / peak;
-    let (groups, rest) = x.as_chunks::<GROUP>();
-    let (whole, padded) = codes.split_at_mut(groups.len() * GROUP);
-    let (to, last) = sums.split_at_mut(groups.len());
-    if !groups.is_empty() {
-        // SAFETY: reads `groups`, eight values at a time, and writes as many codes to `whole`, and a sum a group to `to`, which have that
-        // many.
-        unsafe {
-            asm!(
-                "vmov s8, s9, {sum}, {a}",
-                "2:",
-                // Bytes that are summed have 128 added.
-                "sub {sum}, {zero}, #128 * 32",
-                "3:",
-                ".rept 2",
-                "vldm {x}!, {{s0-s3}}",
-                ".irp i, 0, 1, 2, 3",
-                "vmul.f32 s\\i, s\\i, s8",
-                ".endr",
-                ".irp i, 0, 1, 2, 3",
-                "vadd.f32 s\\i, s\\i, s9",
-                ".endr",
-                "vmov {a}, {b}, s0, s1",
-                "vmov {c}, {d}, s2, s3",
-                // A code is the low byte of the sum.
-                "pkhbt {a}, {a}, {c}, lsl #16",
-                "pkhbt {b}, {b}, {d}, lsl #16",
-                "uxtb16 {a}, {a}",
-                "uxtb16 {b}, {b}",
-                "orr {a}, {a}, {b}, lsl #8",
-                "str {a}, [{codes}], #4",
-                "eor {a}, {a}, #0x80808080",
-                "usada8 {sum}, {a}, {zero}, {sum}",
-                ".endr",
-                "subs {count}, {count}, #1",
-                "tst {count}, #3",
-                "bne 3b",
-                "strh {sum}, [{sums}], #2",
-                "cmp {count}, #0",
-                "bne 2b",
-                x = inout(reg) groups.as_ptr() => _,
-                codes = inout(reg) whole.as_mut_ptr() => _,
-                sums = inout(reg) to.as_mut_ptr() => _,
-                count = inout(reg) groups.len() * (GROUP / 8) => _,
-                zero = in(reg) 0,
-                sum = inout(reg) inv.to_bits() => _,
-                a = inout(reg) scalar::math::ROUND.to_bits() => _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
-                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s8") _, out("s9") _,
-                options(nostack),
-            );
-        }
-    }
-    let (filled, padding) = padded.split_at_mut(rest.len());
-    let mut sum = 0;
-    for (code, v) in filled.iter_mut().zip(rest) {
-        *code = scalar::round_to_int(v * inv) as i8;
-        sum += i16::from(*code);
-    }
-    padding.fill(0);
-    last.fill(0);
-    if let [last, ..] = last {
-        *last = sum;
-    }
-    peak / 127.0
-}
-
-/// The largest magnitude of some numbers, or NaN if there is one.
-#[cfg(target_abi = "eabihf")]
-#[inline(always)]
-fn magnitude(x: &[f32]) -> f32 {
-    let (fours, rest) = x.as_chunks::<4>();
-    // Bits without the sign, shifted up: they are in the order of magnitudes, and above all others for NaN.
-    let mut peak = rest.iter().fold(0, |peak, v| peak.max(v.to_bits() << 1));
-    if !fours.is_empty() {
-        // SAFETY: reads all of `fours`.
-        unsafe {
-            asm!(
-                "2:",
-                "ldm {x}!, {{r0-r3}}",
-                ".irp r, r0, r1, r2, r3",
-                "cmp {peak}, \\r, lsl #1",
-                "it lo",
-                "lsllo {peak}, \\r, #1",
-                ".endr",
-                "subs {count}, {count}, #1",
-                "bne 2b",
-                x = inout(reg) fours.as_ptr() => _,
-                count = inout(reg) fours.len() => _,
-                peak = inout(reg) peak,
-                out("r0") _, out("r1") _, out("r2") _, out("r3") _,
-                options(readonly, nostack),
-            );
-        }
-    }
-    f32::from_bits(peak >> 1)
-}
-
 /// What [`scalar::exp2_below`] is made of.
 #[cfg(target_abi = "eabihf")]
 static EXPONENTIAL: [f32; 7] = {
@@ -806,7 +711,7 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     weights[n.next_multiple_of(4)..].fill(MaybeUninit::new(0.0));
     // SAFETY: those up to the next multiple of 4 were just written by the block above, and the others by `fill`.
     let weights: &mut [f32; CHUNK] = unsafe { &mut *weights.as_mut_ptr().cast() };
-    let sum = sum(weights.as_chunks().0);
+    let sum = float::sum::<false>(weights.as_chunks().0);
     let peak = scale_weights(&mut weights[..n], value_scales);
     let [inv, unit] = units(peak);
     to.max = top;
@@ -940,65 +845,4 @@ fn scale_weights(weights: &mut [f32], scales: &[f32]) -> f32 {
         peak = scalar::max(peak, *w);
     }
     peak
-}
-
-/// The sum in 16 lanes.
-#[cfg(target_abi = "eabihf")]
-#[inline(always)]
-fn sum(x: &[[f32; LANES]]) -> f32 {
-    assert!(!x.is_empty());
-    let sum: u32;
-    // SAFETY: reads all of `x`.
-    unsafe {
-        asm!(
-            "vldm {x}!, {{s0-s15}}",
-            "b 3f",
-            "2:",
-            "vldm {x}!, {{s16-s31}}",
-            "vadd.f32 s0, s0, s16",
-            "vadd.f32 s1, s1, s17",
-            "vadd.f32 s2, s2, s18",
-            "vadd.f32 s3, s3, s19",
-            "vadd.f32 s4, s4, s20",
-            "vadd.f32 s5, s5, s21",
-            "vadd.f32 s6, s6, s22",
-            "vadd.f32 s7, s7, s23",
-            "vadd.f32 s8, s8, s24",
-            "vadd.f32 s9, s9, s25",
-            "vadd.f32 s10, s10, s26",
-            "vadd.f32 s11, s11, s27",
-            "vadd.f32 s12, s12, s28",
-            "vadd.f32 s13, s13, s29",
-            "vadd.f32 s14, s14, s30",
-            "vadd.f32 s15, s15, s31",
-            "3:",
-            "subs {n}, {n}, #1",
-            "bne 2b",
-            "vadd.f32 s0, s0, s8",
-            "vadd.f32 s1, s1, s9",
-            "vadd.f32 s2, s2, s10",
-            "vadd.f32 s3, s3, s11",
-            "vadd.f32 s4, s4, s12",
-            "vadd.f32 s5, s5, s13",
-            "vadd.f32 s6, s6, s14",
-            "vadd.f32 s7, s7, s15",
-            "vadd.f32 s0, s0, s4",
-            "vadd.f32 s1, s1, s5",
-            "vadd.f32 s2, s2, s6",
-            "vadd.f32 s3, s3, s7",
-            "vadd.f32 s0, s0, s2",
-            "vadd.f32 s1, s1, s3",
-            "vadd.f32 s0, s0, s1",
-            "vmov {sum}, s0",
-            x = inout(reg) x.as_ptr() => _,
-            n = inout(reg) x.len() => _,
-            sum = out(reg) sum,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _, out("s15") _,
-            out("s16") _, out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _, out("s22") _, out("s23") _,
-            out("s24") _, out("s25") _, out("s26") _, out("s27") _, out("s28") _, out("s29") _, out("s30") _, out("s31") _,
-            options(readonly, nostack),
-        );
-    }
-    f32::from_bits(sum)
 }

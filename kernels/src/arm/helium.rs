@@ -12,7 +12,7 @@ use core::ops::Range;
 use core::slice;
 
 #[cfg(target_abi = "eabihf")]
-use super::units;
+use super::{float, units};
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
@@ -68,6 +68,24 @@ impl Product for Helium {
             }
         }
         sums
+    }
+
+    #[cfg(target_abi = "eabihf")]
+    #[inline(always)]
+    fn quantize(self, x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
+        float::quantize(x, codes, sums)
+    }
+
+    #[cfg(target_abi = "eabihf")]
+    #[inline(always)]
+    fn rms_norm(self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        float::rms_norm(x, weight, eps, out);
+    }
+
+    #[cfg(target_abi = "eabihf")]
+    #[inline(always)]
+    fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
+        float::silu_mul(gate, up);
     }
 
     #[cfg(target_abi = "eabihf")]

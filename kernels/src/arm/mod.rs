@@ -15,6 +15,8 @@ use crate::product::Row;
 
 #[cfg(kinglet_dsp)]
 mod dsp;
+#[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
+mod float;
 #[cfg(kinglet_mve)]
 mod helium;
 
@@ -76,50 +78,12 @@ fn units(peak: f32) -> [f32; 2] {
     if peak > LEAST { [TOP / peak, peak / TOP] } else { [0.0; 2] }
 }
 
-/// Writes sums of panels as [`product::store`] does, as many as there are scales.
+/// Writes sums of panels as [`product::store`](crate::product::store) does, as many as there are scales.
 #[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
 #[inline(never)]
 fn store(sums: &[i32], scales: &[f32], token_scale: f32, out: &mut [f32]) {
-    assert!(sums.len() >= scales.len() && out.len() == scales.len());
-    let eights = scales.len() / 8;
-    if eights > 0 {
-        // SAFETY: reads `sums` and `scales` and writes `out`, eight numbers at a time, of which each has `eights`.
-        unsafe {
-            core::arch::asm!(
-                "vmov s16, {token}",
-                "2:",
-                "vldm {sums}!, {{s0-s7}}",
-                "vldm {scales}!, {{s8-s15}}",
-                ".irp i, 0, 1, 2, 3, 4, 5, 6, 7",
-                "vcvt.f32.s32 s\\i, s\\i",
-                ".endr",
-                ".irp i, 8, 9, 10, 11, 12, 13, 14, 15",
-                "vmul.f32 s\\i, s\\i, s16",
-                ".endr",
-                "vmul.f32 s0, s0, s8",
-                "vmul.f32 s1, s1, s9",
-                "vmul.f32 s2, s2, s10",
-                "vmul.f32 s3, s3, s11",
-                "vmul.f32 s4, s4, s12",
-                "vmul.f32 s5, s5, s13",
-                "vmul.f32 s6, s6, s14",
-                "vmul.f32 s7, s7, s15",
-                "vstm {out}!, {{s0-s7}}",
-                "subs {eights}, {eights}, #1",
-                "bne 2b",
-                token = in(reg) token_scale.to_bits(),
-                sums = inout(reg) sums.as_ptr() => _,
-                scales = inout(reg) scales.as_ptr() => _,
-                out = inout(reg) out.as_mut_ptr() => _,
-                eights = inout(reg) eights => _,
-                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-                out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _, out("s15") _,
-                out("s16") _,
-                options(nostack),
-            );
-        }
-    }
-    store_each(&sums[8 * eights..], &scales[8 * eights..], token_scale, &mut out[8 * eights..]);
+    let done = float::products::<true>(bytemuck::cast_slice(sums), scales, token_scale, out);
+    store_each(&sums[done..], &scales[done..], token_scale, &mut out[done..]);
 }
 
 #[cfg(all(not(target_abi = "eabihf"), any(kinglet_dsp, kinglet_mve)))]

@@ -19,7 +19,7 @@ use kinglet_cortex_m::host::{ARGUMENT_BYTES, Arguments, Exit, exit};
 use kinglet_cortex_m::memory::{Memory, Random};
 use kinglet_cortex_m::{board, engine, faults, say, stack};
 use kinglet_kernels::cache::{CacheShape, Head};
-use kinglet_kernels::{Format, Isa, Matrix};
+use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, activations};
 
 /// Multiply-accumulates between two interruptions: little enough to stop within every matrix.
 const BUDGET: u64 = 1000;
@@ -32,6 +32,10 @@ const TOKENS: [usize; 3] = [1, 2, 3];
 /// Dimensions of a head, queries that share it, and positions they see.
 const HEADS: [(usize, usize); 4] = [(6, 1), (33, 2), (48, 3), (64, 1)];
 const LENS: [usize; 10] = [1, 3, 4, 16, 17, 63, 64, 65, 100, 130];
+
+/// Numbers of what is computed one by one, and how large they are.
+const LENGTHS: [usize; 8] = [1, 4, 16, 31, 32, 64, 92, 172];
+const SIZES: [f32; 5] = [0.0, 1e-41, 1e-32, 4.0, 400.0];
 
 /// Tokens run together: one by one, and in odd chunks. Ascending, as a larger plan may dirty what a smaller one must not.
 const PREFILLS: [usize; 2] = [1, 7];
@@ -78,6 +82,11 @@ fn kernels(arena: &mut Arena) {
             {
                 attention(isa, head, len, [scale, odd], &mut random, lend(arena));
                 attentions += 1;
+            }
+        }
+        for (n, size) in LENGTHS.iter().flat_map(|&n| SIZES.map(|size| (n, size))) {
+            for odd in [0.0, 1e30, f32::MAX, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+                elementwise(isa, n, [size, odd], &mut random, lend(arena));
             }
         }
         say!("{}: {products} matrix products and {attentions} attentions, the reference's bits", isa.name());
@@ -136,6 +145,32 @@ fn attention(
         out
     });
     same(isa, got, want, format_args!("attend {dim} x {heads}, {len} positions, scale {scale}, odd {odd}"));
+}
+
+/// `odd` is added to one number.
+fn elementwise(isa: Isa, n: usize, [size, odd]: [f32; 2], random: &mut Random, mut memory: Memory<'_>) {
+    let (x, y) = (memory.floats(n), memory.floats(n));
+    random.floats(x, size);
+    random.floats(y, 4.0);
+    x[n / 2] += odd;
+    let [got, want] = [isa, Isa::SCALAR].map(|isa| {
+        let (normed, gate, scale) = (memory.floats(n), memory.floats(n), memory.floats(1));
+        isa.rms_norm(x, y, 1e-5, normed);
+        gate.copy_from_slice(x);
+        isa.silu_mul(gate, y);
+        let (codes, sums) = (memory.codes(activations::stride(n)), memory.sums(activations::sums(n)));
+        codes.fill(1);
+        sums.fill(1);
+        isa.quantize(x, &mut ActivationsMut::new(codes, sums, scale, n), 0);
+        (normed, gate, scale, codes, sums)
+    });
+    same(isa, got.0, want.0, format_args!("rms_norm {n}, size {size}, odd {odd}"));
+    same(isa, got.1, want.1, format_args!("silu_mul {n}, size {size}, odd {odd}"));
+    same(isa, got.2, want.2, format_args!("quantize {n}, size {size}, odd {odd}: scale"));
+    if (&got.3, &got.4) != (&want.3, &want.4) {
+        say!("{}: quantize {n}, size {size}, odd {odd}: other codes", isa.name());
+        exit(Exit::Wrong)
+    }
 }
 
 /// NaN has no defined bits, all others must be equal.
