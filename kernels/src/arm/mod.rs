@@ -32,7 +32,7 @@ crate::vector::sets!(Helium = "helium");
 #[cfg(not(any(kinglet_dsp, kinglet_mve)))]
 crate::vector::sets!();
 
-/// [`product::matmul_with`] for both sets, written for little code: numbers of panels and rows are no constants here.
+/// [`matmul_with`](crate::product::matmul_with) for both sets, written for little code: numbers of panels and rows are no constants here.
 #[cfg(any(kinglet_dsp, kinglet_mve))]
 fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
     use set::PANELS;
