@@ -68,7 +68,9 @@ super::vnni::kernels!("avx512f,avx512bw,avx512vl,avx512vnni");
 fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
     // Miri does not know `vmaxps`.
     if cfg!(miri) {
-        return scalar::softmax(scores, value_scales);
+        let mut weights = Weights::EMPTY;
+        scalar::softmax(scores, value_scales, &mut weights);
+        return weights;
     }
     const N: usize = CHUNK / PANEL;
     let (chunks, n) = (scores.as_chunks::<PANEL>().0, value_scales.len());
