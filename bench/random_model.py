@@ -86,8 +86,7 @@ def write_gguf(shape, path, kind):
     writer.add_vocab_size(vocab)
     writer.add_tokenizer_model("no_vocab")
     random = np.random.default_rng(0)
-    # As llama.cpp's own quantizer does it: of a Q4_0 file the head (or the tied embedding) stays in eight bits where its rows are
-    # not a multiple of 256, and becomes Q6_K otherwise. Here every tensor is of one kind, the smallest and fastest.
+    # llama.cpp's own quantizer keeps the head of a Q4_0 file in more bits; here every matrix is of one kind, the smallest and fastest.
     block = {"q4_0": (gguf.GGMLQuantizationType.Q4_0, 16), "q8_0": (gguf.GGMLQuantizationType.Q8_0, 32)}[kind]
     for _, name, rows, cols in tensors(shape):
         blocks = rows * cols // 32
