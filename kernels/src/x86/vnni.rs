@@ -37,13 +37,20 @@ macro_rules! kernels {
             out
         }
 
-        /// Asks for the tile that a stream comes to [`AHEAD`] bytes later, perhaps of the next panel.
+        /// How far ahead of byte `at` of a panel of `len` bytes lies what its stream comes to [`AHEAD`] bytes later: in the same panel, or
+        /// in the one that follows when `side` panels are read side by side.
+        #[inline(always)]
+        fn ahead(at: usize, len: usize, side: usize) -> usize {
+            if at + AHEAD < len { AHEAD } else { AHEAD + (side - 1) * len }
+        }
+
+        /// Asks for what lies `ahead` of a tile.
         #[inline]
         #[target_feature(enable = $features)]
-        fn prefetch(tile: &[u8; TILE]) {
+        fn prefetch(tile: &[u8; TILE], ahead: usize) {
             // Miri does not know the hint.
             if !cfg!(miri) {
-                _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(AHEAD).cast());
+                _mm_prefetch::<_MM_HINT_T0>(tile.as_ptr().wrapping_add(ahead).cast());
             }
         }
 
@@ -146,7 +153,7 @@ macro_rules! kernels {
             for q in 0..n {
                 for p in 0..P {
                     if M == 1 {
-                        prefetch(&tiles[p][q]);
+                        prefetch(&tiles[p][q], ahead(q * TILE, n * TILE, P));
                     }
                     let w = load_tile(&tiles[p][q]);
                     for h in 0..HALVES {
@@ -213,7 +220,7 @@ macro_rules! kernels {
                     let subs = load_subs::<CODEBOOK>(&scales[p][g]);
                     if M == 1 {
                         for v in 0..QUADS / 2 {
-                            prefetch(&tiles[v]);
+                            prefetch(&tiles[v], ahead(g * GROUP_BYTES, n * GROUP_BYTES, P));
                         }
                     }
                     for h in 0..HALVES {
