@@ -222,6 +222,10 @@ macro_rules! kernels {
                         for v in 0..QUADS / 2 {
                             prefetch(&tiles[v], ahead(g * GROUP_BYTES, n * GROUP_BYTES, P));
                         }
+                        // Four groups' sub-scales are a line.
+                        if !cfg!(miri) && g % 4 == 0 {
+                            _mm_prefetch::<_MM_HINT_T0>(scales[p][g].as_ptr().wrapping_add(P * n * PANEL).cast());
+                        }
                     }
                     for h in 0..HALVES {
                         let mut dots = start;
