@@ -192,6 +192,11 @@ impl<'a> Matrix<'a> {
         self.rows.div_ceil(PANEL)
     }
 
+    /// Rows of panel `p`: 16, fewer in the last.
+    pub(crate) fn panel_rows(&self, p: usize) -> usize {
+        PANEL.min(self.rows - p * PANEL)
+    }
+
     /// Inner values after padding to the format's multiple.
     pub fn padded_cols(&self) -> usize {
         self.cols.next_multiple_of(self.format.inner())

@@ -28,7 +28,8 @@ impl Row<'_> {
 /// Sums of the 16 rows of each of `P` panels with `M` rows of activations.
 pub(crate) type Sums<const P: usize, const M: usize> = [[[i32; PANEL]; M]; P];
 
-/// The integer products of an instruction set. All sums wrap.
+/// What an instruction set supplies of its own: the integer products, whose sums wrap, and whatever f32 work it does better than the
+/// reference's text compiled for it.
 pub(crate) trait Product: Copy {
     /// Int8 tiles, 64 bytes for each 4 codes.
     fn int8<const P: usize, const M: usize>(self, codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M>;
@@ -71,9 +72,17 @@ pub(crate) trait Product: Copy {
 const ROWS: usize = 64;
 
 /// Where results go: row `m`, panel `p` at `out[m * stride + p * 16..]`.
-struct Out<'o> {
-    out: &'o mut [f32],
-    stride: usize,
+pub(crate) struct Out<'o> {
+    pub(crate) out: &'o mut [f32],
+    pub(crate) stride: usize,
+}
+
+impl Out<'_> {
+    /// The place of the first `width` values of a panel's results for a row.
+    #[inline(always)]
+    pub(crate) fn place(&mut self, row: usize, panel: usize, width: usize) -> &mut [f32] {
+        &mut self.out[row * self.stride + panel * PANEL..][..width]
+    }
 }
 
 /// Rows of `x` times panels of `w`: `M` rows at once with one panel, then single rows with `P` panels at once.
@@ -135,11 +144,10 @@ fn block<const P: usize, const M: usize>(
         Format::Int4Codebook => product.int4(codes, subs, Some(&w.levels()), rows),
     };
     for (i, sums) in sums.iter().enumerate() {
-        let width = PANEL.min(w.rows() - (p + i) * PANEL);
+        let width = w.panel_rows(p + i);
         let scales = w.panel_row_scales(p + i);
         for (j, sums) in sums.iter().enumerate() {
-            let out = &mut out.out[(m + j) * out.stride + (p + i - first) * PANEL..][..width];
-            store(sums, scales, x.scale(m + j), out);
+            store(sums, scales, x.scale(m + j), out.place(m + j, p + i - first, width));
         }
     }
 }
@@ -148,11 +156,7 @@ fn block<const P: usize, const M: usize>(
 #[inline(always)]
 pub(crate) fn store(sums: &[i32; PANEL], row_scales: &[f32; PANEL], token_scale: f32, out: &mut [f32]) {
     match <&mut [f32; PANEL]>::try_from(&mut *out) {
-        Ok(out) => {
-            for i in 0..PANEL {
-                out[i] = sums[i] as f32 * (row_scales[i] * token_scale);
-            }
-        }
+        Ok(out) => store_each(sums, row_scales, token_scale, out),
         Err(_) => store_cut(sums, row_scales, token_scale, out),
     }
 }
@@ -160,7 +164,13 @@ pub(crate) fn store(sums: &[i32; PANEL], row_scales: &[f32; PANEL], token_scale:
 /// On its own, so that the common case keeps its fixed length.
 #[cold]
 #[inline(never)]
-pub(crate) fn store_cut(sums: &[i32; PANEL], row_scales: &[f32; PANEL], token_scale: f32, out: &mut [f32]) {
+fn store_cut(sums: &[i32; PANEL], row_scales: &[f32; PANEL], token_scale: f32, out: &mut [f32]) {
+    store_each(sums, row_scales, token_scale, out);
+}
+
+/// As many as fit into `out`.
+#[inline(always)]
+pub(crate) fn store_each(sums: &[i32], row_scales: &[f32], token_scale: f32, out: &mut [f32]) {
     for ((out, &sum), &scale) in out.iter_mut().zip(sums).zip(row_scales) {
         *out = sum as f32 * (scale * token_scale);
     }

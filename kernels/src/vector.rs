@@ -124,29 +124,16 @@ macro_rules! token_methods {
 /// attention, or one. On 32-bit Arm a core's features are those of the whole program, and have no names that `target_feature` knows.
 macro_rules! operations {
     ($token:ident, $features:tt, panels: $p:literal, rows: $m:tt, queries: $q:literal) => {
-        $crate::vector::operations! { $features
+        $crate::vector::operations! { [$features] scalar
             add(x: &mut [f32], y: &[f32]);
             rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
         }
 
-        #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
-        pub(crate) fn quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
-            Product::quantize($token(()), x, codes, sums)
-        }
-
-        #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
-        pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-            Product::rms_norm($token(()), x, weight, eps, out);
-        }
-
-        #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
-        pub(crate) fn silu_mul(gate: &mut [f32], up: &[f32]) {
-            Product::silu_mul($token(()), gate, up);
-        }
-
-        #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
-        pub(crate) fn softmax(scores: &[f32; $crate::cache::CHUNK], value_scales: &[f32], to: &mut $crate::scalar::Weights) {
-            Product::softmax($token(()), scores, value_scales, to);
+        $crate::vector::operations! { [$features] $token
+            quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32;
+            rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
+            silu_mul(gate: &mut [f32], up: &[f32]);
+            softmax(scores: &[f32; $crate::cache::CHUNK], value_scales: &[f32], to: &mut $crate::scalar::Weights);
         }
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
@@ -159,10 +146,16 @@ macro_rules! operations {
             $crate::vector::matmul_body!($token, $p, $m, w, x, panels, out, stride);
         }
     };
-    ($features:tt $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
+    ([$features:tt] scalar $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
         pub(crate) fn $name($($arg: $ty),*) $(-> $ret)? {
             scalar::$name($($arg),*)
+        }
+    )*};
+    ([$features:tt] $token:ident $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
+        #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
+        pub(crate) fn $name($($arg: $ty),*) $(-> $ret)? {
+            Product::$name($token(()), $($arg),*)
         }
     )*};
 }

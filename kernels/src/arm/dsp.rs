@@ -14,7 +14,7 @@ use core::ops::Range;
 use core::slice;
 
 #[cfg(target_abi = "eabihf")]
-use super::{float, units};
+use super::float;
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD};
@@ -713,7 +713,7 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     let weights: &mut [f32; CHUNK] = unsafe { &mut *weights.as_mut_ptr().cast() };
     let sum = float::sum::<false>(weights.as_chunks().0);
     let peak = scale_weights(&mut weights[..n], value_scales);
-    let [inv, unit] = units(peak);
+    let (inv, unit) = scalar::units(peak);
     to.max = top;
     to.sum = sum;
     to.unit = unit;

@@ -12,7 +12,7 @@ use core::ops::Range;
 use core::slice;
 
 #[cfg(target_abi = "eabihf")]
-use super::{float, units};
+use super::float;
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
@@ -546,7 +546,7 @@ pub(super) fn codebook(
 ///
 /// Vectors of f32 flush subnormal numbers to zero. Powers of two are none, and what else may be subnormal is lost beside larger
 /// numbers in the reference, too: differences of scores, and weights and scales when the largest weight is above
-/// [`scalar::LEAST`].
+/// [`scalar::attention::LEAST`].
 #[cfg(target_abi = "eabihf")]
 #[inline(never)]
 fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
@@ -657,7 +657,7 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
             options(nostack),
         );
     }
-    let [inv, unit] = units(f32::from_bits(peak));
+    let (inv, unit) = scalar::units(f32::from_bits(peak));
     to.max = f32::from_bits(top);
     to.sum = f32::from_bits(sum);
     to.unit = unit;

@@ -11,7 +11,7 @@ use core::ops::Range;
 use crate::activations::Activations;
 use crate::cache::Head;
 use crate::layout::{Format, Matrix, PANEL};
-use crate::product::Row;
+use crate::product::{Row, store_each};
 
 #[cfg(kinglet_dsp)]
 mod dsp;
@@ -70,14 +70,6 @@ fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut
     }
 }
 
-/// What weights are multiplied by, of which the largest is `peak`, to become codes, and codes to become weights.
-#[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
-#[inline(always)]
-fn units(peak: f32) -> [f32; 2] {
-    use crate::scalar::{LEAST, TOP};
-    if peak > LEAST { [TOP / peak, peak / TOP] } else { [0.0; 2] }
-}
-
 /// Writes sums of panels as [`product::store`](crate::product::store) does, as many as there are scales.
 #[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
 #[inline(never)]
@@ -88,11 +80,3 @@ fn store(sums: &[i32], scales: &[f32], token_scale: f32, out: &mut [f32]) {
 
 #[cfg(all(not(target_abi = "eabihf"), any(kinglet_dsp, kinglet_mve)))]
 use store_each as store;
-
-#[cfg(any(kinglet_dsp, kinglet_mve))]
-#[inline(always)]
-fn store_each(sums: &[i32], scales: &[f32], token_scale: f32, out: &mut [f32]) {
-    for ((out, &sum), &scale) in out.iter_mut().zip(sums).zip(scales) {
-        *out = sum as f32 * (scale * token_scale);
-    }
-}

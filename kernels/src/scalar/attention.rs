@@ -22,7 +22,7 @@ use crate::layout::{GROUP, PANEL};
 use crate::product::{Product, Row};
 
 /// The largest code of a weight.
-pub(crate) const TOP: f32 = 16383.0;
+const TOP: f32 = 16383.0;
 /// The least largest weight of a chunk that counts. Its reciprocal is finite, and weights that are subnormal beside it are zero.
 pub(crate) const LEAST: f32 = 1e-30;
 
@@ -240,6 +240,12 @@ fn largest(x: &[f32; CHUNK], least: f32) -> f32 {
     lanes[0]
 }
 
+/// What weights, of which the largest is `peak`, are multiplied by to become codes, and codes to become weights.
+#[inline(always)]
+pub(crate) fn units(peak: f32) -> (f32, f32) {
+    if peak > LEAST { (TOP / peak, peak / TOP) } else { (0.0, 0.0) }
+}
+
 /// Softmax of the scores of a chunk, of which there are as many as `value_scales`; the others are negative infinity.
 #[inline(always)]
 pub(crate) fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
@@ -249,12 +255,11 @@ pub(crate) fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weig
         weights[j] = exp2_below(scores[j] - top);
     }
     let sum = sum(&weights, |e| e);
-    match <&[f32; CHUNK]>::try_from(value_scales) {
-        Ok(scales) => weights.iter_mut().zip(scales).for_each(|(w, scale)| *w *= scale),
-        Err(_) => weights.iter_mut().zip(value_scales).for_each(|(w, scale)| *w *= scale),
+    for (w, &scale) in weights.iter_mut().zip(value_scales) {
+        *w *= scale;
     }
     let peak = largest(&weights, 0.0);
-    let inv = if peak > LEAST { TOP / peak } else { 0.0 };
+    let (inv, unit) = units(peak);
     let mut planes = [[0i8; CHUNK]; 2];
     for j in 0..CHUNK {
         let code = round_to_int(weights[j] * inv);
@@ -269,5 +274,5 @@ pub(crate) fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weig
             }
         }
     }
-    *to = Weights { max: top, sum, unit: if peak > LEAST { peak / TOP } else { 0.0 }, planes, sums };
+    *to = Weights { max: top, sum, unit, planes, sums };
 }

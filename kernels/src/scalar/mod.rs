@@ -5,12 +5,12 @@
 //! also run them by compiling the very same text with its features on: without fused multiply-add and
 //! reassociation, wider registers cannot change a bit.
 
-mod attention;
+pub(crate) mod attention;
 mod elementwise;
 pub(crate) mod math;
 mod matmul;
 
-pub(crate) use attention::{LEAST, TOP, Weights, attend_with, softmax};
+pub(crate) use attention::{Weights, attend_with, softmax, units};
 pub(crate) use elementwise::{add, quantize, rms_norm, rope, silu_mul};
 pub use math::{exp, exp2, sin_cos, sqrt};
 pub(crate) use math::{exp2_below, max, round_to_int};

@@ -6,9 +6,9 @@ use core::ops::Range;
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
 use crate::layout::{Format, GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
-use crate::product::{self, Product, Row, Sums};
+use crate::product::{self, Out, Product, Row, Sums};
 use crate::scalar::math::{LOWEST, POWER, ROUND, ROUND_BIASED};
-use crate::scalar::{self, LEAST, TOP, Weights};
+use crate::scalar::{self, Weights, units};
 
 crate::vector::token! {
     /// Proof of AVX-512 F, BW, VL and VNNI.
@@ -97,7 +97,7 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
     }
     let sum = fold(sum, |a, b| _mm256_add_ps(a, b), |a, b| _mm_add_ps(a, b));
     let peak = fold(peak, |a, b| _mm256_max_ps(a, b), |a, b| _mm_max_ps(a, b));
-    let (inv, unit) = if peak > LEAST { (TOP / peak, peak / TOP) } else { (0.0, 0.0) };
+    let (inv, unit) = units(peak);
     let mut out = Weights { max, sum, unit, ..Weights::EMPTY };
     let (inv, low7) = (_mm512_set1_ps(inv), _mm512_set1_epi32(127));
     let round = _mm512_set1_ps(ROUND);

@@ -6,7 +6,7 @@ use core::ops::Range;
 use crate::activations::Activations;
 use crate::cache::Head;
 use crate::layout::{Format, GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
-use crate::product::{self, Product, Row, Sums};
+use crate::product::{self, Out, Product, Row, Sums};
 use crate::scalar;
 
 crate::vector::token! {

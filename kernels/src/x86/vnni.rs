@@ -252,6 +252,7 @@ macro_rules! kernels {
         fn matmul_rows(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
             let levels = table(&w.levels());
             let mut sums = [[set1(0); HALVES]; ROWS];
+            let mut out = Out { out, stride };
             for first in (0..x.rows()).step_by(ROWS) {
                 let x = x.slice(first, ROWS.min(x.rows() - first));
                 let sums = &mut sums[..x.rows()];
@@ -266,10 +267,9 @@ macro_rules! kernels {
                         Format::Int4 => group_rows::<false>(codes, subs, levels, &x, sums),
                         Format::Int4Codebook => group_rows::<true>(codes, subs, levels, &x, sums),
                     }
-                    let (row_scales, width) = (w.panel_row_scales(p), PANEL.min(w.rows() - p * PANEL));
                     for m in 0..sums.len() {
-                        let out = &mut out[(first + m) * stride + (p - panels.start) * PANEL..][..width];
-                        product::store(&to_array(sums[m]), row_scales, x.scale(m), out);
+                        let out = out.place(first + m, p - panels.start, w.panel_rows(p));
+                        product::store(&to_array(sums[m]), w.panel_row_scales(p), x.scale(m), out);
                     }
                 }
             }
