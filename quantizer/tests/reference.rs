@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use kinglet_quantizer::checkpoint::{Block, Checkpoint};
-use kinglet_quantizer::reference::{BlockWeights, Observation, Reference, ReferenceError, Site};
+use kinglet_quantizer::reference::{Observation, Reference, ReferenceError, Site};
 use serde_json::Value;
 
 /// Largest difference of a logit.
@@ -137,14 +137,14 @@ fn observers_see_the_input_of_every_product() {
     reference.head(&batch, &mut observer, |_, _, logits| last.extend_from_slice(logits)).unwrap();
     assert_eq!(last, reference.logits(&tokens).unwrap());
     let expected = [
-        (0, Site::AttentionInput, 40),
-        (0, Site::AttentionOutput, 40),
-        (1, Site::FeedForwardInput, 40),
-        (1, Site::FeedForwardHidden, 52),
-        (2, Site::AttentionInput, 40),
-        (2, Site::AttentionOutput, 40),
-        (3, Site::FeedForwardInput, 40),
-        (3, Site::FeedForwardHidden, 52),
+        (0, Site::Input, 40),
+        (0, Site::Output, 40),
+        (1, Site::Input, 40),
+        (1, Site::Output, 52),
+        (2, Site::Input, 40),
+        (2, Site::Output, 40),
+        (3, Site::Input, 40),
+        (3, Site::Output, 52),
         (4, Site::Head, 40),
     ];
     assert_eq!(seen, expected);
@@ -159,11 +159,8 @@ fn blocks_run_with_borrowed_weights() {
     let mut weights = reference.block_weights(1).unwrap();
     assert!(matches!(reference.architecture().blocks[1], Block::FeedForward(_)));
     // With nothing coming out of the last product, the branch adds nothing.
-    let BlockWeights::FeedForward(feed_forward) = &mut weights else {
-        panic!("a feed-forward block has feed-forward weights");
-    };
-    feed_forward.down.weight.fill(0.0);
-    feed_forward.down.bias.as_mut().unwrap().fill(0.0);
+    weights.output.weight.fill(0.0);
+    weights.output.bias.as_mut().unwrap().fill(0.0);
     reference.advance_with(&mut batch, 1, &weights, &mut ());
     assert_eq!(batch, before);
     reference.advance(&mut batch, 1, &mut ()).unwrap();

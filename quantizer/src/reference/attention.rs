@@ -6,26 +6,27 @@ use rayon::prelude::*;
 
 use super::ops::softmax;
 use super::product::{columns, part, view, view_mut};
-use crate::checkpoint::{Attention, Rope};
+use super::weights::Heads;
+use crate::checkpoint::Rope;
 
 /// Queries that go together; later keys than theirs are left out of the product.
 const QUERIES_AT_ONCE: usize = 64;
 
-/// Turns queries and keys by their positions.
-pub(super) fn rotate(attention: &Attention, lengths: &[usize], query: &mut [f32], key: &mut [f32]) {
-    let longest = lengths.iter().copied().max().unwrap_or(0);
-    let turns = Turns::new(&attention.rope, longest);
-    for (numbers, heads) in [(query, attention.heads), (key, attention.kv_heads)] {
-        let width = heads * attention.head_dim;
-        let rows: Vec<&mut [f32]> = numbers.chunks_mut(width).collect();
-        let positions = lengths.iter().flat_map(|length| 0..*length);
-        let rows: Vec<(&mut [f32], usize)> = rows.into_iter().zip(positions).collect();
-        rows.into_par_iter().with_min_len(32).for_each(|(row, position)| {
-            for head in row.chunks_mut(attention.head_dim) {
-                turns.apply(head, position);
+/// Norms queries and keys and turns them by their positions.
+pub(super) fn turn(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
+    let turns = Turns::new(&heads.rope, lengths.iter().copied().max().unwrap_or(0));
+    let rows: Vec<&mut [f32]> = projected.chunks_mut(heads.values().end).collect();
+    let positions = lengths.iter().flat_map(|length| 0..*length);
+    let rows: Vec<(&mut [f32], usize)> = rows.into_iter().zip(positions).collect();
+    rows.into_par_iter().with_min_len(32).for_each(|(row, position)| {
+        for (i, head) in row[..heads.keys().end].chunks_mut(heads.dim).enumerate() {
+            let norm = if i < heads.heads { &heads.query_norm } else { &heads.key_norm };
+            if let Some(norm) = norm {
+                head.copy_from_slice(&norm.apply(head));
             }
-        });
-    }
+            turns.apply(head, position);
+        }
+    });
 }
 
 /// Cosines and sines of each position, pair by pair.
@@ -56,29 +57,26 @@ impl Turns {
 }
 
 /// What each head has gathered, a row for each token.
-pub(super) fn attend(attention: &Attention, lengths: &[usize], query: &[f32], key: &[f32], value: &[f32]) -> Vec<f32> {
+pub(super) fn attend(heads: &Heads, lengths: &[usize], projected: &[f32]) -> Vec<f32> {
     let tokens: usize = lengths.iter().sum();
-    let dim = attention.head_dim;
-    let mut out = vec![0.0; query.len()];
-    let query = view(query, tokens, attention.heads * dim);
-    let key = view(key, tokens, attention.kv_heads * dim);
-    let value = view(value, tokens, attention.kv_heads * dim);
+    let (dim, width) = (heads.dim, heads.queries().end);
+    let mut out = vec![0.0; tokens * width];
+    let projected = view(projected, tokens, heads.values().end);
     let mut jobs = Vec::new();
-    let mut rest = view_mut(&mut out, tokens, attention.heads * dim);
+    let mut rest = view_mut(&mut out, tokens, width);
     let mut start = 0;
     for &length in lengths {
         let (sequence, others) = rest.split_at(Axis(0), length);
         rest = others;
         let rows = start..start + length;
         for (head, out) in columns(sequence, dim).into_iter().enumerate() {
-            let own = head * dim..(head + 1) * dim;
-            let shared = head / (attention.heads / attention.kv_heads);
-            let shared = shared * dim..(shared + 1) * dim;
+            let at = |first: usize, head: usize| part(projected, rows.clone(), first + head * dim..first + (head + 1) * dim);
+            let shared = head / heads.group();
             jobs.push(Head {
-                query: part(query, rows.clone(), own),
-                key: part(key, rows.clone(), shared.clone()),
-                value: part(value, rows.clone(), shared),
-                scale: attention.scale,
+                query: at(0, head),
+                key: at(heads.keys().start, shared),
+                value: at(heads.values().start, shared),
+                scale: heads.scale,
                 out,
             });
         }

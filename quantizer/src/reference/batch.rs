@@ -12,10 +12,10 @@ pub struct Batch {
 }
 
 /// Some whole sequences of a batch.
-pub(super) struct Part<'b> {
+pub(crate) struct Part<'b> {
     /// Their lengths, none of them 0.
-    pub(super) lengths: Vec<usize>,
-    pub(super) stream: &'b mut [f32],
+    pub(crate) lengths: Vec<usize>,
+    pub(crate) stream: &'b mut [f32],
 }
 
 impl Batch {
@@ -64,7 +64,7 @@ impl Batch {
 
     /// Divides the batch into parts of whole sequences, each with as many as are
     /// needed to reach `tokens`.
-    pub(super) fn parts(&mut self, tokens: usize) -> Vec<Part<'_>> {
+    pub(crate) fn parts(&mut self, tokens: usize) -> Vec<Part<'_>> {
         let mut parts = Vec::new();
         let mut rest = self.stream.as_mut_slice();
         let mut lengths = Vec::new();

@@ -27,10 +27,10 @@ mod ops;
 mod product;
 mod weights;
 
-use crate::checkpoint::{Architecture, Attention, Block, Checkpoint, CheckpointError, FeedForward};
+use crate::checkpoint::{Architecture, Checkpoint, CheckpointError};
 
 pub use batch::Batch;
-pub use weights::{AttentionWeights, BlockWeights, FeedForwardWeights, LinearWeights, NormWeights};
+pub use weights::{BlockWeights, Heads, LinearWeights, Middle, NormWeights};
 
 /// Weights up to this many bytes as f32 are kept in memory by [`Reference::new`].
 pub const RESIDENT_BYTES: usize = 1 << 29;
@@ -76,14 +76,10 @@ pub enum ReferenceError {
 /// Which products see some activations as their input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Site {
-    /// Query, key and value.
-    AttentionInput,
-    /// The output of attention.
-    AttentionOutput,
-    /// Gate and up.
-    FeedForwardInput,
-    /// Down.
-    FeedForwardHidden,
+    /// The first product of a block.
+    Input,
+    /// The second.
+    Output,
     /// The head, with the number of blocks as its block.
     Head,
 }
@@ -222,21 +218,17 @@ impl<'c> Reference<'c> {
     ///
     /// # Panics
     ///
-    /// If there is no such block, or the weights are not of the kind and sizes that
-    /// [`Self::block_weights`] gives for it.
+    /// If the sizes of the weights do not fit the batch or each other.
     pub fn advance_with(&self, batch: &mut Batch, block: usize, weights: &BlockWeights, observer: &mut dyn Observer) {
-        let description = &self.architecture().blocks[block];
-        let mut stage = Stage { block, observer };
-        for mut part in batch.parts(TOKENS_AT_ONCE) {
-            match (description, weights) {
-                (Block::Attention(attention), BlockWeights::Attention(weights)) => {
-                    stage.attention(attention, weights, &mut part);
-                }
-                (Block::FeedForward(feed_forward), BlockWeights::FeedForward(weights)) => {
-                    stage.feed_forward(feed_forward, weights, &mut part);
-                }
-                _ => panic!("block {block} and the weights lent for it are of different kinds"),
-            }
+        for part in batch.parts(TOKENS_AT_ONCE) {
+            let mut observe = |site, activations: &[f32], cols| {
+                observer.observe(&Observation { block, site, activations, cols });
+            };
+            let normed = weights.norm.apply(part.stream);
+            observe(Site::Input, &normed, weights.input.cols);
+            let mixed = weights.mix(&part.lengths, weights.input.apply(&normed));
+            observe(Site::Output, &mixed, weights.output.cols);
+            ops::add(part.stream, &weights.output.apply(&mixed));
         }
     }
 
@@ -266,43 +258,5 @@ impl<'c> Reference<'c> {
     ) -> Result<(), ReferenceError> {
         let resident = self.resident.as_ref().map(|resident| resident.head.as_slice());
         head::run(self.checkpoint, resident, batch, observer, sink)
-    }
-}
-
-/// A block at work on part of a batch.
-struct Stage<'o> {
-    block: usize,
-    observer: &'o mut dyn Observer,
-}
-
-impl Stage<'_> {
-    fn observe(&mut self, site: Site, activations: &[f32], cols: usize) {
-        self.observer.observe(&Observation { block: self.block, site, activations, cols });
-    }
-
-    fn attention(&mut self, attention: &Attention, weights: &AttentionWeights, part: &mut batch::Part<'_>) {
-        let normed = weights.norm.apply(part.stream);
-        self.observe(Site::AttentionInput, &normed, attention.query.cols());
-        let mut query = weights.query.apply(&normed);
-        let mut key = weights.key.apply(&normed);
-        let value = weights.value.apply(&normed);
-        for (norm, heads) in [(&weights.query_norm, &mut query), (&weights.key_norm, &mut key)] {
-            if let Some(norm) = norm {
-                *heads = norm.apply(heads);
-            }
-        }
-        attention::rotate(attention, &part.lengths, &mut query, &mut key);
-        let mixed = attention::attend(attention, &part.lengths, &query, &key, &value);
-        self.observe(Site::AttentionOutput, &mixed, attention.output.cols());
-        ops::add(part.stream, &weights.output.apply(&mixed));
-    }
-
-    fn feed_forward(&mut self, feed_forward: &FeedForward, weights: &FeedForwardWeights, part: &mut batch::Part<'_>) {
-        let normed = weights.norm.apply(part.stream);
-        self.observe(Site::FeedForwardInput, &normed, feed_forward.gate.cols());
-        let mut hidden = weights.gate.apply(&normed);
-        ops::gate(feed_forward.activation, &mut hidden, &weights.up.apply(&normed));
-        self.observe(Site::FeedForwardHidden, &hidden, feed_forward.down.cols());
-        ops::add(part.stream, &weights.down.apply(&hidden));
     }
 }

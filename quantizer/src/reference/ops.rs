@@ -7,9 +7,6 @@ use rayon::prelude::*;
 
 use crate::checkpoint::Activation;
 
-/// Numbers that one thread takes at once.
-const AT_ONCE: usize = 1 << 14;
-
 /// Norms each run of as many numbers as there are weights.
 pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
@@ -23,13 +20,30 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     out
 }
 
-/// `gate <- activation(gate) .* up`.
-pub(super) fn gate(activation: Activation, gate: &mut [f32], up: &[f32]) {
-    gate.par_chunks_mut(AT_ONCE).zip(up.par_chunks(AT_ONCE)).for_each(|(gate, up)| {
-        for (gate, up) in gate.iter_mut().zip(up) {
-            *gate = activate(activation, *gate) * up;
+/// `activation(gate) .* up` of rows that hold `inner` numbers of each.
+pub(super) fn gate(activation: Activation, both: &[f32], inner: usize) -> Vec<f32> {
+    let mut out = vec![0.0; both.len() / 2];
+    out.par_chunks_mut(inner).zip(both.par_chunks(2 * inner)).with_min_len(16).for_each(|(out, both)| {
+        let (gate, up) = both.split_at(inner);
+        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+            *out = activate(activation, *gate) * up;
         }
     });
+    out
+}
+
+/// Rounds each row of `cols` numbers to int8 with one scale, and back, as the runtime rounds activations.
+pub(super) fn rounded(x: &[f32], cols: usize) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    out.par_chunks_mut(cols).zip(x.par_chunks(cols)).with_min_len(16).for_each(|(out, x)| {
+        let scale = x.iter().fold(0.0f32, |m, x| m.max(x.abs())) / 127.0;
+        if scale > 0.0 {
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = (x / scale).round_ties_even() * scale;
+            }
+        }
+    });
+    out
 }
 
 /// `x <- x + y`.
@@ -53,7 +67,7 @@ pub(super) fn softmax(x: &mut [f32]) {
     }
 }
 
-fn activate(activation: Activation, x: f32) -> f32 {
+pub(crate) fn activate(activation: Activation, x: f32) -> f32 {
     match activation {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Gelu => {

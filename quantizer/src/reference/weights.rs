@@ -1,7 +1,11 @@
-//! Weights as f32, a block at a time.
+//! Weights as f32, a block at a time, in the shape in which the runtime has them: `x += output(middle(input(norm(x))))`.
+//!
+//! A block says all that is needed to run it, so a pruned or rounded one runs as any other.
 
-use super::{ops, product};
-use crate::checkpoint::{Architecture, Attention, Block, Checkpoint, CheckpointError, FeedForward, Linear, Norm};
+use std::ops::Range;
+
+use super::{attention, ops, product};
+use crate::checkpoint::{Activation, Architecture, Block, Checkpoint, CheckpointError, Linear, Norm, Rope};
 
 /// A norm.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,38 +25,71 @@ pub struct LinearWeights {
     pub bias: Option<Vec<f32>>,
     /// Inputs.
     pub cols: usize,
+    /// Whether inputs are rounded to int8 with one scale a token, as the runtime does.
+    pub rounds: bool,
 }
 
 /// The weights of one block.
 #[derive(Debug, Clone, PartialEq)]
-pub enum BlockWeights {
-    /// Of attention.
-    Attention(AttentionWeights),
-    /// Of a feed-forward.
-    FeedForward(FeedForwardWeights),
-}
-
-/// The weights of [`Attention`].
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "the names are those of the block")]
-pub struct AttentionWeights {
+pub struct BlockWeights {
+    /// The norm before the branch.
     pub norm: NormWeights,
-    pub query: LinearWeights,
-    pub key: LinearWeights,
-    pub value: LinearWeights,
+    /// From the stream. Attention: rows of all query heads, then key heads, then value heads. Feed-forward: gate, then up.
+    pub input: LinearWeights,
+    /// What happens between the products.
+    pub middle: Middle,
+    /// Back to the stream.
     pub output: LinearWeights,
-    pub query_norm: Option<NormWeights>,
-    pub key_norm: Option<NormWeights>,
 }
 
-/// The weights of [`FeedForward`].
+/// What a block does between its two products.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "the names are those of the block")]
-pub struct FeedForwardWeights {
-    pub norm: NormWeights,
-    pub gate: LinearWeights,
-    pub up: LinearWeights,
-    pub down: LinearWeights,
+pub enum Middle {
+    /// Causal self-attention.
+    Attention(Heads),
+    /// `activation(gate) .* up`.
+    FeedForward(Activation),
+}
+
+/// Attention's heads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Heads {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; query head `h` reads number `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Numbers in a head.
+    pub dim: usize,
+    /// Factor of the scores before the softmax.
+    pub scale: f32,
+    /// Norm of each query head, before the rotation.
+    pub query_norm: Option<NormWeights>,
+    /// Norm of each key head, before the rotation.
+    pub key_norm: Option<NormWeights>,
+    /// Rotary positions.
+    pub rope: Rope,
+}
+
+impl Heads {
+    /// Columns of queries among the outputs of the first product; they are also those of the result.
+    pub fn queries(&self) -> Range<usize> {
+        0..self.heads * self.dim
+    }
+
+    /// Columns of keys.
+    pub fn keys(&self) -> Range<usize> {
+        self.heads * self.dim..(self.heads + self.kv_heads) * self.dim
+    }
+
+    /// Columns of values.
+    pub fn values(&self) -> Range<usize> {
+        (self.heads + self.kv_heads) * self.dim..(self.heads + 2 * self.kv_heads) * self.dim
+    }
+
+    /// Query heads that share a key and value head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
 }
 
 impl NormWeights {
@@ -65,20 +102,37 @@ impl NormWeights {
     }
 
     /// Norms each run of as many numbers as there are weights.
-    pub(super) fn apply(&self, x: &[f32]) -> Vec<f32> {
+    pub fn apply(&self, x: &[f32]) -> Vec<f32> {
         ops::rms_norm(x, &self.weight, self.eps)
     }
 }
 
 impl LinearWeights {
-    fn read(checkpoint: &Checkpoint, linear: &Linear) -> Result<Self, CheckpointError> {
-        let bias = linear.bias.as_ref().map(|bias| checkpoint.read(bias)).transpose()?;
-        Ok(Self { weight: checkpoint.read(&linear.weight)?, bias, cols: linear.cols() })
+    /// Reads matrices that lie one below the other. Where only some have a bias, that of the others is zero.
+    fn read(checkpoint: &Checkpoint, parts: &[&Linear]) -> Result<Self, CheckpointError> {
+        let (mut weight, mut bias) = (vec![], vec![]);
+        for part in parts {
+            weight.append(&mut checkpoint.read(&part.weight)?);
+            match &part.bias {
+                Some(part) => bias.append(&mut checkpoint.read(part)?),
+                None => bias.resize(bias.len() + part.rows(), 0.0),
+            }
+        }
+        let bias = parts.iter().any(|part| part.bias.is_some()).then_some(bias);
+        Ok(Self { weight, bias, cols: parts.first().map_or(1, |part| part.cols()), rounds: false })
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.weight.len() / self.cols
     }
 
     /// The outputs for each row of inputs.
-    pub(super) fn apply(&self, x: &[f32]) -> Vec<f32> {
-        let mut y = product::rows_by_rows(x, &self.weight, self.cols);
+    pub fn apply(&self, x: &[f32]) -> Vec<f32> {
+        let mut y = match self.rounds {
+            true => product::rows_by_rows(&ops::rounded(x, self.cols), &self.weight, self.cols),
+            false => product::rows_by_rows(x, &self.weight, self.cols),
+        };
         if let Some(bias) = &self.bias {
             for row in y.chunks_exact_mut(bias.len()) {
                 ops::add(row, bias);
@@ -91,37 +145,44 @@ impl LinearWeights {
 impl BlockWeights {
     /// Reads the weights of a block.
     pub(super) fn read(checkpoint: &Checkpoint, block: &Block) -> Result<Self, CheckpointError> {
-        match block {
-            Block::Attention(attention) => Ok(Self::Attention(AttentionWeights::read(checkpoint, attention)?)),
-            Block::FeedForward(feed_forward) => {
-                Ok(Self::FeedForward(FeedForwardWeights::read(checkpoint, feed_forward)?))
+        Ok(match block {
+            Block::Attention(a) => Self {
+                norm: NormWeights::read(checkpoint, &a.norm)?,
+                input: LinearWeights::read(checkpoint, &[&a.query, &a.key, &a.value])?,
+                middle: Middle::Attention(Heads {
+                    heads: a.heads,
+                    kv_heads: a.kv_heads,
+                    dim: a.head_dim,
+                    scale: a.scale,
+                    query_norm: NormWeights::maybe(checkpoint, &a.query_norm)?,
+                    key_norm: NormWeights::maybe(checkpoint, &a.key_norm)?,
+                    rope: a.rope.clone(),
+                }),
+                output: LinearWeights::read(checkpoint, &[&a.output])?,
+            },
+            Block::FeedForward(f) => Self {
+                norm: NormWeights::read(checkpoint, &f.norm)?,
+                input: LinearWeights::read(checkpoint, &[&f.gate, &f.up])?,
+                middle: Middle::FeedForward(f.activation),
+                output: LinearWeights::read(checkpoint, &[&f.down])?,
+            },
+        })
+    }
+
+    /// What the second product sees: from the outputs of the first, for sequences of these lengths.
+    pub fn mix(&self, lengths: &[usize], mut projected: Vec<f32>) -> Vec<f32> {
+        match &self.middle {
+            Middle::Attention(heads) => {
+                attention::turn(heads, lengths, &mut projected);
+                attention::attend(heads, lengths, &projected)
             }
+            Middle::FeedForward(activation) => ops::gate(*activation, &projected, self.output.cols),
         }
     }
-}
 
-impl AttentionWeights {
-    fn read(checkpoint: &Checkpoint, attention: &Attention) -> Result<Self, CheckpointError> {
-        Ok(Self {
-            norm: NormWeights::read(checkpoint, &attention.norm)?,
-            query: LinearWeights::read(checkpoint, &attention.query)?,
-            key: LinearWeights::read(checkpoint, &attention.key)?,
-            value: LinearWeights::read(checkpoint, &attention.value)?,
-            output: LinearWeights::read(checkpoint, &attention.output)?,
-            query_norm: NormWeights::maybe(checkpoint, &attention.query_norm)?,
-            key_norm: NormWeights::maybe(checkpoint, &attention.key_norm)?,
-        })
-    }
-}
-
-impl FeedForwardWeights {
-    fn read(checkpoint: &Checkpoint, feed_forward: &FeedForward) -> Result<Self, CheckpointError> {
-        Ok(Self {
-            norm: NormWeights::read(checkpoint, &feed_forward.norm)?,
-            gate: LinearWeights::read(checkpoint, &feed_forward.gate)?,
-            up: LinearWeights::read(checkpoint, &feed_forward.up)?,
-            down: LinearWeights::read(checkpoint, &feed_forward.down)?,
-        })
+    /// What the branch adds to the stream.
+    pub fn branch(&self, lengths: &[usize], stream: &[f32]) -> Vec<f32> {
+        self.output.apply(&self.mix(lengths, self.input.apply(&self.norm.apply(stream))))
     }
 }
 
