@@ -1,7 +1,7 @@
 //! Writing a `.kinglet` file: the records of `kinglet::format::layout`, in the order of the file.
 //!
 //! All sizes are known before the first byte, so the weights stream past and only the head is written afterwards. The file
-//! grows beside its target and is renamed over it when it is whole; until then the target is not touched.
+//! grows near its target and is renamed over it when it is whole; until then the target is not touched.
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -144,16 +144,15 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts a file beside `target`.
-    pub fn create(target: &Path, mut outline: Outline) -> Result<Self, WriteError> {
+    /// Starts a file in the directory `within`, which is on the same file system as `target`.
+    pub fn create(target: &Path, within: &Path, mut outline: Outline) -> Result<Self, WriteError> {
         let fail = |source| WriteError::Io { path: target.to_path_buf(), source };
         outline.model.blocks = outline.blocks.len() as u32;
         outline.model.tensors = outline.tensors.len() as u32;
-        let directory = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if target.is_dir() {
             return Err(fail(std::io::ErrorKind::IsADirectory.into()));
         }
-        let temporary = tempfile::Builder::new().prefix(".kinglet-").suffix(".partial").tempfile_in(directory);
+        let temporary = tempfile::Builder::new().prefix(".kinglet-").suffix(".partial").tempfile_in(within);
         let golden: usize = outline.golden.iter().map(|tokens| GoldenRecord::SIZE + 4 * tokens).sum();
         let contents = [
             (section::MODEL, vec![0; ModelRecord::SIZE]),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`checkpoint`] | reads a Hugging Face directory, and describes it as a stack of blocks |
 //! | [`mod@reference`] | runs it in f32 |
+//! | [`calibrate`] | chooses the passages of a text that rounding and pruning look at |
 //! | [`quantize`] | rounds it and writes the file |
 //! | [`mod@file`] | the file's writer, on the reader's own records |
 //! | [`tokenizer`] | imports tokenizers |
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod calibrate;
 pub mod checkpoint;
 pub mod evaluate;
 pub mod file;

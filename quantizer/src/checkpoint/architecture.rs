@@ -118,6 +118,24 @@ pub enum Block {
     FeedForward(FeedForward),
 }
 
+impl Block {
+    /// The layer of the checkpoint it belongs to.
+    pub fn layer(&self) -> usize {
+        match self {
+            Self::Attention(attention) => attention.layer,
+            Self::FeedForward(feed_forward) => feed_forward.layer,
+        }
+    }
+
+    /// Its matrix products: those of the stream first, the one back to it last.
+    pub fn products(&self) -> Vec<&Linear> {
+        match self {
+            Self::Attention(a) => vec![&a.query, &a.key, &a.value, &a.output],
+            Self::FeedForward(f) => vec![&f.gate, &f.up, &f.down],
+        }
+    }
+}
+
 /// Causal self-attention with grouped heads and rotary positions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attention {
@@ -177,7 +195,7 @@ pub struct FeedForward {
 }
 
 /// An activation function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Activation {
     /// `x / (1 + exp(-x))`.
     Silu,

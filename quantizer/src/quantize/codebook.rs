@@ -1,7 +1,7 @@
 //! A codebook for a tensor: 16 levels that suit its values.
 //!
 //! Lloyd's algorithm (Least squares quantization in PCM, 1982) on groups of 32 weights divided by their own scales, each weighted
-//! by its scale squared, so that the error counted is that of the weights. Deterministic.
+//! by its scale squared and its input's importance, so that the error counted is that of the product. Deterministic.
 
 use kinglet_kernels::layout::GROUP;
 
@@ -18,11 +18,11 @@ fn start() -> [i8; 16] {
     })
 }
 
-/// Fits levels to sampled rows.
-pub(super) fn fit(rows: &[Vec<f32>]) -> Levels {
+/// Fits levels to sampled rows, whose inputs have these importances.
+pub(super) fn fit(rows: &[&[f32]], importance: &[f32]) -> Levels {
     let mut levels = Levels::new(start());
     for _ in 0..ROUNDS {
-        let next = improve(&levels, rows);
+        let next = improve(&levels, rows, importance);
         if next == levels.values {
             break;
         }
@@ -32,16 +32,17 @@ pub(super) fn fit(rows: &[Vec<f32>]) -> Levels {
 }
 
 /// One round: the weighted mean of the values next to each level.
-fn improve(levels: &Levels, rows: &[Vec<f32>]) -> [i8; 16] {
+fn improve(levels: &Levels, rows: &[&[f32]], importance: &[f32]) -> [i8; 16] {
     let mut sums = [(0.0f64, 0.0f64); 16];
-    for group in rows.iter().flat_map(|row| row.chunks(GROUP)) {
-        let scale = group_scale(group, levels);
+    for (group, importance) in rows.iter().flat_map(|row| row.chunks(GROUP).zip(importance.chunks(GROUP))) {
+        let scale = group_scale(group, importance, levels);
         if scale == 0.0 {
             continue;
         }
         let weight = f64::from(scale) * f64::from(scale);
-        for &w in group {
+        for (&w, &importance) in group.iter().zip(importance) {
             let v = w / scale;
+            let weight = weight * f64::from(importance);
             let (sum, count) = &mut sums[usize::from(levels.nearest(v))];
             *sum += weight * f64::from(v);
             *count += weight;
@@ -75,13 +76,14 @@ mod tests {
         let rows: Vec<Vec<f32>> = (0..32).map(|_| (0..256).map(|_| normal()).collect()).collect();
         let error = |format, levels: &Levels| -> f64 {
             let of_row = |row: &Vec<f32>| {
-                let rounded = round(format, row, levels);
+                let rounded = round(format, row, &[1.0; 256], levels);
                 let errors = rounded.integers(levels).zip(row).map(|(q, w)| f64::from(q as f32 * rounded.scale - w));
                 errors.map(|e| e * e).sum::<f64>()
             };
             rows.iter().map(of_row).sum()
         };
-        let fitted = error(Format::Int4Codebook, &fit(&rows));
+        let sample: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+        let fitted = error(Format::Int4Codebook, &fit(&sample, &[1.0; 256]));
         let uniform = error(Format::Int4, &Levels::uniform());
         assert!(fitted < 0.85 * uniform, "{fitted} {uniform}");
     }

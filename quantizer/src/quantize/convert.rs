@@ -1,4 +1,4 @@
-//! The stream: read, round, pack, write.
+//! From a checkpoint to a file: blocks one after the other, then embedding, head and the file itself.
 
 use std::ops::Range;
 use std::path::Path;
@@ -7,117 +7,214 @@ use kinglet::Format;
 use kinglet_kernels::layout::PANEL;
 use rayon::prelude::*;
 
+use super::blocks::{self, CODEBOOK_ROWS, Errors, Formats};
 use super::codebook;
 use super::golden;
-use super::outline::{Source, outline};
+use super::outline::{Build, Source};
 use super::pack::Packer;
 use super::round::{Levels, Row, round};
+use super::rounded::RoundedLinear;
+use super::store::Store;
 use super::{Options, QuantizeError, Summary};
-use crate::checkpoint::{Checkpoint, CheckpointError, TensorRef};
-use crate::file::{Kind, WriteError, Writer};
+use crate::checkpoint::{Activation, Architecture, Block, Checkpoint, CheckpointError, TensorRef};
+use crate::file::{WriteError, Writer};
+use crate::reference::Reference;
 use crate::tokenizer;
 
-/// Rows that a codebook is fitted to.
-const CODEBOOK_ROWS: usize = 256;
 /// f32 values read at a time, over all threads.
 const BATCH: usize = 4 << 20;
 
-/// Quantizes `checkpoint` to the file `target`. `progress` is called with the weights done and
-/// the weights in all.
+/// Quantizes `checkpoint` to the file `target`. `progress` is called with what is being done, how much of it is done, and how much
+/// there is.
+///
+/// Finished blocks are kept in the directory `target.work` until the file is whole; after an interruption the same call goes on.
 pub fn quantize(
     checkpoint: &Checkpoint,
     target: &Path,
     options: &Options,
-    progress: &dyn Fn(u64, u64),
+    progress: &dyn Fn(&str, u64, u64),
 ) -> Result<Summary, QuantizeError> {
     let architecture = checkpoint.architecture();
-    let (mut outline, sources) = outline(architecture, options)?;
-    if checkpoint.dir().join("tokenizer.json").exists() {
-        outline.tokenizer = tokenizer::import(checkpoint.dir())?;
+    supported(architecture)?;
+    let tokenizer = match checkpoint.dir().join("tokenizer.json").exists() {
+        true => tokenizer::import(checkpoint.dir())?,
+        false => vec![],
+    };
+    let store = Store::open(target, &key(checkpoint, options))?;
+    let weights = weights(architecture);
+    let errors = round_blocks(checkpoint, options, &store, &mut |done| progress("rounding", done, weights))?;
+
+    let mut build = Build::new(architecture, options.embeddings)?;
+    for index in 0..errors.len() {
+        build.block(&block(&store, index)?)?;
     }
+    let norm = checkpoint.read(&architecture.final_norm.weight)?;
+    let head = (!architecture.tied()).then_some(options.head);
+    let (mut outline, sources) = build.finish(&norm, head)?;
+    outline.tokenizer = tokenizer;
     outline.metadata = vec![("family".to_owned(), architecture.family.clone())];
     outline.metadata.extend(options.metadata.iter().cloned());
     let prompt = golden::prompt(&outline.tokenizer, architecture, options);
     if !prompt.is_empty() {
         outline.golden = vec![prompt.len() + golden::length(&prompt, architecture, options)];
     }
-    let weights = sources.iter().map(|(_, source)| source.weights()).sum();
-    let mut writer = Writer::create(target, outline)?;
-    let mut done = 0;
-    for (kind, source) in &sources {
-        writer.tensor(|put| {
-            write_tensor(checkpoint, *kind, source, put, &mut |n| {
-                done += n;
-                progress(done, weights);
-            })
+    let mut writer = Writer::create(target, store.dir(), outline)?;
+    let mut done = weights - (architecture.embed.len() * if architecture.tied() { 1 } else { 2 }) as u64;
+    let mut step = |n| {
+        done += n;
+        progress("writing", done, weights);
+    };
+    let mut loaded = None;
+    for source in sources {
+        writer.tensor(|put| match source {
+            Source::Phases(phases) => Ok(put(&phases.iter().flat_map(|p| p.to_le_bytes()).collect::<Vec<_>>())?),
+            Source::Vector(vector) => Ok(put(&vector.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())?),
+            Source::Embedding => table(checkpoint, options.embeddings, &architecture.embed, put, &mut step),
+            Source::Head => table(checkpoint, options.head, &architecture.head, put, &mut step),
+            Source::Product { block: index, output } => {
+                let loaded = match &mut loaded {
+                    Some((at, block)) if *at == index => block,
+                    other => &mut other.insert((index, block(&store, index)?)).1,
+                };
+                product(if output { &loaded.output } else { &loaded.input }, put)
+            }
         })?;
     }
     let mut finished = writer.finish()?;
     golden::add(&mut finished, &prompt, options)?;
     let bytes = std::fs::metadata(finished.path()).map_or(0, |m| m.len());
     finished.persist()?;
+    store.remove();
     Ok(Summary { weights, bytes })
 }
 
-impl Source {
-    /// Numbers in matrices.
-    fn weights(&self) -> u64 {
-        match self {
-            Self::Rows(parts) => parts.iter().map(|p| p.len() as u64).sum(),
-            Self::Vectors(_) | Self::Phases(_) => 0,
+/// Refuses what the runtime does not have.
+fn supported(architecture: &Architecture) -> Result<(), QuantizeError> {
+    for block in &architecture.blocks {
+        if let Block::FeedForward(f) = block
+            && f.activation != Activation::Silu
+        {
+            let what = format!("the activation {:?} of layer {}", f.activation, f.layer);
+            return Err(QuantizeError::Unsupported { what, instead: "it has silu".into() });
         }
     }
+    Ok(())
+}
+
+/// Numbers in matrices.
+fn weights(architecture: &Architecture) -> u64 {
+    let blocks = architecture.blocks.iter().flat_map(Block::products).map(|linear| linear.weight.len());
+    let head = if architecture.tied() { 0 } else { architecture.head.len() };
+    (blocks.sum::<usize>() + head + architecture.embed.len()) as u64
+}
+
+/// What the blocks are made from: another key, other blocks.
+fn key(checkpoint: &Checkpoint, options: &Options) -> String {
+    let mut files: Vec<String> = vec![];
+    if let Ok(entries) = std::fs::read_dir(checkpoint.dir()) {
+        let stamp = |entry: std::fs::DirEntry| {
+            let meta = entry.metadata().ok()?;
+            Some(format!("{:?} {} {:?}", entry.file_name(), meta.len(), meta.modified().ok()))
+        };
+        files.extend(entries.flatten().filter_map(stamp));
+        files.sort();
+    }
+    let text = format!("{:?} {:?} {files:?} {:?}", env!("CARGO_PKG_VERSION"), checkpoint.architecture(), options);
+    format!("{:08x} {}", crc32fast::hash(text.as_bytes()), text.len())
+}
+
+/// Rounds all blocks that are not in the store yet.
+fn round_blocks(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    store: &Store,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Vec<Errors>, QuantizeError> {
+    let architecture = checkpoint.architecture();
+    // Blocks are read when their turn comes.
+    let reference = Reference::with_memory(checkpoint, 0)?;
+    let sequences: Vec<&[u32]> = options.calibration.iter().map(Vec::as_slice).collect();
+    let mut batch = match sequences.is_empty() {
+        true => None,
+        false => Some(reference.embed(&sequences)?),
+    };
+    let mut done = 0;
+    let mut errors = vec![];
+    for (index, description) in architecture.blocks.iter().enumerate() {
+        match store.get::<Errors>(index) {
+            Some((block, error)) => {
+                if let Some(batch) = &mut batch {
+                    reference.advance_with(batch, index, &block.weights(), &mut ());
+                }
+                errors.push(error);
+            }
+            None => {
+                let block = reference.block_weights(index)?;
+                let formats = Formats { input: options.weights, output: options.weights };
+                let rounded = blocks::quantize(description.layer(), block, formats, batch.as_mut());
+                let (block, error) = rounded.map_err(|source| QuantizeError::Moments { block: index, source })?;
+                store.put(index, &block, &error)?;
+                errors.push(error);
+            }
+        }
+        done += description.products().iter().map(|linear| linear.weight.len() as u64).sum::<u64>();
+        progress(done);
+    }
+    Ok(errors)
+}
+
+fn block(store: &Store, index: usize) -> Result<super::rounded::RoundedBlock, QuantizeError> {
+    let found = store.get::<Errors>(index).map(|(block, _)| block);
+    found.ok_or_else(|| QuantizeError::Lost { block: index, dir: store.dir().to_path_buf() })
 }
 
 type Put<'p> = &'p mut dyn FnMut(&[u8]) -> Result<(), WriteError>;
 
-fn write_tensor(
-    checkpoint: &Checkpoint,
-    kind: Kind,
-    source: &Source,
-    put: Put<'_>,
-    progress: &mut dyn FnMut(u64),
-) -> Result<(), QuantizeError> {
-    match source {
-        Source::Phases(phases) => Ok(put(&phases.iter().flat_map(|p| p.to_le_bytes()).collect::<Vec<_>>())?),
-        Source::Vectors(vectors) => {
-            for vector in vectors {
-                let values = match vector {
-                    Ok(tensor) => read(checkpoint, std::slice::from_ref(tensor), 0..tensor.rows())?,
-                    Err(zeros) => vec![0.0; *zeros],
-                };
-                put(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())?;
-            }
-            Ok(())
-        }
-        Source::Rows(parts) => {
-            let Kind::Matrix(format) = kind else { unreachable!("rows become matrices") };
-            write_matrix(checkpoint, format, parts, put, progress)
-        }
-    }
+fn too_large(what: &str, rows: usize, cols: usize) -> WriteError {
+    WriteError::TooLarge { what: format!("{what} ({rows} x {cols})") }
 }
 
-fn write_matrix(
+/// Writes a rounded product.
+fn product(of: &RoundedLinear, put: Put<'_>) -> Result<(), QuantizeError> {
+    let rows = of.rows.len();
+    let mut packer = Packer::new(of.format, rows, of.cols).ok_or_else(|| too_large("a product", rows, of.cols))?;
+    put(&packer.start(&of.levels))?;
+    for rows in of.rows.chunks(PANEL) {
+        let codes = packer.codes(rows);
+        put(&codes)?;
+        packer.scales(rows, codes.len());
+    }
+    Ok(put(&packer.end())?)
+}
+
+/// Reads, rounds and writes a table with a row for each token, a batch of rows at a time.
+fn table(
     checkpoint: &Checkpoint,
     format: Format,
-    parts: &[TensorRef],
+    of: &TensorRef,
     put: Put<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), QuantizeError> {
-    let rows: usize = parts.iter().map(TensorRef::rows).sum();
-    let cols = parts[0].cols();
-    let too_large = || WriteError::TooLarge { what: format!("{} ({rows} x {cols})", parts[0].name()) };
-    let levels = levels(checkpoint, format, parts, rows)?;
-    let mut packer = Packer::new(format, rows, cols).ok_or_else(too_large)?;
+    let (rows, cols) = (of.rows(), of.cols());
+    let importance = vec![1.0; cols];
+    let levels = match format {
+        Format::Int8 | Format::Int4 => Levels::uniform(),
+        Format::Int4Codebook => {
+            let step = rows.div_ceil(CODEBOOK_ROWS);
+            let sample: Result<Vec<_>, _> =
+                (0..rows).step_by(step).map(|row| read(checkpoint, of, row..row + 1)).collect();
+            codebook::fit(&sample?.iter().map(Vec::as_slice).collect::<Vec<_>>(), &importance)
+        }
+    };
+    let mut packer = Packer::new(format, rows, cols).ok_or_else(|| too_large(of.name(), rows, cols))?;
     put(&packer.start(&levels))?;
     let panels = rows.div_ceil(PANEL);
     let batch = (BATCH / (PANEL * cols)).max(rayon::current_num_threads());
     for first in (0..panels).step_by(batch) {
         let last = panels.min(first + batch);
         let rounded = (first..last).into_par_iter().map(|panel| {
-            let range = panel * PANEL..rows.min((panel + 1) * PANEL);
-            let values = read(checkpoint, parts, range)?;
-            let rows: Vec<Row> = values.chunks(cols).map(|row| round(format, row, &levels)).collect();
+            let values = read(checkpoint, of, panel * PANEL..rows.min((panel + 1) * PANEL))?;
+            let rows: Vec<Row> = values.chunks(cols).map(|row| round(format, row, &importance, &levels)).collect();
             let codes = packer.codes(&rows);
             Ok((rows, codes))
         });
@@ -131,35 +228,8 @@ fn write_matrix(
     Ok(put(&packer.end())?)
 }
 
-/// The levels of a matrix: even, or fitted to a sample of its rows.
-fn levels(
-    checkpoint: &Checkpoint,
-    format: Format,
-    parts: &[TensorRef],
-    rows: usize,
-) -> Result<Levels, CheckpointError> {
-    if format != Format::Int4Codebook {
-        return Ok(Levels::uniform());
-    }
-    let step = rows.div_ceil(CODEBOOK_ROWS);
-    let sample: Result<Vec<_>, _> = (0..rows).step_by(step).map(|row| read(checkpoint, parts, row..row + 1)).collect();
-    Ok(codebook::fit(&sample?))
-}
-
-/// Rows of matrices that lie one below the other.
-fn read(checkpoint: &Checkpoint, parts: &[TensorRef], rows: Range<usize>) -> Result<Vec<f32>, CheckpointError> {
-    let cols = parts[0].cols();
-    let mut values = vec![0.0; rows.len() * cols];
-    let (mut start, mut filled) = (0, 0);
-    for part in parts {
-        let end = start + part.rows();
-        let (from, to) = (rows.start.max(start), rows.end.min(end));
-        if from < to {
-            let n = (to - from) * cols;
-            checkpoint.read_rows(part, from - start..to - start, &mut values[filled..filled + n])?;
-            filled += n;
-        }
-        start = end;
-    }
+fn read(checkpoint: &Checkpoint, of: &TensorRef, rows: Range<usize>) -> Result<Vec<f32>, CheckpointError> {
+    let mut values = vec![0.0; rows.len() * of.cols()];
+    checkpoint.read_rows(of, rows, &mut values)?;
     Ok(values)
 }

@@ -1,23 +1,30 @@
 //! From a checkpoint to a `.kinglet` file.
 //!
-//! Tensors stream: a batch of panels is read, rounded on all cores and written before the next is read, so memory does not
-//! grow with the checkpoint. The same checkpoint and options give the same file, byte for byte, whatever the number of threads.
+//! One block is in memory at a time, and so is a batch of calibration tokens, which goes through the blocks as they are rounded. The same
+//! checkpoint and options give the same file, byte for byte, whatever the number of threads.
 
+mod blocks;
 mod codebook;
 mod convert;
 mod golden;
+mod gptq;
+mod moments;
 mod outline;
 mod pack;
 pub mod round;
+mod rounded;
+mod store;
 
 use std::path::{Path, PathBuf};
 
 use kinglet::Format;
 
 pub use convert::quantize;
+pub use moments::MomentsError;
 
 use crate::checkpoint::CheckpointError;
 use crate::file::WriteError;
+use crate::reference::ReferenceError;
 use crate::tokenizer::TokenizerImportError as ImportError;
 
 /// How to quantize.
@@ -29,6 +36,8 @@ pub struct Options {
     pub embeddings: Format,
     /// Format of an untied head.
     pub head: Format,
+    /// Token sequences to calibrate on; without any, weights are rounded to the nearest values.
+    pub calibration: Vec<Vec<u32>>,
     /// Tokens of the golden answer; 0 for none.
     pub golden: usize,
     /// Text that the golden sequence begins with.
@@ -43,6 +52,7 @@ impl Default for Options {
             weights: Format::Int8,
             embeddings: Format::Int8,
             head: Format::Int8,
+            calibration: vec![],
             golden: 64,
             prompt: "Once upon a time".to_owned(),
             metadata: vec![],
@@ -66,6 +76,25 @@ pub enum QuantizeError {
     /// The checkpoint cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The calibration tokens cannot be run.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// The inputs of a block are of no use.
+    #[error("block {block}: {source}")]
+    Moments {
+        /// The block.
+        block: usize,
+        /// What is wrong with them.
+        source: MomentsError,
+    },
+    /// A finished block is not where it was kept.
+    #[error("block {block} has gone from {}: another command seems to have used it; run this one again", dir.display())]
+    Lost {
+        /// The block.
+        block: usize,
+        /// Where it was.
+        dir: PathBuf,
+    },
     /// The tokenizer cannot be imported.
     #[error(transparent)]
     Tokenizer(#[from] ImportError),

@@ -1,98 +1,111 @@
-//! Which tensors and records a checkpoint becomes.
+//! Which tensors and records rounded blocks become.
 
 use std::f64::consts::TAU;
 
+use kinglet::Format;
 use kinglet::format::layout::{BlockRecord, ModelRecord, NONE, block};
 
-use super::{Options, QuantizeError};
-use crate::checkpoint::{Activation, Architecture, Attention, Block, FeedForward, Linear, Rope, TensorRef};
+use super::QuantizeError;
+use super::rounded::{RoundedBlock, RoundedLinear};
+use crate::checkpoint::{Activation, Architecture, Rope};
 use crate::file::{Kind, Outline};
+use crate::reference::{Heads, Middle, NormWeights};
 
 /// Where a tensor's numbers come from.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
-    /// Rows of these matrices, one below the other.
-    Rows(Vec<TensorRef>),
-    /// These vectors, one behind the other; where there is none, so many zeros.
-    Vectors(Vec<Result<TensorRef, usize>>),
+    /// The embedding.
+    Embedding,
+    /// The head.
+    Head,
+    /// The first product of a block, or the second.
+    Product {
+        /// The block.
+        block: usize,
+        /// Which of its products.
+        output: bool,
+    },
+    /// These numbers.
+    Vector(Vec<f32>),
     /// Phases a position in 2^-32 turns.
     Phases(Vec<u32>),
 }
 
-/// The outline of the file, and a source for each of its tensors.
-pub(super) fn outline(
-    architecture: &Architecture,
-    options: &Options,
-) -> Result<(Outline, Vec<(Kind, Source)>), QuantizeError> {
-    let model = ModelRecord {
-        kind: 0,
-        width: architecture.width as u32,
-        vocab: architecture.vocab as u32,
-        context: architecture.context as u32,
-        blocks: 0,
-        tensors: 0,
-        embedding: NONE,
-        head: NONE,
-        norm: NONE,
-        norm_eps: architecture.final_norm.eps,
-        reserved: [0; 24],
-    };
-    let mut build = Build { outline: Outline::new(model), sources: vec![], options };
-    let embedding = build.matrix("embedding", Kind::Matrix(options.embeddings), &[&architecture.embed])?;
-    for block in &architecture.blocks {
-        let record = match block {
-            Block::Attention(attention) => build.attention(attention)?,
-            Block::FeedForward(feed_forward) => build.feed_forward(feed_forward)?,
-        };
-        build.outline.blocks.push(record);
-    }
-    let norm = build.vector("norm", &architecture.final_norm.weight)?;
-    let head = if architecture.tied() {
-        embedding
-    } else {
-        build.matrix("head", Kind::Matrix(options.head), &[&architecture.head])?
-    };
-    let model = &mut build.outline.model;
-    (model.embedding, model.norm, model.head) = (embedding, norm, head);
-    Ok((build.outline, build.sources))
-}
-
-struct Build<'o> {
+/// An outline in the making.
+pub(super) struct Build {
     outline: Outline,
-    sources: Vec<(Kind, Source)>,
-    options: &'o Options,
+    sources: Vec<Source>,
 }
 
-impl Build<'_> {
+impl Build {
+    /// A model without blocks.
+    pub(super) fn new(architecture: &Architecture, embeddings: Format) -> Result<Self, QuantizeError> {
+        let model = ModelRecord {
+            kind: 0,
+            width: architecture.width as u32,
+            vocab: architecture.vocab as u32,
+            context: architecture.context as u32,
+            blocks: 0,
+            tensors: 0,
+            embedding: NONE,
+            head: NONE,
+            norm: NONE,
+            norm_eps: architecture.final_norm.eps,
+            reserved: [0; 24],
+        };
+        let mut build = Self { outline: Outline::new(model), sources: vec![] };
+        let (rows, cols) = (architecture.vocab, architecture.width);
+        build.outline.model.embedding =
+            build.add("embedding", Kind::Matrix(embeddings), rows, cols, Source::Embedding)?;
+        Ok(build)
+    }
+
+    /// Adds the next block.
+    pub(super) fn block(&mut self, block: &RoundedBlock) -> Result<(), QuantizeError> {
+        let index = self.outline.blocks.len();
+        let record = match &block.middle {
+            Middle::Attention(heads) => self.attention(index, block, heads)?,
+            Middle::FeedForward(activation) => self.feed_forward(index, block, *activation)?,
+        };
+        self.outline.blocks.push(record);
+        Ok(())
+    }
+
+    /// Adds norm and head; no format for a head that is the embedding.
+    pub(super) fn finish(
+        mut self,
+        norm: &[f32],
+        head: Option<Format>,
+    ) -> Result<(Outline, Vec<Source>), QuantizeError> {
+        let norm = self.vector("norm", norm)?;
+        let model = self.outline.model;
+        let head = match head {
+            None => model.embedding,
+            Some(format) => {
+                self.add("head", Kind::Matrix(format), model.vocab as usize, model.width as usize, Source::Head)?
+            }
+        };
+        (self.outline.model.norm, self.outline.model.head) = (norm, head);
+        Ok((self.outline, self.sources))
+    }
+
     fn add(&mut self, name: &str, kind: Kind, rows: usize, cols: usize, source: Source) -> Result<u32, QuantizeError> {
         let index = self.outline.tensor(name, kind, rows, cols)?;
-        self.sources.push((kind, source));
+        self.sources.push(source);
         Ok(index)
     }
 
-    fn matrix(&mut self, name: &str, kind: Kind, parts: &[&TensorRef]) -> Result<u32, QuantizeError> {
-        let rows = parts.iter().map(|p| p.rows()).sum();
-        let cols = parts.first().map_or(0, |p| p.cols());
-        self.add(name, kind, rows, cols, Source::Rows(parts.iter().map(|&p| p.clone()).collect()))
+    fn product(&mut self, name: &str, of: &RoundedLinear, block: usize, output: bool) -> Result<u32, QuantizeError> {
+        let source = Source::Product { block, output };
+        self.add(name, Kind::Matrix(of.format), of.rows.len(), of.cols, source)
     }
 
-    fn linear(&mut self, name: &str, parts: &[&Linear]) -> Result<u32, QuantizeError> {
-        let weights: Vec<_> = parts.iter().map(|p| &p.weight).collect();
-        self.matrix(name, Kind::Matrix(self.options.weights), &weights)
+    fn vector(&mut self, name: &str, vector: &[f32]) -> Result<u32, QuantizeError> {
+        self.add(name, Kind::F32, 1, vector.len(), Source::Vector(vector.to_vec()))
     }
 
-    fn vector(&mut self, name: &str, vector: &TensorRef) -> Result<u32, QuantizeError> {
-        self.add(name, Kind::F32, 1, vector.len(), Source::Vectors(vec![Ok(vector.clone())]))
-    }
-
-    /// The biases of stacked matrices: none, or one for every row.
-    fn bias(&mut self, name: &str, parts: &[&Linear]) -> Result<u32, QuantizeError> {
-        if parts.iter().all(|part| part.bias.is_none()) {
-            return Ok(NONE);
-        }
-        let rows = parts.iter().map(|p| p.rows()).sum();
-        let vectors = parts.iter().map(|p| p.bias.clone().ok_or(p.rows())).collect();
-        self.add(name, Kind::F32, 1, rows, Source::Vectors(vectors))
+    fn maybe(&mut self, name: &str, vector: Option<&Vec<f32>>) -> Result<u32, QuantizeError> {
+        vector.map_or(Ok(NONE), |vector| self.vector(name, vector))
     }
 
     /// The rotary table of a block; equal ones are stored once.
@@ -102,66 +115,67 @@ impl Build<'_> {
         }
         let turns = |radians: f64| (radians / TAU * 4_294_967_296.0).round() as u64 as u32;
         let phases: Vec<u32> = rope.inv_freq.iter().map(|&f| turns(f)).collect();
-        let same = |(_, source): &(Kind, Source)| matches!(source, Source::Phases(old) if *old == phases);
+        let same = |source: &Source| matches!(source, Source::Phases(old) if *old == phases);
         match self.sources.iter().position(same) {
             Some(index) => Ok(index as u32),
             None => self.add("rope", Kind::U32, 1, phases.len(), Source::Phases(phases)),
         }
     }
 
-    fn attention(&mut self, a: &Attention) -> Result<BlockRecord, QuantizeError> {
-        let name = |part: &str| format!("layer {} attention {part}", a.layer);
-        let input = [&a.query, &a.key, &a.value];
-        let norm_eps = |norm: &Option<crate::checkpoint::Norm>| norm.as_ref().map_or(0.0, |n| n.eps);
-        let head_norm_eps = norm_eps(&a.query_norm).max(norm_eps(&a.key_norm));
-        let mut head_norm = |part: &str, norm: &Option<crate::checkpoint::Norm>| match norm {
-            Some(norm) => self.vector(&name(part), &norm.weight),
-            None => Ok(NONE),
-        };
-        let (query_norm, key_norm) = (head_norm("query norm", &a.query_norm)?, head_norm("key norm", &a.key_norm)?);
-        let heads = |n: usize| {
+    fn attention(&mut self, index: usize, b: &RoundedBlock, heads: &Heads) -> Result<BlockRecord, QuantizeError> {
+        let name = |part: &str| format!("layer {} attention {part}", b.layer);
+        let eps = |norm: &Option<NormWeights>| norm.as_ref().map_or(0.0, |n| n.eps);
+        let mut head_norm =
+            |part: &str, norm: &Option<NormWeights>| self.maybe(&name(part), norm.as_ref().map(|n| &n.weight));
+        let query_norm = head_norm("query norm", &heads.query_norm)?;
+        let key_norm = head_norm("key norm", &heads.key_norm)?;
+        let count = |n: usize| {
             let what = format!("{n} attention heads");
             u16::try_from(n).map_err(|_| QuantizeError::Unsupported { what, instead: "at most 65535".into() })
         };
         Ok(BlockRecord {
             kind: block::ATTENTION,
-            layer: a.layer as u32,
-            norm: self.vector(&name("norm"), &a.norm.weight)?,
-            norm_eps: a.norm.eps,
-            input: self.linear(&name("query key value"), &input)?,
-            input_bias: self.bias(&name("query key value bias"), &input)?,
-            output: self.linear(&name("output"), &[&a.output])?,
-            output_bias: self.bias(&name("output bias"), &[&a.output])?,
-            heads: heads(a.heads)?,
-            kv_heads: heads(a.kv_heads)?,
-            head_dim: a.head_dim as u32,
-            score_scale: a.scale,
+            layer: b.layer as u32,
+            norm: self.vector(&name("norm"), &b.norm.weight)?,
+            norm_eps: b.norm.eps,
+            input: self.product(&name("query key value"), &b.input, index, false)?,
+            input_bias: self.maybe(&name("query key value bias"), b.input.bias.as_ref())?,
+            output: self.product(&name("output"), &b.output, index, true)?,
+            output_bias: self.maybe(&name("output bias"), b.output.bias.as_ref())?,
+            heads: count(heads.heads)?,
+            kv_heads: count(heads.kv_heads)?,
+            head_dim: heads.dim as u32,
+            score_scale: heads.scale,
             query_norm,
             key_norm,
-            head_norm_eps,
-            rope: self.rope(&a.rope)?,
-            rope_magnitude: a.rope.magnitude,
+            head_norm_eps: eps(&heads.query_norm).max(eps(&heads.key_norm)),
+            rope: self.rope(&heads.rope)?,
+            rope_magnitude: heads.rope.magnitude,
             ..EMPTY
         })
     }
 
-    fn feed_forward(&mut self, f: &FeedForward) -> Result<BlockRecord, QuantizeError> {
-        if f.activation != Activation::Silu {
-            let what = format!("the activation {:?} of layer {}", f.activation, f.layer);
+    fn feed_forward(
+        &mut self,
+        index: usize,
+        b: &RoundedBlock,
+        activation: Activation,
+    ) -> Result<BlockRecord, QuantizeError> {
+        if activation != Activation::Silu {
+            let what = format!("the activation {activation:?} of layer {}", b.layer);
             return Err(QuantizeError::Unsupported { what, instead: "it has silu".into() });
         }
-        let name = |part: &str| format!("layer {} feed-forward {part}", f.layer);
-        let input = [&f.gate, &f.up];
+        let name = |part: &str| format!("layer {} feed-forward {part}", b.layer);
         Ok(BlockRecord {
             kind: block::FEED_FORWARD,
-            layer: f.layer as u32,
-            norm: self.vector(&name("norm"), &f.norm.weight)?,
-            norm_eps: f.norm.eps,
-            input: self.linear(&name("gate up"), &input)?,
-            input_bias: self.bias(&name("gate up bias"), &input)?,
-            output: self.linear(&name("down"), &[&f.down])?,
-            output_bias: self.bias(&name("down bias"), &[&f.down])?,
-            inner: f.gate.rows() as u32,
+            layer: b.layer as u32,
+            norm: self.vector(&name("norm"), &b.norm.weight)?,
+            norm_eps: b.norm.eps,
+            input: self.product(&name("gate up"), &b.input, index, false)?,
+            input_bias: self.maybe(&name("gate up bias"), b.input.bias.as_ref())?,
+            output: self.product(&name("down"), &b.output, index, true)?,
+            output_bias: self.maybe(&name("down bias"), b.output.bias.as_ref())?,
+            inner: b.output.cols as u32,
             ..EMPTY
         })
     }

@@ -1,7 +1,8 @@
 //! Rounding rows of weights to codes and scales.
 //!
 //! The reconstruction of a weight is `row_scale * q` with the integer `q` = code (int8) or sub-scale * level (int4). Rounding
-//! minimises the squared error of the reconstruction: scales are searched on a grid and refitted by least squares. Every row is
+//! minimises the squared error of the reconstruction, each weight's counted by the importance of its input (the mean of its square, or 1
+//! where nothing is known): scales are searched on a grid and refitted by least squares. Every row is
 //! proven not to overflow the kernels' i32 sums: `127 * sum |q|` must fit; a row that would not is coarsened.
 
 use kinglet::Format;
@@ -10,7 +11,7 @@ use kinglet_kernels::layout::GROUP;
 /// The largest magnitude of a quantized activation.
 const ACTIVATION: i64 = 127;
 /// The largest magnitude of a sub-scale.
-const SUB_SCALE: f32 = 127.0;
+pub(super) const SUB_SCALE: f32 = 127.0;
 
 /// The 16 levels of an int4 code, ascending, with the nearest level of each integer.
 #[derive(Clone, Debug)]
@@ -80,15 +81,15 @@ impl Row {
     }
 }
 
-/// Rounds a row.
-pub fn round(format: Format, weights: &[f32], levels: &Levels) -> Row {
+/// Rounds a row, with as many importances as weights.
+pub fn round(format: Format, weights: &[f32], importance: &[f32], levels: &Levels) -> Row {
     // Coarser and coarser: fewer steps of code or sub-scale, then larger steps.
     let coarser =
         (0..).map(|n| ((SUB_SCALE / (1u64 << n.min(6)) as f32).floor(), (1u64 << (n.max(6) - 6).min(40)) as f32));
     for (limit, stretch) in coarser {
         let row = match format {
-            Format::Int8 => round_int8(weights, limit),
-            Format::Int4 | Format::Int4Codebook => round_int4(weights, levels, limit, stretch),
+            Format::Int8 => round_int8(weights, importance, limit),
+            Format::Int4 | Format::Int4Codebook => round_int4(weights, importance, levels, limit, stretch),
         };
         if row.fits(levels) {
             return row;
@@ -104,16 +105,16 @@ fn peak(weights: &[f32]) -> f32 {
 /// Lanes of the sums that decide between scales: their order is fixed, and the compiler may use vectors.
 const LANES: usize = 8;
 
-/// `(sum of w q, sum of q q)`.
-fn correlate(weights: &[f32], q: &[f32]) -> (f64, f64) {
+/// `(sum of h w q, sum of h q q)`.
+fn correlate(weights: &[f32], importance: &[f32], q: &[f32]) -> (f64, f64) {
     let (mut wq, mut qq) = (0.0f64, 0.0f64);
     // Short runs in f32, so that no precision is lost over long rows.
-    for (weights, q) in weights.chunks(512).zip(q.chunks(512)) {
+    for ((weights, importance), q) in weights.chunks(512).zip(importance.chunks(512)).zip(q.chunks(512)) {
         let mut lanes = [[0.0f32; LANES]; 2];
-        for (w, q) in weights.chunks(LANES).zip(q.chunks(LANES)) {
-            for (i, (w, q)) in w.iter().zip(q).enumerate() {
-                lanes[0][i] += w * q;
-                lanes[1][i] += q * q;
+        for ((w, h), q) in weights.chunks(LANES).zip(importance.chunks(LANES)).zip(q.chunks(LANES)) {
+            for (i, ((w, h), q)) in w.iter().zip(h).zip(q).enumerate() {
+                lanes[0][i] += h * w * q;
+                lanes[1][i] += h * q * q;
             }
         }
         wq += lanes[0].iter().map(|&v| f64::from(v)).sum::<f64>();
@@ -123,12 +124,12 @@ fn correlate(weights: &[f32], q: &[f32]) -> (f64, f64) {
 }
 
 /// The scale that fits `q` to the weights best, and by how much that reduces the squared error below that of zeros.
-fn refit(weights: &[f32], q: &[f32]) -> (f32, f64) {
-    let (wq, qq) = correlate(weights, q);
+fn refit(weights: &[f32], importance: &[f32], q: &[f32]) -> (f32, f64) {
+    let (wq, qq) = correlate(weights, importance, q);
     if qq == 0.0 { (0.0, 0.0) } else { ((wq / qq) as f32, wq * wq / qq) }
 }
 
-fn round_int8(weights: &[f32], limit: f32) -> Row {
+fn round_int8(weights: &[f32], importance: &[f32], limit: f32) -> Row {
     let peak = peak(weights);
     let mut q = vec![0.0; weights.len()];
     let mut best = (Row { codes: vec![0; weights.len()], ..Row::default() }, 0.0);
@@ -141,7 +142,7 @@ fn round_int8(weights: &[f32], limit: f32) -> Row {
         for (q, w) in q.iter_mut().zip(weights) {
             *q = to_int((w * inv).clamp(-limit, limit)) as f32;
         }
-        let (scale, gain) = refit(weights, &q);
+        let (scale, gain) = refit(weights, importance, &q);
         if gain > best.1 {
             best.1 = gain;
             best.0.scale = scale;
@@ -151,20 +152,20 @@ fn round_int8(weights: &[f32], limit: f32) -> Row {
     best.0
 }
 
-fn assign(weights: &[f32], scale: f32, levels: &Levels, codes: &mut [i8]) -> f64 {
+fn assign(weights: &[f32], importance: &[f32], scale: f32, levels: &Levels, codes: &mut [i8]) -> f64 {
     let inv = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     let mut error = 0.0;
-    for (&w, code) in weights.iter().zip(codes) {
+    for ((&w, h), code) in weights.iter().zip(importance).zip(codes) {
         let level = levels.nearest(w * inv);
         *code = level as i8;
         let e = w - scale * f32::from(levels.values[usize::from(level) & 15]);
-        error += e * e;
+        error += h * e * e;
     }
     f64::from(error)
 }
 
 /// The scale of one group, of either sign, that leaves the smallest squared error.
-pub(super) fn group_scale(weights: &[f32], levels: &Levels) -> f32 {
+pub(super) fn group_scale(weights: &[f32], importance: &[f32], levels: &Levels) -> f32 {
     let largest = weights.iter().copied().fold(0.0f32, |m, w| if w.abs() > m.abs() { w } else { m });
     let (mut codes, mut values) = ([0; GROUP], [0.0; GROUP]);
     let mut best = (0.0, 0.0);
@@ -174,11 +175,11 @@ pub(super) fn group_scale(weights: &[f32], levels: &Levels) -> f32 {
             if !tried.is_finite() {
                 continue;
             }
-            assign(weights, tried, levels, &mut codes);
+            assign(weights, importance, tried, levels, &mut codes);
             for (value, &code) in values.iter_mut().zip(&codes) {
                 *value = f32::from(levels.values[code as usize & 15]);
             }
-            let (scale, gain) = refit(weights, &values);
+            let (scale, gain) = refit(weights, importance, &values);
             if gain > best.1 {
                 best = (scale, gain);
             }
@@ -187,21 +188,23 @@ pub(super) fn group_scale(weights: &[f32], levels: &Levels) -> f32 {
     best.0
 }
 
-fn round_int4(weights: &[f32], levels: &Levels, limit: f32, stretch: f32) -> Row {
-    let scales: Vec<f32> = weights.chunks(GROUP).map(|group| group_scale(group, levels)).collect();
+fn round_int4(weights: &[f32], importance: &[f32], levels: &Levels, limit: f32, stretch: f32) -> Row {
+    let groups = || weights.chunks(GROUP).zip(importance.chunks(GROUP));
+    let scales: Vec<f32> = groups().map(|(group, importance)| group_scale(group, importance, levels)).collect();
     let unit = peak(&scales) / limit * stretch;
     let mut row = Row { codes: vec![0; weights.len()], sub_scales: vec![0; scales.len()], scale: unit };
-    let groups = weights.chunks(GROUP).zip(row.codes.chunks_mut(GROUP));
-    for (((group, codes), &scale), sub) in groups.zip(&scales).zip(&mut row.sub_scales) {
+    let codes = row.codes.chunks_mut(GROUP);
+    for ((((group, importance), codes), &scale), sub) in groups().zip(codes).zip(&scales).zip(&mut row.sub_scales) {
         let nearest = (scale / unit).round_ties_even().clamp(-limit, limit);
         let nearest = if nearest == 0.0 && stretch > 1.0 { scale.signum() } else { nearest };
         let tried = [nearest, nearest - 1.0, nearest + 1.0].into_iter().filter(|sub| sub.abs() <= limit);
-        let best = tried.map(|sub| (sub, assign(group, sub * unit, levels, codes))).min_by(|a, b| a.1.total_cmp(&b.1));
+        let mut assign = |sub: f32| assign(group, importance, sub * unit, levels, codes);
+        let best = tried.map(|sub| (sub, assign(sub))).min_by(|a, b| a.1.total_cmp(&b.1));
         *sub = best.map_or(0.0, |(sub, _)| sub) as i8;
-        assign(group, f32::from(*sub) * unit, levels, codes);
+        assign(f32::from(*sub));
     }
     let q: Vec<f32> = row.integers(levels).map(|q| q as f32).collect();
-    row.scale = refit(weights, &q).0;
+    row.scale = refit(weights, importance, &q).0;
     row
 }
 
@@ -219,7 +222,7 @@ mod tests {
     }
 
     fn relative_error(format: Format, weights: &[f32], levels: &Levels) -> f64 {
-        let row = round(format, weights, levels);
+        let row = round(format, weights, &vec![1.0; weights.len()], levels);
         let power: f64 = weights.iter().map(|w| f64::from(w * w)).sum();
         let error: f64 =
             row.integers(levels).zip(weights).map(|(q, w)| f64::from(q as f32 * row.scale - w).powi(2)).sum();
@@ -241,7 +244,7 @@ mod tests {
             assert_eq!(relative_error(format, &[0.0; 40], &Levels::uniform()).max(0.0), 0.0);
             assert!(relative_error(format, &[-3.0; 40], &Levels::uniform()) < 1e-6);
         }
-        let row = round(Format::Int8, &[1e-42; 8], &Levels::uniform());
+        let row = round(Format::Int8, &[1e-42; 8], &[1.0; 8], &Levels::uniform());
         assert!(row.scale.is_finite());
     }
 
@@ -250,7 +253,7 @@ mod tests {
         let levels = Levels::new(std::array::from_fn(|i| (i as i32 * 17 - 127) as i8));
         let long = vec![1.0; 200_000];
         for format in Format::ALL {
-            let row = round(format, &long, &levels);
+            let row = round(format, &long, &vec![1.0; long.len()], &levels);
             assert!(row.fits(&levels));
             let error = row.integers(&levels).map(|q| (q as f32 * row.scale - 1.0).abs()).fold(0.0, f32::max);
             assert!(error < 0.01, "{format:?} {error}");

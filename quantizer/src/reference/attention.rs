@@ -70,7 +70,8 @@ pub(super) fn attend(heads: &Heads, lengths: &[usize], projected: &[f32]) -> Vec
         rest = others;
         let rows = start..start + length;
         for (head, out) in columns(sequence, dim).into_iter().enumerate() {
-            let at = |first: usize, head: usize| part(projected, rows.clone(), first + head * dim..first + (head + 1) * dim);
+            let at =
+                |first: usize, head: usize| part(projected, rows.clone(), first + head * dim..first + (head + 1) * dim);
             let shared = head / heads.group();
             jobs.push(Head {
                 query: at(0, head),

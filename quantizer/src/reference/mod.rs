@@ -20,11 +20,11 @@
 //! - Tokens and lengths are checked when a batch is made; after that only
 //!   reading can fail.
 
-mod attention;
+pub(crate) mod attention;
 mod batch;
 mod head;
-mod ops;
-mod product;
+pub(crate) mod ops;
+pub(crate) mod product;
 mod weights;
 
 use crate::checkpoint::{Architecture, Checkpoint, CheckpointError};

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::checkpoint::Activation;
 
 /// Norms each run of as many numbers as there are weights.
-pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
     out.par_chunks_mut(weight.len()).zip(x.par_chunks(weight.len())).with_min_len(64).for_each(|(out, x)| {
         let sum: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
@@ -21,7 +21,7 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
 }
 
 /// `activation(gate) .* up` of rows that hold `inner` numbers of each.
-pub(super) fn gate(activation: Activation, both: &[f32], inner: usize) -> Vec<f32> {
+pub(crate) fn gate(activation: Activation, both: &[f32], inner: usize) -> Vec<f32> {
     let mut out = vec![0.0; both.len() / 2];
     out.par_chunks_mut(inner).zip(both.par_chunks(2 * inner)).with_min_len(16).for_each(|(out, both)| {
         let (gate, up) = both.split_at(inner);
@@ -32,12 +32,19 @@ pub(super) fn gate(activation: Activation, both: &[f32], inner: usize) -> Vec<f3
     out
 }
 
+/// The scale of a row in int8.
+pub(crate) fn int8_scale(row: &[f32]) -> f32 {
+    // `max` would drop what is not a number.
+    row.iter().fold(0.0f32, |m, x| if x.abs() <= m { m } else { x.abs() }) / 127.0
+}
+
 /// Rounds each row of `cols` numbers to int8 with one scale, and back, as the runtime rounds activations.
-pub(super) fn rounded(x: &[f32], cols: usize) -> Vec<f32> {
+pub(crate) fn rounded(x: &[f32], cols: usize) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
     out.par_chunks_mut(cols).zip(x.par_chunks(cols)).with_min_len(16).for_each(|(out, x)| {
-        let scale = x.iter().fold(0.0f32, |m, x| m.max(x.abs())) / 127.0;
-        if scale > 0.0 {
+        let scale = int8_scale(x);
+        // Not `scale > 0`: what is not a number stays so.
+        if scale != 0.0 {
             for (out, x) in out.iter_mut().zip(x) {
                 *out = (x / scale).round_ties_even() * scale;
             }
@@ -47,14 +54,14 @@ pub(super) fn rounded(x: &[f32], cols: usize) -> Vec<f32> {
 }
 
 /// `x <- x + y`.
-pub(super) fn add(x: &mut [f32], y: &[f32]) {
+pub(crate) fn add(x: &mut [f32], y: &[f32]) {
     for (x, y) in x.iter_mut().zip(y) {
         *x += y;
     }
 }
 
 /// `x <- exp(x) / sum(exp(x))`.
-pub(super) fn softmax(x: &mut [f32]) {
+pub(crate) fn softmax(x: &mut [f32]) {
     let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0;
     for x in x.iter_mut() {

@@ -16,7 +16,7 @@ const TILE_ROWS: usize = 256;
 const TILE_COLS: usize = 256;
 
 /// `a * b^T`: each row of `a` times each row of `b`, all of `inner` numbers.
-pub(super) fn rows_by_rows(a: &[f32], b: &[f32], inner: usize) -> Vec<f32> {
+pub(crate) fn rows_by_rows(a: &[f32], b: &[f32], inner: usize) -> Vec<f32> {
     let (rows, cols) = (a.len() / inner, b.len() / inner);
     let mut out = vec![0.0; rows * cols];
     rows_by_rows_into(a, b, inner, view_mut(&mut out, rows, cols));
@@ -24,7 +24,7 @@ pub(super) fn rows_by_rows(a: &[f32], b: &[f32], inner: usize) -> Vec<f32> {
 }
 
 /// The same into a given place of the right size.
-pub(super) fn rows_by_rows_into(a: &[f32], b: &[f32], inner: usize, mut out: ArrayViewMut2<'_, f32>) {
+pub(crate) fn rows_by_rows_into(a: &[f32], b: &[f32], inner: usize, mut out: ArrayViewMut2<'_, f32>) {
     let a = view(a, a.len() / inner, inner);
     let b = view(b, b.len() / inner, inner);
     let mut tiles = Vec::new();
@@ -40,7 +40,7 @@ pub(super) fn rows_by_rows_into(a: &[f32], b: &[f32], inner: usize, mut out: Arr
 }
 
 /// Splits a matrix into bands of `width` columns.
-pub(super) fn columns(mut rest: ArrayViewMut2<'_, f32>, width: usize) -> Vec<ArrayViewMut2<'_, f32>> {
+pub(crate) fn columns(mut rest: ArrayViewMut2<'_, f32>, width: usize) -> Vec<ArrayViewMut2<'_, f32>> {
     let mut bands = Vec::new();
     while rest.ncols() > width {
         let (band, others) = rest.split_at(Axis(1), width);
@@ -52,18 +52,18 @@ pub(super) fn columns(mut rest: ArrayViewMut2<'_, f32>, width: usize) -> Vec<Arr
 }
 
 /// Some rows and columns of a matrix.
-pub(super) fn part(mut matrix: ArrayView2<'_, f32>, rows: Range<usize>, cols: Range<usize>) -> ArrayView2<'_, f32> {
+pub(crate) fn part(mut matrix: ArrayView2<'_, f32>, rows: Range<usize>, cols: Range<usize>) -> ArrayView2<'_, f32> {
     matrix.slice_axis_inplace(Axis(0), rows.into());
     matrix.slice_axis_inplace(Axis(1), cols.into());
     matrix
 }
 
 /// Numbers as a matrix of these sizes, which is what they are.
-pub(super) fn view(numbers: &[f32], rows: usize, cols: usize) -> ArrayView2<'_, f32> {
+pub(crate) fn view(numbers: &[f32], rows: usize, cols: usize) -> ArrayView2<'_, f32> {
     ArrayView2::from_shape((rows, cols), numbers).expect("rows times columns numbers")
 }
 
 /// Numbers as a matrix of these sizes, to be written.
-pub(super) fn view_mut(numbers: &mut [f32], rows: usize, cols: usize) -> ArrayViewMut2<'_, f32> {
+pub(crate) fn view_mut(numbers: &mut [f32], rows: usize, cols: usize) -> ArrayViewMut2<'_, f32> {
     ArrayViewMut2::from_shape((rows, cols), numbers).expect("rows times columns numbers")
 }

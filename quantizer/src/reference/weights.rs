@@ -188,10 +188,7 @@ impl BlockWeights {
 
 /// Bytes of all blocks and the head as f32, near enough: vectors are left out.
 pub(super) fn bytes(architecture: &Architecture) -> usize {
-    let blocks = architecture.blocks.iter().map(|block| match block {
-        Block::Attention(a) => [&a.query, &a.key, &a.value, &a.output].map(|linear| linear.weight.len()).iter().sum(),
-        Block::FeedForward(f) => [&f.gate, &f.up, &f.down].map(|linear| linear.weight.len()).iter().sum(),
-    });
+    let blocks = architecture.blocks.iter().flat_map(Block::products).map(|linear| linear.weight.len());
     let numbers = blocks.fold(architecture.head.len(), usize::saturating_add);
     numbers.saturating_mul(size_of::<f32>())
 }

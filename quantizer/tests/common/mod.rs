@@ -187,7 +187,7 @@ pub fn model(shape: &Shape, seed: u64, tokenizer: Vec<u8>) -> Vec<u8> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("random.kinglet");
     let mut random = Random(seed);
-    let mut writer = Writer::create(&path, build.outline).unwrap();
+    let mut writer = Writer::create(&path, path.parent().unwrap(), build.outline).unwrap();
     for (kind, rows, cols) in build.tensors {
         let bytes = tensor_bytes(kind, rows, cols, &mut random);
         writer.tensor::<WriteError>(|put| put(&bytes)).unwrap();

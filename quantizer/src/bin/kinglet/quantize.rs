@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use kinglet::Format;
+use kinglet_quantizer::calibrate::{self, Passages};
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::quantize::{Options, quantize};
 
@@ -35,6 +36,16 @@ pub(crate) struct Args {
     /// chooses the long factors of a LongRoPE model
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    /// Calibrate on this UTF-8 text, or on token ids (a .json file with one list a sequence): weights are then rounded so that the
+    /// model's own activations change least, not the weights
+    #[arg(long, value_name = "FILE")]
+    calibrate: Option<PathBuf>,
+    /// Tokens to calibrate on, at most
+    #[arg(long, value_name = "N", default_value_t = 32768)]
+    calibration_tokens: usize,
+    /// Chooses the passages of a text that is longer
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
     /// Tokens of the golden answer that the file carries, so that any device can check itself; 0 for none
     #[arg(long, value_name = "N", default_value_t = 64)]
     golden: usize,
@@ -74,22 +85,32 @@ impl Args {
             let Some((key, value)) = pair.split_once('=') else { bail!("--metadata {pair}: write KEY=VALUE") };
             metadata.push((key.to_owned(), value.to_owned()));
         }
-        let options = Options {
-            weights: self.weights.into(),
-            embeddings: self.embeddings.into(),
-            head: self.head.into(),
-            golden: self.golden,
-            prompt: self.prompt,
-            metadata,
-        };
         let start = Instant::now();
         let checkpoint = match self.context {
             None => Checkpoint::open(&self.dir),
             Some(context) => Checkpoint::with_context(&self.dir, context),
         };
         let checkpoint = checkpoint.with_context(|| format!("cannot import {}", self.dir.display()))?;
-        let progress = bar(0, "weights").with_message("quantizing");
-        let summary = quantize(&checkpoint, &self.output, &options, &|done, total| {
+        let calibration = match &self.calibrate {
+            Some(path) => {
+                let how = Passages { tokens: self.calibration_tokens, seed: self.seed };
+                calibrate::sequences(&checkpoint, path, how)
+                    .with_context(|| format!("cannot calibrate on {}", path.display()))?
+            }
+            None => vec![],
+        };
+        let options = Options {
+            weights: self.weights.into(),
+            embeddings: self.embeddings.into(),
+            head: self.head.into(),
+            calibration,
+            golden: self.golden,
+            prompt: self.prompt,
+            metadata,
+        };
+        let progress = bar(0, "weights");
+        let summary = quantize(&checkpoint, &self.output, &options, &|what, done, total| {
+            progress.set_message(what.to_owned());
             progress.set_length(total);
             progress.set_position(done.min(total));
         });

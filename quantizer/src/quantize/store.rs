@@ -1,0 +1,231 @@
+//! Finished blocks, on disk beside the target, so that an interrupted command goes on where it stopped.
+//!
+//! `FILE.work/` holds a key, which says what the blocks were made from, and one safetensors file for each block. Each is written under
+//! another name and renamed when it is whole. A directory with another key is of another command: it is emptied.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use kinglet::Format;
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::QuantizeError;
+use super::round::{Levels, Row};
+use super::rounded::{RoundedBlock, RoundedLinear};
+use crate::checkpoint::{Activation, Rope};
+use crate::file::WriteError;
+use crate::reference::{Heads, Middle, NormWeights};
+
+const KEY: &str = "key";
+const ABOUT: &str = "about";
+
+/// The directory of a command at work.
+#[derive(Debug)]
+pub(super) struct Store {
+    dir: PathBuf,
+    target: PathBuf,
+}
+
+/// A tensor of a block's file.
+struct Tensor<'a> {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl View for &Tensor<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// What is not a tensor.
+#[derive(Serialize, Deserialize)]
+struct About<T> {
+    layer: usize,
+    formats: [u8; 2],
+    eps: f32,
+    middle: AboutMiddle,
+    extra: T,
+}
+
+#[derive(Serialize, Deserialize)]
+enum AboutMiddle {
+    Attention { heads: [usize; 3], scale: f32, eps: [Option<f32>; 2], inv_freq: Vec<f64>, magnitude: f32 },
+    FeedForward(Activation),
+}
+
+impl Store {
+    /// The directory beside `target`, with whatever an earlier command with the same key has left.
+    pub(super) fn open(target: &Path, key: &str) -> Result<Self, QuantizeError> {
+        let mut dir = target.as_os_str().to_owned();
+        dir.push(".work");
+        let store = Self { dir: dir.into(), target: target.to_path_buf() };
+        let path = store.dir.join(KEY);
+        if std::fs::read(&path).is_ok_and(|found| found == key.as_bytes()) {
+            return Ok(store);
+        }
+        match std::fs::remove_dir_all(&store.dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(store.fail(error)),
+            _ => {}
+        }
+        std::fs::create_dir_all(&store.dir).map_err(|e| store.fail(e))?;
+        store.write(KEY, key.as_bytes())?;
+        Ok(store)
+    }
+
+    /// Where files of the command belong until they are whole.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn fail(&self, source: std::io::Error) -> QuantizeError {
+        WriteError::Io { path: self.target.clone(), source }.into()
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), QuantizeError> {
+        let mut file = tempfile::NamedTempFile::new_in(&self.dir).map_err(|e| self.fail(e))?;
+        file.write_all(bytes).map_err(|e| self.fail(e))?;
+        file.persist(self.dir.join(name)).map_err(|e| self.fail(e.error))?;
+        Ok(())
+    }
+
+    /// Keeps something small under a name.
+    pub(super) fn keep<T: Serialize>(&self, name: &str, value: &T) -> Result<(), QuantizeError> {
+        let bytes = serde_json::to_vec(value).map_err(|e| self.fail(e.into()))?;
+        self.write(name, &bytes)
+    }
+
+    /// What was kept under a name.
+    pub(super) fn kept<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_slice(&std::fs::read(self.dir.join(name)).ok()?).ok()
+    }
+
+    fn name(index: usize) -> String {
+        format!("block{index:04}.safetensors")
+    }
+
+    /// Keeps a block, and something to remember about it.
+    pub(super) fn put<T: Serialize>(&self, index: usize, block: &RoundedBlock, extra: &T) -> Result<(), QuantizeError> {
+        let mut tensors: Vec<(String, Tensor<'_>)> = vec![];
+        let mut put = |name: &str, dtype, shape: Vec<usize>, bytes: Vec<u8>| {
+            tensors.push((name.to_owned(), Tensor { dtype, shape, bytes: bytes.into() }));
+        };
+        let f32s = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        put("norm", Dtype::F32, vec![block.norm.weight.len()], f32s(&block.norm.weight));
+        for (name, linear) in [("input", &block.input), ("output", &block.output)] {
+            let bytes = |of: fn(&Row) -> &[i8]| -> Vec<u8> {
+                linear.rows.iter().flat_map(|row| of(row).iter().map(|&c| c as u8)).collect()
+            };
+            let rows = linear.rows.len();
+            let subs = bytes(|row| &row.sub_scales);
+            put(&format!("{name}.codes"), Dtype::I8, vec![rows, linear.cols], bytes(|row| &row.codes));
+            put(&format!("{name}.sub_scales"), Dtype::I8, vec![rows, subs.len() / rows.max(1)], subs);
+            let scales: Vec<f32> = linear.rows.iter().map(|row| row.scale).collect();
+            put(&format!("{name}.scales"), Dtype::F32, vec![rows], f32s(&scales));
+            put(&format!("{name}.levels"), Dtype::I8, vec![16], linear.levels.values.map(|v| v as u8).to_vec());
+            if let Some(bias) = &linear.bias {
+                put(&format!("{name}.bias"), Dtype::F32, vec![bias.len()], f32s(bias));
+            }
+        }
+        let middle = match &block.middle {
+            Middle::FeedForward(activation) => AboutMiddle::FeedForward(*activation),
+            Middle::Attention(h) => {
+                let norms = [("query_norm", &h.query_norm), ("key_norm", &h.key_norm)];
+                for (name, norm) in norms {
+                    if let Some(norm) = norm {
+                        put(name, Dtype::F32, vec![norm.weight.len()], f32s(&norm.weight));
+                    }
+                }
+                AboutMiddle::Attention {
+                    heads: [h.heads, h.kv_heads, h.dim],
+                    scale: h.scale,
+                    eps: norms.map(|(_, norm)| norm.as_ref().map(|norm| norm.eps)),
+                    inv_freq: h.rope.inv_freq.clone(),
+                    magnitude: h.rope.magnitude,
+                }
+            }
+        };
+        let formats = [format_byte(block.input.format), format_byte(block.output.format)];
+        let about = About { layer: block.layer, formats, eps: block.norm.eps, middle, extra };
+        let about = serde_json::to_string(&about).map_err(|e| self.fail(e.into()))?;
+        let about = HashMap::from([(ABOUT.to_owned(), about)]);
+        let tensors: Vec<(&str, &Tensor<'_>)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let bytes = safetensors::serialize(tensors, Some(about)).map_err(|e| self.fail(std::io::Error::other(e)))?;
+        self.write(&Self::name(index), &bytes)
+    }
+
+    /// The block of this number, if it was kept. A file that is not whole counts as none.
+    pub(super) fn get<T: DeserializeOwned>(&self, index: usize) -> Option<(RoundedBlock, T)> {
+        let bytes = std::fs::read(self.dir.join(Self::name(index))).ok()?;
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).ok()?;
+        let about: About<T> = serde_json::from_str(metadata.metadata().as_ref()?.get(ABOUT)?).ok()?;
+        let tensors = SafeTensors::deserialize(&bytes).ok()?;
+        let f32s = |name: &str| -> Option<Vec<f32>> {
+            let tensor = tensors.tensor(name).ok()?;
+            Some(tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        };
+        let linear = |name: &str, format: u8| -> Option<RoundedLinear> {
+            let part = |part: &str| tensors.tensor(&format!("{name}.{part}")).ok();
+            let i8s = |of: &[u8]| of.iter().map(|&b| b as i8).collect::<Vec<i8>>();
+            let (codes, subs) = (part("codes")?, part("sub_scales")?);
+            let (&[_, cols], &[_, groups]) = (codes.shape(), subs.shape()) else { return None };
+            let scales = f32s(&format!("{name}.scales"))?;
+            let row = |(r, &scale): (usize, &f32)| -> Option<Row> {
+                let codes = i8s(codes.data().get(r * cols..(r + 1) * cols)?);
+                Some(Row { codes, sub_scales: i8s(subs.data().get(r * groups..(r + 1) * groups)?), scale })
+            };
+            Some(RoundedLinear {
+                format: format_of(format)?,
+                levels: Levels::new(i8s(part("levels")?.data()).try_into().ok()?),
+                rows: scales.iter().enumerate().map(row).collect::<Option<_>>()?,
+                cols,
+                bias: f32s(&format!("{name}.bias")),
+            })
+        };
+        let norm = |name: &str, eps: Option<f32>| eps.and_then(|eps| Some(NormWeights { weight: f32s(name)?, eps }));
+        let middle = match about.middle {
+            AboutMiddle::FeedForward(activation) => Middle::FeedForward(activation),
+            AboutMiddle::Attention { heads: [heads, kv_heads, dim], scale, eps, inv_freq, magnitude } => {
+                let rope = Rope { inv_freq, magnitude };
+                let [query_norm, key_norm] = [norm("query_norm", eps[0]), norm("key_norm", eps[1])];
+                Middle::Attention(Heads { heads, kv_heads, dim, scale, query_norm, key_norm, rope })
+            }
+        };
+        let block = RoundedBlock {
+            layer: about.layer,
+            norm: norm("norm", Some(about.eps))?,
+            input: linear("input", about.formats[0])?,
+            middle,
+            output: linear("output", about.formats[1])?,
+        };
+        Some((block, about.extra))
+    }
+
+    /// Removes the directory.
+    pub(super) fn remove(self) {
+        // What cannot be removed is in nobody's way: the next command of this target empties it.
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn format_byte(format: Format) -> u8 {
+    Format::ALL.iter().position(|&f| f == format).unwrap_or(0) as u8
+}
+
+fn format_of(byte: u8) -> Option<Format> {
+    Format::ALL.get(usize::from(byte)).copied()
+}
