@@ -6,6 +6,7 @@
 //! | [`mod@reference`] | runs it in f32 |
 //! | [`calibrate`] | chooses the passages of a text that rounding and pruning look at |
 //! | [`quantize`] | rounds it and writes the file |
+//! | [`fit`] | fits a rounded model's scales to the f32 model's predictions |
 //! | [`mod@file`] | the file's writer, on the reader's own records |
 //! | [`tokenizer`] | imports tokenizers |
 //! | [`mod@evaluate`] | says what quantization cost |
@@ -17,6 +18,7 @@ pub mod calibrate;
 pub mod checkpoint;
 pub mod evaluate;
 pub mod file;
+pub mod fit;
 mod memory;
 pub mod quantize;
 pub mod reference;

@@ -64,8 +64,12 @@ pub(super) fn quantize(
     Ok((RoundedBlock { layer, norm, input, middle, output }, [input_error, output_error]))
 }
 
-/// Rounds a product.
-fn linear(of: &LinearWeights, format: Format, moments: Option<Moments>) -> Result<(RoundedLinear, f64), MomentsError> {
+/// Rounds a product for inputs with these second moments; without them, to the nearest values. Also tells the squared error of its
+/// outputs (without moments: of the weights), as a part of their own square.
+///
+/// # Errors
+/// Moments that are not finite, or singular beyond help.
+pub fn linear(of: &LinearWeights, format: Format, moments: Option<Moments>) -> Result<(RoundedLinear, f64), MomentsError> {
     let cols = of.cols;
     let inputs = match moments {
         Some(mut moments) => {
@@ -128,7 +132,7 @@ impl Codes {
         let mut codes = vec![0; x.len()];
         codes.par_chunks_mut(cols).zip(x.par_chunks(cols)).zip(&scales).for_each(|((codes, x), &scale)| {
             if scale > 0.0 {
-                codes.iter_mut().zip(x).for_each(|(code, x)| *code = (x / scale).round_ties_even() as i8);
+                codes.iter_mut().zip(x).for_each(|(code, x)| *code = ops::nearest(x / scale) as i8);
             }
         });
         Self { codes, scales, cols }

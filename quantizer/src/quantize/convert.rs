@@ -18,7 +18,8 @@ use super::store::Store;
 use super::{Options, QuantizeError, Summary};
 use crate::checkpoint::{Activation, Architecture, Block, Checkpoint, CheckpointError, TensorRef};
 use crate::file::{WriteError, Writer};
-use crate::reference::Reference;
+use crate::fit::{self, Student};
+use crate::reference::{LinearWeights, Reference};
 use crate::tokenizer;
 
 /// f32 values read at a time, over all threads.
@@ -44,11 +45,14 @@ pub fn quantize(
     let weights = weights(architecture);
     let errors = round_blocks(checkpoint, options, &store, &mut |done| progress("rounding", done, weights))?;
 
+    let (norm, fitted) = fitted(checkpoint, options, &store, &errors, progress)?;
+    // Fitted blocks are kept behind the others.
+    let first = if fitted { errors.len() } else { 0 };
+    let block = |index: usize| block(&store, first + index);
     let mut build = Build::new(architecture, options.embeddings)?;
     for index in 0..errors.len() {
-        build.block(&block(&store, index)?)?;
+        build.block(&block(index)?)?;
     }
-    let norm = checkpoint.read(&architecture.final_norm.weight)?;
     let head = (!architecture.tied()).then_some(options.head);
     let (mut outline, sources) = build.finish(&norm, head)?;
     outline.tokenizer = tokenizer;
@@ -74,7 +78,7 @@ pub fn quantize(
             Source::Product { block: index, output } => {
                 let loaded = match &mut loaded {
                     Some((at, block)) if *at == index => block,
-                    other => &mut other.insert((index, block(&store, index)?)).1,
+                    other => &mut other.insert((index, block(index)?)).1,
                 };
                 product(if output { &loaded.output } else { &loaded.input }, put)
             }
@@ -161,6 +165,38 @@ fn round_blocks(
         progress(done);
     }
     Ok(errors)
+}
+
+/// Fits the blocks in the store, if that is wanted, and returns the last norm.
+fn fitted(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    store: &Store,
+    errors: &[Errors],
+    progress: &dyn Fn(&str, u64, u64),
+) -> Result<(Vec<f32>, bool), QuantizeError> {
+    const NORM: &str = "norm.json";
+    let reference = Reference::with_memory(checkpoint, 0)?;
+    if options.fit.steps == 0 || options.calibration.is_empty() {
+        return Ok((reference.final_norm()?.weight, false));
+    }
+    if let Some(norm) = store.kept(NORM) {
+        return Ok((norm, true));
+    }
+    let reference = Reference::new(checkpoint)?;
+    let head = LinearWeights { rounds: true, ..reference.head_weights()? };
+    let blocks = (0..errors.len()).map(|index| block(store, index)).collect::<Result<Vec<_>, _>>()?;
+    let mut student = Student { blocks, norm: reference.final_norm()?, head };
+    let steps = options.fit.steps as u64;
+    let outcome = fit::fit(&reference, &mut student, &options.calibration, options.fit, &mut |step| {
+        progress("fitting", step as u64, steps);
+    })?;
+    eprintln!("{outcome:?}");
+    for (index, (block, error)) in student.blocks.iter().zip(errors).enumerate() {
+        store.put(errors.len() + index, block, error)?;
+    }
+    store.keep(NORM, &student.norm.weight)?;
+    Ok((student.norm.weight, true))
 }
 
 fn block(store: &Store, index: usize) -> Result<super::rounded::RoundedBlock, QuantizeError> {

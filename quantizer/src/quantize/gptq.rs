@@ -18,6 +18,7 @@ use rayon::prelude::*;
 
 use super::moments::{Moments, MomentsError};
 use super::round::{Levels, Row, SUB_SCALE, round};
+use crate::reference::ops::nearest;
 use crate::reference::product::{part, view, view_mut};
 
 /// Rows that go together.
@@ -254,7 +255,7 @@ impl Grid<'_> {
         let unit = self.unit(row, column);
         let inv = if unit == 0.0 { 0.0 } else { 1.0 / unit };
         let code = match self.format {
-            Format::Int8 => (weight * inv).clamp(-127.0, 127.0).round_ties_even() as i8,
+            Format::Int8 => nearest((weight * inv).clamp(-127.0, 127.0)) as i8,
             Format::Int4 | Format::Int4Codebook => self.levels.nearest(weight * inv) as i8,
         };
         (code, unit * self.decode(code))

@@ -20,10 +20,13 @@ use std::path::{Path, PathBuf};
 use kinglet::Format;
 
 pub use convert::quantize;
-pub use moments::MomentsError;
+pub use blocks::{Formats, linear};
+pub use moments::{Moments, MomentsError};
+pub use rounded::{RoundedBlock, RoundedLinear};
 
 use crate::checkpoint::CheckpointError;
 use crate::file::WriteError;
+use crate::fit::FitOptions;
 use crate::reference::ReferenceError;
 use crate::tokenizer::TokenizerImportError as ImportError;
 
@@ -38,6 +41,8 @@ pub struct Options {
     pub head: Format,
     /// Token sequences to calibrate on; without any, weights are rounded to the nearest values.
     pub calibration: Vec<Vec<u32>>,
+    /// How to fit the rounded model to the f32 model.
+    pub fit: FitOptions,
     /// Tokens of the golden answer; 0 for none.
     pub golden: usize,
     /// Text that the golden sequence begins with.
@@ -53,6 +58,7 @@ impl Default for Options {
             embeddings: Format::Int8,
             head: Format::Int8,
             calibration: vec![],
+            fit: FitOptions { steps: 0, rate: 0.0 },
             golden: 64,
             prompt: "Once upon a time".to_owned(),
             metadata: vec![],

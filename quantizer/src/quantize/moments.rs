@@ -81,8 +81,9 @@ impl Moments {
         let (cols, tokens) = (self.cols, x.len() / self.cols);
         let x = view(x, tokens, cols);
         self.peaks.par_iter_mut().enumerate().with_min_len(64).for_each(|(j, peak)| {
-            // `max` would drop what is not a number.
-            *peak = x.column(j).iter().fold(*peak, |m, v| if v.abs() <= m { m } else { v.abs() });
+            // Bits without the sign are in the order of magnitudes, and what is not a number is the largest.
+            let bits = x.column(j).iter().fold(peak.to_bits(), |m, v| m.max(v.to_bits() & 0x7fff_ffff));
+            *peak = f32::from_bits(bits);
         });
         let mut tiles = vec![];
         let mut sum = view_mut(&mut self.sum, cols, cols);
@@ -177,7 +178,7 @@ impl Moments {
     }
 }
 
-/// Replaces the lower triangle of a symmetric matrix by L with `A = L L^T`; none if it is not positive definite.
+/// Replaces a symmetric matrix, of which the lower triangle is read, by L with `A = L L^T`; none if it is not positive definite.
 pub(crate) fn cholesky(a: &mut [f64], n: usize) -> Option<()> {
     for start in (0..n).step_by(BLOCK) {
         let end = n.min(start + BLOCK);
@@ -212,6 +213,9 @@ pub(crate) fn cholesky(a: &mut [f64], n: usize) -> Option<()> {
             let mut to = rows.slice_axis_mut(Axis(1), (end..end + last).into());
             general_mat_mul(-1.0, &left, &above.t(), 1.0, &mut to);
         });
+    }
+    for (i, row) in a.chunks_mut(n).enumerate() {
+        row[i + 1..].fill(0.0);
     }
     Some(())
 }

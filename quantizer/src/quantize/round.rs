@@ -11,7 +11,7 @@ use kinglet_kernels::layout::GROUP;
 /// The largest magnitude of a quantized activation.
 const ACTIVATION: i64 = 127;
 /// The largest magnitude of a sub-scale.
-pub(super) const SUB_SCALE: f32 = 127.0;
+pub(crate) const SUB_SCALE: f32 = 127.0;
 
 /// The 16 levels of an int4 code, ascending, with the nearest level of each integer.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use crate::checkpoint::Rope;
 const QUERIES_AT_ONCE: usize = 64;
 
 /// Norms queries and keys and turns them by their positions.
-pub(super) fn turn(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
+pub(crate) fn turn(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
     let turns = Turns::new(&heads.rope, lengths.iter().copied().max().unwrap_or(0));
     let rows: Vec<&mut [f32]> = projected.chunks_mut(heads.values().end).collect();
     let positions = lengths.iter().flat_map(|length| 0..*length);
@@ -24,19 +24,19 @@ pub(super) fn turn(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
             if let Some(norm) = norm {
                 head.copy_from_slice(&norm.apply(head));
             }
-            turns.apply(head, position);
+            turns.apply::<false>(head, position);
         }
     });
 }
 
 /// Cosines and sines of each position, pair by pair.
-struct Turns {
+pub(crate) struct Turns {
     pairs: usize,
     table: Vec<(f32, f32)>,
 }
 
 impl Turns {
-    fn new(rope: &Rope, positions: usize) -> Self {
+    pub(crate) fn new(rope: &Rope, positions: usize) -> Self {
         let magnitude = f64::from(rope.magnitude);
         let turns = (0..positions).flat_map(|position| {
             rope.inv_freq.iter().map(move |frequency| {
@@ -47,17 +47,19 @@ impl Turns {
         Self { pairs: rope.inv_freq.len(), table: turns.collect() }
     }
 
-    fn apply(&self, head: &mut [f32], position: usize) {
+    /// Turns a head, or the gradient of a turned one back.
+    pub(crate) fn apply<const BACK: bool>(&self, head: &mut [f32], position: usize) {
         let turns = &self.table[position * self.pairs..][..self.pairs];
         let (first, rest) = head.split_at_mut(self.pairs);
         for ((a, b), (cos, sin)) in first.iter_mut().zip(rest).zip(turns) {
+            let sin = if BACK { -sin } else { *sin };
             (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
         }
     }
 }
 
 /// What each head has gathered, a row for each token.
-pub(super) fn attend(heads: &Heads, lengths: &[usize], projected: &[f32]) -> Vec<f32> {
+pub(crate) fn attend(heads: &Heads, lengths: &[usize], projected: &[f32]) -> Vec<f32> {
     let tokens: usize = lengths.iter().sum();
     let (dim, width) = (heads.dim, heads.queries().end);
     let mut out = vec![0.0; tokens * width];

@@ -245,6 +245,26 @@ impl<'c> Reference<'c> {
         Ok(BlockWeights::read(self.checkpoint, &self.architecture().blocks[block])?)
     }
 
+    /// Reads the last norm.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn final_norm(&self) -> Result<NormWeights, ReferenceError> {
+        let norm = &self.architecture().final_norm;
+        Ok(NormWeights { weight: self.checkpoint.read(&norm.weight)?, eps: norm.eps })
+    }
+
+    /// Reads the head.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn head_weights(&self) -> Result<LinearWeights, ReferenceError> {
+        let head = &self.architecture().head;
+        Ok(LinearWeights { weight: self.checkpoint.read(head)?, bias: None, cols: head.cols(), rounds: false })
+    }
+
     /// Ends: hands over the logits of every position, as [`Self::run`] does.
     ///
     /// # Errors

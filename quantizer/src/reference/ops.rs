@@ -32,10 +32,16 @@ pub(crate) fn gate(activation: Activation, both: &[f32], inner: usize) -> Vec<f3
     out
 }
 
-/// The scale of a row in int8.
+/// The scale of a row in int8; not finite if a number of the row is not.
 pub(crate) fn int8_scale(row: &[f32]) -> f32 {
-    // `max` would drop what is not a number.
-    row.iter().fold(0.0f32, |m, x| if x.abs() <= m { m } else { x.abs() }) / 127.0
+    // Without the sign, larger numbers have larger bits, and what is not a number has the largest.
+    f32::from_bits(row.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7fff_ffff))) / 127.0
+}
+
+/// The nearest integer for magnitudes below 2^22, ties to even. `round_ties_even` is a call on x86-64 without SSE4.1; this is not.
+pub(crate) fn nearest(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0;
+    (x + ROUND) - ROUND
 }
 
 /// Rounds each row of `cols` numbers to int8 with one scale, and back, as the runtime rounds activations.
@@ -45,8 +51,9 @@ pub(crate) fn rounded(x: &[f32], cols: usize) -> Vec<f32> {
         let scale = int8_scale(x);
         // Not `scale > 0`: what is not a number stays so.
         if scale != 0.0 {
+            let inv = 1.0 / scale;
             for (out, x) in out.iter_mut().zip(x) {
-                *out = (x / scale).round_ties_even() * scale;
+                *out = nearest(x * inv) * scale;
             }
         }
     });
@@ -62,13 +69,23 @@ pub(crate) fn add(x: &mut [f32], y: &[f32]) {
 
 /// `x <- exp(x) / sum(exp(x))`.
 pub(crate) fn softmax(x: &mut [f32]) {
-    let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for x in x.iter_mut() {
-        *x = (*x - largest).exp();
-        sum += f64::from(*x);
+    // In lanes, which the compiler can turn into vectors; sums of a lane are short enough for f32.
+    const LANES: usize = 8;
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    for x in x.chunks(LANES) {
+        for (top, x) in tops.iter_mut().zip(x) {
+            *top = if *x > *top { *x } else { *top };
+        }
     }
-    let scale = (1.0 / sum) as f32;
+    let largest = tops.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sums = [0.0; LANES];
+    for x in x.chunks_mut(LANES) {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *x = (*x - largest).exp();
+            *sum += *x;
+        }
+    }
+    let scale = (1.0 / sums.iter().map(|&sum| f64::from(sum)).sum::<f64>()) as f32;
     for x in x.iter_mut() {
         *x *= scale;
     }
@@ -87,6 +104,22 @@ pub(crate) fn activate(activation: Activation, x: f32) -> f32 {
             (x * (1.0 + (slope * (x + 0.044715 * x * x * x)).tanh()) / 2.0) as f32
         }
         Activation::Relu => x.max(0.0),
+    }
+}
+
+/// The derivative of [`activate`].
+pub(crate) fn slope(activation: Activation, x: f32) -> f32 {
+    match activation {
+        Activation::Silu => {
+            let sigmoid = 1.0 / (1.0 + (-x).exp());
+            sigmoid * (1.0 + x * (1.0 - sigmoid))
+        }
+        Activation::Relu => f32::from(u8::from(x > 0.0)),
+        // Both are smooth: a central difference is right to six digits.
+        Activation::Gelu | Activation::GeluTanh => {
+            const STEP: f32 = 1.0 / 128.0;
+            (activate(activation, x + STEP) - activate(activation, x - STEP)) / (2.0 * STEP)
+        }
     }
 }
 

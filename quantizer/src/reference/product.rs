@@ -24,19 +24,22 @@ pub(crate) fn rows_by_rows(a: &[f32], b: &[f32], inner: usize) -> Vec<f32> {
 }
 
 /// The same into a given place of the right size.
-pub(crate) fn rows_by_rows_into(a: &[f32], b: &[f32], inner: usize, mut out: ArrayViewMut2<'_, f32>) {
-    let a = view(a, a.len() / inner, inner);
-    let b = view(b, b.len() / inner, inner);
+pub(crate) fn rows_by_rows_into(a: &[f32], b: &[f32], inner: usize, out: ArrayViewMut2<'_, f32>) {
+    multiply(view(a, a.len() / inner, inner), view(b, b.len() / inner, inner).t(), out);
+}
+
+/// `a * b`.
+pub(crate) fn multiply(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, mut out: ArrayViewMut2<'_, f32>) {
     let mut tiles = Vec::new();
     for (band, a) in out.axis_chunks_iter_mut(Axis(0), TILE_ROWS).zip(a.axis_chunks_iter(Axis(0), TILE_ROWS)) {
         tiles.extend(
             columns(band, TILE_COLS)
                 .into_iter()
-                .zip(b.axis_chunks_iter(Axis(0), TILE_COLS))
+                .zip(b.axis_chunks_iter(Axis(1), TILE_COLS))
                 .map(|(tile, b)| (tile, a, b)),
         );
     }
-    tiles.into_par_iter().for_each(|(mut tile, a, b)| general_mat_mul(1.0, &a, &b.t(), 0.0, &mut tile));
+    tiles.into_par_iter().for_each(|(mut tile, a, b)| general_mat_mul(1.0, &a, &b, 0.0, &mut tile));
 }
 
 /// Splits a matrix into bands of `width` columns.

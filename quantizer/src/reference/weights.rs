@@ -142,6 +142,17 @@ impl LinearWeights {
     }
 }
 
+impl LinearWeights {
+    /// The gradient of the inputs from that of the outputs.
+    pub(crate) fn back(&self, gradient: &[f32]) -> Vec<f32> {
+        let (rows, tokens) = (self.rows(), gradient.len() / self.rows());
+        let mut inputs = vec![0.0; tokens * self.cols];
+        let (gradient, weight) = (product::view(gradient, tokens, rows), product::view(&self.weight, rows, self.cols));
+        product::multiply(gradient, weight, product::view_mut(&mut inputs, tokens, self.cols));
+        inputs
+    }
+}
+
 impl BlockWeights {
     /// Reads the weights of a block.
     pub(super) fn read(checkpoint: &Checkpoint, block: &Block) -> Result<Self, CheckpointError> {

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use kinglet::Format;
 use kinglet_quantizer::calibrate::{self, Passages};
 use kinglet_quantizer::checkpoint::Checkpoint;
+use kinglet_quantizer::fit::FitOptions;
 use kinglet_quantizer::quantize::{Options, quantize};
 
 use crate::model::{bar, bytes};
@@ -46,6 +47,12 @@ pub(crate) struct Args {
     /// Chooses the passages of a text that is longer
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Steps of fitting scales and norms to the f32 model's predictions on the calibration text; 0 for none
+    #[arg(long, value_name = "STEPS", default_value_t = 0)]
+    fit: usize,
+    /// The size of the first of these steps
+    #[arg(long, value_name = "RATE", default_value_t = 0.003)]
+    fit_rate: f32,
     /// Tokens of the golden answer that the file carries, so that any device can check itself; 0 for none
     #[arg(long, value_name = "N", default_value_t = 64)]
     golden: usize,
@@ -104,6 +111,7 @@ impl Args {
             embeddings: self.embeddings.into(),
             head: self.head.into(),
             calibration,
+            fit: FitOptions { steps: self.fit, rate: self.fit_rate },
             golden: self.golden,
             prompt: self.prompt,
             metadata,

@@ -1,0 +1,275 @@
+//! Fitting a rounded model to the f32 model: its scales, sub-scales, norms and biases follow the gradient of the Kullback-Leibler
+//! divergence of its predictions from the f32 model's (distillation: Hinton et al., arXiv 1503.02531). Codes stay as they are, so a step
+//! costs little more than running the model twice.
+//!
+//! The model that is run is at every step the one that would be written: sub-scales are integers. One sequence in eight is held out; the
+//! state that does best on those is kept, which is the state before if nothing does better.
+//!
+//! Work is divided at fixed places, so the number of threads changes no bit.
+
+mod tape;
+
+use kinglet::Format;
+use kinglet_kernels::layout::GROUP;
+use rayon::prelude::*;
+
+use crate::quantize::round::SUB_SCALE;
+use crate::quantize::{RoundedBlock, RoundedLinear};
+use crate::reference::{Batch, LinearWeights, NormWeights, Reference, ReferenceError, ops};
+
+/// Tokens of a step.
+const TOKENS: usize = 2048;
+/// One sequence in so many is held out.
+const HELD_OUT: usize = 8;
+/// How often the held-out sequences are looked at.
+const LOOKS: usize = 8;
+/// Decay of the means of gradients and of their squares (Adam: Kingma and Ba, arXiv 1412.6980).
+const DECAY: [f32; 2] = [0.9, 0.99];
+
+/// How to fit.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct FitOptions {
+    /// Steps of some 2048 tokens; 0 for none.
+    pub steps: usize,
+    /// The first step's size, as a part of each number.
+    pub rate: f32,
+}
+
+/// A rounded model in memory.
+pub(crate) struct Student {
+    pub(crate) blocks: Vec<RoundedBlock>,
+    pub(crate) norm: NormWeights,
+    pub(crate) head: LinearWeights,
+}
+
+/// What fitting did: mean divergence on the held-out sequences, in nats.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct FitOutcome {
+    /// Before.
+    pub before: f64,
+    /// After.
+    pub after: f64,
+}
+
+/// Some sequences, with where the f32 model takes them.
+struct Sample {
+    batch: Batch,
+    /// The f32 model's stream before its last norm.
+    teacher: Vec<f32>,
+}
+
+/// The f32 model's last product.
+struct Teacher {
+    norm: NormWeights,
+    head: LinearWeights,
+}
+
+/// Fits a model.
+pub(crate) fn fit(
+    reference: &Reference<'_>,
+    student: &mut Student,
+    sequences: &[Vec<u32>],
+    options: FitOptions,
+    progress: &mut dyn FnMut(usize),
+) -> Result<FitOutcome, ReferenceError> {
+    let teacher = Teacher { norm: reference.final_norm()?, head: reference.head_weights()? };
+    let held: Vec<&[u32]> = sequences.iter().step_by(HELD_OUT).map(Vec::as_slice).collect();
+    let seen: Vec<&[u32]> =
+        sequences.iter().enumerate().filter(|(i, _)| i % HELD_OUT != 0).map(|(_, s)| s.as_slice()).collect();
+    let samples = |of: &[&[u32]]| -> Result<Vec<Sample>, ReferenceError> {
+        let mut groups: Vec<Vec<&[u32]>> = vec![vec![]];
+        let mut tokens = 0;
+        for &sequence in of {
+            if tokens >= TOKENS {
+                groups.push(vec![]);
+                tokens = 0;
+            }
+            tokens += sequence.len();
+            groups.last_mut().expect("there is one").push(sequence);
+        }
+        groups.iter().filter(|group| !group.is_empty()).map(|group| sample(reference, group)).collect()
+    };
+    let (held, seen) = (samples(&held)?, samples(&seen)?);
+    let before = divergence(student, &teacher, &held);
+    let mut outcome = FitOutcome { before, after: before };
+    if seen.is_empty() || options.steps == 0 {
+        return Ok(outcome);
+    }
+    let mut best = (student.blocks.clone(), student.norm.clone());
+    let mut state = State::new(student);
+    for step in 0..options.steps {
+        let done = step as f32 / options.steps as f32;
+        let rate = options.rate * (0.5 + 0.5 * (std::f32::consts::PI * done).cos());
+        take(student, &teacher, &seen[step % seen.len()], &mut state, rate);
+        progress(step + 1);
+        if (step + 1) % options.steps.div_ceil(LOOKS) == 0 || step + 1 == options.steps {
+            let now = divergence(student, &teacher, &held);
+            if now < outcome.after {
+                outcome.after = now;
+                best = (student.blocks.clone(), student.norm.clone());
+            }
+        }
+    }
+    (student.blocks, student.norm) = best;
+    Ok(outcome)
+}
+
+fn sample(reference: &Reference<'_>, sequences: &[&[u32]]) -> Result<Sample, ReferenceError> {
+    let batch = reference.embed(sequences)?;
+    let mut last = batch.clone();
+    for block in 0..reference.architecture().blocks.len() {
+        reference.advance(&mut last, block, &mut ())?;
+    }
+    Ok(Sample { batch, teacher: last.stream().to_vec() })
+}
+
+/// Mean divergence over all positions.
+fn divergence(student: &Student, teacher: &Teacher, samples: &[Sample]) -> f64 {
+    let (mut sum, mut tokens) = (0.0, 0);
+    for sample in samples {
+        let lengths = sample.batch.lengths();
+        let mut stream = sample.batch.stream().to_vec();
+        for block in &student.blocks {
+            let branch = block.weights().branch(lengths, &stream);
+            ops::add(&mut stream, &branch);
+        }
+        let mut logits = student.head.apply(&student.norm.apply(&stream));
+        let targets = teacher.head.apply(&teacher.norm.apply(&sample.teacher));
+        sum += loss(&mut logits, targets, student.head.rows());
+        tokens += lengths.iter().sum::<usize>();
+    }
+    sum / tokens.max(1) as f64
+}
+
+/// The sum of the divergences; logits become their gradients.
+fn loss(logits: &mut [f32], mut targets: Vec<f32>, vocab: usize) -> f64 {
+    let rows = logits.par_chunks_mut(vocab).zip(targets.par_chunks_mut(vocab)).map(|(logits, targets)| {
+        let log_sum = |x: &[f32]| {
+            let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            top + x.iter().map(|&x| f64::from((x - top).exp())).sum::<f64>().ln() as f32
+        };
+        let (q, p) = (log_sum(logits), log_sum(targets));
+        let mut sum = 0.0;
+        for (logit, target) in logits.iter_mut().zip(targets) {
+            let (q, p) = (*logit - q, *target - p);
+            let (weight, found) = (p.exp(), q.exp());
+            sum += f64::from(weight) * f64::from(p - q);
+            *logit = found - weight;
+        }
+        sum
+    });
+    rows.collect::<Vec<f64>>().iter().sum()
+}
+
+/// One step along the gradient.
+fn take(student: &mut Student, teacher: &Teacher, sample: &Sample, state: &mut State, rate: f32) {
+    let lengths = sample.batch.lengths();
+    let weights: Vec<_> = student.blocks.iter().map(RoundedBlock::weights).collect();
+    let mut streams = vec![sample.batch.stream().to_vec()];
+    for block in &weights {
+        let mut next = streams[streams.len() - 1].clone();
+        let branch = block.branch(lengths, &next);
+        ops::add(&mut next, &branch);
+        streams.push(next);
+    }
+    let last = streams.pop().unwrap_or_default();
+    let mut logits = student.head.apply(&student.norm.apply(&last));
+    let targets = teacher.head.apply(&teacher.norm.apply(&sample.teacher));
+    loss(&mut logits, targets, student.head.rows());
+    let tokens: usize = lengths.iter().sum();
+    logits.iter_mut().for_each(|g| *g /= tokens as f32);
+    let to_normed = student.head.back(&logits);
+    let (norm, mut gradient) = tape::norm(&student.norm, &last, &to_normed);
+    let mut pace = state.pace(rate);
+    pace.scale(&mut student.norm.weight, &norm);
+    for ((block, weights), stream) in student.blocks.iter_mut().zip(&weights).zip(&streams).rev() {
+        let found = tape::block(weights, lengths, stream, &mut gradient);
+        pace.scale(&mut block.norm.weight, &found.norm);
+        pace.linear(&mut block.input, &found.input);
+        pace.linear(&mut block.output, &found.output);
+    }
+}
+
+/// Means of gradients and of their squares, and sub-scales before rounding, in the order in which a step meets them.
+struct State {
+    steps: i32,
+    moments: Vec<[f32; 2]>,
+    sub_scales: Vec<f32>,
+}
+
+/// A walk through all parameters.
+struct Pace<'s> {
+    rate: f32,
+    /// What makes up for means that started at 0.
+    unbias: [f32; 2],
+    moments: std::slice::IterMut<'s, [f32; 2]>,
+    sub_scales: std::slice::IterMut<'s, f32>,
+}
+
+impl State {
+    fn new(student: &Student) -> Self {
+        let (mut parameters, mut sub_scales) = (student.norm.weight.len(), vec![]);
+        for block in student.blocks.iter().rev() {
+            parameters += block.norm.weight.len();
+            for linear in [&block.input, &block.output] {
+                parameters += linear.rows.len() + linear.bias.as_ref().map_or(0, Vec::len);
+                let subs = linear.rows.iter().flat_map(|row| &row.sub_scales);
+                sub_scales.extend(subs.map(|&sub| f32::from(sub)));
+            }
+        }
+        Self { steps: 0, moments: vec![[0.0; 2]; parameters + sub_scales.len()], sub_scales }
+    }
+
+    fn pace(&mut self, rate: f32) -> Pace<'_> {
+        self.steps += 1;
+        let unbias = DECAY.map(|decay| 1.0 / (1.0 - decay.powi(self.steps)));
+        Pace { rate, unbias, moments: self.moments.iter_mut(), sub_scales: self.sub_scales.iter_mut() }
+    }
+}
+
+impl Pace<'_> {
+    /// How far the next parameter goes, in units of its step.
+    fn step(&mut self, gradient: f32) -> f32 {
+        let [mean, square] = self.moments.next().expect("one for each parameter");
+        *mean += (1.0 - DECAY[0]) * (gradient - *mean);
+        *square += (1.0 - DECAY[1]) * (gradient * gradient - *square);
+        let root = (*square * self.unbias[1]).sqrt();
+        if root > 0.0 { -self.rate * *mean * self.unbias[0] / root } else { 0.0 }
+    }
+
+    /// Numbers that grow or shrink by a part of themselves.
+    fn scale(&mut self, numbers: &mut [f32], gradients: &[f32]) {
+        for (number, gradient) in numbers.iter_mut().zip(gradients) {
+            *number *= 1.0 + self.step(gradient * *number);
+        }
+    }
+
+    fn linear(&mut self, of: &mut RoundedLinear, gradient: &tape::LinearGradient) {
+        let levels = &of.levels;
+        for (row, gradient) in of.rows.iter_mut().zip(gradient.weight.chunks(of.cols)) {
+            if of.format == Format::Int8 {
+                let along: f32 = row.codes.iter().zip(gradient).map(|(&code, g)| f32::from(code) * g).sum();
+                row.scale *= 1.0 + self.step(along * row.scale);
+                continue;
+            }
+            let mut along = 0.0;
+            let groups = row.codes.chunks(GROUP).zip(gradient.chunks(GROUP));
+            for ((codes, gradient), sub) in groups.zip(&mut row.sub_scales) {
+                let level = |code: i8| f32::from(levels.values[code as usize & 15]);
+                let of_group: f32 = codes.iter().zip(gradient).map(|(&code, g)| level(code) * g).sum();
+                along += f32::from(*sub) * of_group;
+                let exact = self.sub_scales.next().expect("one for each group");
+                let step = self.step(row.scale * of_group * *exact);
+                *exact = (*exact * (1.0 + step)).clamp(-SUB_SCALE, SUB_SCALE);
+                *sub = exact.round_ties_even() as i8;
+            }
+            row.scale *= 1.0 + self.step(along * row.scale);
+        }
+        if let Some(bias) = &mut of.bias {
+            let size = (bias.iter().map(|b| b * b).sum::<f32>() / bias.len() as f32).sqrt();
+            for (bias, gradient) in bias.iter_mut().zip(&gradient.bias) {
+                *bias += size * self.step(size * gradient);
+            }
+        }
+    }
+}
