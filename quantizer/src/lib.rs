@@ -6,6 +6,8 @@
 //! | [`mod@reference`] | runs it in f32 |
 //! | [`calibrate`] | chooses the passages of a text that rounding and pruning look at |
 //! | [`quantize`] | rounds it and writes the file |
+//! | [`probe`] | what a changed block does to the predictions |
+//! | [`prune`] | takes heads and channels out, and lets the rest make up for them |
 //! | [`fit`] | fits a rounded model's scales to the f32 model's predictions |
 //! | [`mod@file`] | the file's writer, on the reader's own records |
 //! | [`tokenizer`] | imports tokenizers |
@@ -20,6 +22,8 @@ pub mod evaluate;
 pub mod file;
 pub mod fit;
 mod memory;
+pub mod probe;
+pub mod prune;
 pub mod quantize;
 pub mod reference;
 mod text;

@@ -20,7 +20,7 @@ fn to_file(checkpoint: &Checkpoint, weights: Format) -> (tempfile::TempDir, Path
     let temporary = tempfile::tempdir().unwrap();
     let target = temporary.path().join("model.kinglet");
     let options = quantize::Options { weights, ..Default::default() };
-    quantize(checkpoint, &target, &options, &|_, _| ()).unwrap();
+    quantize(checkpoint, &target, &options, &|_, _, _| ()).unwrap();
     (temporary, target)
 }
 
@@ -193,7 +193,7 @@ fn an_unwritable_output_leaves_nothing_behind() {
     let dir = fixture("storyteller");
     let checkpoint = Checkpoint::open(&dir).unwrap();
     let temporary = tempfile::tempdir().unwrap();
-    let attempt = |target: &Path| quantize(&checkpoint, target, &quantize::Options::default(), &|_, _| ());
+    let attempt = |target: &Path| quantize(&checkpoint, target, &quantize::Options::default(), &|_, _, _| ());
     let missing = attempt(&temporary.path().join("absent/model.kinglet")).unwrap_err();
     assert!(matches!(missing, QuantizeError::Write(_)), "{missing}");
     let directory = attempt(temporary.path()).unwrap_err();

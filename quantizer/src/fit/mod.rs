@@ -142,7 +142,7 @@ fn divergence(student: &Student, teacher: &Teacher, samples: &[Sample]) -> f64 {
 }
 
 /// The sum of the divergences; logits become their gradients.
-fn loss(logits: &mut [f32], mut targets: Vec<f32>, vocab: usize) -> f64 {
+pub(crate) fn loss(logits: &mut [f32], mut targets: Vec<f32>, vocab: usize) -> f64 {
     let rows = logits.par_chunks_mut(vocab).zip(targets.par_chunks_mut(vocab)).map(|(logits, targets)| {
         let log_sum = |x: &[f32]| {
             let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -3,49 +3,95 @@
 
 use kinglet::Format;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use super::codebook;
 use super::gptq::Inputs;
 use super::moments::{Moments, MomentsError};
 use super::round::{Levels, round};
 use super::rounded::{RoundedBlock, RoundedLinear};
+use super::store::as_name;
+use super::{codebook, fold};
+use crate::prune::{self, Refit};
 use crate::reference::{Batch, BlockWeights, LinearWeights, ops};
 
 /// Rows that a codebook is fitted to.
 pub(super) const CODEBOOK_ROWS: usize = 256;
 /// Tokens that go through a product at once.
 const TOKENS: usize = 2048;
+/// Tokens that folding is tried on.
+const SAMPLE: usize = 512;
 
-/// How the products of a block are coded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Formats {
-    /// The first.
-    pub input: Format,
-    /// The second.
-    pub output: Format,
+/// What is to be done with a block.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Task {
+    /// The format of the first product.
+    #[serde(with = "as_name")]
+    pub(super) input: Format,
+    /// The format of the second.
+    #[serde(with = "as_name")]
+    pub(super) output: Format,
+    /// Heads or channels to take out.
+    pub(super) cut: usize,
+    /// How.
+    pub(super) refit: Refit,
+    /// Whether outliers are folded away where that helps.
+    pub(super) fold: bool,
 }
 
-/// What rounding did to a product: the squared error of its outputs, as a part of their own square.
-pub(super) type Errors = [f64; 2];
+/// What was done to a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Done {
+    /// The squared error of the outputs of both products, as a part of their own square.
+    pub(super) errors: [f64; 2],
+    /// The same of the second product for what was taken out.
+    pub(super) cut: f64,
+    /// Whether the inputs of the products were folded.
+    pub(super) folded: [bool; 2],
+}
 
 /// Rounds a block for the inputs of `batch`, and takes the batch through it; without a batch, to the nearest values.
 pub(super) fn quantize(
     layer: usize,
-    block: BlockWeights,
-    formats: Formats,
+    mut block: BlockWeights,
+    task: Task,
     batch: Option<&mut Batch>,
-) -> Result<(RoundedBlock, Errors), MomentsError> {
+) -> Result<(RoundedBlock, Done), MomentsError> {
+    let mut done = Done::default();
     let Some(batch) = batch else {
-        let (input, input_error) = linear(&block.input, formats.input, None)?;
-        let (output, output_error) = linear(&block.output, formats.output, None)?;
+        let (input, input_error) = linear(&block.input, task.input, None)?;
+        let (output, output_error) = linear(&block.output, task.output, None)?;
         let BlockWeights { norm, middle, .. } = block;
-        return Ok((RoundedBlock { layer, norm, input, middle, output }, [input_error, output_error]));
+        done.errors = [input_error, output_error];
+        return Ok((RoundedBlock { layer, norm, input, middle, output }, done));
     };
+    if task.cut > 0 {
+        let mut moments = Moments::new(block.output.cols);
+        for part in batch.parts(TOKENS) {
+            moments.add(&block.mix(&part.lengths, block.input.apply(&block.norm.apply(part.stream))));
+        }
+        moments.finish()?;
+        done.cut = prune::cut(&mut block, &moments, task.cut, task.refit)?;
+    }
+    if task.fold
+        && let Some(part) = batch.parts(SAMPLE).into_iter().next()
+    {
+        let normed = block.norm.apply(part.stream);
+        let mixed = block.mix(&part.lengths, block.input.apply(&normed));
+        if let Some(factors) = fold::factors(&block.output, &mixed, &fold::groups(&block), task.output) {
+            fold::into_input(&mut block, &factors);
+            done.folded[1] = true;
+        }
+        let own: Vec<usize> = (0..block.input.cols).collect();
+        if let Some(factors) = fold::factors(&block.input, &normed, &own, task.input) {
+            fold::into_norm(&mut block, &factors);
+            done.folded[0] = true;
+        }
+    }
     let mut moments = Moments::new(block.input.cols);
     for part in batch.parts(TOKENS) {
         moments.add(&ops::rounded(&block.norm.apply(part.stream), block.input.cols));
     }
-    let (input, input_error) = linear(&block.input, formats.input, Some(moments))?;
+    let (input, input_error) = linear(&block.input, task.input, Some(moments))?;
     let block = BlockWeights { input: input.weights(), ..block };
     let mut moments = Moments::new(block.output.cols);
     let mut kept = vec![];
@@ -55,13 +101,32 @@ pub(super) fn quantize(
         moments.add(&codes.values());
         kept.push(codes);
     }
-    let (output, output_error) = linear(&block.output, formats.output, Some(moments))?;
+    let (output, output_error) = linear(&block.output, task.output, Some(moments))?;
     let weights = output.weights();
     for (part, codes) in batch.parts(TOKENS).into_iter().zip(kept) {
         ops::add(part.stream, &weights.apply(&codes.values()));
     }
     let BlockWeights { norm, middle, .. } = block;
-    Ok((RoundedBlock { layer, norm, input, middle, output }, [input_error, output_error]))
+    done.errors = [input_error, output_error];
+    Ok((RoundedBlock { layer, norm, input, middle, output }, done))
+}
+
+/// Rounds a product to the nearest values, its inputs being of these importances.
+pub(super) fn nearest(of: &LinearWeights, format: Format, importance: &[f32]) -> RoundedLinear {
+    let levels = levels(of, format, importance);
+    let rows = of.weight.par_chunks(of.cols).map(|row| round(format, row, importance, &levels)).collect();
+    RoundedLinear { format, levels, rows, cols: of.cols, bias: of.bias.clone() }
+}
+
+fn levels(of: &LinearWeights, format: Format, importance: &[f32]) -> Levels {
+    match format {
+        Format::Int4Codebook => {
+            let step = of.rows().div_ceil(CODEBOOK_ROWS);
+            let sample: Vec<&[f32]> = of.weight.chunks(of.cols).step_by(step).collect();
+            codebook::fit(&sample, importance)
+        }
+        Format::Int8 | Format::Int4 => Levels::uniform(),
+    }
 }
 
 /// Rounds a product for inputs with these second moments; without them, to the nearest values. Also tells the squared error of its
@@ -69,41 +134,22 @@ pub(super) fn quantize(
 ///
 /// # Errors
 /// Moments that are not finite, or singular beyond help.
-pub fn linear(of: &LinearWeights, format: Format, moments: Option<Moments>) -> Result<(RoundedLinear, f64), MomentsError> {
-    let cols = of.cols;
-    let inputs = match moments {
-        Some(mut moments) => {
-            moments.finish()?;
-            Some(Inputs::new(moments)?)
-        }
-        None => None,
+pub fn linear(
+    of: &LinearWeights,
+    format: Format,
+    moments: Option<Moments>,
+) -> Result<(RoundedLinear, f64), MomentsError> {
+    let Some(mut moments) = moments else {
+        let rounded = nearest(of, format, &vec![1.0; of.cols]);
+        let error = error(&of.weight, &rounded);
+        return Ok((rounded, error));
     };
-    let ones;
-    let importance = match &inputs {
-        Some(inputs) => inputs.importance(),
-        None => {
-            ones = vec![1.0; cols];
-            &ones
-        }
-    };
-    let levels = match format {
-        Format::Int4Codebook => {
-            let rows = of.rows();
-            let sample: Vec<&[f32]> = of.weight.chunks(cols).step_by(rows.div_ceil(CODEBOOK_ROWS)).collect();
-            codebook::fit(&sample, importance)
-        }
-        Format::Int8 | Format::Int4 => Levels::uniform(),
-    };
-    let rows = match &inputs {
-        Some(inputs) => inputs.round(format, &of.weight, &levels),
-        None => of.weight.par_chunks(cols).map(|row| round(format, row, importance, &levels)).collect(),
-    };
-    let rounded = RoundedLinear { format, levels, rows, cols, bias: of.bias.clone() };
-    let error = match &inputs {
-        Some(inputs) => inputs.error(&of.weight, &rounded.rows, &rounded.levels),
-        None => error(&of.weight, &rounded),
-    };
-    Ok((rounded, error))
+    moments.finish()?;
+    let inputs = Inputs::new(moments)?;
+    let levels = levels(of, format, inputs.importance());
+    let rows = inputs.round(format, &of.weight, &levels);
+    let error = inputs.error(&of.weight, &rows, &levels);
+    Ok((RoundedLinear { format, levels, rows, cols: of.cols, bias: of.bias.clone() }, error))
 }
 
 /// The squared error of the weights themselves, as a part of their own square.

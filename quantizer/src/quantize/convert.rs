@@ -7,11 +7,12 @@ use kinglet::Format;
 use kinglet_kernels::layout::PANEL;
 use rayon::prelude::*;
 
-use super::blocks::{self, CODEBOOK_ROWS, Errors, Formats};
+use super::blocks::{self, CODEBOOK_ROWS, Done};
 use super::codebook;
 use super::golden;
 use super::outline::{Build, Source};
 use super::pack::Packer;
+use super::plan::{self, Plan};
 use super::round::{Levels, Row, round};
 use super::rounded::RoundedLinear;
 use super::store::Store;
@@ -19,7 +20,7 @@ use super::{Options, QuantizeError, Summary};
 use crate::checkpoint::{Activation, Architecture, Block, Checkpoint, CheckpointError, TensorRef};
 use crate::file::{WriteError, Writer};
 use crate::fit::{self, Student};
-use crate::reference::{LinearWeights, Reference};
+use crate::reference::{LinearWeights, RESIDENT_BYTES, Reference};
 use crate::tokenizer;
 
 /// f32 values read at a time, over all threads.
@@ -43,14 +44,15 @@ pub fn quantize(
     };
     let store = Store::open(target, &key(checkpoint, options))?;
     let weights = weights(architecture);
-    let errors = round_blocks(checkpoint, options, &store, &mut |done| progress("rounding", done, weights))?;
+    let plan = planned(checkpoint, options, &store, overhead(architecture, options, &tokenizer), progress)?;
+    let done = round_blocks(checkpoint, options, &plan, &store, &mut |done| progress("rounding", done, weights))?;
 
-    let (norm, fitted) = fitted(checkpoint, options, &store, &errors, progress)?;
+    let (norm, fitted) = fitted(checkpoint, options, &store, &done, progress)?;
     // Fitted blocks are kept behind the others.
-    let first = if fitted { errors.len() } else { 0 };
+    let first = if fitted { done.len() } else { 0 };
     let block = |index: usize| block(&store, first + index);
     let mut build = Build::new(architecture, options.embeddings)?;
-    for index in 0..errors.len() {
+    for index in 0..done.len() {
         build.block(&block(index)?)?;
     }
     let head = (!architecture.tied()).then_some(options.head);
@@ -127,13 +129,46 @@ fn key(checkpoint: &Checkpoint, options: &Options) -> String {
     format!("{:08x} {}", crc32fast::hash(text.as_bytes()), text.len())
 }
 
+/// The plan, from the store if it was made before.
+fn planned(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    store: &Store,
+    overhead: u64,
+    progress: &dyn Fn(&str, u64, u64),
+) -> Result<Plan, QuantizeError> {
+    const PLAN: &str = "plan.json";
+    if let Some(plan) = store.kept(PLAN) {
+        return Ok(plan);
+    }
+    let reference =
+        Reference::with_memory(checkpoint, if options.calibration.is_empty() { 0 } else { RESIDENT_BYTES })?;
+    let plan = plan::plan(&reference, options, overhead, &mut |done, all| {
+        progress("measuring", done as u64, all as u64);
+    })?;
+    store.keep(PLAN, &plan)?;
+    Ok(plan)
+}
+
+/// Bytes of a file beside its products, at most: tables, tokenizer, vectors, and a record for each of them.
+fn overhead(architecture: &Architecture, options: &Options, tokenizer: &[u8]) -> u64 {
+    let table = |format: Format| format.bytes(architecture.vocab, architecture.width).unwrap_or(usize::MAX);
+    let head = if architecture.tied() { 0 } else { table(options.head) };
+    let vectors = |block: &Block| 8 * (block.products().iter().map(|linear| linear.rows()).max().unwrap_or(0)) + 768;
+    let blocks: usize = architecture.blocks.iter().map(vectors).sum();
+    let text: usize = options.metadata.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
+    (table(options.embeddings).saturating_add(head) + tokenizer.len() + blocks + text + 4 * options.golden + 4096)
+        as u64
+}
+
 /// Rounds all blocks that are not in the store yet.
 fn round_blocks(
     checkpoint: &Checkpoint,
     options: &Options,
+    plan: &Plan,
     store: &Store,
     progress: &mut dyn FnMut(u64),
-) -> Result<Vec<Errors>, QuantizeError> {
+) -> Result<Vec<Done>, QuantizeError> {
     let architecture = checkpoint.architecture();
     // Blocks are read when their turn comes.
     let reference = Reference::with_memory(checkpoint, 0)?;
@@ -142,29 +177,29 @@ fn round_blocks(
         true => None,
         false => Some(reference.embed(&sequences)?),
     };
-    let mut done = 0;
-    let mut errors = vec![];
-    for (index, description) in architecture.blocks.iter().enumerate() {
-        match store.get::<Errors>(index) {
-            Some((block, error)) => {
+    let (mut weights, mut all) = (0, vec![]);
+    for (number, (description, task)) in architecture.blocks.iter().zip(&plan.tasks).enumerate() {
+        weights += description.products().iter().map(|linear| linear.weight.len() as u64).sum::<u64>();
+        let Some(task) = task else { continue };
+        let index = all.len();
+        match store.get::<Done>(index) {
+            Some((block, done)) => {
                 if let Some(batch) = &mut batch {
-                    reference.advance_with(batch, index, &block.weights(), &mut ());
+                    reference.advance_with(batch, number, &block.weights(), &mut ());
                 }
-                errors.push(error);
+                all.push(done);
             }
             None => {
-                let block = reference.block_weights(index)?;
-                let formats = Formats { input: options.weights, output: options.weights };
-                let rounded = blocks::quantize(description.layer(), block, formats, batch.as_mut());
-                let (block, error) = rounded.map_err(|source| QuantizeError::Moments { block: index, source })?;
-                store.put(index, &block, &error)?;
-                errors.push(error);
+                let block = reference.block_weights(number)?;
+                let rounded = blocks::quantize(description.layer(), block, *task, batch.as_mut());
+                let (block, done) = rounded.map_err(|source| QuantizeError::Moments { block: number, source })?;
+                store.put(index, &block, &done)?;
+                all.push(done);
             }
         }
-        done += description.products().iter().map(|linear| linear.weight.len() as u64).sum::<u64>();
-        progress(done);
+        progress(weights);
     }
-    Ok(errors)
+    Ok(all)
 }
 
 /// Fits the blocks in the store, if that is wanted, and returns the last norm.
@@ -172,7 +207,7 @@ fn fitted(
     checkpoint: &Checkpoint,
     options: &Options,
     store: &Store,
-    errors: &[Errors],
+    done: &[Done],
     progress: &dyn Fn(&str, u64, u64),
 ) -> Result<(Vec<f32>, bool), QuantizeError> {
     const NORM: &str = "norm.json";
@@ -185,22 +220,22 @@ fn fitted(
     }
     let reference = Reference::new(checkpoint)?;
     let head = LinearWeights { rounds: true, ..reference.head_weights()? };
-    let blocks = (0..errors.len()).map(|index| block(store, index)).collect::<Result<Vec<_>, _>>()?;
+    let blocks = (0..done.len()).map(|index| block(store, index)).collect::<Result<Vec<_>, _>>()?;
     let mut student = Student { blocks, norm: reference.final_norm()?, head };
     let steps = options.fit.steps as u64;
     let outcome = fit::fit(&reference, &mut student, &options.calibration, options.fit, &mut |step| {
         progress("fitting", step as u64, steps);
     })?;
     eprintln!("{outcome:?}");
-    for (index, (block, error)) in student.blocks.iter().zip(errors).enumerate() {
-        store.put(errors.len() + index, block, error)?;
+    for (index, (block, of)) in student.blocks.iter().zip(done).enumerate() {
+        store.put(done.len() + index, block, of)?;
     }
     store.keep(NORM, &student.norm.weight)?;
     Ok((student.norm.weight, true))
 }
 
 fn block(store: &Store, index: usize) -> Result<super::rounded::RoundedBlock, QuantizeError> {
-    let found = store.get::<Errors>(index).map(|(block, _)| block);
+    let found = store.get::<Done>(index).map(|(block, _)| block);
     found.ok_or_else(|| QuantizeError::Lost { block: index, dir: store.dir().to_path_buf() })
 }
 

@@ -4,29 +4,35 @@
 //! checkpoint and options give the same file, byte for byte, whatever the number of threads.
 
 mod blocks;
+mod budget;
 mod codebook;
 mod convert;
+mod fold;
 mod golden;
 mod gptq;
 mod moments;
 mod outline;
 mod pack;
+mod plan;
 pub mod round;
 mod rounded;
 mod store;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use kinglet::Format;
 
+pub use blocks::linear;
 pub use convert::quantize;
-pub use blocks::{Formats, linear};
+pub(crate) use moments::cholesky;
 pub use moments::{Moments, MomentsError};
 pub use rounded::{RoundedBlock, RoundedLinear};
 
 use crate::checkpoint::CheckpointError;
 use crate::file::WriteError;
 use crate::fit::FitOptions;
+use crate::prune::Prune;
 use crate::reference::ReferenceError;
 use crate::tokenizer::TokenizerImportError as ImportError;
 
@@ -41,6 +47,14 @@ pub struct Options {
     pub head: Format,
     /// Token sequences to calibrate on; without any, weights are rounded to the nearest values.
     pub calibration: Vec<Vec<u32>>,
+    /// What to choose each product's format for, between `weights` and int8; nothing for `weights` everywhere.
+    pub target: Option<Target>,
+    /// What to take out.
+    pub prune: Prune,
+    /// Whether outliers of activations are folded into what is in front of a product, where that helps.
+    pub fold: bool,
+    /// Whether to measure what each part contributes, for the report, even if nothing is decided on it.
+    pub explain: bool,
     /// How to fit the rounded model to the f32 model.
     pub fit: FitOptions,
     /// Tokens of the golden answer; 0 for none.
@@ -58,10 +72,38 @@ impl Default for Options {
             embeddings: Format::Int8,
             head: Format::Int8,
             calibration: vec![],
+            target: None,
+            prune: Prune::default(),
+            fold: true,
+            explain: false,
             fit: FitOptions { steps: 0, rate: 0.0 },
             golden: 64,
             prompt: "Once upon a time".to_owned(),
             metadata: vec![],
+        }
+    }
+}
+
+/// What to meet by choosing formats.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    /// Bits a weight in the blocks.
+    Bits(f64),
+    /// Bytes of the file.
+    Bytes(u64),
+    /// Predicted mean divergence from the f32 model, nats: the sum of what each product's rounding does alone.
+    Divergence(f64),
+    /// Seconds that one thread of this machine spends in the products of the blocks for a token.
+    Seconds(f64),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bits(bits) => write!(f, "{bits:.3} bits a weight"),
+            Self::Bytes(bytes) => write!(f, "{bytes} bytes"),
+            Self::Divergence(nats) => write!(f, "a divergence of {nats:.5} nats"),
+            Self::Seconds(seconds) => write!(f, "{:.4} ms a token", seconds * 1e3),
         }
     }
 }
@@ -93,6 +135,29 @@ pub enum QuantizeError {
         /// What is wrong with them.
         source: MomentsError,
     },
+    /// A target out of reach.
+    #[error("{target} cannot be met: {} is the nearest", with(target, *nearest))]
+    Target {
+        /// What was asked for.
+        target: Target,
+        /// The nearest, in its unit.
+        nearest: f64,
+    },
+    /// Nothing would be left.
+    #[error("{what} cannot be taken out: something has to be left")]
+    Prune {
+        /// What was asked for.
+        what: String,
+    },
+    /// Decisions need measurements, and these need tokens.
+    #[error("pruning, targets and explanations are decided on measurements: give a text to calibrate on")]
+    NothingToMeasure,
+    /// The same file is being made.
+    #[error("another command is at work on this file (it uses {}): wait for it, or choose another name", dir.display())]
+    Busy {
+        /// The directory that is in use.
+        dir: PathBuf,
+    },
     /// A finished block is not where it was kept.
     #[error("block {block} has gone from {}: another command seems to have used it; run this one again", dir.display())]
     Lost {
@@ -123,6 +188,16 @@ pub enum QuantizeError {
         /// What was wrong.
         what: String,
     },
+}
+
+/// A target with another number.
+fn with(target: &Target, number: f64) -> Target {
+    match target {
+        Target::Bits(_) => Target::Bits(number),
+        Target::Bytes(_) => Target::Bytes(number as u64),
+        Target::Divergence(_) => Target::Divergence(number),
+        Target::Seconds(_) => Target::Seconds(number),
+    }
 }
 
 impl QuantizeError {

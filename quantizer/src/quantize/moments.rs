@@ -6,7 +6,7 @@
 //! Sums are taken in tiles of fixed size over the tokens in order, so the number of threads changes no bit.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
 use crate::reference::product::{columns, part, view, view_mut};
@@ -56,16 +56,6 @@ impl Moments {
         self.cols
     }
 
-    /// Tokens seen.
-    pub fn tokens(&self) -> usize {
-        self.tokens
-    }
-
-    /// The largest magnitude of each column.
-    pub fn peaks(&self) -> &[f32] {
-        &self.peaks
-    }
-
     /// Row by row, whole after [`Self::finish`].
     pub fn matrix(&self) -> &[f32] {
         &self.sum
@@ -101,7 +91,7 @@ impl Moments {
     }
 
     /// Completes the matrix and adds the least damping to its diagonal, so that it is positive definite for all but numbers
-    /// that do not fit f64. Columns that were never met count as much as the others do on average.
+    /// that do not fit f64, and columns that were never met still count a little.
     ///
     /// # Errors
     /// An activation that was infinite or not a number.
@@ -118,9 +108,7 @@ impl Moments {
         }
         let mean = self.mean();
         let damping = if mean > 0.0 { (mean * DAMPING[0]) as f32 } else { 1.0 };
-        for d in self.sum.iter_mut().step_by(cols + 1) {
-            *d += if *d > 0.0 || mean == 0.0 { damping } else { mean as f32 };
-        }
+        self.sum.iter_mut().step_by(cols + 1).for_each(|d| *d += damping);
         Ok(())
     }
 
@@ -151,6 +139,17 @@ impl Moments {
                 return Err(MomentsError::Singular { damping });
             }
         }
+    }
+
+    /// `H^-1`.
+    ///
+    /// # Errors
+    /// As [`Self::factor`].
+    pub(crate) fn inverse(&self) -> Result<Array2<f64>, MomentsError> {
+        let order: Vec<usize> = (0..self.cols).collect();
+        let upper = self.factor(&order)?;
+        let upper = view(&upper, self.cols, self.cols).mapv(f64::from);
+        Ok(upper.t().dot(&upper))
     }
 
     fn try_factor(&self, order: &[usize], damping: f64) -> Option<Vec<f32>> {

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,8 @@ const ABOUT: &str = "about";
 pub(super) struct Store {
     dir: PathBuf,
     target: PathBuf,
+    /// Locked: two commands must not share a directory.
+    _key: File,
 }
 
 /// A tensor of a block's file.
@@ -56,7 +59,10 @@ impl View for &Tensor<'_> {
 #[derive(Serialize, Deserialize)]
 struct About<T> {
     layer: usize,
-    formats: [u8; 2],
+    #[serde(with = "as_name")]
+    input: Format,
+    #[serde(with = "as_name")]
+    output: Format,
     eps: f32,
     middle: AboutMiddle,
     extra: T,
@@ -73,17 +79,27 @@ impl Store {
     pub(super) fn open(target: &Path, key: &str) -> Result<Self, QuantizeError> {
         let mut dir = target.as_os_str().to_owned();
         dir.push(".work");
-        let store = Self { dir: dir.into(), target: target.to_path_buf() };
-        let path = store.dir.join(KEY);
+        let dir = PathBuf::from(dir);
+        let fail = |source| WriteError::Io { path: target.to_path_buf(), source };
+        std::fs::create_dir_all(&dir).map_err(fail)?;
+        let path = dir.join(KEY);
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(QuantizeError::Busy { dir }),
+            Err(TryLockError::Error(error)) => return Err(fail(error).into()),
+        }
+        let store = Self { dir, target: target.to_path_buf(), _key: file };
         if std::fs::read(&path).is_ok_and(|found| found == key.as_bytes()) {
             return Ok(store);
         }
-        match std::fs::remove_dir_all(&store.dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(store.fail(error)),
-            _ => {}
+        for entry in std::fs::read_dir(&store.dir).map_err(fail)?.flatten() {
+            if entry.path() != path {
+                std::fs::remove_file(entry.path()).map_err(fail)?;
+            }
         }
-        std::fs::create_dir_all(&store.dir).map_err(|e| store.fail(e))?;
-        store.write(KEY, key.as_bytes())?;
+        // In place, as the lock is the file's: a key cut short is no key.
+        std::fs::write(&path, key).map_err(fail)?;
         Ok(store)
     }
 
@@ -159,8 +175,8 @@ impl Store {
                 }
             }
         };
-        let formats = [format_byte(block.input.format), format_byte(block.output.format)];
-        let about = About { layer: block.layer, formats, eps: block.norm.eps, middle, extra };
+        let (input, output) = (block.input.format, block.output.format);
+        let about = About { layer: block.layer, input, output, eps: block.norm.eps, middle, extra };
         let about = serde_json::to_string(&about).map_err(|e| self.fail(e.into()))?;
         let about = HashMap::from([(ABOUT.to_owned(), about)]);
         let tensors: Vec<(&str, &Tensor<'_>)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
@@ -178,7 +194,7 @@ impl Store {
             let tensor = tensors.tensor(name).ok()?;
             Some(tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
         };
-        let linear = |name: &str, format: u8| -> Option<RoundedLinear> {
+        let linear = |name: &str, format: Format| -> Option<RoundedLinear> {
             let part = |part: &str| tensors.tensor(&format!("{name}.{part}")).ok();
             let i8s = |of: &[u8]| of.iter().map(|&b| b as i8).collect::<Vec<i8>>();
             let (codes, subs) = (part("codes")?, part("sub_scales")?);
@@ -189,7 +205,7 @@ impl Store {
                 Some(Row { codes, sub_scales: i8s(subs.data().get(r * groups..(r + 1) * groups)?), scale })
             };
             Some(RoundedLinear {
-                format: format_of(format)?,
+                format,
                 levels: Levels::new(i8s(part("levels")?.data()).try_into().ok()?),
                 rows: scales.iter().enumerate().map(row).collect::<Option<_>>()?,
                 cols,
@@ -208,9 +224,9 @@ impl Store {
         let block = RoundedBlock {
             layer: about.layer,
             norm: norm("norm", Some(about.eps))?,
-            input: linear("input", about.formats[0])?,
+            input: linear("input", about.input)?,
             middle,
-            output: linear("output", about.formats[1])?,
+            output: linear("output", about.output)?,
         };
         Some((block, about.extra))
     }
@@ -222,10 +238,27 @@ impl Store {
     }
 }
 
-fn format_byte(format: Format) -> u8 {
-    Format::ALL.iter().position(|&f| f == format).unwrap_or(0) as u8
-}
+/// Formats by name.
+pub(super) mod as_name {
+    use kinglet::Format;
+    use serde::{Deserialize, Deserializer, Serializer};
 
-fn format_of(byte: u8) -> Option<Format> {
-    Format::ALL.get(usize::from(byte)).copied()
+    /// What the command calls them.
+    pub(crate) fn name(format: Format) -> &'static str {
+        match format {
+            Format::Int8 => "int8",
+            Format::Int4 => "int4-uniform",
+            Format::Int4Codebook => "int4",
+        }
+    }
+
+    pub(crate) fn serialize<S: Serializer>(format: &Format, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(name(*format))
+    }
+
+    pub(crate) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Format, D::Error> {
+        let found = String::deserialize(from)?;
+        let format = Format::ALL.into_iter().find(|&format| name(format) == found);
+        format.ok_or_else(|| serde::de::Error::custom("not a format"))
+    }
 }

@@ -27,6 +27,8 @@ pub(crate) mod ops;
 pub(crate) mod product;
 mod weights;
 
+use std::borrow::Cow;
+
 use crate::checkpoint::{Architecture, Checkpoint, CheckpointError};
 
 pub use batch::Batch;
@@ -204,14 +206,25 @@ impl<'c> Reference<'c> {
     ///
     /// If there is no such block.
     pub fn advance(&self, batch: &mut Batch, block: usize, observer: &mut dyn Observer) -> Result<(), ReferenceError> {
-        match self.resident.as_ref().and_then(|resident| resident.blocks.get(block)) {
-            Some(weights) => self.advance_with(batch, block, weights, observer),
-            None => {
-                let weights = self.block_weights(block)?;
-                self.advance_with(batch, block, &weights, observer);
-            }
-        }
+        let weights = self.block(block)?;
+        self.advance_with(batch, block, &weights, observer);
         Ok(())
+    }
+
+    /// The weights of a block, from memory if they are kept there.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the weights.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such block.
+    pub fn block(&self, block: usize) -> Result<Cow<'_, BlockWeights>, ReferenceError> {
+        match &self.resident {
+            Some(resident) => Ok(Cow::Borrowed(&resident.blocks[block])),
+            None => Ok(Cow::Owned(self.block_weights(block)?)),
+        }
     }
 
     /// Takes a batch through a block with other weights than its own, such as rounded ones.

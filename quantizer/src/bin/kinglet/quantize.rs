@@ -9,7 +9,8 @@ use kinglet::Format;
 use kinglet_quantizer::calibrate::{self, Passages};
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::fit::FitOptions;
-use kinglet_quantizer::quantize::{Options, quantize};
+use kinglet_quantizer::prune::{Prune, Refit};
+use kinglet_quantizer::quantize::{Options, Target, quantize};
 
 use crate::model::{bar, bytes};
 
@@ -47,6 +48,31 @@ pub(crate) struct Args {
     /// Chooses the passages of a text that is longer
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Choose between --weights and int8 for each product, so that the blocks have so many bits a weight
+    #[arg(long, value_name = "BITS", group = "target")]
+    bits: Option<f64>,
+    /// ... so that the file has at most so many bytes (k and M are understood)
+    #[arg(long, value_name = "BYTES", group = "target", value_parser = parse_bytes)]
+    size: Option<u64>,
+    /// ... so that the divergence from the f32 model, the sum of what each product's rounding does alone, is at most so many nats
+    #[arg(long, value_name = "NATS", group = "target")]
+    kl: Option<f64>,
+    /// ... so that the products of the blocks take at most so many milliseconds a token on one thread of this machine
+    #[arg(long, value_name = "MS", group = "target")]
+    ms: Option<f64>,
+    /// Take out parts of the model where that harms least, such as heads=25%,channels=25%,blocks=2 (a block is half a layer); the
+    /// remaining weights make up for them
+    #[arg(long, value_name = "WHAT", value_parser = parse_prune, default_value = "", hide_default_value = true)]
+    prune: Prune,
+    /// Leave the remaining weights as they are
+    #[arg(long)]
+    no_refit: bool,
+    /// Leave outliers of activations where they are
+    #[arg(long)]
+    no_fold: bool,
+    /// Measure what each block and each product's rounding does to the predictions, for the report
+    #[arg(long)]
+    explain: bool,
     /// Steps of fitting scales and norms to the f32 model's predictions on the calibration text; 0 for none
     #[arg(long, value_name = "STEPS", default_value_t = 0)]
     fit: usize,
@@ -85,6 +111,36 @@ impl From<Weights> for Format {
     }
 }
 
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.strip_suffix(['k', 'M']) {
+        Some(number) if text.ends_with('k') => (number, 1e3),
+        Some(number) => (number, 1e6),
+        None => (text, 1.0),
+    };
+    let number: f64 = number.parse().map_err(|_| "write bytes, such as 200000, 200k or 1.5M".to_owned())?;
+    if number >= 0.0 { Ok((number * unit) as u64) } else { Err("bytes cannot be negative".to_owned()) }
+}
+
+fn parse_prune(text: &str) -> Result<Prune, String> {
+    let mut prune = Prune::default();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (what, amount) =
+            part.split_once('=').ok_or(format!("{part}: write heads=25%, channels=25% or blocks=2"))?;
+        let fraction = || {
+            let percent: Option<f64> = amount.strip_suffix('%').and_then(|n| n.parse().ok());
+            let percent = percent.filter(|p| (0.0..100.0).contains(p));
+            percent.map(|p| p / 100.0).ok_or(format!("{part}: write a percentage from 0% to below 100%"))
+        };
+        match what {
+            "heads" => prune.heads = fraction()?,
+            "channels" => prune.channels = fraction()?,
+            "blocks" => prune.blocks = amount.parse().map_err(|_| format!("{part}: write a number of blocks"))?,
+            _ => return Err(format!("{what} cannot be pruned: heads, channels and blocks can")),
+        }
+    }
+    Ok(prune)
+}
+
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let mut metadata = vec![];
@@ -111,6 +167,15 @@ impl Args {
             embeddings: self.embeddings.into(),
             head: self.head.into(),
             calibration,
+            target: self
+                .bits
+                .map(Target::Bits)
+                .or(self.size.map(Target::Bytes))
+                .or(self.kl.map(Target::Divergence))
+                .or(self.ms.map(|ms| Target::Seconds(ms / 1e3))),
+            prune: Prune { refit: if self.no_refit { Refit::None } else { Refit::LeastSquares }, ..self.prune },
+            fold: !self.no_fold,
+            explain: self.explain,
             fit: FitOptions { steps: self.fit, rate: self.fit_rate },
             golden: self.golden,
             prompt: self.prompt,

@@ -1,0 +1,107 @@
+//! Outliers of activations, folded away: inputs are divided by a factor each and weights multiplied by it, so that one scale a token
+//! serves all inputs. What is in front of the product takes the division: the norm (first product), `up` or the values (second). The result is
+//! the same function, and no machine knows of it (SmoothQuant: Xiao et al., arXiv 2211.10438; for weights: AWQ, Lin et al., arXiv 2306.00978).
+//!
+//! How strong the factors are is tried out: the best is the one whose rounded product, with rounded inputs, is nearest to the original.
+
+use kinglet::Format;
+use rayon::prelude::*;
+
+use super::blocks::nearest;
+use crate::reference::product::rows_by_rows;
+use crate::reference::{BlockWeights, LinearWeights, Middle, ops};
+
+/// Rows of weights that factors are tried on.
+const ROWS: usize = 256;
+/// Factors lie between this and its reciprocal.
+const MOST: f32 = 64.0;
+
+/// Factors for the inputs of a product, of which `x` are some, or nothing if none do better than 1. Inputs whose numbers are in `groups` of
+/// the same value share one factor.
+pub(super) fn factors(of: &LinearWeights, x: &[f32], groups: &[usize], format: Format) -> Option<Vec<f32>> {
+    let cols = of.cols;
+    let step = of.rows().div_ceil(ROWS);
+    let weight: Vec<f32> = of.weight.chunks(cols).step_by(step).flatten().copied().collect();
+    let count = groups.iter().max().map_or(0, |g| g + 1);
+    let peaks = |rows: &[f32]| {
+        let mut peaks = vec![0.0f32; count];
+        for row in rows.chunks(cols) {
+            row.iter().zip(groups).for_each(|(v, &g)| peaks[g] = peaks[g].max(v.abs()));
+        }
+        peaks
+    };
+    let (activations, weights) = (peaks(x), peaks(&of.weight));
+    let tried = [(0.0, 0.0), (0.25, 0.0), (0.5, 0.0), (0.5, 0.5), (0.7, 0.3), (0.85, 0.15)];
+    let wanted = rows_by_rows(x, &weight, cols);
+    let results: Vec<(f64, Vec<f32>)> = tried
+        .into_par_iter()
+        .map(|(of_inputs, of_weights)| {
+            let raw = activations
+                .iter()
+                .zip(&weights)
+                .map(|(a, w)| a.max(1e-6).powf(of_inputs) / w.max(1e-6).powf(of_weights));
+            let raw: Vec<f32> = raw.collect();
+            // Their geometric mean is 1.
+            let mean = (raw.iter().map(|v| f64::from(v.ln())).sum::<f64>() / count.max(1) as f64).exp() as f32;
+            let factors: Vec<f32> = groups.iter().map(|&g| (raw[g] / mean).clamp(1.0 / MOST, MOST)).collect();
+            let divided: Vec<f32> =
+                x.chunks(cols).flat_map(|row| row.iter().zip(&factors).map(|(x, f)| x / f)).collect();
+            let scaled: Vec<f32> =
+                weight.chunks(cols).flat_map(|row| row.iter().zip(&factors).map(|(w, f)| w * f)).collect();
+            let mut importance = vec![0.0; cols];
+            for row in divided.chunks(cols) {
+                importance.iter_mut().zip(row).for_each(|(i, x)| *i += x * x);
+            }
+            let linear = LinearWeights { weight: scaled, bias: None, cols, rounds: true };
+            let rounded = nearest(&linear, format, &importance).weights();
+            let found = rows_by_rows(&ops::rounded(&divided, cols), &rounded.weight, cols);
+            let error = found.iter().zip(&wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+            (error, factors)
+        })
+        .collect();
+    let best = (0..results.len()).min_by(|&a, &b| results[a].0.total_cmp(&results[b].0))?;
+    // A win within the noise is none.
+    (results[best].0 < 0.98 * results[0].0).then(|| results[best].1.clone())
+}
+
+/// Folds factors of the first product's inputs into the norm.
+pub(super) fn into_norm(block: &mut BlockWeights, factors: &[f32]) {
+    block.norm.weight.iter_mut().zip(factors).for_each(|(w, f)| *w /= f);
+    scale_columns(&mut block.input, factors);
+}
+
+/// Folds factors of the second product's inputs into the first product.
+pub(super) fn into_input(block: &mut BlockWeights, factors: &[f32]) {
+    let (first, of_rows): (usize, Vec<f32>) = match &block.middle {
+        Middle::FeedForward(_) => (block.output.cols, factors.to_vec()),
+        Middle::Attention(heads) => {
+            let first_of = |kv: usize| kv * heads.group() * heads.dim;
+            (
+                heads.values().start,
+                (0..heads.kv_heads).flat_map(|kv| factors[first_of(kv)..][..heads.dim].to_vec()).collect(),
+            )
+        }
+    };
+    let input = &mut block.input;
+    for (i, factor) in of_rows.iter().enumerate() {
+        input.weight[(first + i) * input.cols..][..input.cols].iter_mut().for_each(|w| *w /= factor);
+        if let Some(bias) = &mut input.bias {
+            bias[first + i] /= factor;
+        }
+    }
+    scale_columns(&mut block.output, factors);
+}
+
+/// Which inputs of the second product must share a factor: those that are one value's.
+pub(super) fn groups(block: &BlockWeights) -> Vec<usize> {
+    match &block.middle {
+        Middle::FeedForward(_) => (0..block.output.cols).collect(),
+        Middle::Attention(h) => (0..block.output.cols).map(|c| c / h.dim / h.group() * h.dim + c % h.dim).collect(),
+    }
+}
+
+fn scale_columns(of: &mut LinearWeights, factors: &[f32]) {
+    for row in of.weight.chunks_mut(of.cols) {
+        row.iter_mut().zip(factors).for_each(|(w, f)| *w *= f);
+    }
+}
