@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use kinglet::tokenizer::Tokenizer;
 
 use crate::checkpoint::Checkpoint;
-use crate::tokenizer::{self, TokenizerImportError};
+use crate::tokenizer::TokenizerImportError;
 
 /// Tokens of a passage, unless the model's context is shorter.
 const PASSAGE: usize = 256;
@@ -51,7 +51,7 @@ pub enum CalibrateError {
         vocab: usize,
     },
     /// The checkpoint cannot encode a text.
-    #[error("the checkpoint in {} has no tokenizer: give token ids in a .json file", .0.display())]
+    #[error("the checkpoint {} has no tokenizer: give token ids in a .json file", .0.display())]
     NoTokenizer(PathBuf),
     /// The tokenizer cannot be imported.
     #[error(transparent)]
@@ -77,10 +77,10 @@ pub fn sequences(checkpoint: &Checkpoint, path: &Path, passages: Passages) -> Re
         given.iter().flat_map(|sequence| sequence.chunks(length).map(<[u32]>::to_vec)).collect()
     } else {
         let text = std::str::from_utf8(&bytes).map_err(|e| CalibrateError::NotUtf8 { at: e.valid_up_to() })?;
-        if !checkpoint.dir().join("tokenizer.json").exists() {
-            return Err(CalibrateError::NoTokenizer(checkpoint.dir().to_path_buf()));
+        let section = checkpoint.tokenizer()?;
+        if section.is_empty() {
+            return Err(CalibrateError::NoTokenizer(checkpoint.path().to_path_buf()));
         }
-        let section = tokenizer::import(checkpoint.dir())?;
         let tokenizer = Tokenizer::parse(&section).map_err(|e| CalibrateError::Encode(e.to_string()))?;
         let tokens = crate::text::encode(&tokenizer, text, false).map_err(|e| CalibrateError::Encode(e.to_string()))?;
         let bos = tokenizer.bos().filter(|_| length > 1);

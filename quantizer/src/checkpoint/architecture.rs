@@ -48,6 +48,9 @@ pub struct TensorRef {
     pub(super) name: String,
     pub(super) rows: usize,
     pub(super) cols: usize,
+    /// The file has the rows in the order of the interleaved pairing, for heads
+    /// of so many; they are read in that of [`Rope`].
+    pub(super) interleaved: Option<usize>,
 }
 
 impl TensorRef {

@@ -1,4 +1,4 @@
-//! config.json, as values.
+//! config.json, as values; and what says the same in its words.
 //!
 //! Reads what the importer needs with the defaults of the family, and refuses
 //! what it cannot compute. After this, only the tensors can be wrong.
@@ -58,13 +58,23 @@ pub(super) struct Config {
 
 impl Config {
     /// Reads config.json, and generation_config.json where there is one.
-    pub(super) fn read(
+    pub(super) fn read_json(
         fields: Fields<'_>,
         generation: Option<Fields<'_>>,
         context: Option<usize>,
     ) -> Result<Self, CheckpointError> {
         let family = family(fields)?;
         refuse_unsupported(fields)?;
+        Self::read(family, fields, generation, context)
+    }
+
+    /// Reads settings of this family, in the words of config.json.
+    pub(super) fn read(
+        family: &'static Family,
+        fields: Fields<'_>,
+        generation: Option<Fields<'_>>,
+        context: Option<usize>,
+    ) -> Result<Self, CheckpointError> {
         let width = fields.required_size("hidden_size", MAX_SIZE)?;
         let vocab = fields.required_size("vocab_size", MAX_SIZE)?;
         let layers = fields.required_size("num_hidden_layers", MAX_LAYERS)?;
@@ -99,14 +109,14 @@ impl Config {
 
 fn family(fields: Fields<'_>) -> Result<&'static Family, CheckpointError> {
     const KEY: &str = "architectures";
-    let expected = || format!("a list of one name; {}", family::supported());
+    let expected = || format!("a list of one name; {}", family::supported(FAMILIES));
     let value = fields.get(KEY).ok_or_else(|| fields.missing(KEY, &expected()))?;
     let names = value.as_array().map(Vec::as_slice);
     let Some([Value::String(name)]) = names else {
         return Err(fields.bad(KEY, &expected()));
     };
     let family = FAMILIES.iter().find(|family| family.architecture == name);
-    let family = family.ok_or_else(|| fields.unsupported(KEY, &family::supported()))?;
+    let family = family.ok_or_else(|| fields.unsupported(KEY, &family::supported(FAMILIES)))?;
     // The reference takes defaults from one and layers from the other.
     match fields.text("model_type")? {
         Some(kind) if kind != family.name => {
@@ -116,8 +126,9 @@ fn family(fields: Fields<'_>) -> Result<&'static Family, CheckpointError> {
     }
 }
 
-fn refuse_unsupported(fields: Fields<'_>) -> Result<(), CheckpointError> {
-    for (key, supported) in MUST_BE_OFF {
+/// Refuses settings that are not off.
+pub(super) fn refuse_switched_on(fields: Fields<'_>, switches: &[(&str, &str)]) -> Result<(), CheckpointError> {
+    for (key, supported) in switches {
         let off = match fields.get(key) {
             None | Some(Value::Bool(false)) => true,
             Some(value) => value.as_f64() == Some(0.0),
@@ -126,6 +137,11 @@ fn refuse_unsupported(fields: Fields<'_>) -> Result<(), CheckpointError> {
             return Err(fields.unsupported(key, supported));
         }
     }
+    Ok(())
+}
+
+fn refuse_unsupported(fields: Fields<'_>) -> Result<(), CheckpointError> {
+    refuse_switched_on(fields, MUST_BE_OFF)?;
     if fields.flag("is_causal")? == Some(false) {
         return Err(fields.unsupported("is_causal", "causal attention is supported"));
     }

@@ -20,7 +20,7 @@ pub enum CheckpointError {
         source: std::io::Error,
     },
     /// A directory, pipe or device where a file was expected.
-    #[error("{} is not a regular file: give the directory of a complete Hugging Face checkpoint", path.display())]
+    #[error("{} is not a regular file: give the directory of a complete Hugging Face checkpoint, or a GGUF file", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
@@ -77,6 +77,45 @@ pub enum CheckpointError {
         /// What is supported.
         supported: String,
     },
+    /// Neither a directory nor a file that is known.
+    #[error(
+        "{} is neither a Hugging Face directory nor a GGUF file (it does not begin with `GGUF`): \
+         give the directory that holds config.json, or a .gguf file", path.display()
+    )]
+    NotACheckpoint {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A GGUF file of another version.
+    #[error("{} is GGUF of version {found}, which is not read: {instead}", path.display())]
+    GgufVersion {
+        /// The file.
+        path: PathBuf,
+        /// What its header says.
+        found: u32,
+        /// What is read, and what to do.
+        instead: &'static str,
+    },
+    /// A GGUF file that contradicts itself.
+    #[error("{} is wrong at byte {at}: {problem}; fetch it again, or convert the model again", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file, about.
+        at: u64,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// A tensor of numbers that are not read.
+    #[error("tensor `{tensor}` in {} is of type {found}: supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K and IQ4_NL; fetch or make a file of these, the larger the better", path.display())]
+    GgufType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: String,
+    },
     /// The context asked for is none, or longer than the model allows.
     #[error("a context of {asked} was asked for: it must be from 1 to the model's max_position_embeddings, {limit}")]
     Context {
@@ -86,9 +125,7 @@ pub enum CheckpointError {
         limit: usize,
     },
     /// Rotary settings that overflow together.
-    #[error(
-        "the rotary settings in config.json give no finite frequencies ({settings}): one of them is far out of range"
-    )]
+    #[error("the rotary settings give no finite frequencies ({settings}): one of them is far out of range")]
     Rotation {
         /// The settings.
         settings: String,

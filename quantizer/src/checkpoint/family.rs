@@ -115,8 +115,32 @@ pub(super) const FAMILIES: &[Family] = &[
     },
 ];
 
+/// A family as GGUF describes it: without defaults of its own, and with the
+/// biases that the file has.
+const PLAIN: Family = Family {
+    name: "llama",
+    architecture: "llama",
+    input_bias: Bias::Setting("input_bias"),
+    output_bias: Bias::Setting("output_bias"),
+    feed_forward_bias: Bias::Setting("feed_forward_bias"),
+    head_norms: false,
+    head_dim: None,
+    kv_heads: None,
+    context: 0,
+    window: Window::Plain(None),
+    bos: None,
+    eos: None,
+};
+
+/// Those of GGUF, by `general.architecture`; Mistral goes by the name of Llama.
+pub(super) const GGUF_FAMILIES: &[Family] = &[
+    PLAIN,
+    Family { name: "qwen2", architecture: "qwen2", ..PLAIN },
+    Family { name: "qwen3", architecture: "qwen3", head_norms: true, ..PLAIN },
+];
+
 /// The supported architectures, for messages.
-pub(super) fn supported() -> String {
-    let names: Vec<&str> = FAMILIES.iter().map(|family| family.architecture).collect();
+pub(super) fn supported(families: &[Family]) -> String {
+    let names: Vec<&str> = families.iter().map(|family| family.architecture).collect();
     format!("supported are {}", names.join(", "))
 }

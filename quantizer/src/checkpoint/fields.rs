@@ -29,18 +29,27 @@ pub(super) fn read_object(path: &Path, limit: u64) -> Result<Map<String, Value>,
     serde_json::from_slice(&text).map_err(|source| CheckpointError::Json { path: path.to_owned(), source })
 }
 
+/// How the source of some settings spells the names of config.json.
+pub(super) type Spelling = dyn Fn(&str) -> String;
+
 /// A view of one JSON object that knows where it came from.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a> {
     map: &'a Map<String, Value>,
     file: &'static str,
     prefix: &'static str,
+    spelling: Option<&'a Spelling>,
 }
 
 impl<'a> Fields<'a> {
     /// The settings of `map`, which is the object in `file`.
     pub(super) fn new(map: &'a Map<String, Value>, file: &'static str) -> Self {
-        Self { map, file, prefix: "" }
+        Self { map, file, prefix: "", spelling: None }
+    }
+
+    /// The same settings, named in errors as their source spells them.
+    pub(super) fn spelled(self, spelling: &'a Spelling) -> Self {
+        Self { spelling: Some(spelling), ..self }
     }
 
     /// The value of `key` unless absent or null.
@@ -162,7 +171,10 @@ impl<'a> Fields<'a> {
     }
 
     fn name(&self, key: &str) -> String {
-        format!("{}{}", self.prefix, abbreviate(key))
+        match self.spelling {
+            Some(spelling) => abbreviate(&spelling(key)),
+            None => format!("{}{}", self.prefix, abbreviate(key)),
+        }
     }
 
     fn show(&self, key: &str) -> String {

@@ -56,12 +56,12 @@ impl PositionedFile {
     }
 
     #[cfg(unix)]
-    fn fill(&self, out: &mut [u8], offset: u64) -> std::io::Result<()> {
+    pub(super) fn fill(&self, out: &mut [u8], offset: u64) -> std::io::Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(&self.file, out, offset)
     }
 
     #[cfg(not(unix))]
-    fn fill(&self, out: &mut [u8], offset: u64) -> std::io::Result<()> {
+    pub(super) fn fill(&self, out: &mut [u8], offset: u64) -> std::io::Result<()> {
         use std::io::{Read, Seek, SeekFrom};
         // A poisoned lock is harmless: every read seeks first.
         let mut file = self.file.lock().unwrap_or_else(|held| held.into_inner());

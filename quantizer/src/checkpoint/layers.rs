@@ -8,26 +8,28 @@
 use std::collections::BTreeSet;
 
 use super::config::Config;
-use super::convert::Element;
+use super::names::Names;
 use super::tensors::Tensors;
 use super::{Architecture, Attention, Block, CheckpointError, FeedForward, Linear, Norm, TensorRef};
 
 /// Extra tensors listed in the error.
 const LISTED: usize = 8;
-const HEAD: &str = "lm_head.weight";
-const INCOMPLETE: &str = "the files are incomplete, or config.json belongs to another model";
 
 /// Describes the model; fails unless settings and tensors agree entirely.
-pub(super) fn describe(config: Config, tensors: &Tensors) -> Result<Architecture, CheckpointError> {
-    let mut finder = Finder { tensors, config: &config, used: BTreeSet::new() };
-    let embed = finder.matrix("model.embed_tokens.weight", config.vocab, config.width)?;
+pub(super) fn describe(
+    config: Config,
+    tensors: &Tensors,
+    names: &'static Names,
+) -> Result<Architecture, CheckpointError> {
+    let mut finder = Finder { tensors, names, config: &config, used: BTreeSet::new() };
+    let embed = finder.matrix(names.embed, config.vocab, config.width)?;
     // Not reserved in advance: the tensors have yet to show that the layers exist.
     let mut blocks = Vec::new();
     for layer in 0..config.layers {
         blocks.push(Block::Attention(finder.attention(layer)?));
         blocks.push(Block::FeedForward(finder.feed_forward(layer)?));
     }
-    let final_norm = finder.norm("model.norm.weight", config.width)?;
+    let final_norm = finder.norm(names.final_norm, config.width)?;
     let head = match config.tied {
         true => embed.clone(),
         false => finder.head()?,
@@ -49,14 +51,15 @@ pub(super) fn describe(config: Config, tensors: &Tensors) -> Result<Architecture
 
 struct Finder<'a> {
     tensors: &'a Tensors,
+    names: &'static Names,
     config: &'a Config,
     used: BTreeSet<String>,
 }
 
 impl Finder<'_> {
     fn attention(&mut self, layer: usize) -> Result<Attention, CheckpointError> {
-        let config = self.config;
-        let at = |part: &str| format!("model.layers.{layer}.{part}");
+        let (config, names) = (self.config, self.names);
+        let at = |part: &str| format!("{}{layer}.{part}", names.layer);
         let width = config.width;
         // No tensor has a row count that saturates.
         let inner = config.heads.saturating_mul(config.head_dim);
@@ -64,16 +67,16 @@ impl Finder<'_> {
         let bias = config.input_bias;
         let (mut query_norm, mut key_norm) = (None, None);
         if config.family.head_norms {
-            query_norm = Some(self.norm(&at("self_attn.q_norm.weight"), config.head_dim)?);
-            key_norm = Some(self.norm(&at("self_attn.k_norm.weight"), config.head_dim)?);
+            query_norm = Some(self.norm(&at(names.query_norm), config.head_dim)?);
+            key_norm = Some(self.norm(&at(names.key_norm), config.head_dim)?);
         }
         Ok(Attention {
             layer,
-            norm: self.norm(&at("input_layernorm.weight"), width)?,
-            query: self.linear(&at("self_attn.q_proj"), inner, width, bias)?,
-            key: self.linear(&at("self_attn.k_proj"), kv_inner, width, bias)?,
-            value: self.linear(&at("self_attn.v_proj"), kv_inner, width, bias)?,
-            output: self.linear(&at("self_attn.o_proj"), width, inner, config.output_bias)?,
+            norm: self.norm(&at(names.attention_norm), width)?,
+            query: self.turning(&at(names.query), inner, width, bias)?,
+            key: self.turning(&at(names.key), kv_inner, width, bias)?,
+            value: self.linear(&at(names.value), kv_inner, width, bias)?,
+            output: self.linear(&at(names.output), width, inner, config.output_bias)?,
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
@@ -85,41 +88,48 @@ impl Finder<'_> {
     }
 
     fn feed_forward(&mut self, layer: usize) -> Result<FeedForward, CheckpointError> {
-        let config = self.config;
-        let at = |part: &str| format!("model.layers.{layer}.{part}");
+        let (config, names) = (self.config, self.names);
+        let at = |part: &str| format!("{}{layer}.{part}", names.layer);
         let (width, hidden, bias) = (config.width, config.hidden, config.feed_forward_bias);
         Ok(FeedForward {
             layer,
-            norm: self.norm(&at("post_attention_layernorm.weight"), width)?,
-            gate: self.linear(&at("mlp.gate_proj"), hidden, width, bias)?,
-            up: self.linear(&at("mlp.up_proj"), hidden, width, bias)?,
-            down: self.linear(&at("mlp.down_proj"), width, hidden, bias)?,
+            norm: self.norm(&at(names.feed_forward_norm), width)?,
+            gate: self.linear(&at(names.gate), hidden, width, bias)?,
+            up: self.linear(&at(names.up), hidden, width, bias)?,
+            down: self.linear(&at(names.down), width, hidden, bias)?,
             activation: config.activation,
         })
     }
 
     fn head(&mut self) -> Result<TensorRef, CheckpointError> {
-        let (rows, cols) = (self.config.vocab, self.config.width);
-        let hint = "the files are incomplete; \
-                    or, if the head is the embedding, set tie_word_embeddings to true in config.json";
-        self.find(HEAD, &[rows, cols], hint)
+        self.find(self.names.head, &[self.config.vocab, self.config.width], self.names.headless)
     }
 
     fn norm(&mut self, name: &str, len: usize) -> Result<Norm, CheckpointError> {
-        Ok(Norm { weight: self.find(name, &[len], INCOMPLETE)?, eps: self.config.eps })
+        Ok(Norm { weight: self.find(name, &[len], self.names.incomplete)?, eps: self.config.eps })
+    }
+
+    /// A product whose outputs turn with their position.
+    fn turning(&mut self, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Linear, CheckpointError> {
+        let mut linear = self.linear(name, rows, cols, bias)?;
+        if self.names.interleaved {
+            linear.weight.interleaved = Some(self.config.head_dim);
+            linear.bias.iter_mut().for_each(|bias| bias.interleaved = Some(self.config.head_dim));
+        }
+        Ok(linear)
     }
 
     fn linear(&mut self, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Linear, CheckpointError> {
         let weight = self.matrix(&format!("{name}.weight"), rows, cols)?;
         let bias = match bias {
-            true => Some(self.find(&format!("{name}.bias"), &[rows], INCOMPLETE)?),
+            true => Some(self.find(&format!("{name}.bias"), &[rows], self.names.incomplete)?),
             false => None,
         };
         Ok(Linear { weight, bias })
     }
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<TensorRef, CheckpointError> {
-        self.find(name, &[rows, cols], INCOMPLETE)
+        self.find(name, &[rows, cols], self.names.incomplete)
     }
 
     /// Looks a tensor up and checks its shape and type.
@@ -134,15 +144,15 @@ impl Finder<'_> {
                 found: stored.shape.clone(),
             });
         }
-        if Element::of(stored.dtype).is_none() {
-            return Err(CheckpointError::WrongDtype { tensor: name.to_owned(), found: format!("{:?}", stored.dtype) });
+        if let Err(found) = &stored.element {
+            return Err(CheckpointError::WrongDtype { tensor: name.to_owned(), found: found.clone() });
         }
         self.used.insert(name.to_owned());
         let (rows, cols) = match shape {
             [rows, cols] => (*rows, *cols),
             _ => (1, shape.iter().product()),
         };
-        Ok(TensorRef { name: name.to_owned(), rows, cols })
+        Ok(TensorRef { name: name.to_owned(), rows, cols, interleaved: None })
     }
 
     fn refuse_extra(&self) -> Result<(), CheckpointError> {
@@ -163,9 +173,9 @@ impl Finder<'_> {
         }
     }
 
-    /// Old files store the plain rotation, which follows from the settings; tied
-    /// ones may store the head once more, which the reference ignores as well.
+    /// The rotation is among the settings; tied files may store the head once
+    /// more, which the reference ignores as well.
     fn harmless(&self, name: &str) -> bool {
-        name.ends_with(".rotary_emb.inv_freq") || (self.config.tied && name == HEAD)
+        name.ends_with(self.names.rotation) || (self.config.tied && name == self.names.head)
     }
 }

@@ -1,29 +1,18 @@
-//! The tensors of a directory: which file holds each, where, and of what shape.
+//! The tensors of a checkpoint: which file holds each, where, of what shape, and
+//! the reading of their rows.
 //!
-//! Reads headers only. Afterwards each entry is known to lie within its file,
-//! which is exactly as long as its header says, so sizes in memory are bounded
-//! by sizes on disk. A file can still be cut while it is open; then reading
-//! fails.
+//! Each entry is known to lie within its file, so sizes in memory are bounded by
+//! sizes on disk. A file can still be cut while it is open; then reading fails.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path};
+use std::collections::BTreeMap;
+use std::ops::Range;
 
-use safetensors::tensor::Metadata;
-use safetensors::{Dtype, SafeTensorError};
-use serde_json::Value;
-
-use super::CheckpointError;
-use super::fields::read_object;
+use super::element::{self, Element};
 use super::file::PositionedFile;
+use super::{CheckpointError, TensorRef};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-/// Bytes of an index: enough for half a million tensors.
-const INDEX_LIMIT: u64 = 1 << 26;
-/// Bytes of a header; the limit of the format.
-const HEADER_LIMIT: u64 = 100_000_000;
-/// Bytes before the header.
-const PREFIX: u64 = 8;
+/// Bytes read from a file at once.
+const READ_AT_ONCE: usize = 1 << 18;
 
 /// One tensor in a file.
 #[derive(Debug)]
@@ -31,33 +20,20 @@ pub(super) struct Stored {
     pub(super) file: usize,
     /// From the beginning of the file.
     pub(super) offset: u64,
-    pub(super) dtype: Dtype,
+    /// How its numbers lie, or the name of a type that is not read.
+    pub(super) element: Result<Element, String>,
+    /// Rows are whole blocks of the element.
     pub(super) shape: Vec<usize>,
 }
 
-/// All tensors of a directory.
-#[derive(Debug)]
+/// All tensors of a checkpoint.
+#[derive(Debug, Default)]
 pub(super) struct Tensors {
-    files: Vec<PositionedFile>,
-    entries: BTreeMap<String, Stored>,
+    pub(super) files: Vec<PositionedFile>,
+    pub(super) entries: BTreeMap<String, Stored>,
 }
 
 impl Tensors {
-    /// Reads the headers of `model.safetensors`, or else of the shards in the index.
-    pub(super) fn open(dir: &Path) -> Result<Self, CheckpointError> {
-        let mut tensors = Self { files: Vec::new(), entries: BTreeMap::new() };
-        let single = dir.join(SINGLE);
-        let index = dir.join(INDEX);
-        if single.exists() {
-            tensors.add(&single)?;
-        } else if index.exists() {
-            tensors.add_shards(dir, &index)?;
-        } else {
-            return Err(CheckpointError::NoWeights { dir: dir.to_owned() });
-        }
-        Ok(tensors)
-    }
-
     /// The tensor of this name.
     pub(super) fn get(&self, name: &str) -> Option<&Stored> {
         self.entries.get(name)
@@ -73,108 +49,114 @@ impl Tensors {
         self.files.get(stored.file)
     }
 
-    fn add_shards(&mut self, dir: &Path, index: &Path) -> Result<(), CheckpointError> {
-        let map = read_index(index)?;
-        let shards: BTreeSet<&str> = map.values().map(String::as_str).collect();
-        for shard in shards {
-            let path = dir.join(shard);
-            if !path.exists() {
-                let tensor = map.iter().find(|(_, file)| *file == shard);
-                return Err(CheckpointError::MissingShard {
-                    tensor: tensor.map(|(name, _)| name.clone()).unwrap_or_default(),
-                    shard: path,
-                });
-            }
-            self.add(&path)?;
+    /// Reads some rows into `out`.
+    pub(super) fn read_rows(
+        &self,
+        tensor: &TensorRef,
+        rows: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), CheckpointError> {
+        let reader = Reader::new(self, tensor).ok_or_else(|| unknown(tensor))?;
+        let fits = rows.start <= rows.end && rows.end <= tensor.rows;
+        if !fits || rows.len().checked_mul(tensor.cols) != Some(out.len()) {
+            return Err(CheckpointError::RowRange {
+                tensor: tensor.name.clone(),
+                start: rows.start,
+                end: rows.end,
+                rows: tensor.rows,
+                cols: tensor.cols,
+                buffer: out.len(),
+            });
         }
-        for (tensor, shard) in map {
-            let path = dir.join(shard);
-            let stored = self.entries.get(&tensor).and_then(|entry| self.file(entry));
-            if stored.is_none_or(|file| file.path() != path) {
-                return Err(CheckpointError::NotInShard { tensor, shard: path });
+        match tensor.interleaved {
+            None => reader.numbers(rows.start.saturating_mul(tensor.cols), out),
+            Some(head_dim) if tensor.rows == 1 => {
+                // A bias: its numbers are what rows are to a matrix.
+                let mut stored = vec![0.0; out.len()];
+                reader.numbers(rows.start.saturating_mul(tensor.cols), &mut stored)?;
+                for (i, out) in out.iter_mut().enumerate() {
+                    *out = stored.get(interleaved(i, head_dim)).copied().ok_or_else(|| unknown(tensor))?;
+                }
+                Ok(())
+            }
+            Some(head_dim) => {
+                for (row, out) in rows.zip(out.chunks_mut(tensor.cols.max(1))) {
+                    reader.numbers(interleaved(row, head_dim).saturating_mul(tensor.cols), out)?;
+                }
+                Ok(())
             }
         }
-        Ok(())
-    }
-
-    fn add(&mut self, path: &Path) -> Result<(), CheckpointError> {
-        let file = PositionedFile::open(path)?;
-        let (data, metadata) = read_header(&file)?;
-        for (name, info) in metadata.tensors() {
-            if let Some(other) = self.entries.get(&name) {
-                let first = self.file(other).map(|file| file.path().to_owned());
-                return Err(CheckpointError::DuplicateTensor {
-                    tensor: name,
-                    first: first.unwrap_or_default(),
-                    second: path.to_owned(),
-                });
-            }
-            let stored = Stored {
-                file: self.files.len(),
-                // Cannot overflow: it lies within the file, as checked.
-                offset: data.saturating_add(info.data_offsets.0 as u64),
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-            };
-            self.entries.insert(name, stored);
-        }
-        self.files.push(file);
-        Ok(())
     }
 }
 
-/// Where each tensor is, according to the index.
-fn read_index(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> {
-    let bad = |problem: String| CheckpointError::BadIndex { path: path.to_owned(), problem };
-    let mut index = read_object(path, INDEX_LIMIT)?;
-    let Some(Value::Object(map)) = index.remove("weight_map") else {
-        return Err(bad("it has no object `weight_map`".to_owned()));
-    };
-    let mut places = BTreeMap::new();
-    for (tensor, file) in map {
-        let Value::String(file) = file else {
-            return Err(bad(format!("the file of tensor {tensor:?} is not a string")));
+/// Where row `row` of the half-split pairing is in the order of the interleaved one.
+fn interleaved(row: usize, head_dim: usize) -> usize {
+    let (head, at, half) = (row / head_dim, row % head_dim, head_dim / 2);
+    head * head_dim + at % half * 2 + at / half
+}
+
+/// The refusal of a reference to something else.
+pub(super) fn unknown(tensor: &TensorRef) -> CheckpointError {
+    CheckpointError::UnknownTensor { tensor: tensor.name.clone() }
+}
+
+/// One tensor's numbers.
+struct Reader<'t> {
+    tensor: &'t TensorRef,
+    file: &'t PositionedFile,
+    offset: u64,
+    element: Element,
+}
+
+impl<'t> Reader<'t> {
+    /// None if the checkpoint has no such tensor of this shape.
+    fn new(tensors: &'t Tensors, tensor: &'t TensorRef) -> Option<Self> {
+        let stored = tensors.get(&tensor.name)?;
+        let same = match *stored.shape {
+            [cols] => (tensor.rows, tensor.cols) == (1, cols),
+            [rows, cols] => (tensor.rows, tensor.cols) == (rows, cols),
+            _ => false,
         };
-        // A checkpoint has no business in other directories.
-        let mut parts = Path::new(&file).components();
-        let plain = matches!(
-            (parts.next(), parts.next()),
-            (Some(Component::Normal(name)), None) if name == file.as_str()
-        );
-        if !plain || !file.ends_with(".safetensors") {
-            return Err(bad(format!(
-                "tensor {tensor:?} is said to be in {file:?}, which is not a plain name of a safetensors file"
-            )));
-        }
-        places.insert(tensor, file);
+        let element = *stored.element.as_ref().ok()?;
+        let file = tensors.file(stored).filter(|_| same)?;
+        Some(Self { tensor, file, offset: stored.offset, element })
     }
-    Ok(places)
+
+    /// Reads numbers from the `skipped`th on, which begins a block.
+    fn numbers(&self, skipped: usize, out: &mut [f32]) -> Result<(), CheckpointError> {
+        let (numbers, size) = (self.element.numbers(), self.element.bytes());
+        let at_once = READ_AT_ONCE / size * numbers;
+        let mut bytes = vec![0; out.len().min(at_once).div_ceil(numbers) * size];
+        let mut done = skipped;
+        for out in out.chunks_mut(at_once) {
+            let bytes = &mut bytes[..out.len().div_ceil(numbers) * size];
+            let offset = (done / numbers) as u64 * size as u64;
+            self.file.read_exact_at(bytes, self.offset.saturating_add(offset))?;
+            self.element.convert(bytes, out);
+            if let Some((at, value)) = element::first_not_finite(out) {
+                return Err(CheckpointError::NotFinite {
+                    tensor: self.tensor.name.clone(),
+                    row: (done + at) / self.tensor.cols,
+                    col: (done + at) % self.tensor.cols,
+                    value,
+                });
+            }
+            done += out.len();
+        }
+        Ok(())
+    }
 }
 
-/// Reads and checks a header; gives the position of the data after it.
-fn read_header(file: &PositionedFile) -> Result<(u64, Metadata), CheckpointError> {
-    let mut prefix = [0; PREFIX as usize];
-    let wrong_length =
-        |header| CheckpointError::HeaderLength { path: file.path().to_owned(), header, file: file.len() };
-    if file.len() < PREFIX {
-        return Err(wrong_length(0));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_is_undone() {
+        // A head of six: pairs (0, 3), (1, 4), (2, 5) lie as 0 3 1 4 2 5.
+        let stored = [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11];
+        for row in 0..12 {
+            assert_eq!(stored[interleaved(row, 6)], row);
+        }
     }
-    file.read_exact_at(&mut prefix, 0)?;
-    let length = u64::from_le_bytes(prefix);
-    if length > HEADER_LIMIT || length > file.len() - PREFIX {
-        return Err(wrong_length(length));
-    }
-    let bytes = usize::try_from(length).map_err(|_| wrong_length(length))?;
-    let mut header = vec![0; bytes];
-    file.read_exact_at(&mut header, PREFIX)?;
-    let metadata: Metadata = serde_json::from_slice(&header).map_err(|source| CheckpointError::Header {
-        path: file.path().to_owned(),
-        source: SafeTensorError::InvalidHeaderDeserialization(source),
-    })?;
-    let data = PREFIX + length;
-    let expected = data.saturating_add(metadata.data_len() as u64);
-    if expected != file.len() {
-        return Err(CheckpointError::FileLength { path: file.path().to_owned(), expected, found: file.len() });
-    }
-    Ok((data, metadata))
 }

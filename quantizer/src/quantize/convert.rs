@@ -21,7 +21,6 @@ use crate::checkpoint::{Activation, Architecture, Block, Checkpoint, CheckpointE
 use crate::file::{WriteError, Writer};
 use crate::fit::{self, Student};
 use crate::reference::{LinearWeights, RESIDENT_BYTES, Reference};
-use crate::tokenizer;
 
 /// f32 values read at a time, over all threads.
 const BATCH: usize = 4 << 20;
@@ -38,10 +37,7 @@ pub fn quantize(
 ) -> Result<Summary, QuantizeError> {
     let architecture = checkpoint.architecture();
     supported(architecture)?;
-    let tokenizer = match checkpoint.dir().join("tokenizer.json").exists() {
-        true => tokenizer::import(checkpoint.dir())?,
-        false => vec![],
-    };
+    let tokenizer = checkpoint.tokenizer()?;
     let store = Store::open(target, &key(checkpoint, options))?;
     let weights = weights(architecture);
     let plan = planned(checkpoint, options, &store, overhead(architecture, options, &tokenizer), progress)?;
@@ -116,15 +112,11 @@ fn weights(architecture: &Architecture) -> u64 {
 
 /// What the blocks are made from: another key, other blocks.
 fn key(checkpoint: &Checkpoint, options: &Options) -> String {
-    let mut files: Vec<String> = vec![];
-    if let Ok(entries) = std::fs::read_dir(checkpoint.dir()) {
-        let stamp = |entry: std::fs::DirEntry| {
-            let meta = entry.metadata().ok()?;
-            Some(format!("{:?} {} {:?}", entry.file_name(), meta.len(), meta.modified().ok()))
-        };
-        files.extend(entries.flatten().filter_map(stamp));
-        files.sort();
-    }
+    let stamp = |path: &Path| {
+        let meta = path.metadata().ok()?;
+        Some(format!("{:?} {} {:?}", path.file_name(), meta.len(), meta.modified().ok()))
+    };
+    let files: Vec<String> = checkpoint.files().filter_map(stamp).collect();
     let text = format!("{:?} {:?} {files:?} {:?}", env!("CARGO_PKG_VERSION"), checkpoint.architecture(), options);
     format!("{:08x} {}", crc32fast::hash(text.as_bytes()), text.len())
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use kinglet::tokenizer::TokenizerError;
 
+use crate::checkpoint::CheckpointError;
+
 /// Why a tokenizer could not be imported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -52,6 +54,9 @@ pub enum TokenizerImportError {
         /// What is wrong and what to do.
         problem: String,
     },
+    /// The file that the tokenizer is part of cannot be read.
+    #[error(transparent)]
+    Checkpoint(Box<CheckpointError>),
     /// The section that was written does not pass the runtime's own check.
     #[error(
         "the tokenizer section that was written is not valid ({0}); this is a defect of the importer, please report it"
@@ -60,11 +65,11 @@ pub enum TokenizerImportError {
 }
 
 impl TokenizerImportError {
-    pub(super) fn unsupported(field: &str, found: impl Into<String>, supported: &str) -> Self {
+    pub(crate) fn unsupported(field: &str, found: impl Into<String>, supported: &str) -> Self {
         Self::Unsupported { field: field.into(), found: short(&found.into()), supported: supported.into() }
     }
 
-    pub(super) fn bad(field: &str, problem: impl Into<String>) -> Self {
+    pub(crate) fn bad(field: &str, problem: impl Into<String>) -> Self {
         Self::Bad { field: field.into(), problem: problem.into() }
     }
 }

@@ -1,4 +1,4 @@
-//! Imports the tokenizer of a Hugging Face checkpoint into the section that the runtime executes in place.
+//! Imports the tokenizer of a checkpoint into the section that the runtime executes in place.
 //!
 //! What is accepted gives the ids that the `tokenizers` crate gives; what the runtime cannot follow exactly is refused
 //! by the name of the field. `docs/tokenizer.md` lists both. A `truncation` or `padding` setting is passed over: they
@@ -9,12 +9,14 @@
 //! | `json` | the files' form |
 //! | `pipeline` | normalizer, pre-tokenizer, decoder and post-processor |
 //! | `vocab` | tokens and their ids |
+//! | `gguf` | the other form, in which GGUF files have all of this |
 //! | `special` | the files beside `tokenizer.json` |
 //! | `classes` | Unicode classes |
 //! | `write` | filling the runtime's layout |
 
 mod classes;
 mod error;
+pub(crate) mod gguf;
 mod json;
 mod pipeline;
 mod special;
@@ -96,7 +98,8 @@ fn convert(tokenizer_json: &str, companions: &special::Companions) -> Result<Vec
     let vocab = vocab::Vocabulary::new(json::vocab(&file.model)?, std::mem::take(&mut file.added_tokens))?;
     let special = special::read(companions, &vocab)?;
     let merges = json::merges(&file.model)?;
-    let section = write::section(&write::Source { pipeline, model, vocab, merges, special })?;
+    let section =
+        write::section(&write::Source { pipeline, model, vocab, merges, ranks: write::Ranks::OfMerges, special })?;
     Tokenizer::parse(&section)?.validate()?;
     Ok(section)
 }

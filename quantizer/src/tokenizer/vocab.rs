@@ -22,33 +22,41 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Joins the model's tokens with the added ones.
+    /// Joins the model's tokens with the added ones of `tokenizer.json`, which have the ids that their places give them.
     pub(super) fn new(model: HashMap<String, u32>, added: Vec<AddedToken>) -> Result<Self, Error> {
-        let mut this = Self { added: Vec::new(), strings: Vec::new(), special: HashSet::new(), model };
-        for (token, &id) in &this.model {
-            place(&mut this.strings, "tokenizer.json: model.vocab", id, token)?;
-        }
-        let mut next = this.model.len() as u32;
+        let mut next = model.len() as u32;
         let mut seen = HashSet::new();
-        for token in added.into_iter().filter(|token| !token.content.is_empty()) {
-            let name = short(&token.content);
-            if !seen.insert(token.content.clone()) {
-                return Err(Error::bad(ADDED, format!("{name:?} is listed twice; remove one")));
-            }
-            let id = this.model.get(&token.content).copied().unwrap_or_else(|| {
+        for token in added.iter().filter(|token| !token.content.is_empty() && seen.insert(&token.content)) {
+            let id = model.get(&token.content).copied().unwrap_or_else(|| {
                 next += 1;
                 next - 1
             });
             if id != token.id {
                 let problem = format!(
-                    "{name:?} is listed with id {}, but its place gives it id {id}; save the tokenizer again with the tokenizers library",
+                    "{:?} is listed with id {}, but its place gives it id {id}; save the tokenizer again with the tokenizers library",
+                    short(&token.content),
                     token.id
                 );
                 return Err(Error::bad(ADDED, problem));
             }
-            place(&mut this.strings, ADDED, id, &token.content)?;
+        }
+        Self::with_ids(model, added)
+    }
+
+    /// Joins the model's tokens with the added ones, by the ids they say.
+    pub(super) fn with_ids(model: HashMap<String, u32>, added: Vec<AddedToken>) -> Result<Self, Error> {
+        let mut this = Self { added: Vec::new(), strings: Vec::new(), special: HashSet::new(), model };
+        for (token, &id) in &this.model {
+            place(&mut this.strings, "tokenizer.json: model.vocab", id, token)?;
+        }
+        let mut seen = HashSet::new();
+        for token in added.into_iter().filter(|token| !token.content.is_empty()) {
+            if !seen.insert(token.content.clone()) {
+                return Err(Error::bad(ADDED, format!("{:?} is listed twice; remove one", short(&token.content))));
+            }
+            place(&mut this.strings, ADDED, token.id, &token.content)?;
             if token.special {
-                this.special.insert(id);
+                this.special.insert(token.id);
             }
             this.added.push(token);
         }

@@ -23,7 +23,17 @@ pub(super) struct Source<'s> {
     pub(super) vocab: Vocabulary,
     /// In the order of their ranks.
     pub(super) merges: Vec<(&'s str, &'s str)>,
+    pub(super) ranks: Ranks,
     pub(super) special: Special,
+}
+
+/// What has a rank of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ranks {
+    /// Each merge.
+    OfMerges,
+    /// Each token that merges make: of several ways to it, which follow each other, the leftmost in the text goes first.
+    OfTokens,
 }
 
 /// The tables' bytes, by table.
@@ -139,7 +149,14 @@ fn merges(source: &Source<'_>, tables: &mut Tables) -> Result<(), Error> {
     let mut by_rank: Vec<_> = last.into_iter().map(|(pair, (rank, result))| (rank, pair, result)).collect();
     by_rank.sort_unstable();
     tables.put(Table::MergeResults, by_rank.iter().map(|&(_, _, result)| result));
-    let mut by_pair: Vec<_> = (0u32..).zip(&by_rank).map(|(rank, &(_, pair, _))| (pair, rank)).collect();
+    let mut by_pair = Vec::with_capacity(by_rank.len());
+    let mut before = None;
+    for (own, &(_, pair, result)) in (0u32..).zip(&by_rank) {
+        let shared = before.filter(|&(_, made)| source.ranks == Ranks::OfTokens && made == result);
+        let rank = shared.map_or(own, |(rank, _)| rank);
+        by_pair.push((pair, rank));
+        before = Some((rank, result));
+    }
     by_pair.sort_unstable();
     for left in 0..=source.vocab.strings.len() as u32 {
         tables.put(Table::MergeStarts, [by_pair.partition_point(|&((l, _), _)| l < left) as u32]);

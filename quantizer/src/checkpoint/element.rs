@@ -1,11 +1,14 @@
-//! Bytes of a tensor to f32.
+//! How numbers lie in files, and their conversion to f32.
 //!
-//! Little-endian, as the format has it on every machine. Whether a number is
-//! finite is checked here, where each passes once.
+//! Little-endian, as both formats have it on every machine. Numbers lie in
+//! blocks: of one number for plain types, of 32 or 256 for the quantized ones of
+//! GGUF, which [`super::blocks`] knows. Whether a number is finite is checked
+//! here, where each passes once.
 
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
-use safetensors::Dtype;
+
+use super::blocks;
 
 /// The types of numbers that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,28 +16,44 @@ pub(super) enum Element {
     F32,
     F16,
     Bf16,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q4K,
+    Q5K,
+    Q6K,
+    Iq4Nl,
 }
 
 impl Element {
-    /// None for a type that is not read.
-    pub(super) fn of(dtype: Dtype) -> Option<Self> {
-        match dtype {
-            Dtype::F32 => Some(Self::F32),
-            Dtype::F16 => Some(Self::F16),
-            Dtype::BF16 => Some(Self::Bf16),
-            _ => None,
+    /// Numbers of a block; no row ends within one.
+    pub(super) fn numbers(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => 1,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Iq4Nl => 32,
+            Self::Q4K | Self::Q5K | Self::Q6K => 256,
         }
     }
 
-    /// Bytes of one number.
-    pub(super) fn size(self) -> usize {
+    /// Bytes of a block.
+    pub(super) fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
+            Self::Q4_0 | Self::Iq4Nl => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q8_0 => 34,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
         }
     }
 
-    /// Converts as many numbers as both sides hold.
+    /// Converts as many blocks as both sides hold.
     pub(super) fn convert(self, bytes: &[u8], out: &mut [f32]) {
         match self {
             Self::F32 => {
@@ -48,6 +67,15 @@ impl Element {
             Self::Bf16 => through_bits(bytes, out, |bits, out| {
                 bits.reinterpret_cast::<bf16>().convert_to_f32_slice(out);
             }),
+            Self::Q4_0 => blocks::each(bytes, out, blocks::q4_0),
+            Self::Q4_1 => blocks::each(bytes, out, blocks::q4_1),
+            Self::Q5_0 => blocks::each(bytes, out, blocks::q5_0),
+            Self::Q5_1 => blocks::each(bytes, out, blocks::q5_1),
+            Self::Q8_0 => blocks::each(bytes, out, blocks::q8_0),
+            Self::Q4K => blocks::each(bytes, out, blocks::q4_k),
+            Self::Q5K => blocks::each(bytes, out, blocks::q5_k),
+            Self::Q6K => blocks::each(bytes, out, blocks::q6_k),
+            Self::Iq4Nl => blocks::each(bytes, out, blocks::iq4_nl),
         }
     }
 }
