@@ -7,6 +7,7 @@ mod check;
 mod eval;
 mod inspect;
 mod model;
+mod pull;
 mod quantize;
 mod run;
 
@@ -23,7 +24,8 @@ use clap::{Parser, Subcommand};
 Examples:
   kinglet run                                    a story from the built-in model
   kinglet run \"Tom had a red ball.\"              the same, from your own beginning
-  kinglet quantize DIR -o model.kinglet          a Hugging Face checkpoint becomes a file
+  kinglet pull OWNER/NAME                        fetch a model from the Hugging Face hub
+  kinglet quantize DIR -o model.kinglet          a Hugging Face checkpoint, or a GGUF file, becomes a file
   kinglet inspect model.kinglet --context 512    what is in it, and the memory it needs
   kinglet eval model.kinglet --text T --reference DIR
   kinglet check model.kinglet                    checksums, and the golden answers in every way
@@ -38,6 +40,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Pull(pull::Args),
     Quantize(quantize::Args),
     Inspect(inspect::Args),
     Run(run::Args),
@@ -48,6 +51,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Pull(args) => args.run(),
         Command::Quantize(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Run(args) => args.run(),

@@ -14,13 +14,15 @@ use kinglet_quantizer::quantize::{Options, Target, quantize};
 
 use crate::model::{bar, bytes};
 
-/// Turn a Hugging Face checkpoint into a .kinglet file
+/// Turn a Hugging Face checkpoint or a GGUF file into a .kinglet file
 ///
-/// DIR holds config.json, safetensors (f32, f16 or bf16; one file or sharded) and tokenizer.json of a model of the Llama class
-/// (Llama, Mistral, Qwen2, Qwen3). The file is written beside its target and renamed when it is whole.
+/// A directory holds config.json, safetensors (f32, f16 or bf16; one file or sharded) and tokenizer.json of a model of the Llama class
+/// (Llama, Mistral, Qwen2, Qwen3); a GGUF file holds all of that, its weights perhaps quantized, which adds their error to ours. The
+/// file is written beside its target and renamed when it is whole.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The checkpoint's directory
+    /// The checkpoint's directory, or a GGUF file
+    #[arg(value_name = "DIR|GGUF")]
     dir: PathBuf,
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
