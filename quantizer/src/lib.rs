@@ -2,7 +2,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`checkpoint`] | reads a Hugging Face directory, and describes it as a stack of blocks |
+//! | [`checkpoint`] | reads a Hugging Face directory or a GGUF file, and describes it as a stack of blocks |
 //! | [`mod@reference`] | runs it in f32 |
 //! | [`calibrate`] | chooses the passages of a text that rounding and pruning look at |
 //! | [`quantize`] | rounds it and writes the file |
