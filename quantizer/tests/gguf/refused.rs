@@ -50,6 +50,8 @@ fn settings_are_named_as_the_file_spells_them() {
     says(&File::new().with("llama.attention.head_count_kv", Value::U32(3)), &["head_count_kv", "divisor"]);
     says(&File::new().with("llama.rope.dimension_count", Value::U32(2)), &["rope.dimension_count"]);
     says(&File::new().with("llama.attention.value_length", Value::U32(8)), &["attention.value_length"]);
+    says(&File::new().with("llama.attention.causal", Value::Raw(7, vec![0])), &["attention.causal"]);
+    File::new().with("llama.attention.causal", Value::Raw(7, vec![1])).open().unwrap();
     says(&File::new().with("llama.expert_count", Value::U32(8)), &["llama.expert_count", "dense"]);
     says(&File::new().with("llama.rope.scaling.type", Value::Text("longrope")), &["rope.scaling.type", "longrope"]);
     says(&File::new().with("tokenizer.ggml.bos_token_id", Value::U32(10)), &["tokenizer.ggml.bos_token_id", "10"]);

@@ -1,6 +1,8 @@
 //! The same model as a directory and as a file.
 
+use kinglet::{Map, Model};
 use kinglet_quantizer::checkpoint::{Block, Checkpoint};
+use kinglet_quantizer::quantize::{Options, quantize};
 use kinglet_quantizer::reference::Reference;
 
 use super::support::{File, Value, fixture, fixtures};
@@ -20,6 +22,26 @@ fn logits_are_those_of_the_directory() {
         println!("{name}: {worst:e}");
         assert!(worst < 1e-5, "{name}: {worst}");
         assert!(file.tokenizer().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn what_is_made_of_both_computes_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let hash = |from: &Checkpoint, name: &str| {
+        let path = dir.path().join(name);
+        quantize(from, &path, &Options::default(), &|_, _, _| ()).unwrap();
+        let map = Map::open(&path).unwrap();
+        Model::open(&map).unwrap().golden().next().unwrap().hash
+    };
+    for name in ["yarn_qwen2", "qwen3"] {
+        let directory = Checkpoint::open(fixtures().join("variants").join(name)).unwrap();
+        let file = Checkpoint::open(fixture(name)).unwrap();
+        assert_eq!(hash(&directory, "a"), hash(&file, "b"), "{name}");
+    }
+    // With a vocabulary and numbers of many types.
+    for name in ["types", "tokenizer-llama2"] {
+        hash(&Checkpoint::open(fixture(name)).unwrap(), "c");
     }
 }
 

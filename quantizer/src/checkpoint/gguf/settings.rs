@@ -10,7 +10,7 @@ use super::super::CheckpointError;
 use super::super::config::{self, Config};
 use super::super::error::abbreviate;
 use super::super::family::{self, Family, GGUF_FAMILIES};
-use super::super::fields::Fields;
+use super::super::fields::{Fields, Spelling};
 use super::super::names::Names;
 use super::super::tensors::Tensors;
 use super::header::{Metadata, Value};
@@ -70,6 +70,11 @@ const MUST_BE_OFF: &[(&str, &str)] = &[
     ("rope.dimension_sections", "positions of one dimension are supported"),
 ];
 
+/// Keys that repeat the width of a head; heads that turn in part would have another number.
+const IMPLIED: &[&str] = &["attention.value_length", "rope.dimension_count"];
+
+const CAUSAL: &str = "attention.causal";
+
 /// The family of the file.
 pub(super) fn family(metadata: &Metadata) -> Result<&'static Family, CheckpointError> {
     let supported = family::supported(GGUF_FAMILIES);
@@ -115,24 +120,31 @@ pub(super) fn read(
     let fields = Fields::new(&map, SOURCE).spelled(&spelling);
     required(fields)?;
     let config = Config::read(family, fields, None, context)?;
-
-    // What must be off or as the rest implies.
-    let mut others = Map::new();
-    for key in MUST_BE_OFF.iter().map(|(key, _)| *key).chain(IMPLIED.iter().copied()) {
-        others.extend(find(metadata, family.architecture, key).map(|value| (key.to_owned(), json(value))));
-    }
-    let others = Fields::new(&others, SOURCE).spelled(&spelling);
-    config::refuse_switched_on(others, MUST_BE_OFF)?;
-    for key in IMPLIED {
-        if others.get(key).is_some_and(|value| value.as_u64() != Some(config.head_dim as u64)) {
-            return Err(others.unsupported(key, &format!("heads that are {} wide all through", config.head_dim)));
-        }
-    }
+    refuse_others(metadata, family.architecture, config.head_dim, &spelling)?;
     Ok(config)
 }
 
-/// Keys that repeat the width of a head; heads that turn in part would have another number.
-const IMPLIED: &[&str] = &["attention.value_length", "rope.dimension_count"];
+/// Refuses what config.json has no words for, unless it is off or as the rest implies.
+fn refuse_others(
+    metadata: &Metadata,
+    architecture: &str,
+    head_dim: usize,
+    spelling: &Spelling,
+) -> Result<(), CheckpointError> {
+    let keys = MUST_BE_OFF.iter().map(|(key, _)| key).chain(IMPLIED).chain([&CAUSAL]);
+    let others = keys.filter_map(|key| Some(((*key).to_owned(), json(find(metadata, architecture, key)?)))).collect();
+    let others = Fields::new(&others, SOURCE).spelled(spelling);
+    config::refuse_switched_on(others, MUST_BE_OFF)?;
+    if others.flag(CAUSAL)? == Some(false) {
+        return Err(others.unsupported(CAUSAL, "causal attention is supported"));
+    }
+    for key in IMPLIED {
+        if others.get(key).is_some_and(|value| value.as_u64() != Some(head_dim as u64)) {
+            return Err(others.unsupported(key, &format!("heads that are {head_dim} wide all through are supported")));
+        }
+    }
+    Ok(())
+}
 
 /// Settings that have a default in config.json, but none in GGUF.
 fn required(fields: Fields<'_>) -> Result<(), CheckpointError> {
@@ -145,11 +157,7 @@ fn required(fields: Fields<'_>) -> Result<(), CheckpointError> {
 }
 
 /// The scaling of the rotation, if there is any.
-fn rotation(
-    metadata: &Metadata,
-    architecture: &str,
-    spelling: &(dyn Fn(&str) -> String + 'static),
-) -> Result<Option<Json>, CheckpointError> {
+fn rotation(metadata: &Metadata, architecture: &str, spelling: &Spelling) -> Result<Option<Json>, CheckpointError> {
     let mut own = translated(metadata, architecture, ROPE_KEYS);
     let fields = Fields::new(&own, SOURCE).spelled(spelling);
     // As the reference has it: linear unless told, and no factor is none.
