@@ -18,7 +18,7 @@ const MOST: f32 = 64.0;
 
 /// Factors for the inputs of a product, of which `x` are some, or nothing if none do better than 1. Inputs whose numbers are in `groups` of
 /// the same value share one factor.
-pub(super) fn factors(of: &LinearWeights, x: &[f32], groups: &[usize], format: Format) -> Option<Vec<f32>> {
+pub fn factors(of: &LinearWeights, x: &[f32], groups: &[usize], format: Format) -> Option<Vec<f32>> {
     let cols = of.cols;
     let step = of.rows().div_ceil(ROWS);
     let weight: Vec<f32> = of.weight.chunks(cols).step_by(step).flatten().copied().collect();

@@ -7,7 +7,7 @@ mod blocks;
 mod budget;
 mod codebook;
 mod convert;
-mod fold;
+pub mod fold;
 mod golden;
 mod gptq;
 mod moments;
