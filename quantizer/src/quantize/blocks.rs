@@ -1,5 +1,8 @@
 //! Rounding a block: its first product against the inputs that the rounded blocks before it give, its second against what the rounded
-//! first one gives. The calibration batch then goes through the rounded block, on to the next.
+//! first one gives. The calibration sequences then go through the rounded block, on to the next.
+//!
+//! If they also go through the f32 blocks, each product takes over what those before it have changed: the first aims at what it would
+//! give on the f32 inputs (as GPTAQ: Li et al., arXiv 2504.02692), the second at the f32 model's stream itself.
 
 use kinglet::Format;
 use rayon::prelude::*;
@@ -12,7 +15,7 @@ use super::rounded::{RoundedBlock, RoundedLinear};
 use super::store::as_name;
 use super::{codebook, fold};
 use crate::prune::{self, Refit};
-use crate::reference::{Batch, BlockWeights, LinearWeights, ops};
+use crate::reference::{Batch, BlockWeights, LinearWeights, Part, ops, product};
 
 /// Rows that a codebook is fitted to.
 pub(super) const CODEBOOK_ROWS: usize = 256;
@@ -49,66 +52,129 @@ pub(super) struct Done {
     pub(super) folded: [bool; 2],
 }
 
-/// Rounds a block for the inputs of `batch`, and takes the batch through it; without a batch, to the nearest values.
+/// Calibration sequences on their way through a model that is being rounded.
+pub(super) struct Streams {
+    /// Through the rounded blocks.
+    pub(super) own: Batch,
+    /// Through the f32 blocks, if the rounded ones are to make up for what those before them did.
+    pub(super) exact: Option<Batch>,
+}
+
+/// Rounds a block for the inputs that `streams` give it, and takes them through it; without streams, to the nearest values.
 pub(super) fn quantize(
     layer: usize,
     mut block: BlockWeights,
     task: Task,
-    batch: Option<&mut Batch>,
+    streams: Option<&mut Streams>,
 ) -> Result<(RoundedBlock, Done), MomentsError> {
     let mut done = Done::default();
-    let Some(batch) = batch else {
+    let Some(Streams { own, exact }) = streams else {
         let (input, input_error) = linear(&block.input, task.input, None)?;
         let (output, output_error) = linear(&block.output, task.output, None)?;
         let BlockWeights { norm, middle, .. } = block;
         done.errors = [input_error, output_error];
         return Ok((RoundedBlock { layer, norm, input, middle, output }, done));
     };
+    let original = exact.as_ref().map(|_| block.clone());
     if task.cut > 0 {
         let mut moments = Moments::new(block.output.cols);
-        for part in batch.parts(TOKENS) {
+        for part in own.parts(TOKENS) {
             moments.add(&block.mix(&part.lengths, block.input.apply(&block.norm.apply(part.stream))));
         }
         moments.finish()?;
         done.cut = prune::cut(&mut block, &moments, task.cut, task.refit)?;
     }
+    let unfolded = exact.as_ref().map(|_| (block.norm.clone(), block.input.clone()));
     if task.fold
-        && let Some(part) = batch.parts(SAMPLE).into_iter().next()
+        && let Some(part) = own.parts(SAMPLE).into_iter().next()
     {
-        let normed = block.norm.apply(part.stream);
-        let mixed = block.mix(&part.lengths, block.input.apply(&normed));
-        if let Some(factors) = fold::factors(&block.output, &mixed, &fold::groups(&block), task.output) {
-            fold::into_input(&mut block, &factors);
-            done.folded[1] = true;
-        }
-        let own: Vec<usize> = (0..block.input.cols).collect();
-        if let Some(factors) = fold::factors(&block.input, &normed, &own, task.input) {
-            fold::into_norm(&mut block, &factors);
-            done.folded[0] = true;
-        }
+        done.folded = fold(&mut block, task, &part);
     }
+
     let mut moments = Moments::new(block.input.cols);
-    for part in batch.parts(TOKENS) {
+    let mut drift = vec![];
+    for part in own.parts(TOKENS) {
         moments.add(&ops::rounded(&block.norm.apply(part.stream), block.input.cols));
     }
-    let (input, input_error) = linear(&block.input, task.input, Some(moments))?;
+    if let (Some(exact), Some((norm, input))) = (exact.as_mut(), &unfolded) {
+        drift = vec![0.0; block.input.weight.len()];
+        for (part, exact) in own.parts(TOKENS).into_iter().zip(exact.parts(TOKENS)) {
+            let x = ops::rounded(&block.norm.apply(part.stream), block.input.cols);
+            let mut missing = input.apply(&norm.apply(exact.stream));
+            ops::subtract(&mut missing, &block.input.apply(&x));
+            product::add_outer(&x, &missing, block.input.cols, &mut drift);
+        }
+    }
+    let (input, input_error) = calibrated(&mut block.input, task.input, moments, &drift)?;
     let block = BlockWeights { input: input.weights(), ..block };
+    if let (Some(exact), Some(original)) = (exact.as_mut(), &original) {
+        for part in exact.parts(TOKENS) {
+            ops::add(part.stream, &original.branch(&part.lengths, part.stream));
+        }
+    }
+
     let mut moments = Moments::new(block.output.cols);
     let mut kept = vec![];
-    for part in batch.parts(TOKENS) {
+    for part in own.parts(TOKENS) {
         let mixed = block.mix(&part.lengths, block.input.apply(&block.norm.apply(part.stream)));
         let codes = Codes::new(&mixed, block.output.cols);
         moments.add(&codes.values());
         kept.push(codes);
     }
-    let (output, output_error) = linear(&block.output, task.output, Some(moments))?;
+    let mut output = block.output;
+    let mut drift = vec![];
+    if let Some(exact) = exact {
+        drift = vec![0.0; output.weight.len()];
+        for ((part, exact), codes) in own.parts(TOKENS).into_iter().zip(exact.parts(TOKENS)).zip(&kept) {
+            let x = codes.values();
+            let mut missing = exact.stream.to_vec();
+            ops::subtract(&mut missing, part.stream);
+            ops::subtract(&mut missing, &output.apply(&x));
+            product::add_outer(&x, &missing, output.cols, &mut drift);
+        }
+    }
+    let (output, output_error) = calibrated(&mut output, task.output, moments, &drift)?;
     let weights = output.weights();
-    for (part, codes) in batch.parts(TOKENS).into_iter().zip(kept) {
+    for (part, codes) in own.parts(TOKENS).into_iter().zip(kept) {
         ops::add(part.stream, &weights.apply(&codes.values()));
     }
-    let BlockWeights { norm, middle, .. } = block;
     done.errors = [input_error, output_error];
-    Ok((RoundedBlock { layer, norm, input, middle, output }, done))
+    Ok((RoundedBlock { layer, norm: block.norm, input, middle: block.middle, output }, done))
+}
+
+/// Folds outliers away where that helps; tells at which products.
+fn fold(block: &mut BlockWeights, task: Task, part: &Part<'_>) -> [bool; 2] {
+    let normed = block.norm.apply(part.stream);
+    let mixed = block.mix(&part.lengths, block.input.apply(&normed));
+    let output = fold::factors(&block.output, &mixed, &fold::groups(block), task.output);
+    if let Some(factors) = &output {
+        fold::into_input(block, factors);
+    }
+    let own: Vec<usize> = (0..block.input.cols).collect();
+    let input = fold::factors(&block.input, &normed, &own, task.input);
+    if let Some(factors) = &input {
+        fold::into_norm(block, factors);
+    }
+    [input.is_some(), output.is_some()]
+}
+
+/// Rounds a product for inputs with these moments. With a drift, `X^T R` for what its outputs should have more, R, the weights take that
+/// over first, as well as these inputs can give it (least squares).
+fn calibrated(
+    of: &mut LinearWeights,
+    format: Format,
+    mut moments: Moments,
+    drift: &[f32],
+) -> Result<(RoundedLinear, f64), MomentsError> {
+    moments.finish()?;
+    let inputs = Inputs::new(moments)?;
+    if !drift.is_empty() {
+        ops::add(&mut of.weight, &inputs.solve(drift));
+    }
+    let levels = levels(of, format, inputs.importance());
+    let rows = inputs.round(format, &of.weight, &levels);
+    let error = inputs.error(&of.weight, &rows, &levels);
+    Ok((RoundedLinear { format, levels, rows, cols: of.cols, bias: of.bias.clone() }, error))
 }
 
 /// Rounds a product to the nearest values, its inputs being of these importances.
@@ -139,17 +205,12 @@ pub fn linear(
     format: Format,
     moments: Option<Moments>,
 ) -> Result<(RoundedLinear, f64), MomentsError> {
-    let Some(mut moments) = moments else {
+    let Some(moments) = moments else {
         let rounded = nearest(of, format, &vec![1.0; of.cols]);
         let error = error(&of.weight, &rounded);
         return Ok((rounded, error));
     };
-    moments.finish()?;
-    let inputs = Inputs::new(moments)?;
-    let levels = levels(of, format, inputs.importance());
-    let rows = inputs.round(format, &of.weight, &levels);
-    let error = inputs.error(&of.weight, &rows, &levels);
-    Ok((RoundedLinear { format, levels, rows, cols: of.cols, bias: of.bias.clone() }, error))
+    calibrated(&mut of.clone(), format, moments, &[])
 }
 
 /// The squared error of the weights themselves, as a part of their own square.

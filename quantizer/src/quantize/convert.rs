@@ -7,7 +7,7 @@ use kinglet::Format;
 use kinglet_kernels::layout::PANEL;
 use rayon::prelude::*;
 
-use super::blocks::{self, CODEBOOK_ROWS, Done};
+use super::blocks::{self, CODEBOOK_ROWS, Done, Streams};
 use super::codebook;
 use super::golden;
 use super::outline::{Build, Source};
@@ -165,25 +165,36 @@ fn round_blocks(
     // Blocks are read when their turn comes.
     let reference = Reference::with_memory(checkpoint, 0)?;
     let sequences: Vec<&[u32]> = options.calibration.iter().map(Vec::as_slice).collect();
-    let mut batch = match sequences.is_empty() {
+    let mut streams = match sequences.is_empty() {
         true => None,
-        false => Some(reference.embed(&sequences)?),
+        false => {
+            let own = reference.embed(&sequences)?;
+            Some(Streams { exact: options.correct.then(|| own.clone()), own })
+        }
     };
     let (mut weights, mut all) = (0, vec![]);
     for (number, (description, task)) in architecture.blocks.iter().zip(&plan.tasks).enumerate() {
         weights += description.products().iter().map(|linear| linear.weight.len() as u64).sum::<u64>();
-        let Some(task) = task else { continue };
+        let Some(task) = task else {
+            if let Some(exact) = streams.as_mut().and_then(|streams| streams.exact.as_mut()) {
+                reference.advance(exact, number, &mut ())?;
+            }
+            continue;
+        };
         let index = all.len();
         match store.get::<Done>(index) {
             Some((block, done)) => {
-                if let Some(batch) = &mut batch {
-                    reference.advance_with(batch, number, &block.weights(), &mut ());
+                if let Some(streams) = &mut streams {
+                    reference.advance_with(&mut streams.own, number, &block.weights(), &mut ());
+                    if let Some(exact) = &mut streams.exact {
+                        reference.advance(exact, number, &mut ())?;
+                    }
                 }
                 all.push(done);
             }
             None => {
                 let block = reference.block_weights(number)?;
-                let rounded = blocks::quantize(description.layer(), block, *task, batch.as_mut());
+                let rounded = blocks::quantize(description.layer(), block, *task, streams.as_mut());
                 let (block, done) = rounded.map_err(|source| QuantizeError::Moments { block: number, source })?;
                 store.put(index, &block, &done)?;
                 all.push(done);

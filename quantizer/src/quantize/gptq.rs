@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use super::moments::{Moments, MomentsError};
 use super::round::{Levels, Row, SUB_SCALE, round};
 use crate::reference::ops::nearest;
-use crate::reference::product::{part, view, view_mut};
+use crate::reference::product::{multiply, part, view, view_mut};
 
 /// Rows that go together.
 const BAND: usize = 64;
@@ -49,6 +49,22 @@ impl Inputs {
     /// How much each input matters.
     pub(super) fn importance(&self) -> &[f32] {
         &self.importance
+    }
+
+    /// `(H^-1 C)^T` for a matrix C with a row for each input.
+    pub(super) fn solve(&self, c: &[f32]) -> Vec<f32> {
+        let cols = self.moments.cols();
+        let width = c.len() / cols;
+        let ordered: Vec<f32> = self.order.iter().flat_map(|&k| &c[k * width..][..width]).copied().collect();
+        let upper = view(&self.upper, cols, cols);
+        let (mut half, mut whole) = (vec![0.0; c.len()], vec![0.0; c.len()]);
+        multiply(upper, view(&ordered, cols, width), view_mut(&mut half, cols, width));
+        multiply(upper.t(), view(&half, cols, width), view_mut(&mut whole, cols, width));
+        let mut out = vec![0.0; c.len()];
+        for (row, &k) in whole.chunks(width).zip(&self.order) {
+            row.iter().enumerate().for_each(|(i, v)| out[i * cols + k] = *v);
+        }
+        out
     }
 
     /// Rounds rows of weights.

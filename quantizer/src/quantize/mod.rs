@@ -51,6 +51,8 @@ pub struct Options {
     pub target: Option<Target>,
     /// What to take out.
     pub prune: Prune,
+    /// Whether each block makes up for what rounding and pruning did before it; costs a second pass, in f32.
+    pub correct: bool,
     /// Whether outliers of activations are folded into what is in front of a product, where that helps.
     pub fold: bool,
     /// Whether to measure what each part contributes, for the report, even if nothing is decided on it.
@@ -74,6 +76,7 @@ impl Default for Options {
             calibration: vec![],
             target: None,
             prune: Prune::default(),
+            correct: true,
             fold: true,
             explain: false,
             fit: FitOptions { steps: 0, rate: 0.0 },
@@ -87,7 +90,7 @@ impl Default for Options {
 /// What to meet by choosing formats.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
-    /// Bits a weight in the blocks.
+    /// Bits a weight in the blocks, sub-scales included, row scales not.
     Bits(f64),
     /// Bytes of the file.
     Bytes(u64),

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use kinglet::{Format, Isa};
+use kinglet_kernels::layout::GROUP;
 use kinglet_kernels::{Activations, Matrix};
 use serde::{Deserialize, Serialize};
 
@@ -249,10 +250,12 @@ fn choose_formats(
         for (product, (rows, cols)) in shapes.into_iter().enumerate() {
             weights += rows * cols;
             let forms = plan.figures[index].rounding[product].iter().map(|&Rounding { format, damage }| {
-                let bytes = format.bytes(rows, cols).map_or(f64::INFINITY, |b| b.next_multiple_of(64) as f64);
                 let cost = match target {
                     Target::Seconds(_) => seconds(format, rows, cols, &mut times),
-                    _ => bytes,
+                    Target::Bits(_) => bits(format) * (rows * cols) as f64,
+                    Target::Bytes(_) | Target::Divergence(_) => {
+                        format.bytes(rows, cols).map_or(f64::INFINITY, |b| b.next_multiple_of(64) as f64)
+                    }
                 };
                 Form { format, cost, damage }
             });
@@ -261,7 +264,7 @@ fn choose_formats(
         }
     }
     let limit = match target {
-        Target::Bits(bits) => Limit::Cost(bits * weights as f64 / 8.0),
+        Target::Bits(bits) => Limit::Cost(bits * weights as f64),
         Target::Bytes(bytes) => Limit::Cost(bytes.saturating_sub(overhead) as f64),
         Target::Divergence(most) => Limit::Damage(most),
         Target::Seconds(seconds) => Limit::Cost(seconds),
@@ -269,7 +272,7 @@ fn choose_formats(
     let chosen = budget::choose(&products, limit).map_err(|nearest| QuantizeError::Target {
         target,
         nearest: match target {
-            Target::Bits(_) => nearest * 8.0 / weights.max(1) as f64,
+            Target::Bits(_) => nearest / weights.max(1) as f64,
             Target::Bytes(_) => nearest + overhead as f64,
             Target::Divergence(_) | Target::Seconds(_) => nearest,
         },
@@ -294,6 +297,14 @@ fn shapes(block: &BlockWeights, cut: usize) -> [(usize, usize); 2] {
         Middle::FeedForward(_) => 2 * left,
     };
     [(first, block.input.cols), (block.output.rows(), left)]
+}
+
+/// Bits of a weight: its code and its part of a sub-scale. Row scales and padding, which weigh on narrow matrices, are left out.
+fn bits(format: Format) -> f64 {
+    match format {
+        Format::Int8 => 8.0,
+        Format::Int4 | Format::Int4Codebook => 4.0 + 8.0 / GROUP as f64,
+    }
 }
 
 /// The time of a product with one row of activations on this machine, the shortest of several; each shape is measured once.

@@ -32,6 +32,7 @@ use std::borrow::Cow;
 use crate::checkpoint::{Architecture, Checkpoint, CheckpointError};
 
 pub use batch::Batch;
+pub(crate) use batch::Part;
 pub use weights::{BlockWeights, Heads, LinearWeights, Middle, NormWeights};
 
 /// Weights up to this many bytes as f32 are kept in memory by [`Reference::new`].

@@ -67,6 +67,13 @@ pub(crate) fn add(x: &mut [f32], y: &[f32]) {
     }
 }
 
+/// `x <- x - y`.
+pub(crate) fn subtract(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x -= y;
+    }
+}
+
 /// `x <- exp(x) / sum(exp(x))`.
 pub(crate) fn softmax(x: &mut [f32]) {
     // In lanes, which the compiler can turn into vectors; sums of a lane are short enough for f32.

@@ -42,6 +42,21 @@ pub(crate) fn multiply(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, mut out: 
     tiles.into_par_iter().for_each(|(mut tile, a, b)| general_mat_mul(1.0, &a, &b, 0.0, &mut tile));
 }
 
+/// Adds `x^T y` to a matrix of `cols` rows, for rows of x of `cols` numbers and as many rows of y.
+pub(crate) fn add_outer(x: &[f32], y: &[f32], cols: usize, to: &mut [f32]) {
+    let tokens = x.len() / cols;
+    let width = to.len() / cols;
+    let (x, y) = (view(x, tokens, cols), view(y, tokens, width));
+    let mut tiles = Vec::new();
+    let mut to = view_mut(to, cols, width);
+    for (i, band) in to.axis_chunks_iter_mut(Axis(0), TILE_ROWS).enumerate() {
+        let x = part(x, 0..tokens, i * TILE_ROWS..i * TILE_ROWS + band.nrows());
+        let bands = columns(band, TILE_COLS).into_iter().zip(y.axis_chunks_iter(Axis(1), TILE_COLS));
+        tiles.extend(bands.map(|(tile, y)| (tile, x, y)));
+    }
+    tiles.into_par_iter().for_each(|(mut tile, x, y)| general_mat_mul(1.0, &x.t(), &y, 1.0, &mut tile));
+}
+
 /// Splits a matrix into bands of `width` columns.
 pub(crate) fn columns(mut rest: ArrayViewMut2<'_, f32>, width: usize) -> Vec<ArrayViewMut2<'_, f32>> {
     let mut bands = Vec::new();

@@ -69,6 +69,9 @@ pub(crate) struct Args {
     /// Leave the remaining weights as they are
     #[arg(long)]
     no_refit: bool,
+    /// Do not let each block make up for the rounding and pruning of those before it; saves a pass in f32
+    #[arg(long)]
+    no_correct: bool,
     /// Leave outliers of activations where they are
     #[arg(long)]
     no_fold: bool,
@@ -176,6 +179,7 @@ impl Args {
                 .or(self.kl.map(Target::Divergence))
                 .or(self.ms.map(|ms| Target::Seconds(ms / 1e3))),
             prune: Prune { refit: if self.no_refit { Refit::None } else { Refit::LeastSquares }, ..self.prune },
+            correct: !self.no_correct,
             fold: !self.no_fold,
             explain: self.explain,
             fit: FitOptions { steps: self.fit, rate: self.fit_rate },
