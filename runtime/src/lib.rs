@@ -47,4 +47,4 @@ pub use parallel::Threads;
 pub use parallel::{Parallel, Serial};
 pub use plan::{Options, Plan, PlanError};
 pub use sampler::{Sampler, Sampling, argmax};
-pub use session::{Aligned, ArenaError, GoldenError, Progress, RunError, Session, SessionError};
+pub use session::{Aligned, ArenaError, GoldenError, Progress, RunError, Session, SessionError, TapError};

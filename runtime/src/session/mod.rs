@@ -5,6 +5,7 @@
 
 mod arena;
 mod steps;
+mod tap;
 
 use core::fmt;
 
@@ -13,6 +14,7 @@ use kinglet_kernels::Isa;
 use self::arena::Arena;
 pub use self::arena::{Aligned, ArenaError};
 use self::steps::Run;
+pub use self::tap::TapError;
 use crate::format::{Golden, LogitsHash, Model, OpenError};
 use crate::parallel::{Parallel, Serial};
 use crate::plan::{Options, Plan, PlanError};
@@ -207,22 +209,8 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Goes on with the run until about `budget` multiply-accumulates are done, at least one step. The longest single
     /// step is 16 rows of the widest matrix times the tokens of the run.
-    pub fn resume(&mut self, mut budget: u64) -> Result<Progress, RunError> {
-        let mut run = self.run.take().ok_or(RunError::Idle)?;
-        loop {
-            let cost = run.step(&self.model, self.isa, &self.parallel, &self.options, &mut self.arena, budget);
-            let cost = cost.map_err(RunError::Model)?;
-            if run.is_done() {
-                self.position += run.tokens();
-                self.rows = run.logits();
-                return Ok(Progress::Done);
-            }
-            budget = budget.saturating_sub(cost);
-            if budget == 0 {
-                self.run = Some(run);
-                return Ok(Progress::Pending);
-            }
-        }
+    pub fn resume(&mut self, budget: u64) -> Result<Progress, RunError> {
+        self.resume_tapped(budget, |_, _| ())
     }
 
     /// The logits of the last run: one row of the vocabulary for each position asked for, empty before the first run.

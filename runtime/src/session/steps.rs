@@ -84,6 +84,14 @@ impl Run {
         self.logits
     }
 
+    /// The hidden state that is complete now: before the first unit of a block, and before the end. No other step begins there.
+    pub(super) fn state(&self) -> Option<u32> {
+        match self.place {
+            Place::Block(index, Stage::Norm) if self.cursor == 0 => Some(index),
+            _ => None,
+        }
+    }
+
     /// Does as many units of the present stage as `budget` allows, at least one, and returns their cost.
     pub(super) fn step<P: Parallel>(
         &mut self,

@@ -1,0 +1,105 @@
+//! Hidden states on their way: the residual stream before the first block and behind each block.
+//!
+//! State 0 is the embedding of the tokens, state n the stream behind block n - 1; the last is what the final norm sees. A tap
+//! looks at a state where it lies, between two steps, so it costs no memory, changes no bit, and is the same however the run
+//! is divided: each state is shown exactly once. A program that taps nothing contains nothing of this.
+
+use core::fmt;
+
+use super::{Progress, RunError, Session};
+use crate::parallel::Parallel;
+
+/// Why hidden states were not handed over. The session stays as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TapError {
+    /// The tokens cannot be run.
+    Run(RunError),
+    /// A state that the model does not have.
+    State {
+        /// Asked for.
+        asked: u32,
+        /// The last one: the number of blocks.
+        last: u32,
+    },
+    /// The buffer has another length than the states need.
+    Buffer {
+        /// Numbers of all states asked for.
+        needed: usize,
+        /// Numbers lent.
+        found: usize,
+    },
+}
+
+impl<P: Parallel> Session<'_, '_, P> {
+    /// [`Self::resume`], and calls `tap` with the number of each state that is reached and its rows, one of the model's width for
+    /// each token of the run. What it does is not part of the budget.
+    pub fn resume_tapped(&mut self, mut budget: u64, mut tap: impl FnMut(u32, &[f32])) -> Result<Progress, RunError> {
+        let mut run = self.run.take().ok_or(RunError::Idle)?;
+        loop {
+            // There are that many; a slice that cannot panic leaves nothing behind where the tap does nothing.
+            let rows = self.arena.residual.get(..run.tokens() * self.model.width());
+            if let (Some(state), Some(rows)) = (run.state(), rows) {
+                tap(state, rows);
+            }
+            let cost = run.step(&self.model, self.isa, &self.parallel, &self.options, &mut self.arena, budget);
+            let cost = cost.map_err(RunError::Model)?;
+            if run.is_done() {
+                self.position += run.tokens();
+                self.rows = run.logits();
+                return Ok(Progress::Done);
+            }
+            budget = budget.saturating_sub(cost);
+            if budget == 0 {
+                self.run = Some(run);
+                return Ok(Progress::Pending);
+            }
+        }
+    }
+
+    /// [`Self::feed`], and copies the states of these numbers to `buffer`: for each of them, in the order given, a row of
+    /// the model's width for each token.
+    pub fn feed_tapped(&mut self, tokens: &[u32], states: &[u32], buffer: &mut [f32]) -> Result<&mut [f32], TapError> {
+        if self.run.is_some() {
+            return Err(TapError::Run(RunError::Unfinished));
+        }
+        self.check(tokens).map_err(TapError::Run)?;
+        let (width, last) = (self.model.width(), self.model.record().blocks);
+        if let Some(&asked) = states.iter().find(|&&state| state > last) {
+            return Err(TapError::State { asked, last });
+        }
+        let each = tokens.len().saturating_mul(width);
+        let (needed, found) = (each.saturating_mul(states.len()), buffer.len());
+        if needed != found {
+            return Err(TapError::Buffer { needed, found });
+        }
+        let mut done = 0;
+        while done < tokens.len() {
+            let end = tokens.len().min(done + self.options.prefill);
+            self.begin(&tokens[done..end], usize::from(end == tokens.len())).map_err(TapError::Run)?;
+            let copy = |state, rows: &[f32]| {
+                let places = buffer.chunks_exact_mut(each).zip(states);
+                for (place, _) in places.filter(|&(_, &wanted)| wanted == state) {
+                    place[done * width..end * width].copy_from_slice(rows);
+                }
+            };
+            self.resume_tapped(u64::MAX, copy).map_err(TapError::Run)?;
+            done = end;
+        }
+        Ok(self.logits())
+    }
+}
+
+impl fmt::Display for TapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Run(error) => error.fmt(f),
+            Self::State { asked, last } => write!(f, "there is no hidden state {asked}: they are 0 to {last}"),
+            Self::Buffer { needed, found } => {
+                write!(f, "the buffer has {found} numbers, the states asked for have {needed}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for TapError {}
