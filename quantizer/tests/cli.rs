@@ -85,6 +85,16 @@ fn quantize_makes_a_file_that_evaluates() {
     let (mine, reference) = (eval["perplexity"].as_f64().unwrap(), eval["reference_perplexity"].as_f64().unwrap());
     assert!((mine / reference - 1.0).abs() < 0.3, "{mine} {reference}");
     assert!((0.0..0.5).contains(&eval["mean_kl"].as_f64().unwrap()));
+    assert_eq!(eval["hidden"]["states"].as_array().unwrap().len(), 9);
+    // Beside the built-in model, in the same run.
+    let other = storyteller().join("storyteller.kinglet");
+    let both = ["eval", path(&file), "--text", path(&text), "--reference", path(&dir), "--against", path(&other)];
+    assert!(good(&both).matches("same top token").count() == 3);
+    let both: serde_json::Value = serde_json::from_str(&good(&[&both[..], &["--json"]].concat())).unwrap();
+    assert_eq!((&both["perplexity"], &both["window"]), (&eval["perplexity"], &255.into()));
+    let other = &both["against"][0];
+    assert!(other["mean_kl"].as_f64() < both["mean_kl"].as_f64());
+    assert_eq!(other["from_first"]["reference_perplexity"], both["perplexity"]);
     assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 2, "something was left behind");
 }
 

@@ -140,7 +140,8 @@ fn stories(weights: Format) -> Option<(Evaluation, f64)> {
     let result = evaluate(&model, Isa::detect(), &ids, protocol, Some(&reference), &|_| ()).unwrap();
     let bits = model.bytes().len() as f64 * 8.0 / 259_328.0;
     println!("stories260K {weights:?}: {result:?}, {bits:.2} bits a weight, all included");
-    Some((result, result.perplexity / 4.668_135_963 - 1.0))
+    let excess = result.perplexity / 4.668_135_963 - 1.0;
+    Some((result, excess))
 }
 
 /// A vector of i32 in NumPy's format.

@@ -134,6 +134,14 @@ pub enum EvaluateError {
         /// Positions of the model.
         context: usize,
     },
+    /// A token that the model does not have.
+    #[error("token {token} is not one of the model's {vocab}: encode the text with the model's own tokenizer")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Tokens of the model.
+        vocab: usize,
+    },
     /// The reference has another vocabulary.
     #[error(
         "the reference has {got} logits for a position, the model {want}: it is not the checkpoint this file was made from"
@@ -200,6 +208,9 @@ pub fn evaluate_all(
     }
     if let Some(got) = reference.map(|r| r.architecture().vocab).filter(|&got| got != want) {
         return Err(EvaluateError::Vocabulary { want, got });
+    }
+    if let Some(&token) = tokens.iter().chain(&protocol.bos).find(|&&token| token as usize >= want) {
+        return Err(EvaluateError::Token { token, vocab: want });
     }
     let window = protocol.window.min(tokens.len());
     if let Some(context) = models.iter().map(Model::context).find(|&context| window == 0 || window > context) {
