@@ -12,6 +12,7 @@
 //! | [`mod@file`] | the file's writer, on the reader's own records |
 //! | [`tokenizer`] | imports tokenizers |
 //! | [`mod@evaluate`] | says what quantization cost |
+//! | [`report`] | shows it, on one page |
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -26,6 +27,7 @@ pub mod probe;
 pub mod prune;
 pub mod quantize;
 pub mod reference;
+pub mod report;
 mod text;
 pub mod tokenizer;
 

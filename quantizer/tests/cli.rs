@@ -99,6 +99,39 @@ fn quantize_makes_a_file_that_evaluates() {
 }
 
 #[test]
+fn report_writes_a_page() {
+    let temporary = tempfile::tempdir().unwrap();
+    let there = |name: &str| temporary.path().join(name);
+    let (text, page, again) = (there("text"), there("page.html"), there("again.html"));
+    std::fs::write(
+        &text,
+        "Once upon a time there was a little dog. He liked to run in the park with his friend.\n".repeat(12),
+    )
+    .unwrap();
+    let (dir, file) = (storyteller(), storyteller().join("storyteller.kinglet"));
+    let on = ["report", path(&file), "--text", path(&text), "--reference", path(&dir), "--continuation", "12"];
+    let json = good(&[&on[..], &["--json", "-o", path(&page), "--repeat", "1"]].concat());
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["prompts"].as_array().unwrap().len(), 10);
+    assert_eq!(report["quality"][0]["hidden"]["states"].as_array().unwrap().len(), 9);
+    assert!(report["speed"]["tokens_per_second"].as_f64().unwrap() > 0.0);
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.starts_with("<!doctype html>") && html.contains("<h1>storyteller</h1>"), "{html}");
+    // The page is a function of the JSON.
+    std::fs::write(there("report.json"), &json).unwrap();
+    good(&["report", path(&there("report.json")), "-o", path(&again)]);
+    assert_eq!(html, std::fs::read_to_string(&again).unwrap());
+    assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 4, "something was left behind");
+
+    assert!(bad(&["report", path(&file)]).contains("--text"));
+    assert!(
+        bad(&["report", path(&text), "--text", path(&text), "--reference", path(&dir)]).contains("not a .kinglet file")
+    );
+    let nowhere = there("absent/page.html");
+    assert!(bad(&["report", path(&there("report.json")), "-o", path(&nowhere)]).contains("cannot write"));
+}
+
+#[test]
 fn what_goes_wrong_is_said() {
     let temporary = tempfile::tempdir().unwrap();
     let there = |name: &str, bytes: &[u8]| {

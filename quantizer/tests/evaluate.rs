@@ -36,7 +36,7 @@ fn to_file(checkpoint: &Checkpoint, weights: Format) -> (tempfile::TempDir, Map)
     let temporary = tempfile::tempdir().unwrap();
     let target = temporary.path().join("model.kinglet");
     let options = quantize::Options { weights, golden: 0, ..Default::default() };
-    quantize(checkpoint, &target, &options, &|_, _| ()).unwrap();
+    quantize(checkpoint, &target, &options, &|_, _, _| ()).unwrap();
     let map = Map::open(&target).unwrap();
     (temporary, map)
 }

@@ -42,7 +42,7 @@ pub(crate) struct Args {
 pub(crate) struct On {
     /// A UTF-8 text
     #[arg(long, value_name = "FILE")]
-    pub(crate) text: PathBuf,
+    pub(crate) text: Option<PathBuf>,
     /// Use the first N tokens of the text only
     #[arg(long, value_name = "N")]
     tokens: Option<usize>,
@@ -92,8 +92,9 @@ impl Files {
 impl On {
     /// The text's tokens, which must be the same to all models, and the protocol.
     pub(crate) fn prepare(&self, names: &[String], models: &[Model<'_>]) -> Result<(String, Vec<u32>, Protocol)> {
-        let shown = self.text.display();
-        let text = std::fs::read(&self.text).with_context(|| format!("cannot read {shown}"))?;
+        let path = self.text.as_ref().context("--text is missing: it names the text to evaluate on")?;
+        let shown = path.display();
+        let text = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
         let text = String::from_utf8(text).with_context(|| format!("{shown} is not UTF-8 text"))?;
         let tokenizer = models[0].tokenizer().context("the file carries no tokenizer")?;
         let tokenizer = tokenizer.context("cannot read the file's tokenizer")?;

@@ -206,7 +206,11 @@ impl Report {
             bytes(self.file_bytes)
         ));
         for (key, value) in &self.metadata {
-            line(format!("{key}: {value}"));
+            // Whole records lie there, too.
+            match value.char_indices().nth(200) {
+                None => line(format!("{key}: {value}")),
+                Some(_) => line(format!("{key}: {} bytes; --json shows them", value.len())),
+            }
         }
         line("\nblocks (each: x += out(middle(in(rms_norm(x)))))".into());
         for b in &self.blocks {

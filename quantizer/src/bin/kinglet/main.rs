@@ -9,6 +9,7 @@ mod inspect;
 mod model;
 mod pull;
 mod quantize;
+mod report;
 mod run;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ Examples:
   kinglet quantize DIR -o model.kinglet          a Hugging Face checkpoint, or a GGUF file, becomes a file
   kinglet inspect model.kinglet --context 512    what is in it, and the memory it needs
   kinglet eval model.kinglet --text T --reference DIR
+  kinglet report model.kinglet --text T --reference DIR -o page.html
   kinglet check model.kinglet                    checksums, and the golden answers in every way
   kinglet bench model.kinglet
 
@@ -45,6 +47,7 @@ enum Command {
     Inspect(inspect::Args),
     Run(run::Args),
     Eval(eval::Args),
+    Report(report::Args),
     Check(check::Args),
     Bench(bench::Args),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => args.run(),
         Command::Run(args) => args.run(),
         Command::Eval(args) => args.run(),
+        Command::Report(args) => args.run(),
         Command::Check(args) => args.run(),
         Command::Bench(args) => args.run(),
     };

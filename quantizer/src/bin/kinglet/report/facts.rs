@@ -1,0 +1,111 @@
+//! What can be read off a file and its checkpoint.
+
+use anyhow::Result;
+use kinglet::format::{Middle, Values};
+use kinglet::{Matrix, Model};
+use kinglet_quantizer::checkpoint::{Architecture, Block};
+use kinglet_quantizer::report::{Component, ModelFacts, Size, Tensor};
+
+pub(super) fn model(model: &Model<'_>, architecture: &Architecture) -> ModelFacts {
+    ModelFacts {
+        family: architecture.family.clone(),
+        width: model.width(),
+        vocab: model.vocab(),
+        context: model.context(),
+        blocks: model.record().blocks as usize,
+        checkpoint_blocks: Some(architecture.blocks.len()),
+    }
+}
+
+/// Bytes and weights of some matrices.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    bytes: u64,
+    weights: u64,
+}
+
+impl Sum {
+    fn add(&mut self, matrix: &Matrix<'_>) {
+        self.bytes += matrix.bytes() as u64;
+        self.weights += matrix.rows() as u64 * matrix.cols() as u64;
+    }
+}
+
+/// Matrices only; a pruned checkpoint's are those of the whole one.
+fn checkpoint_weights(architecture: &Architecture) -> u64 {
+    let blocks = architecture.blocks.iter().map(|block| match block {
+        Block::Attention(a) => [&a.query, &a.key, &a.value, &a.output].iter().map(|l| l.weight.len() as u64).sum(),
+        Block::FeedForward(f) => [&f.gate, &f.up, &f.down].iter().map(|l| l.weight.len() as u64).sum::<u64>(),
+    });
+    let head = if architecture.tied() { 0 } else { architecture.head.len() as u64 };
+    architecture.embed.len() as u64 + head + blocks.sum::<u64>()
+}
+
+pub(super) fn size(model: &Model<'_>, architecture: &Architecture) -> Result<Size> {
+    let mut sum = Sum::default();
+    for index in 0..model.record().tensors {
+        if let Values::Matrix(matrix) = model.tensor(index)?.values {
+            sum.add(&matrix);
+        }
+    }
+    Ok(Size {
+        f32_bytes: Some(4 * checkpoint_weights(architecture)),
+        file_bytes: model.bytes().len() as u64,
+        weights: sum.weights,
+        bits_per_weight: sum.bytes as f64 * 8.0 / sum.weights as f64,
+    })
+}
+
+pub(super) fn components(model: &Model<'_>) -> Result<Vec<Component>> {
+    let [mut embedding, mut head, mut attention, mut feed_forward] = [Sum::default(); 4];
+    embedding.add(&model.embedding()?);
+    let tied = model.record().head == model.record().embedding;
+    if !tied {
+        head.add(&model.head()?);
+    }
+    for index in 0..model.record().blocks {
+        let block = model.block(index)?;
+        let sum = if matches!(block.middle, Middle::Attention(_)) { &mut attention } else { &mut feed_forward };
+        sum.add(&block.input);
+        sum.add(&block.output);
+    }
+    let matrices = [
+        (if tied { "embedding and head" } else { "embedding" }, embedding),
+        ("head", head),
+        ("attention", attention),
+        ("feed-forward", feed_forward),
+    ];
+    let known: u64 = matrices.iter().map(|(_, sum)| sum.bytes).sum();
+    let rest = Sum { bytes: (model.bytes().len() as u64).saturating_sub(known), weights: 0 };
+    let all = matrices.into_iter().chain([("norms, tokenizer, tables", rest)]).filter(|(_, sum)| sum.bytes > 0);
+    Ok(all.map(|(name, Sum { bytes, weights })| Component { name: name.to_owned(), bytes, weights }).collect())
+}
+
+/// The matrices as they lie.
+pub(super) fn tensors(model: &Model<'_>) -> Result<Vec<Tensor>> {
+    let mut tensors = vec![];
+    for index in 0..model.record().tensors {
+        let tensor = model.tensor(index)?;
+        let Values::Matrix(matrix) = tensor.values else { continue };
+        let weights = matrix.rows() as f64 * matrix.cols() as f64;
+        tensors.push(Tensor {
+            name: model.tensor_name(&tensor.record).to_owned(),
+            rows: matrix.rows(),
+            cols: matrix.cols(),
+            format: format!("{:?}", matrix.format()).to_lowercase(),
+            bits: matrix.bytes() as f64 * 8.0 / weights,
+            sparsity: Some(zeros(&matrix) as f64 / weights),
+            ..Tensor::default()
+        });
+    }
+    Ok(tensors)
+}
+
+fn zeros(matrix: &Matrix<'_>) -> usize {
+    let mut row = vec![0.0; matrix.cols()];
+    let mut zeros = |index| {
+        matrix.dequantize_row(index, &mut row);
+        row.iter().filter(|&&weight| weight == 0.0).count()
+    };
+    (0..matrix.rows()).map(&mut zeros).sum()
+}

@@ -1,0 +1,160 @@
+//! `kinglet report`: measures a file beside its checkpoint, and writes the page.
+
+mod facts;
+mod prompts;
+mod speed;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use kinglet_quantizer::checkpoint::Checkpoint;
+use kinglet_quantizer::evaluate::Protocol;
+use kinglet_quantizer::reference::Reference;
+use kinglet_quantizer::report::{Quality, RECORD_KEY, Record, Report, Text, html};
+
+use crate::eval::{Files, On, measure};
+use crate::model::with_threads;
+
+/// Write a page about a file: what was done to it, and what it cost
+///
+/// Measures FILE (and those of --against) as `kinglet eval` does, continues ten prompts with the f32 checkpoint and with FILE, and
+/// times decoding after the file's golden answer was repeated bit for bit. What the quantizer wrote down is read from the file's
+/// metadata. The page is one HTML file without scripts that loads nothing.
+///
+/// FILE may also be a report's JSON, as --json prints it; it is rendered as it is.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The .kinglet file, or a report as .json
+    file: PathBuf,
+    #[command(flatten)]
+    on: On,
+    /// The checkpoint that the file was made from
+    #[arg(long, value_name = "DIR")]
+    reference: Option<PathBuf>,
+    /// Another file to show beside it; may be repeated
+    #[arg(long, value_name = "FILE")]
+    against: Vec<PathBuf>,
+    /// The page to write; by default report.html, with --json none
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Prompts to continue, one a line; by default the first words of ten passages of the text
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// Words of each prompt that is taken from the text
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    words: usize,
+    /// Tokens to add to each prompt; 0 for no prompts
+    #[arg(long, value_name = "N", default_value_t = 48)]
+    continuation: usize,
+    /// Rounds of decoding to time; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    repeat: usize,
+    /// Threads to decode with; 0 chooses by the model's size
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// The model's name; by default the file's
+    #[arg(long)]
+    name: Option<String>,
+    /// Print all of the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        let mut report =
+            if self.file.extension().is_some_and(|e| e == "json") { read(&self.file)? } else { self.measure()? };
+        if let Some(name) = &self.name {
+            report.name.clone_from(name);
+        }
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        }
+        let usual = (!self.json).then(|| PathBuf::from("report.html"));
+        if let Some(path) = self.output.or(usual) {
+            write(&path, html(&report).as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+            eprintln!("{}", path.display());
+        }
+        Ok(())
+    }
+
+    fn measure(&self) -> Result<Report> {
+        let (Some(text_file), Some(dir)) = (&self.on.text, &self.reference) else {
+            bail!("--text and --reference say what to measure on and against; only a report's .json needs neither");
+        };
+        let files = Files::open(&self.file, &self.against)?;
+        let models = files.models()?;
+        let (text, tokens, protocol) = self.on.prepare(&files.names, &models)?;
+        let import = || format!("cannot import {}", dir.display());
+        let checkpoint = Checkpoint::open(dir).with_context(import)?;
+        let reference = Reference::new(&checkpoint).with_context(import)?;
+        let architecture = checkpoint.architecture();
+        let protocol = Protocol { window: protocol.window.min(architecture.context), ..protocol };
+
+        let evaluations = measure(&models, &tokens, protocol, Some(&reference))?;
+        let named = files.names.iter().zip(&models).zip(evaluations);
+        let quality = named.map(|((name, model), evaluation)| Quality {
+            name: short(Path::new(name)),
+            bytes: model.bytes().len() as u64,
+            evaluation,
+        });
+        let model = models[0];
+        let prompts = match &self.prompts {
+            Some(path) => prompts::from_file(path)?,
+            None => prompts::from_text(&text, self.words),
+        };
+        let task = speed::Measure { model, tokens: 64, rounds: self.repeat };
+        Ok(Report {
+            name: short(&self.file),
+            model: Some(facts::model(&model, architecture)),
+            size: Some(facts::size(&model, architecture)?),
+            speed: if self.repeat == 0 { None } else { with_threads(&model, self.threads, task)? },
+            text: Some(Text { name: short(text_file), protocol }),
+            quality: quality.collect(),
+            components: facts::components(&model)?,
+            record: record(&model)?,
+            prompts: prompts::run(&model, &reference, &prompts, self.continuation)?,
+        })
+    }
+}
+
+/// The last part of a path, without the extension of our own files.
+fn short(path: &Path) -> String {
+    let own = path.extension().is_some_and(|e| e == "kinglet");
+    let name = if own { path.file_stem() } else { path.file_name() };
+    name.unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn read(path: &Path) -> Result<Report> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{} is not a report", path.display()))
+}
+
+/// What the quantizer wrote into the file; of the tensors at least what can be seen.
+fn record(model: &kinglet::Model<'_>) -> Result<Record> {
+    let written = model.metadata().find(|(key, _)| *key == RECORD_KEY);
+    let mut record: Record = match written {
+        Some((_, json)) => serde_json::from_str(json)
+            .with_context(|| format!("cannot read the file's metadata {RECORD_KEY:?}; quantize again"))?,
+        None => Record::default(),
+    };
+    if record.tensors.is_empty() {
+        record.tensors = facts::tensors(model)?;
+    }
+    Ok(record)
+}
+
+/// Writes beside the target and renames: a reader finds the old page or the new one, never half of one.
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".kinglet-").suffix(".partial");
+    // Temporary files are private; a page is an ordinary file.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    let mut file = builder.tempfile_in(directory)?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
+}

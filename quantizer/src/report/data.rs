@@ -1,0 +1,236 @@
+//! All that a report can show. Every part may be missing; the page then leaves its section out.
+//!
+//! [`Record`] is what the quantizer knows when it writes a file: its JSON is the value of the file's metadata key
+//! [`RECORD_KEY`]. Everything else is measured when the report is made. Fields that a reader does not know are
+//! skipped and absent ones are empty, so that old reports can be read by new programs and the other way round.
+
+use serde::{Deserialize, Serialize};
+
+use crate::evaluate::{Evaluation, Place, Protocol};
+
+/// The metadata key whose value is a [`Record`] as JSON.
+pub const RECORD_KEY: &str = "quantization";
+
+/// A report.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    /// The model's name.
+    pub name: String,
+    /// What it is.
+    pub model: Option<ModelFacts>,
+    /// How large.
+    pub size: Option<Size>,
+    /// How fast.
+    pub speed: Option<Speed>,
+    /// What quality was measured on.
+    pub text: Option<Text>,
+    /// The files that were evaluated, the report's own first.
+    pub quality: Vec<Quality>,
+    /// Bytes by component of the file.
+    pub components: Vec<Component>,
+    /// What the quantizer wrote down.
+    pub record: Record,
+    /// Prompts and their continuations.
+    pub prompts: Vec<Prompt>,
+}
+
+/// What the quantizer writes down.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Record {
+    /// What was done, step by step: calibration, rounding, pruning, the budget.
+    pub notes: Vec<Note>,
+    /// What was done to each tensor.
+    pub tensors: Vec<Tensor>,
+    /// Measured cost of rounding each component alone.
+    pub sensitivity: Vec<Sensitivity>,
+    /// What was measured of each block.
+    pub blocks: Vec<BlockFigures>,
+    /// Other choices that were tried.
+    pub frontier: Vec<Point>,
+}
+
+/// What a model is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModelFacts {
+    /// Family of the checkpoint.
+    pub family: String,
+    /// Width of the residual stream.
+    pub width: usize,
+    /// Tokens.
+    pub vocab: usize,
+    /// Positions it was made for.
+    pub context: usize,
+    /// Blocks in the file.
+    pub blocks: usize,
+    /// Blocks in the checkpoint.
+    pub checkpoint_blocks: Option<usize>,
+}
+
+/// How large a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Size {
+    /// Bytes of the checkpoint's weights as f32.
+    pub f32_bytes: Option<u64>,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// Weights in matrices of the file.
+    pub weights: u64,
+    /// Bits of one, scales and codebooks included.
+    pub bits_per_weight: f64,
+}
+
+/// How fast a file decodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Speed {
+    /// Tokens a second, median of the rounds.
+    pub tokens_per_second: f64,
+    /// Instruction set.
+    pub isa: String,
+    /// Threads.
+    pub threads: usize,
+    /// Tokens decoded in a round, from an empty context.
+    pub tokens: usize,
+    /// Rounds.
+    pub rounds: usize,
+}
+
+/// What quality was measured on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Text {
+    /// Its name.
+    pub name: String,
+    /// Windows and begin token.
+    #[serde(flatten)]
+    pub protocol: Protocol,
+}
+
+/// A file that was evaluated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Quality {
+    /// The file's name.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// What came out.
+    #[serde(flatten)]
+    pub evaluation: Evaluation,
+}
+
+/// Part of a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Component {
+    /// What it is, for people.
+    pub name: String,
+    /// Bytes in the file.
+    pub bytes: u64,
+    /// Weights in its matrices.
+    pub weights: u64,
+}
+
+/// One thing that was done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Note {
+    /// In a word or two: "calibration".
+    pub what: String,
+    /// In a sentence.
+    pub how: String,
+}
+
+/// What was done to a tensor, and why.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tensor {
+    /// Its name in the file.
+    pub name: String,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// How it lies: "int4".
+    pub format: String,
+    /// Bits of a weight, scales included.
+    pub bits: f64,
+    /// How its weights were rounded: "nearest", "GPTQ".
+    pub rounding: Option<String>,
+    /// Relative error of its outputs on the calibration text, or of its weights: `|Wx - W'x| / |Wx|`.
+    pub error: Option<f64>,
+    /// Fraction of weights that are exactly zero.
+    pub sparsity: Option<f64>,
+    /// Why so.
+    pub reason: Option<String>,
+}
+
+/// The measured cost of rounding one component and nothing else.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sensitivity {
+    /// The component: a tensor, a block, the embedding.
+    pub name: String,
+    /// The format it was rounded to.
+    pub format: String,
+    /// Mean KL divergence from the f32 model.
+    pub mean_kl: f64,
+}
+
+/// What was measured of one block f, on states x of the calibration text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockFigures {
+    /// Which.
+    pub place: Place,
+    /// Mean of `|f(x) - f(y)| / |x - y|` over pairs of states where the block lies.
+    #[serde(default)]
+    pub plasticity: Option<f64>,
+    /// The same on token embeddings.
+    #[serde(default)]
+    pub plasticity_on_embeddings: Option<f64>,
+    /// Block influence: 1 minus the mean cosine of the stream before and behind it.
+    #[serde(default)]
+    pub influence: Option<f64>,
+    /// The damage that was measured: mean KL divergence from the f32 model without this block.
+    #[serde(default)]
+    pub damage: Option<f64>,
+}
+
+/// What a point of the frontier is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Means {
+    /// Pruned only.
+    Pruned,
+    /// Quantized only.
+    Quantized,
+    /// Both.
+    Both,
+}
+
+/// A choice: its size, quality, and perhaps speed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// A short label.
+    pub name: String,
+    /// What was done.
+    pub means: Means,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// Mean KL divergence from the f32 model.
+    pub mean_kl: f64,
+    /// Measured decode speed.
+    #[serde(default)]
+    pub tokens_per_second: Option<f64>,
+}
+
+/// A prompt, continued greedily by the f32 model and by the file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Prompt {
+    /// The text given.
+    pub text: String,
+    /// The f32 model's continuation, a piece for each token.
+    pub reference: Vec<String>,
+    /// The file's.
+    pub model: Vec<String>,
+    /// The first token at which they part; nothing if they never do.
+    pub parts_at: Option<usize>,
+}
