@@ -76,6 +76,16 @@ pub struct Place {
     pub part: Part,
 }
 
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let part = match self.part {
+            Part::Attention => "attention",
+            Part::FeedForward => "feed-forward",
+        };
+        write!(f, "layer {} {part}", self.layer)
+    }
+}
+
 /// How far one hidden state is from the reference's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StateError {

@@ -13,15 +13,19 @@ use super::golden;
 use super::outline::{Build, Source};
 use super::pack::Packer;
 use super::plan::{self, Plan};
+use super::record::{self, record_path};
 use super::round::{Levels, Row, round};
 use super::rounded::RoundedLinear;
 use super::store::Store;
-use super::{Options, QuantizeError, Summary};
+use super::{Options, QuantizeError, Summary, Target};
 use crate::checkpoint::{Activation, Architecture, Block, Checkpoint, CheckpointError, TensorRef};
 use crate::file::{WriteError, Writer};
-use crate::fit::{self, Student};
+use crate::fit::{self, FitOutcome, Student};
 use crate::reference::{LinearWeights, RESIDENT_BYTES, Reference};
+use crate::report::Record;
 
+/// The record, before it has its name.
+const RECORD: &str = "record.json";
 /// f32 values read at a time, over all threads.
 const BATCH: usize = 4 << 20;
 
@@ -45,11 +49,15 @@ pub fn quantize(
 
     let (norm, fitted) = fitted(checkpoint, options, &store, &done, progress)?;
     // Fitted blocks are kept behind the others.
-    let first = if fitted { done.len() } else { 0 };
+    let first = if fitted.is_some() { done.len() } else { 0 };
     let block = |index: usize| block(&store, first + index);
+    let mut record = record::begin(architecture, options, &plan, &done, fitted);
     let mut build = Build::new(architecture, options.embeddings)?;
-    for index in 0..done.len() {
-        build.block(&block(index)?)?;
+    let left = (0..plan.tasks.len()).filter(|&number| plan.tasks[number].is_some());
+    for (index, (number, of)) in left.zip(&done).enumerate() {
+        let block = block(index)?;
+        record::block(&mut record, architecture, options, &plan, number, &block, of);
+        build.block(&block)?;
     }
     let head = (!architecture.tied()).then_some(options.head);
     let (mut outline, sources) = build.finish(&norm, head)?;
@@ -85,9 +93,24 @@ pub fn quantize(
     let mut finished = writer.finish()?;
     golden::add(&mut finished, &prompt, options)?;
     let bytes = std::fs::metadata(finished.path()).map_or(0, |m| m.len());
+    if let Some(Target::Bytes(most)) = options.target
+        && bytes > most
+    {
+        return Err(QuantizeError::Target { target: Target::Bytes(most), nearest: bytes as f64 });
+    }
+    if !options.calibration.is_empty() {
+        write_record(&record_path(target), &store, &record)?;
+    }
     finished.persist()?;
     store.remove();
-    Ok(Summary { weights, bytes })
+    Ok(Summary { weights, bytes, record })
+}
+
+/// Writes the record beside the file.
+fn write_record(path: &Path, store: &Store, record: &Record) -> Result<(), QuantizeError> {
+    store.keep(RECORD, record)?;
+    let result = std::fs::rename(store.dir().join(RECORD), path);
+    Ok(result.map_err(|source| WriteError::Io { path: path.to_path_buf(), source })?)
 }
 
 /// Refuses what the runtime does not have.
@@ -205,21 +228,21 @@ fn round_blocks(
     Ok(all)
 }
 
-/// Fits the blocks in the store, if that is wanted, and returns the last norm.
+/// Fits the blocks in the store, if that is wanted, and returns the last norm and what fitting did.
 fn fitted(
     checkpoint: &Checkpoint,
     options: &Options,
     store: &Store,
     done: &[Done],
     progress: &dyn Fn(&str, u64, u64),
-) -> Result<(Vec<f32>, bool), QuantizeError> {
+) -> Result<(Vec<f32>, Option<FitOutcome>), QuantizeError> {
     const NORM: &str = "norm.json";
     let reference = Reference::with_memory(checkpoint, 0)?;
     if options.fit.steps == 0 || options.calibration.is_empty() {
-        return Ok((reference.final_norm()?.weight, false));
+        return Ok((reference.final_norm()?.weight, None));
     }
-    if let Some(norm) = store.kept(NORM) {
-        return Ok((norm, true));
+    if let Some(kept) = store.kept(NORM) {
+        return Ok(kept);
     }
     let reference = Reference::new(checkpoint)?;
     let head = LinearWeights { rounds: true, ..reference.head_weights()? };
@@ -229,12 +252,12 @@ fn fitted(
     let outcome = fit::fit(&reference, &mut student, &options.calibration, options.fit, &mut |step| {
         progress("fitting", step as u64, steps);
     })?;
-    eprintln!("{outcome:?}");
     for (index, (block, of)) in student.blocks.iter().zip(done).enumerate() {
         store.put(done.len() + index, block, of)?;
     }
-    store.keep(NORM, &student.norm.weight)?;
-    Ok((student.norm.weight, true))
+    let kept = (student.norm.weight, Some(outcome));
+    store.keep(NORM, &kept)?;
+    Ok(kept)
 }
 
 fn block(store: &Store, index: usize) -> Result<super::rounded::RoundedBlock, QuantizeError> {

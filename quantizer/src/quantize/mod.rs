@@ -14,6 +14,7 @@ mod moments;
 mod outline;
 mod pack;
 mod plan;
+mod record;
 pub mod round;
 mod rounded;
 mod store;
@@ -27,6 +28,7 @@ pub use blocks::linear;
 pub use convert::quantize;
 pub(crate) use moments::cholesky;
 pub use moments::{Moments, MomentsError};
+pub use record::record_path;
 pub use rounded::{RoundedBlock, RoundedLinear};
 
 use crate::checkpoint::CheckpointError;
@@ -34,6 +36,7 @@ use crate::file::WriteError;
 use crate::fit::FitOptions;
 use crate::prune::Prune;
 use crate::reference::ReferenceError;
+use crate::report::Record;
 use crate::tokenizer::TokenizerImportError as ImportError;
 
 /// How to quantize.
@@ -112,12 +115,14 @@ impl fmt::Display for Target {
 }
 
 /// What was done.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     /// Weights in matrices.
     pub weights: u64,
     /// Bytes of the file.
     pub bytes: u64,
+    /// What was done to each tensor, and what was measured; also written to [`record_path`] if there was a calibration.
+    pub record: Record,
 }
 
 /// Why a checkpoint was not quantized. The target is as it was.

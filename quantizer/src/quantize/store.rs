@@ -81,7 +81,11 @@ impl Store {
         dir.push(".work");
         let dir = PathBuf::from(dir);
         let fail = |source| WriteError::Io { path: target.to_path_buf(), source };
-        std::fs::create_dir_all(&dir).map_err(fail)?;
+        // Its parent is the target's, which is not ours to make.
+        match std::fs::create_dir(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(fail(error).into()),
+            _ => {}
+        }
         let path = dir.join(KEY);
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
         match file.try_lock() {

@@ -1,15 +1,11 @@
 //! All that a report can show. Every part may be missing; the page then leaves its section out.
 //!
-//! [`Record`] is what the quantizer knows when it writes a file: its JSON is the value of the file's metadata key
-//! [`RECORD_KEY`]. Everything else is measured when the report is made. Fields that a reader does not know are
+//! [`Record`] is what the quantizer knows when it writes a file, and writes beside it. Everything else is measured when the report is made. Fields that a reader does not know are
 //! skipped and absent ones are empty, so that old reports can be read by new programs and the other way round.
 
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::{Evaluation, Place, Protocol};
-
-/// The metadata key whose value is a [`Record`] as JSON.
-pub const RECORD_KEY: &str = "quantization";
 
 /// A report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -15,8 +15,8 @@ mod sections;
 mod tables;
 
 pub use data::{
-    BlockFigures, Component, Means, ModelFacts, Note, Point, Prompt, Quality, RECORD_KEY, Record, Report, Sensitivity,
-    Size, Speed, Tensor, Text,
+    BlockFigures, Component, Means, ModelFacts, Note, Point, Prompt, Quality, Record, Report, Sensitivity, Size, Speed,
+    Tensor, Text,
 };
 
 use self::markup::Markup;

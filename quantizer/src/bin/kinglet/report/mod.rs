@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::evaluate::Protocol;
+use kinglet_quantizer::quantize::record_path;
 use kinglet_quantizer::reference::Reference;
-use kinglet_quantizer::report::{Quality, RECORD_KEY, Record, Report, Text, html};
+use kinglet_quantizer::report::{Quality, Record, Report, Text, html};
 
 use crate::eval::{Files, On, measure};
 use crate::model::with_threads;
@@ -113,7 +114,7 @@ impl Args {
             text: Some(Text { name: short(text_file), protocol }),
             quality: quality.collect(),
             components: facts::components(&model)?,
-            record: record(&model)?,
+            record: record(&self.file, &model)?,
             prompts: prompts::run(&model, &reference, &prompts, self.continuation)?,
         })
     }
@@ -131,13 +132,15 @@ fn read(path: &Path) -> Result<Report> {
     serde_json::from_slice(&bytes).with_context(|| format!("{} is not a report", path.display()))
 }
 
-/// What the quantizer wrote into the file; of the tensors at least what can be seen.
-fn record(model: &kinglet::Model<'_>) -> Result<Record> {
-    let written = model.metadata().find(|(key, _)| *key == RECORD_KEY);
-    let mut record: Record = match written {
-        Some((_, json)) => serde_json::from_str(json)
-            .with_context(|| format!("cannot read the file's metadata {RECORD_KEY:?}; quantize again"))?,
-        None => Record::default(),
+/// What the quantizer wrote beside the file; of the tensors at least what can be seen.
+fn record(path: &Path, model: &kinglet::Model<'_>) -> Result<Record> {
+    let beside = record_path(path);
+    let mut record: Record = match std::fs::read(&beside) {
+        Ok(json) => serde_json::from_slice(&json).with_context(|| {
+            format!("{} is not a record of quantization; quantize again, or remove it", beside.display())
+        })?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Record::default(),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", beside.display())),
     };
     if record.tensors.is_empty() {
         record.tensors = facts::tensors(model)?;

@@ -1,0 +1,168 @@
+//! What was done and why, for the report: written beside the file, as it would weigh on a board's flash.
+
+use std::path::{Path, PathBuf};
+
+use kinglet::Format;
+
+use super::blocks::Done;
+use super::plan::Plan;
+use super::rounded::RoundedBlock;
+use super::store::as_name::name;
+use super::{Options, Target};
+use crate::checkpoint::{Architecture, Block};
+use crate::evaluate::{Part, Place};
+use crate::fit::FitOutcome;
+use crate::prune::Refit;
+use crate::report::{BlockFigures, Note, Record, Sensitivity, Tensor};
+
+/// Where the record of a file is.
+pub fn record_path(file: &Path) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push(".json");
+    path.into()
+}
+
+/// Names of the products of a block.
+pub(super) fn names(block: &Block) -> [String; 2] {
+    let layer = block.layer();
+    match block {
+        Block::Attention(_) => ["query key value", "output"].map(|part| format!("layer {layer} attention {part}")),
+        Block::FeedForward(_) => ["gate up", "down"].map(|part| format!("layer {layer} feed-forward {part}")),
+    }
+}
+
+fn place(block: &Block) -> Place {
+    let part = match block {
+        Block::Attention(_) => Part::Attention,
+        Block::FeedForward(_) => Part::FeedForward,
+    };
+    Place { layer: block.layer(), part }
+}
+
+/// Writes down what is known before the blocks are seen again.
+pub(super) fn begin(
+    architecture: &Architecture,
+    options: &Options,
+    plan: &Plan,
+    done: &[Done],
+    fit: Option<FitOutcome>,
+) -> Record {
+    let mut record = Record::default();
+    let mut note = |what: &str, how: String| record.notes.push(Note { what: what.to_owned(), how });
+    if options.calibration.is_empty() {
+        note("rounding", "to the nearest values; no calibration".to_owned());
+    } else {
+        let tokens: usize = options.calibration.iter().map(Vec::len).sum();
+        note("calibration", format!("{tokens} tokens in {} sequences", options.calibration.len()));
+        let corrected = match options.correct {
+            true => "each block also makes up for what those before it lost",
+            false => "each block on its own",
+        };
+        let how = "scales by the importance of inputs, codes by GPTQ in activation order, then coordinate descent";
+        note("rounding", format!("{how}; {corrected}"));
+        let folded = done.iter().flat_map(|done| done.folded).filter(|folded| *folded).count();
+        if options.fold {
+            note("outliers", format!("folded away in front of {folded} of {} products", 2 * done.len()));
+        }
+    }
+    let gone: Vec<String> = architecture
+        .blocks
+        .iter()
+        .zip(&plan.tasks)
+        .filter(|(_, task)| task.is_none())
+        .map(|(block, _)| place(block).to_string())
+        .collect();
+    if options.prune.any() {
+        let cut: usize = plan.tasks.iter().flatten().map(|task| task.cut).sum();
+        let refit = match options.prune.refit {
+            Refit::LeastSquares => "the rest made up for them by least squares",
+            Refit::None => "the rest left as it was",
+        };
+        note(
+            "pruning",
+            format!(
+                "{cut} heads and channels taken out, {refit}; blocks left out: {}",
+                match gone.len() {
+                    0 => "none".to_owned(),
+                    _ => gone.join(", "),
+                }
+            ),
+        );
+    }
+    if let Some(target) = options.target {
+        note("budget", format!("formats chosen for {target}"));
+    }
+    if let Some(FitOutcome { before, after }) = fit {
+        let steps = options.fit.steps;
+        note(
+            "fitting",
+            format!("{steps} steps; divergence on held-out sequences {before:.5} before, {after:.5} after"),
+        );
+    }
+    for (block, figures) in architecture.blocks.iter().zip(&plan.figures) {
+        for (name_of, roundings) in names(block).into_iter().zip(&figures.rounding) {
+            record.sensitivity.extend(roundings.iter().map(|r| Sensitivity {
+                name: name_of.clone(),
+                format: name(r.format).to_owned(),
+                mean_kl: r.damage,
+            }));
+        }
+        if let Some([plasticity, on_embeddings, influence]) = figures.profile {
+            record.blocks.push(BlockFigures {
+                place: place(block),
+                plasticity: Some(plasticity),
+                plasticity_on_embeddings: Some(on_embeddings),
+                influence: Some(influence),
+                damage: figures.without,
+            });
+        }
+    }
+    record
+}
+
+/// Writes down the products of a block, which is the `number`th of the checkpoint.
+pub(super) fn block(
+    record: &mut Record,
+    architecture: &Architecture,
+    options: &Options,
+    plan: &Plan,
+    number: usize,
+    block: &RoundedBlock,
+    done: &Done,
+) {
+    let names = names(&architecture.blocks[number]);
+    for (i, (linear, name_of)) in [&block.input, &block.output].into_iter().zip(names).enumerate() {
+        let (rows, cols) = (linear.rows.len(), linear.cols);
+        let zeros: usize = linear.rows.iter().flat_map(|row| row.integers(&linear.levels)).filter(|q| *q == 0).count();
+        let bytes = linear.format.bytes(rows, cols).unwrap_or(0);
+        let damage =
+            |format: Format| plan.figures[number].rounding[i].iter().find(|r| r.format == format).map(|r| r.damage);
+        let mut reasons = vec![];
+        match (options.target, damage(linear.format)) {
+            (Some(Target::Bits(_) | Target::Bytes(_) | Target::Divergence(_) | Target::Seconds(_)), Some(own)) => {
+                let other = if linear.format == Format::Int8 { options.weights } else { Format::Int8 };
+                if let Some(other_damage) = damage(other) {
+                    reasons.push(format!("alone costs {own:.5} nats, {other_damage:.5} in {}", name(other)));
+                }
+            }
+            _ => reasons.push("as asked".to_owned()),
+        }
+        if done.folded[i] {
+            reasons.push("outliers folded".to_owned());
+        }
+        if i == 1 && done.cut > 0.0 {
+            reasons.push(format!("pruned: {:.2}% of its output's square lost", done.cut * 100.0));
+        }
+        record.tensors.push(Tensor {
+            name: name_of,
+            rows,
+            cols,
+            format: name(linear.format).to_owned(),
+            bits: bytes as f64 * 8.0 / (rows * cols).max(1) as f64,
+            rounding: Some(if options.calibration.is_empty() { "nearest" } else { "GPTQ, descent" }.to_owned()),
+            error: Some(done.errors[i].sqrt()),
+            sparsity: Some(zeros as f64 / (rows * cols).max(1) as f64),
+            reason: Some(reasons.join("; ")),
+        });
+    }
+}
