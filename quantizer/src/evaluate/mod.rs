@@ -16,7 +16,7 @@
 //!
 //! # Invariants
 //! - Windows go through the reference in groups, and each block's weights are read once for a group; a group's streams, the states
-//!   kept and the logits in flight stay below about 256 MB ([`windows`]). Of large models the states of the first tokens of each
+//!   kept and the logits in flight stay below about 256 MB (`windows`). Of large models the states of the first tokens of each
 //!   group are compared; [`Hidden::tokens`] says of how many.
 //! - Sums run over windows in order, so the result does not depend on the number of threads.
 

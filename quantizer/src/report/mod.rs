@@ -5,7 +5,7 @@
 //! themselves, and figures say their numbers in titles and captions.
 //!
 //! Invariants: the same report gives the same bytes; a part that is empty has no section; only literals of this crate are markup
-//! ([`markup`]).
+//! (`markup`).
 
 mod data;
 mod markup;
