@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gptq::Inputs;
 use super::moments::{Moments, MomentsError};
+use super::packed::{Packed, Rows, TOKENS};
 use super::round::{Levels, round};
 use super::rounded::{RoundedBlock, RoundedLinear};
 use super::store::as_name;
@@ -19,8 +20,6 @@ use crate::reference::{Batch, BlockWeights, LinearWeights, Part, ops, product};
 
 /// Rows that a codebook is fitted to.
 pub(super) const CODEBOOK_ROWS: usize = 256;
-/// Tokens that go through a product at once.
-const TOKENS: usize = 2048;
 /// Tokens that folding is tried on.
 const SAMPLE: usize = 512;
 
@@ -79,7 +78,7 @@ pub(super) fn quantize(
     if task.cut > 0 {
         let mut moments = Moments::new(block.output.cols);
         for part in own.parts(TOKENS) {
-            moments.add(&block.mix(&part.lengths, block.input.apply(&block.norm.apply(part.stream))));
+            moments.add(&block.middle.mix(&part.lengths, block.input.apply(&block.norm.apply(part.stream))));
         }
         moments.finish()?;
         done.cut = prune::cut(&mut block, &moments, task.cut, task.refit)?;
@@ -106,7 +105,6 @@ pub(super) fn quantize(
         }
     }
     let (input, input_error) = calibrated(&mut block.input, task.input, moments, &drift)?;
-    let block = BlockWeights { input: input.weights(), ..block };
     if let (Some(exact), Some(original)) = (exact.as_mut(), &original) {
         for part in exact.parts(TOKENS) {
             ops::add(part.stream, &original.branch(&part.lengths, part.stream));
@@ -115,18 +113,19 @@ pub(super) fn quantize(
 
     let mut moments = Moments::new(block.output.cols);
     let mut kept = vec![];
+    let mut packed = Packed::new(&input);
     for part in own.parts(TOKENS) {
-        let mixed = block.mix(&part.lengths, block.input.apply(&block.norm.apply(part.stream)));
-        let codes = Codes::new(&mixed, block.output.cols);
-        moments.add(&codes.values());
-        kept.push(codes);
+        let normed = Rows::new(&block.norm.apply(part.stream), input.cols);
+        let mixed = Rows::new(&block.middle.mix(&part.lengths, packed.apply(&normed)), block.output.cols);
+        moments.add(&mixed.values());
+        kept.push(mixed);
     }
     let mut output = block.output;
     let mut drift = vec![];
     if let Some(exact) = exact {
         drift = vec![0.0; output.weight.len()];
-        for ((part, exact), codes) in own.parts(TOKENS).into_iter().zip(exact.parts(TOKENS)).zip(&kept) {
-            let x = codes.values();
+        for ((part, exact), mixed) in own.parts(TOKENS).into_iter().zip(exact.parts(TOKENS)).zip(&kept) {
+            let x = mixed.values();
             let mut missing = exact.stream.to_vec();
             ops::subtract(&mut missing, part.stream);
             ops::subtract(&mut missing, &output.apply(&x));
@@ -134,9 +133,9 @@ pub(super) fn quantize(
         }
     }
     let (output, output_error) = calibrated(&mut output, task.output, moments, &drift)?;
-    let weights = output.weights();
-    for (part, codes) in own.parts(TOKENS).into_iter().zip(kept) {
-        ops::add(part.stream, &weights.apply(&codes.values()));
+    let mut packed = Packed::new(&output);
+    for (part, mixed) in own.parts(TOKENS).into_iter().zip(kept) {
+        ops::add(part.stream, &packed.apply(&mixed));
     }
     done.errors = [input_error, output_error];
     Ok((RoundedBlock { layer, norm: block.norm, input, middle: block.middle, output }, done))
@@ -145,7 +144,7 @@ pub(super) fn quantize(
 /// Folds outliers away where that helps; tells at which products.
 fn fold(block: &mut BlockWeights, task: Task, part: &Part<'_>) -> [bool; 2] {
     let normed = block.norm.apply(part.stream);
-    let mixed = block.mix(&part.lengths, block.input.apply(&normed));
+    let mixed = block.middle.mix(&part.lengths, block.input.apply(&normed));
     let output = fold::factors(&block.output, &mixed, &fold::groups(block), task.output);
     if let Some(factors) = &output {
         fold::into_input(block, factors);
@@ -224,29 +223,4 @@ fn error(weights: &[f32], rounded: &RoundedLinear) -> f64 {
     let rows: Vec<[f64; 2]> = rows.collect();
     let [missing, whole] = rows.iter().fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
     if whole > 0.0 { missing / whole } else { 0.0 }
-}
-
-/// Activations as the runtime codes them: a quarter of their size.
-struct Codes {
-    codes: Vec<i8>,
-    scales: Vec<f32>,
-    cols: usize,
-}
-
-impl Codes {
-    fn new(x: &[f32], cols: usize) -> Self {
-        let scales: Vec<f32> = x.par_chunks(cols).map(ops::int8_scale).collect();
-        let mut codes = vec![0; x.len()];
-        codes.par_chunks_mut(cols).zip(x.par_chunks(cols)).zip(&scales).for_each(|((codes, x), &scale)| {
-            if scale > 0.0 {
-                codes.iter_mut().zip(x).for_each(|(code, x)| *code = ops::nearest(x / scale) as i8);
-            }
-        });
-        Self { codes, scales, cols }
-    }
-
-    fn values(&self) -> Vec<f32> {
-        let rows = self.codes.par_chunks(self.cols).zip(&self.scales);
-        rows.flat_map_iter(|(codes, &scale)| codes.iter().map(move |&code| f32::from(code) * scale)).collect()
-    }
 }

@@ -11,11 +11,11 @@ use super::blocks::{self, CODEBOOK_ROWS, Done, Streams};
 use super::codebook;
 use super::golden;
 use super::outline::{Build, Source};
-use super::pack::Packer;
+use super::pack::{self, Packer};
+use super::packed;
 use super::plan::{self, Plan};
 use super::record::{self, record_path};
 use super::round::{Levels, Row, round};
-use super::rounded::RoundedLinear;
 use super::store::Store;
 use super::{Options, QuantizeError, Summary, Target};
 use crate::checkpoint::{Activation, Architecture, Block, Checkpoint, CheckpointError, TensorRef};
@@ -86,7 +86,7 @@ pub fn quantize(
                     Some((at, block)) if *at == index => block,
                     other => &mut other.insert((index, block(index)?)).1,
                 };
-                product(if output { &loaded.output } else { &loaded.input }, put)
+                Ok(pack::write(if output { &loaded.output } else { &loaded.input }, put)?)
             }
         })?;
     }
@@ -208,7 +208,7 @@ fn round_blocks(
         match store.get::<Done>(index) {
             Some((block, done)) => {
                 if let Some(streams) = &mut streams {
-                    reference.advance_with(&mut streams.own, number, &block.weights(), &mut ());
+                    packed::advance(&block, &mut streams.own);
                     if let Some(exact) = &mut streams.exact {
                         reference.advance(exact, number, &mut ())?;
                     }
@@ -269,19 +269,6 @@ type Put<'p> = &'p mut dyn FnMut(&[u8]) -> Result<(), WriteError>;
 
 fn too_large(what: &str, rows: usize, cols: usize) -> WriteError {
     WriteError::TooLarge { what: format!("{what} ({rows} x {cols})") }
-}
-
-/// Writes a rounded product.
-fn product(of: &RoundedLinear, put: Put<'_>) -> Result<(), QuantizeError> {
-    let rows = of.rows.len();
-    let mut packer = Packer::new(of.format, rows, of.cols).ok_or_else(|| too_large("a product", rows, of.cols))?;
-    put(&packer.start(&of.levels))?;
-    for rows in of.rows.chunks(PANEL) {
-        let codes = packer.codes(rows);
-        put(&codes)?;
-        packer.scales(rows, codes.len());
-    }
-    Ok(put(&packer.end())?)
 }
 
 /// Reads, rounds and writes a table with a row for each token, a batch of rows at a time.

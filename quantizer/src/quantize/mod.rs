@@ -13,6 +13,7 @@ mod gptq;
 mod moments;
 mod outline;
 mod pack;
+mod packed;
 mod plan;
 mod record;
 pub mod round;

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::reference::product::{columns, part, view, view_mut};
 
 /// Columns of a tile.
-const TILE: usize = 256;
+const TILE: usize = 512;
 /// Columns that are factored together.
 const BLOCK: usize = 64;
 /// What is added to the diagonal, as a part of its mean: first, and at most before giving up.

@@ -5,6 +5,25 @@ use kinglet::Format;
 use kinglet_kernels::layout::{ALIGN, GROUP, PANEL, Planes, QUAD, int4_index, int8_index};
 
 use super::round::{Levels, Row};
+use super::rounded::RoundedLinear;
+use crate::file::WriteError;
+
+/// Lays out a rounded matrix.
+pub(super) fn write(
+    of: &RoundedLinear,
+    put: &mut dyn FnMut(&[u8]) -> Result<(), WriteError>,
+) -> Result<(), WriteError> {
+    let (rows, cols) = (of.rows.len(), of.cols);
+    let too_large = || WriteError::TooLarge { what: format!("a product ({rows} x {cols})") };
+    let mut packer = Packer::new(of.format, rows, cols).ok_or_else(too_large)?;
+    put(&packer.start(&of.levels))?;
+    for panel in of.rows.chunks(PANEL) {
+        let codes = packer.codes(panel);
+        put(&codes)?;
+        packer.scales(panel, codes.len());
+    }
+    put(&packer.end())
+}
 
 /// A matrix in the making.
 pub(super) struct Packer {

@@ -143,7 +143,7 @@ fn cut_units(
         let units = prune::units(&block);
         all[kind(&block)] += units;
         let mut moments = Moments::new(block.output.cols);
-        moments.add(&block.mix(probe.lengths(), block.input.apply(&block.norm.apply(probe.stream(index)))));
+        moments.add(&block.middle.mix(probe.lengths(), block.input.apply(&block.norm.apply(probe.stream(index)))));
         moments.finish().map_err(|source| QuantizeError::Moments { block: index, source })?;
         let step = step(units);
         for count in (step..units).step_by(step) {
@@ -205,7 +205,7 @@ fn measure_rounding(
         }
         let block = reference.block(index)?;
         let normed = block.norm.apply(probe.stream(index));
-        let mixed = block.mix(probe.lengths(), block.input.apply(&normed));
+        let mixed = block.middle.mix(probe.lengths(), block.input.apply(&normed));
         let importance = |x: &[f32], cols: usize| {
             let mut sums = vec![0.0; cols];
             x.chunks(cols).for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * x));

@@ -240,7 +240,7 @@ impl<'c> Reference<'c> {
             };
             let normed = weights.norm.apply(part.stream);
             observe(Site::Input, &normed, weights.input.cols);
-            let mixed = weights.mix(&part.lengths, weights.input.apply(&normed));
+            let mixed = weights.middle.mix(&part.lengths, weights.input.apply(&normed));
             observe(Site::Output, &mixed, weights.output.cols);
             ops::add(part.stream, &weights.output.apply(&mixed));
         }

@@ -11,9 +11,9 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
 /// Rows of the first factor in a tile.
-const TILE_ROWS: usize = 256;
+const TILE_ROWS: usize = 512;
 /// Rows of the second factor in a tile.
-const TILE_COLS: usize = 256;
+const TILE_COLS: usize = 512;
 
 /// `a * b^T`: each row of `a` times each row of `b`, all of `inner` numbers.
 pub(crate) fn rows_by_rows(a: &[f32], b: &[f32], inner: usize) -> Vec<f32> {

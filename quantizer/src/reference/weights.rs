@@ -51,6 +51,22 @@ pub enum Middle {
     FeedForward(Activation),
 }
 
+impl Middle {
+    /// What the second product sees: from the outputs of the first, for sequences of these lengths.
+    pub fn mix(&self, lengths: &[usize], mut projected: Vec<f32>) -> Vec<f32> {
+        match self {
+            Self::Attention(heads) => {
+                attention::turn(heads, lengths, &mut projected);
+                attention::attend(heads, lengths, &projected)
+            }
+            Self::FeedForward(activation) => {
+                let both = projected.len() / lengths.iter().sum::<usize>().max(1);
+                ops::gate(*activation, &projected, both / 2)
+            }
+        }
+    }
+}
+
 /// Attention's heads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Heads {
@@ -180,20 +196,9 @@ impl BlockWeights {
         })
     }
 
-    /// What the second product sees: from the outputs of the first, for sequences of these lengths.
-    pub fn mix(&self, lengths: &[usize], mut projected: Vec<f32>) -> Vec<f32> {
-        match &self.middle {
-            Middle::Attention(heads) => {
-                attention::turn(heads, lengths, &mut projected);
-                attention::attend(heads, lengths, &projected)
-            }
-            Middle::FeedForward(activation) => ops::gate(*activation, &projected, self.output.cols),
-        }
-    }
-
     /// What the branch adds to the stream.
     pub fn branch(&self, lengths: &[usize], stream: &[f32]) -> Vec<f32> {
-        self.output.apply(&self.mix(lengths, self.input.apply(&self.norm.apply(stream))))
+        self.output.apply(&self.middle.mix(lengths, self.input.apply(&self.norm.apply(stream))))
     }
 }
 

@@ -1,0 +1,106 @@
+//! Rounded products as the runtime computes them: packed weights, rows of int8, the kernels of this machine. The bits are those of any other
+//! machine, and a calibration pass costs a fraction of what it does in f32.
+
+use kinglet::Isa;
+use kinglet_kernels::activations::{stride, sums};
+use kinglet_kernels::layout::ALIGN;
+use kinglet_kernels::{Activations, ActivationsMut, Matrix};
+use rayon::prelude::*;
+
+use super::pack;
+use super::rounded::{RoundedBlock, RoundedLinear};
+use crate::memory::Memory;
+use crate::reference::{Batch, ops};
+
+/// Tokens that go through a product at once.
+pub(super) const TOKENS: usize = 2048;
+/// Rows that one thread takes at once.
+const ROWS: usize = 64;
+
+/// Rows of activations as the runtime codes them: a quarter of their size.
+pub(super) struct Rows {
+    codes: Vec<i8>,
+    sums: Vec<i16>,
+    scales: Vec<f32>,
+    cols: usize,
+}
+
+impl Rows {
+    /// Codes rows of `cols` numbers. One that holds what is no number, or infinite, has a scale that is no number.
+    pub(super) fn new(x: &[f32], cols: usize) -> Self {
+        let rows = x.len() / cols;
+        let mut new = Self {
+            codes: vec![0; rows * stride(cols)],
+            sums: vec![0; rows * sums(cols)],
+            scales: vec![0.0; rows],
+            cols,
+        };
+        let isa = Isa::detect();
+        let codes = new.codes.par_chunks_mut(stride(cols)).zip(new.sums.par_chunks_mut(sums(cols)));
+        codes.zip(&mut new.scales).zip(x.par_chunks(cols)).with_min_len(16).for_each(|(((codes, sums), scale), x)| {
+            isa.quantize(x, &mut ActivationsMut::new(codes, sums, std::slice::from_mut(scale), cols), 0);
+            if !ops::int8_scale(x).is_finite() {
+                *scale = f32::NAN;
+            }
+        });
+        new
+    }
+
+    /// The numbers that the codes stand for.
+    pub(super) fn values(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.scales.len() * self.cols];
+        let rows = values.par_chunks_mut(self.cols).zip(self.codes.par_chunks(stride(self.cols))).zip(&self.scales);
+        rows.with_min_len(16).for_each(|((values, codes), &scale)| {
+            values.iter_mut().zip(codes).for_each(|(value, &code)| *value = f32::from(code) * scale);
+        });
+        values
+    }
+}
+
+/// A packed product.
+pub(super) struct Packed<'l> {
+    of: &'l RoundedLinear,
+    memory: Memory,
+}
+
+impl<'l> Packed<'l> {
+    pub(super) fn new(of: &'l RoundedLinear) -> Self {
+        let mut bytes = vec![];
+        pack::write(of, &mut |more| {
+            bytes.extend_from_slice(more);
+            Ok(())
+        })
+        .expect("memory takes any bytes");
+        let mut memory = Memory::new(bytes.len().next_multiple_of(ALIGN));
+        memory.bytes()[..bytes.len()].copy_from_slice(&bytes);
+        Self { of, memory }
+    }
+
+    /// The outputs for each row of inputs.
+    pub(super) fn apply(&mut self, x: &Rows) -> Vec<f32> {
+        let (rows, cols) = (self.of.rows.len(), self.of.cols);
+        let bytes = self.of.format.bytes(rows, cols).expect("it was packed");
+        let matrix = Matrix::new(self.of.format, rows, cols, &self.memory.bytes()[..bytes]).expect("it was packed");
+        let isa = Isa::detect();
+        let mut out = vec![0.0; x.scales.len() * rows];
+        out.par_chunks_mut(ROWS * rows).enumerate().for_each(|(i, out)| {
+            let (first, count) = (i * ROWS, out.len() / rows);
+            let x = Activations::new(&x.codes, &x.sums, &x.scales, cols).slice(first, count);
+            isa.matmul(&matrix, &x, 0..matrix.panels(), out, rows);
+            if let Some(bias) = &self.of.bias {
+                out.chunks_mut(rows).for_each(|row| ops::add(row, bias));
+            }
+        });
+        out
+    }
+}
+
+/// Takes a batch through a rounded block.
+pub(super) fn advance(block: &RoundedBlock, batch: &mut Batch) {
+    let (mut input, mut output) = (Packed::new(&block.input), Packed::new(&block.output));
+    for part in batch.parts(TOKENS) {
+        let normed = Rows::new(&block.norm.apply(part.stream), block.input.cols);
+        let mixed = Rows::new(&block.middle.mix(&part.lengths, input.apply(&normed)), block.output.cols);
+        ops::add(part.stream, &output.apply(&mixed));
+    }
+}
