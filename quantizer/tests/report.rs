@@ -39,12 +39,12 @@ fn full(name: &str) -> Report {
         influence: Some(0.3 / (1 + i) as f64),
         damage: Some(0.01 * (1 + i) as f64),
     };
-    let point = |i: usize, means| Point {
-        name: format!("{name} {i}"),
-        means,
-        bytes: 100_000 * (i as u64 + 1),
-        mean_kl: 0.3 / (i + 1) as f64,
-        tokens_per_second: Some(1000.0 / (i + 1) as f64),
+    let quality = |name: &str, bytes, means, evaluation| Quality {
+        name: name.to_owned(),
+        bytes,
+        means: Some(means),
+        tokens_per_second: Some(1e9 / bytes as f64),
+        evaluation,
     };
     let text = |n: usize| -> Vec<String> { (0..n).map(|i| format!(" {name}{i}")).collect() };
     Report {
@@ -61,8 +61,9 @@ fn full(name: &str) -> Report {
         speed: Some(Speed { tokens_per_second: 9000.0, isa: name.to_owned(), threads: 2, tokens: 64, rounds: 5 }),
         text: Some(Text { name: name.to_owned(), protocol: Protocol { window: 255, bos: Some(1) } }),
         quality: vec![
-            Quality { name: name.to_owned(), bytes: 190_100, evaluation },
-            Quality { name: "other".into(), bytes: 292_800, evaluation: other },
+            quality(name, 190_100, Means::Both, evaluation),
+            quality("other", 292_800, Means::Pruned, other.clone()),
+            quality("third", 282_800, Means::Quantized, other),
         ],
         components: vec![Component { name: name.to_owned(), bytes: 100_000, weights: 200_000 }],
         record: Record {
@@ -80,7 +81,6 @@ fn full(name: &str) -> Report {
             }],
             sensitivity: vec![Sensitivity { name: name.to_owned(), format: name.to_owned(), mean_kl: 0.01 }],
             blocks: places.iter().enumerate().map(block).collect(),
-            frontier: vec![point(0, Means::Pruned), point(1, Means::Quantized), point(2, Means::Both)],
         },
         prompts: vec![
             Prompt { text: name.to_owned(), reference: text(5), model: text(4), parts_at: Some(2) },
@@ -187,10 +187,10 @@ fn what_is_not_there_has_no_section() {
 #[test]
 fn a_record_may_be_partial_and_newer() {
     let json = r#"{"tensors": [{"name": "t", "format": "int2", "bits": 2.5, "later": 1}], "blocks": [{"place": {"layer": 1,
-        "part": "feed-forward"}, "damage": 0.5}], "frontier": [{"name": "p", "means": "both", "bytes": 1, "mean_kl": 0.1}]}"#;
+        "part": "feed-forward"}, "damage": 0.5}]}"#;
     let record: Record = serde_json::from_str(json).unwrap();
     assert_eq!(record.blocks[0].place, place(1, Part::FeedForward));
-    assert_eq!((record.tensors[0].rows, record.frontier[0].means), (0, Means::Both));
+    assert_eq!(record.tensors[0].rows, 0);
     let page = html(&Report { record, ..Report::default() });
     assert!(page.contains("int2") && !page.contains("<h2>Blocks"));
 }
@@ -199,7 +199,7 @@ fn a_record_may_be_partial_and_newer() {
 fn strange_numbers_do_no_harm() {
     for strange in [f64::NAN, f64::INFINITY, -1.0, 0.0, 1e300] {
         let mut report = full("m");
-        report.record.frontier[0].mean_kl = strange;
+        report.quality[1].tokens_per_second = Some(strange);
         report.record.blocks[0].plasticity = Some(strange);
         report.record.sensitivity[0].mean_kl = strange;
         report.quality[0].evaluation.perplexity = strange;

@@ -43,8 +43,6 @@ pub struct Record {
     pub sensitivity: Vec<Sensitivity>,
     /// What was measured of each block.
     pub blocks: Vec<BlockFigures>,
-    /// Other choices that were tried.
-    pub frontier: Vec<Point>,
 }
 
 /// What a model is.
@@ -110,6 +108,12 @@ pub struct Quality {
     pub name: String,
     /// Its bytes.
     pub bytes: u64,
+    /// What was done to it: the colour of its point.
+    #[serde(default)]
+    pub means: Option<Means>,
+    /// Measured decode speed.
+    #[serde(default)]
+    pub tokens_per_second: Option<f64>,
     /// What came out.
     #[serde(flatten)]
     pub evaluation: Evaluation,
@@ -189,32 +193,16 @@ pub struct BlockFigures {
     pub damage: Option<f64>,
 }
 
-/// What a point of the frontier is.
+/// What was done to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Means {
-    /// Pruned only.
+    /// Pruned, and coded in int8 throughout, which costs next to nothing.
     Pruned,
     /// Quantized only.
     Quantized,
     /// Both.
     Both,
-}
-
-/// A choice: its size, quality, and perhaps speed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Point {
-    /// A short label.
-    pub name: String,
-    /// What was done.
-    pub means: Means,
-    /// Bytes of its file.
-    pub bytes: u64,
-    /// Mean KL divergence from the f32 model.
-    pub mean_kl: f64,
-    /// Measured decode speed.
-    #[serde(default)]
-    pub tokens_per_second: Option<f64>,
 }
 
 /// A prompt, continued greedily by the f32 model and by the file.

@@ -15,7 +15,7 @@ mod sections;
 mod tables;
 
 pub use data::{
-    BlockFigures, Component, Means, ModelFacts, Note, Point, Prompt, Quality, Record, Report, Sensitivity, Size, Speed,
+    BlockFigures, Component, Means, ModelFacts, Note, Prompt, Quality, Record, Report, Sensitivity, Size, Speed,
     Tensor, Text,
 };
 

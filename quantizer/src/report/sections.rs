@@ -151,22 +151,17 @@ fn short_percent(x: f64) -> String {
 
 /// Quality by size and by speed.
 pub(super) fn frontier(report: &Report) -> Option<Markup> {
-    const NAMES: [&str; 4] = ["measured here", "quantized", "pruned", "both"];
+    const NAMES: [&str; 4] = ["other", "quantized", "pruned", "both"];
     let series = |means| match means {
         Means::Quantized => 1,
         Means::Pruned => 2,
         Means::Both => 3,
     };
-    let tried = report
-        .record
-        .frontier
-        .iter()
-        .map(|p| (p.name.as_str(), series(p.means), p.bytes, p.mean_kl, p.tokens_per_second));
-    let here = report.quality.iter().enumerate().filter_map(|(number, q)| {
-        let speed = report.speed.as_ref().filter(|_| number == 0).map(|s| s.tokens_per_second);
-        Some((q.name.as_str(), 0, q.bytes, q.evaluation.divergence?.mean_kl, speed))
+    let points = report.quality.iter().filter_map(|q| {
+        let kl = q.evaluation.divergence?.mean_kl;
+        Some((q.name.as_str(), q.means.map_or(0, series), q.bytes, kl, q.tokens_per_second))
     });
-    let points: Vec<_> = tried.chain(here).collect();
+    let points: Vec<_> = points.collect();
     if points.len() < 2 {
         return None;
     }
@@ -174,7 +169,7 @@ pub(super) fn frontier(report: &Report) -> Option<Markup> {
     let mark = |&(name, series, size, kl, speed): &(&str, usize, u64, f64, Option<f64>), x: f64| {
         let speed = speed.map_or(String::new(), |s| format!(", {} tokens/s", digits(s)));
         let said = format!("{name}: {}, mean KL {}{speed}", bytes(size as f64), digits(kl));
-        Mark { x, y: kl, series, label: name.to_owned(), said, own: series == 0 && Some(name) == own }
+        Mark { x, y: kl, series, label: name.to_owned(), said, own: Some(name) == own }
     };
     let by_size: Vec<Mark> = points.iter().map(|p| mark(p, p.2 as f64)).collect();
     let by_speed: Vec<Mark> = points.iter().filter_map(|p| Some(mark(p, p.4?))).collect();

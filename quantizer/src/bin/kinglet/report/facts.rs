@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use kinglet::format::{Middle, Values};
-use kinglet::{Matrix, Model};
+use kinglet::{Format, Matrix, Model};
 use kinglet_quantizer::checkpoint::{Architecture, Block};
-use kinglet_quantizer::report::{Component, ModelFacts, Size, Tensor};
+use kinglet_quantizer::report::{Component, Means, ModelFacts, Size, Tensor};
 
 pub(super) fn model(model: &Model<'_>, architecture: &Architecture) -> ModelFacts {
     ModelFacts {
@@ -53,6 +53,23 @@ pub(super) fn size(model: &Model<'_>, architecture: &Architecture) -> Result<Siz
         file_bytes: model.bytes().len() as u64,
         weights: sum.weights,
         bits_per_weight: sum.bytes as f64 * 8.0 / sum.weights as f64,
+    })
+}
+
+/// What was done to a file, as far as its shapes and formats tell.
+pub(super) fn means(model: &Model<'_>, architecture: &Architecture) -> Result<Means> {
+    let (mut sum, mut int8) = (Sum::default(), true);
+    for index in 0..model.record().tensors {
+        if let Values::Matrix(matrix) = model.tensor(index)?.values {
+            sum.add(&matrix);
+            int8 &= matrix.format() == Format::Int8;
+        }
+    }
+    let pruned = sum.weights < checkpoint_weights(architecture);
+    Ok(match (pruned, int8) {
+        (false, _) => Means::Quantized,
+        (true, true) => Means::Pruned,
+        (true, false) => Means::Both,
     })
 }
 

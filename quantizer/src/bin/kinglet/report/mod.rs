@@ -95,24 +95,33 @@ impl Args {
 
         let evaluations = measure(&models, &tokens, protocol, Some(&reference))?;
         let named = files.names.iter().zip(&models).zip(evaluations);
-        let quality = named.map(|((name, model), evaluation)| Quality {
-            name: short(Path::new(name)),
-            bytes: model.bytes().len() as u64,
-            evaluation,
+        let mut speeds = vec![];
+        for &model in &models {
+            let task = speed::Measure { model, tokens: 64, rounds: self.repeat };
+            speeds.push(if self.repeat == 0 { None } else { with_threads(&model, self.threads, task)? });
+        }
+        let quality = named.zip(&speeds).map(|(((name, model), evaluation), speed)| {
+            Ok(Quality {
+                name: short(Path::new(name)),
+                bytes: model.bytes().len() as u64,
+                means: Some(facts::means(model, architecture)?),
+                tokens_per_second: speed.as_ref().map(|speed| speed.tokens_per_second),
+                evaluation,
+            })
         });
+        let quality = quality.collect::<Result<Vec<_>>>()?;
         let model = models[0];
         let prompts = match &self.prompts {
             Some(path) => prompts::from_file(path)?,
             None => prompts::from_text(&text, self.words),
         };
-        let task = speed::Measure { model, tokens: 64, rounds: self.repeat };
         Ok(Report {
             name: short(&self.file),
             model: Some(facts::model(&model, architecture)),
             size: Some(facts::size(&model, architecture)?),
-            speed: if self.repeat == 0 { None } else { with_threads(&model, self.threads, task)? },
+            speed: speeds.into_iter().next().flatten(),
             text: Some(Text { name: short(text_file), protocol }),
-            quality: quality.collect(),
+            quality,
             components: facts::components(&model)?,
             record: record(&self.file, &model)?,
             prompts: prompts::run(&model, &reference, &prompts, self.continuation)?,
