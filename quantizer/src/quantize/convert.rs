@@ -165,15 +165,26 @@ fn planned(
     Ok(plan)
 }
 
-/// Bytes of a file beside its products, at most: tables, tokenizer, vectors, and a record for each of them.
+/// Bytes of a file beside its products, a little more rather than less: tables, tokenizer, vectors, and the records of all.
 fn overhead(architecture: &Architecture, options: &Options, tokenizer: &[u8]) -> u64 {
-    let table = |format: Format| format.bytes(architecture.vocab, architecture.width).unwrap_or(usize::MAX);
+    // A record of 40 bytes, a name, and padding to 64.
+    const NAMED: usize = 40 + 40;
+    let vector = |len: usize| NAMED + (4 * len).next_multiple_of(64);
+    let table = |format: Format| format.bytes(architecture.vocab, architecture.width).unwrap_or(usize::MAX / 4) + NAMED;
     let head = if architecture.tied() { 0 } else { table(options.head) };
-    let vectors = |block: &Block| 8 * (block.products().iter().map(|linear| linear.rows()).max().unwrap_or(0)) + 768;
-    let blocks: usize = architecture.blocks.iter().map(vectors).sum();
+    let of_block = |block: &Block| {
+        let biases: usize = block.products().iter().filter(|l| l.bias.is_some()).map(|l| vector(l.rows())).sum();
+        let heads = match block {
+            Block::Attention(a) => [&a.query_norm, &a.key_norm].into_iter().flatten().count() * vector(a.head_dim),
+            Block::FeedForward(_) => 0,
+        };
+        128 + 2 * NAMED + vector(architecture.width) + biases + heads
+    };
+    let blocks: usize = architecture.blocks.iter().map(of_block).sum();
     let text: usize = options.metadata.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
-    (table(options.embeddings).saturating_add(head) + tokenizer.len() + blocks + text + 4 * options.golden + 4096)
-        as u64
+    let golden = 4 * (options.golden + options.prompt.len());
+    let tables = table(options.embeddings).saturating_add(head);
+    (tables + tokenizer.len() + blocks + text + golden + 1536) as u64
 }
 
 /// Rounds all blocks that are not in the store yet.
