@@ -26,20 +26,35 @@ pub enum Refit {
 /// What to take out of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Prune {
-    /// Part of all heads, 0 to 1.
-    pub heads: f64,
-    /// Part of all feed-forward channels, 0 to 1.
-    pub channels: f64,
+    /// Heads and channels.
+    pub units: Units,
     /// Whole blocks: attention or feed-forward, half a layer each.
     pub blocks: usize,
     /// How.
     pub refit: Refit,
 }
 
+/// How many heads and channels go.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Units {
+    /// None: all stay.
+    #[default]
+    All,
+    /// These parts of them, 0 to 1.
+    Part {
+        /// Of all heads.
+        heads: f64,
+        /// Of all feed-forward channels.
+        channels: f64,
+    },
+    /// As many as the target wants, with the formats.
+    Auto,
+}
+
 impl Prune {
     /// Whether there is anything to take out.
     pub fn any(&self) -> bool {
-        self.heads > 0.0 || self.channels > 0.0 || self.blocks > 0
+        self.units != Units::All || self.blocks > 0
     }
 }
 

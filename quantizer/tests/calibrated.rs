@@ -11,7 +11,7 @@ use kinglet_quantizer::calibrate::{self, CalibrateError, Passages};
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::evaluate::{Protocol, evaluate};
 use kinglet_quantizer::fit::FitOptions;
-use kinglet_quantizer::prune::{Prune, Refit};
+use kinglet_quantizer::prune::{Prune, Refit, Units};
 use kinglet_quantizer::quantize::{Options, QuantizeError, Target, quantize, record_path};
 use kinglet_quantizer::reference::Reference;
 use kinglet_quantizer::report::Record;
@@ -46,7 +46,8 @@ fn bytes(checkpoint: &Checkpoint, options: &Options) -> Vec<u8> {
 
 /// All that can be asked for at once.
 fn everything(checkpoint: &Checkpoint) -> Options {
-    let prune = Prune { heads: 0.25, channels: 0.2, blocks: 1, refit: Refit::LeastSquares };
+    let units = Units::Part { heads: 0.25, channels: 0.2 };
+    let prune = Prune { units, blocks: 1, refit: Refit::LeastSquares };
     let fit = FitOptions { steps: 2, rate: 0.003 };
     Options { target: Some(Target::Bits(5.0)), prune, fit, ..options(checkpoint) }
 }
@@ -166,8 +167,26 @@ fn targets_out_of_reach_say_how_near_one_can_come() {
     let size = quantize(&checkpoint, &dir.path().join("n.kinglet"), &options_of_size, &|_, _, _| ()).unwrap().bytes;
     assert!(size <= least as u64 && size as f64 > 0.9 * least, "{size} {least}");
     assert!(nearest(outcome(|o| o.target = Some(Target::Divergence(1e-9)))) > 1e-9);
-    assert!(matches!(outcome(|o| o.prune.channels = 0.999), Err(QuantizeError::Prune { .. })));
+    assert!(matches!(
+        outcome(|o| o.prune.units = Units::Part { heads: 0.0, channels: 0.999 }),
+        Err(QuantizeError::Prune { .. })
+    ));
     assert!(matches!(outcome(|o| o.prune.blocks = 8), Err(QuantizeError::Prune { .. })));
+    assert!(matches!(outcome(|o| o.prune.units = Units::Auto), Err(QuantizeError::NoTarget)));
+    // Below what formats alone can do, and with pruning not.
+    let half = quantize(
+        &checkpoint,
+        &dir.path().join("n.kinglet"),
+        &Options {
+            target: Some(Target::Bits(3.0)),
+            prune: Prune { units: Units::Auto, ..Prune::default() },
+            ..options(&checkpoint)
+        },
+        &|_, _, _| (),
+    );
+    let kept: usize = half.unwrap().record.tensors.iter().map(|t| t.rows * t.cols).sum();
+    let all: usize = checkpoint.architecture().blocks.iter().flat_map(|b| b.products()).map(|l| l.weight.len()).sum();
+    assert!(kept as f64 * 4.25 <= 3.0 * all as f64, "{kept} of {all}");
     let blind = outcome(|o| {
         o.calibration.clear();
         o.explain = true;

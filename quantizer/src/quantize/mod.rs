@@ -158,6 +158,9 @@ pub enum QuantizeError {
         /// What was asked for.
         what: String,
     },
+    /// Nothing says how much to prune.
+    #[error("how much to prune follows from a target: give one, or parts of heads and channels")]
+    NoTarget,
     /// Decisions need measurements, and these need tokens.
     #[error("pruning, targets and explanations are decided on measurements: give a text to calibrate on")]
     NothingToMeasure,

@@ -17,8 +17,8 @@ use super::store::as_name;
 use super::{Moments, Options, QuantizeError, Target};
 use crate::memory::Memory;
 use crate::probe::Probe;
-use crate::prune;
-use crate::reference::{BlockWeights, Middle, Reference};
+use crate::prune::{self, Units};
+use crate::reference::{BlockWeights, Middle, Reference, ReferenceError};
 
 /// Tokens that damage is measured on, at most.
 const TOKENS: usize = 4096;
@@ -87,12 +87,89 @@ pub(super) fn plan(
         figures.without = Some(probe.damage(block, None)?);
     }
     drop_blocks(&mut plan, &mut probe, options)?;
-    cut_units(&mut plan, &probe, options, &mut |block| progress(blocks + block, 3 * blocks))?;
-    measure_rounding(&mut plan, &probe, options, &mut |block| progress(2 * blocks + block, 3 * blocks))?;
-    if let Some(target) = options.target {
-        choose_formats(&mut plan, reference, target, overhead)?;
+    if options.prune.units != Units::All {
+        measure_cuts(&mut plan, &probe, options, &mut |block| progress(blocks + block, 3 * blocks))?;
     }
-    Ok(plan)
+    measure_rounding(&mut plan, &probe, options, &mut |block| progress(2 * blocks + block, 3 * blocks))?;
+    let shapes = (0..blocks)
+        .map(|index| Ok(Shape::of(&*reference.block(index)?)))
+        .collect::<Result<Vec<_>, ReferenceError>>()?;
+    match (options.prune.units, options.target) {
+        (Units::Auto, None) => Err(QuantizeError::NoTarget),
+        (Units::Auto, Some(target)) => balance(&plan, &shapes, target, overhead),
+        (units, target) => {
+            let part = match units {
+                Units::Part { heads, channels } => [heads, channels],
+                Units::All | Units::Auto => [0.0; 2],
+            };
+            cut_units(&mut plan, &shapes, part)?;
+            if let Some(target) = target {
+                choose_formats(&mut plan, &shapes, target, overhead)?;
+            }
+            Ok(plan)
+        }
+    }
+}
+
+/// What a block is like, as far as sizes are concerned.
+#[derive(Clone, Copy)]
+struct Shape {
+    /// 0 for attention, 1 for a feed-forward.
+    kind: usize,
+    units: usize,
+    /// Inputs and outputs of the block.
+    width: usize,
+    /// Columns of the second product, and rows of the first, that belong to a unit.
+    unit: [usize; 2],
+    /// Rows of the first product that belong to none.
+    shared: usize,
+}
+
+impl Shape {
+    fn of(block: &BlockWeights) -> Self {
+        let units = prune::units(block);
+        let (columns, rows) = (block.output.cols / units, block.input.rows());
+        let (kind, shared) = match &block.middle {
+            Middle::Attention(heads) if heads.kv_heads == 1 => (0, 2 * heads.dim),
+            Middle::Attention(_) => (0, 0),
+            Middle::FeedForward(_) => (1, 0),
+        };
+        Self { kind, units, width: block.output.rows(), unit: [columns, (rows - shared) / units], shared }
+    }
+
+    /// Rows and columns of both products when so many units are gone.
+    fn products(&self, cut: usize) -> [(usize, usize); 2] {
+        let left = self.units - cut;
+        [(left * self.unit[1] + self.shared, self.width), (self.width, left * self.unit[0])]
+    }
+}
+
+/// Finds how much to prune and how to code the rest, so that both together do the least damage within the target; or, where damage
+/// is limited, need the fewest bytes.
+fn balance(plan: &Plan, shapes: &[Shape], target: Target, overhead: u64) -> Result<Plan, QuantizeError> {
+    let mut best: Option<(f64, Plan)> = None;
+    let mut failure = None;
+    for percent in (0..90).step_by(5) {
+        let mut tried = plan.clone();
+        let part = f64::from(percent) / 100.0;
+        if cut_units(&mut tried, shapes, [part; 2]).is_err() {
+            break;
+        }
+        match choose_formats(&mut tried, shapes, target, overhead) {
+            Ok((cost, damage)) => {
+                let worse = if matches!(target, Target::Divergence(_)) { cost } else { damage };
+                if best.as_ref().is_none_or(|(least, _)| worse < *least) {
+                    best = Some((worse, tried));
+                }
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    match (best, failure) {
+        (Some((_, plan)), _) => Ok(plan),
+        (None, Some(error)) => Err(error),
+        (None, None) => Err(QuantizeError::Prune { what: "anything".to_owned() }),
+    }
 }
 
 /// Sequences at equal distances.
@@ -123,56 +200,60 @@ fn drop_blocks(plan: &mut Plan, probe: &mut Probe<'_, '_>, options: &Options) ->
     Ok(())
 }
 
-/// Decides how many units each block loses: step by step where the next step does the least damage.
-fn cut_units(
+/// The damage of taking units out of each block alone, in steps.
+fn measure_cuts(
     plan: &mut Plan,
     probe: &Probe<'_, '_>,
     options: &Options,
     progress: &mut dyn FnMut(usize),
 ) -> Result<(), QuantizeError> {
-    let reference = probe.reference();
-    let mut all = [0; 2];
-    let kind = |block: &BlockWeights| usize::from(matches!(block.middle, Middle::FeedForward(_)));
-    let parts = [options.prune.heads, options.prune.channels];
     for index in 0..plan.tasks.len() {
         progress(index);
-        let block = reference.block(index)?;
-        if plan.tasks[index].is_none() || parts[kind(&block)] == 0.0 {
+        let block = probe.reference().block(index)?;
+        if plan.tasks[index].is_none() {
             continue;
         }
+        let singular = |source| QuantizeError::Moments { block: index, source };
         let units = prune::units(&block);
-        all[kind(&block)] += units;
         let mut moments = Moments::new(block.output.cols);
         moments.add(&block.middle.mix(probe.lengths(), block.input.apply(&block.norm.apply(probe.stream(index)))));
-        moments.finish().map_err(|source| QuantizeError::Moments { block: index, source })?;
-        let step = step(units);
-        for count in (step..units).step_by(step) {
+        moments.finish().map_err(singular)?;
+        for count in (step(units)..units).step_by(step(units)) {
             let mut cut = block.clone().into_owned();
-            prune::cut(&mut cut, &moments, count, options.prune.refit)
-                .map_err(|source| QuantizeError::Moments { block: index, source })?;
+            prune::cut(&mut cut, &moments, count, options.prune.refit).map_err(singular)?;
             plan.figures[index].cuts.push((count, probe.damage(index, Some(&cut))?));
         }
     }
-    for (of, part) in parts.into_iter().enumerate().filter(|(_, part)| *part > 0.0) {
-        let wanted = (part * all[of] as f64).round() as usize;
+    Ok(())
+}
+
+/// The damage of taking so many units out of a block.
+fn damage_of_cut(figures: &Figures, cut: usize) -> f64 {
+    figures.cuts.iter().find(|(count, _)| *count == cut).map_or(0.0, |(_, damage)| *damage)
+}
+
+/// Decides how many units each block loses, so that these parts of all heads and of all channels go: step by step where the next step does
+/// the least damage.
+fn cut_units(plan: &mut Plan, shapes: &[Shape], parts: [f64; 2]) -> Result<(), QuantizeError> {
+    for (kind, part) in parts.into_iter().enumerate().filter(|(_, part)| *part > 0.0) {
+        let of_kind = |index: &usize| shapes[*index].kind == kind && plan.tasks[*index].is_some();
+        let blocks: Vec<usize> = (0..shapes.len()).filter(of_kind).collect();
+        let wanted = (part * blocks.iter().map(|&index| shapes[index].units).sum::<usize>() as f64).round() as usize;
         let mut gone = 0;
         while gone < wanted {
             let mut least: Option<(f64, usize, usize)> = None;
-            for (index, task) in plan.tasks.iter().enumerate() {
-                let Some(task) = task else { continue };
-                let block = reference.block(index)?;
-                let cuts = &plan.figures[index].cuts;
-                let now = cuts.iter().find(|(count, _)| *count == task.cut).map_or(0.0, |(_, damage)| *damage);
-                let next = cuts.iter().find(|(count, _)| *count > task.cut);
-                if let Some(&(count, damage)) = next.filter(|_| kind(&block) == of) {
-                    let each = (damage - now) / (count - task.cut) as f64;
+            for &index in &blocks {
+                let now = plan.tasks[index].map_or(0, |task| task.cut);
+                let figures = &plan.figures[index];
+                if let Some(&(count, damage)) = figures.cuts.iter().find(|(count, _)| *count > now) {
+                    let each = (damage - damage_of_cut(figures, now)) / (count - now) as f64;
                     if least.is_none_or(|(least, ..)| each < least) {
                         least = Some((each, index, count));
                     }
                 }
             }
             let Some((_, index, count)) = least else {
-                let what = format!("{:.0}% of the {}", part * 100.0, ["heads", "channels"][of]);
+                let what = format!("{:.0}% of the {}", part * 100.0, ["heads", "channels"][kind]);
                 return Err(QuantizeError::Prune { what });
             };
             if let Some(task) = &mut plan.tasks[index] {
@@ -234,21 +315,20 @@ fn formats(options: &Options) -> Vec<Format> {
     }
 }
 
-/// Chooses the format of each product.
+/// Chooses the format of each product; returns what they cost and the damage of rounding and cutting together.
 fn choose_formats(
     plan: &mut Plan,
-    reference: &Reference<'_>,
+    shapes: &[Shape],
     target: Target,
     overhead: u64,
-) -> Result<(), QuantizeError> {
-    let mut places = vec![];
-    let mut products = vec![];
-    let (mut weights, mut times) = (0, vec![]);
-    for (index, task) in plan.tasks.iter().enumerate() {
+) -> Result<(f64, f64), QuantizeError> {
+    let (mut places, mut products) = (vec![], vec![]);
+    let (mut whole, mut cut, mut times) = (0, 0.0, vec![]);
+    for (index, (task, shape)) in plan.tasks.iter().zip(shapes).enumerate() {
+        whole += shape.products(0).iter().map(|(rows, cols)| rows * cols).sum::<usize>();
         let Some(task) = task else { continue };
-        let shapes = shapes(&*reference.block(index)?, task.cut);
-        for (product, (rows, cols)) in shapes.into_iter().enumerate() {
-            weights += rows * cols;
+        cut += damage_of_cut(&plan.figures[index], task.cut);
+        for (product, (rows, cols)) in shape.products(task.cut).into_iter().enumerate() {
             let forms = plan.figures[index].rounding[product].iter().map(|&Rounding { format, damage }| {
                 let cost = match target {
                     Target::Seconds(_) => seconds(format, rows, cols, &mut times),
@@ -263,40 +343,32 @@ fn choose_formats(
             places.push((index, product));
         }
     }
+    // Bits are those of the weights that there were: what is gone has none.
+    let whole = whole.max(1) as f64;
     let limit = match target {
-        Target::Bits(bits) => Limit::Cost(bits * weights as f64),
+        Target::Bits(bits) => Limit::Cost(bits * whole),
         Target::Bytes(bytes) => Limit::Cost(bytes.saturating_sub(overhead) as f64),
-        Target::Divergence(most) => Limit::Damage(most),
+        Target::Divergence(most) => Limit::Damage(most - cut),
         Target::Seconds(seconds) => Limit::Cost(seconds),
     };
     let chosen = budget::choose(&products, limit).map_err(|nearest| QuantizeError::Target {
         target,
         nearest: match target {
-            Target::Bits(_) => nearest / weights.max(1) as f64,
+            Target::Bits(_) => nearest / whole,
             Target::Bytes(_) => nearest + overhead as f64,
-            Target::Divergence(_) | Target::Seconds(_) => nearest,
+            Target::Divergence(_) => nearest + cut,
+            Target::Seconds(_) => nearest,
         },
     })?;
+    let (mut cost, mut damage) = (0.0, cut);
     for (((index, product), forms), form) in places.into_iter().zip(&products).zip(chosen) {
+        cost += forms[form].cost;
+        damage += forms[form].damage;
         if let Some(task) = &mut plan.tasks[index] {
             *(if product == 0 { &mut task.input } else { &mut task.output }) = forms[form].format;
         }
     }
-    Ok(())
-}
-
-/// Rows and columns of both products of a block that has lost so many units.
-fn shapes(block: &BlockWeights, cut: usize) -> [(usize, usize); 2] {
-    let size = block.output.cols / prune::units(block);
-    let left = block.output.cols - cut * size;
-    let first = match &block.middle {
-        Middle::Attention(heads) => {
-            let shared = if heads.kv_heads > 1 { heads.kv_heads - cut } else { 1 };
-            left + 2 * shared * heads.dim
-        }
-        Middle::FeedForward(_) => 2 * left,
-    };
-    [(first, block.input.cols), (block.output.rows(), left)]
+    Ok((cost, damage))
 }
 
 /// Bits of a weight: its code and its part of a sub-scale. Row scales and padding, which weigh on narrow matrices, are left out.

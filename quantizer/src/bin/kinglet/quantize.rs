@@ -9,7 +9,7 @@ use kinglet::Format;
 use kinglet_quantizer::calibrate::{self, Passages};
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::fit::FitOptions;
-use kinglet_quantizer::prune::{Prune, Refit};
+use kinglet_quantizer::prune::{Prune, Refit, Units};
 use kinglet_quantizer::quantize::{Options, Target, quantize};
 
 use crate::model::{bar, bytes};
@@ -62,8 +62,8 @@ pub(crate) struct Args {
     /// ... so that the products of the blocks take at most so many milliseconds a token on one thread of this machine
     #[arg(long, value_name = "MS", group = "target")]
     ms: Option<f64>,
-    /// Take out parts of the model where that harms least, such as heads=25%,channels=25%,blocks=2 (a block is half a layer); the
-    /// remaining weights make up for them
+    /// Take out parts of the model where that harms least, such as heads=25%,channels=25%,blocks=2 (a block is half a layer), or auto for
+    /// as many heads and channels as the target wants; the remaining weights make up for them
     #[arg(long, value_name = "WHAT", value_parser = parse_prune, default_value = "", hide_default_value = true)]
     prune: Prune,
     /// Leave the remaining weights as they are
@@ -127,21 +127,30 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 }
 
 fn parse_prune(text: &str) -> Result<Prune, String> {
-    let mut prune = Prune::default();
+    let (mut prune, mut parts) = (Prune::default(), [0.0; 2]);
     for part in text.split(',').filter(|part| !part.is_empty()) {
+        if part == "auto" {
+            prune.units = Units::Auto;
+            continue;
+        }
         let (what, amount) =
-            part.split_once('=').ok_or(format!("{part}: write heads=25%, channels=25% or blocks=2"))?;
+            part.split_once('=').ok_or(format!("{part}: write heads=25%, channels=25%, blocks=2 or auto"))?;
         let fraction = || {
             let percent: Option<f64> = amount.strip_suffix('%').and_then(|n| n.parse().ok());
             let percent = percent.filter(|p| (0.0..100.0).contains(p));
             percent.map(|p| p / 100.0).ok_or(format!("{part}: write a percentage from 0% to below 100%"))
         };
         match what {
-            "heads" => prune.heads = fraction()?,
-            "channels" => prune.channels = fraction()?,
+            "heads" => parts[0] = fraction()?,
+            "channels" => parts[1] = fraction()?,
             "blocks" => prune.blocks = amount.parse().map_err(|_| format!("{part}: write a number of blocks"))?,
             _ => return Err(format!("{what} cannot be pruned: heads, channels and blocks can")),
         }
+    }
+    match (prune.units, parts) {
+        (_, [0.0, 0.0]) => {}
+        (Units::Auto, _) => return Err("auto decides on heads and channels itself".to_owned()),
+        (_, [heads, channels]) => prune.units = Units::Part { heads, channels },
     }
     Ok(prune)
 }
