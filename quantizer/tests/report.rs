@@ -38,6 +38,7 @@ fn full(name: &str) -> Report {
         plasticity_on_embeddings: Some(0.4 + 0.05 * i as f64),
         influence: Some(0.3 / (1 + i) as f64),
         damage: Some(0.01 * (1 + i) as f64),
+        rounding: Some(0.002 * (3 + i) as f64),
     };
     let quality = |name: &str, bytes, means, evaluation| Quality {
         name: name.to_owned(),

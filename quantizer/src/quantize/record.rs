@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use kinglet::Format;
 
 use super::blocks::Done;
-use super::plan::Plan;
+use super::plan::{Plan, Rounding};
 use super::rounded::RoundedBlock;
 use super::store::as_name::name;
 use super::{Options, Target};
@@ -107,6 +107,8 @@ pub(super) fn begin(
                 mean_kl: r.damage,
             }));
         }
+        let worst = |roundings: &Vec<_>| roundings.iter().map(|r: &Rounding| r.damage).reduce(f64::max);
+        let rounding = figures.rounding.iter().map(worst).sum::<Option<f64>>();
         if let Some([plasticity, on_embeddings, influence]) = figures.profile {
             record.blocks.push(BlockFigures {
                 place: place(block),
@@ -114,6 +116,7 @@ pub(super) fn begin(
                 plasticity_on_embeddings: Some(on_embeddings),
                 influence: Some(influence),
                 damage: figures.without,
+                rounding,
             });
         }
     }

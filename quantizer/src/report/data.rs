@@ -191,6 +191,9 @@ pub struct BlockFigures {
     /// The damage that was measured: mean KL divergence from the f32 model without this block.
     #[serde(default)]
     pub damage: Option<f64>,
+    /// The damage of rounding: the sum of what each of its products does alone in the coarsest format tried.
+    #[serde(default)]
+    pub rounding: Option<f64>,
 }
 
 /// What was done to a file.

@@ -208,7 +208,10 @@ pub(super) fn sensitivity(report: &Report) -> Option<Markup> {
     all.sort_by(|a, b| b.mean_kl.total_cmp(&a.mean_kl));
     let left_out = all.len().saturating_sub(MOST_DOTS);
     all.truncate(MOST_DOTS);
-    let rows: Vec<_> = all.iter().map(|s| (s.name.clone(), s.mean_kl, format!("nats in {}", s.format))).collect();
+    let rows: Vec<_> = all
+        .iter()
+        .map(|s| (format!("{} · {}", s.name, s.format), s.mean_kl, format!("nats in {}", s.format)))
+        .collect();
     let words = Words { summary: "Mean KL divergence when one component alone is rounded", x: "mean KL, nats", y: "" };
     let mut caption = "Mean KL divergence from the f32 checkpoint when this component alone is rounded.".to_owned();
     if left_out > 0 {
@@ -224,7 +227,7 @@ pub(super) fn sensitivity(report: &Report) -> Option<Markup> {
 type Figure = fn(&BlockFigures) -> Option<f64>;
 
 /// What was measured of each block, and how well it foretells the damage.
-const FIGURES: [(&str, &str, Figure); 4] = [
+const FIGURES: [(&str, &str, Figure); 5] = [
     (
         "plasticity",
         "Plasticity: the mean of |f(x) − f(y)| / |x − y| over pairs of states where the block lies.",
@@ -238,6 +241,11 @@ const FIGURES: [(&str, &str, Figure); 4] = [
         "KL without the block, nats",
         "The damage, measured: mean KL divergence from f32 when the block is left out.",
         |b| b.damage,
+    ),
+    (
+        "KL of rounding, nats",
+        "The damage of rounding: the sum of what each of the block's two products does alone in the coarsest format tried.",
+        |b| b.rounding,
     ),
 ];
 
@@ -271,17 +279,23 @@ pub(super) fn blocks(report: &Report) -> Option<Markup> {
     Some(out)
 }
 
-/// The rank correlation of each predictor with the damage.
+/// The rank correlation of each predictor with both damages.
 fn predictions(blocks: &[BlockFigures]) -> String {
-    let predictor = |&(title, _, get): &(&str, &str, Figure)| {
-        let pairs: Vec<_> = blocks.iter().filter_map(|b| Some((get(b)?, b.damage?))).collect();
-        correlation(&pairs).map(|r| format!("{title} {r:.2} (of {} blocks)", pairs.len()).replace('-', "−"))
+    let damages: [(&str, Figure); 2] =
+        [("leaving a block out", |b| b.damage), ("rounding its products", |b| b.rounding)];
+    let sentence = |(what, damage): (&str, Figure)| {
+        let predictor = |&(title, _, get): &(&str, &str, Figure)| {
+            let pairs: Vec<_> = blocks.iter().filter_map(|b| Some((get(b)?, damage(b)?))).collect();
+            correlation(&pairs).map(|r| format!("{title} {r:.2}").replace('-', "−"))
+        };
+        let found: Vec<String> = FIGURES[..3].iter().filter_map(predictor).collect();
+        (!found.is_empty()).then(|| format!("with the damage of {what}: {}", found.join(", ")))
     };
-    let found: Vec<String> = FIGURES[..3].iter().filter_map(predictor).collect();
+    let found: Vec<String> = damages.into_iter().filter_map(sentence).collect();
     if found.is_empty() {
         return String::new();
     }
-    format!("Rank correlation (Spearman) with the damage of leaving a block out: {}.", found.join(", "))
+    format!("Rank correlation (Spearman) over {} blocks {}.", blocks.len(), found.join("; "))
 }
 
 /// Prompts, and where the continuations part.
