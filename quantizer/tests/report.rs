@@ -119,7 +119,7 @@ fn the_page_is_closed_and_loads_nothing() {
     }
     let elements = elements(&html);
     let count = |name: &str| elements.iter().filter(|e| *e == name).count();
-    assert_eq!((count("section"), count("svg"), count("figure")), (9, 8, 8), "{elements:?}");
+    assert_eq!((count("section"), count("svg"), count("figure")), (9, 9, 9), "{elements:?}");
     assert_eq!((count("figcaption"), count("mark")), (8, 2));
     assert_eq!(html.matches("role=\"img\" aria-label=\"").count(), 8);
     // What the figures say: correlation, parting, sizes, agreement.
