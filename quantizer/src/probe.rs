@@ -17,7 +17,7 @@ pub struct Probe<'r, 'c> {
     lengths: Vec<usize>,
     /// Before each block, and behind the last.
     streams: Vec<Vec<f32>>,
-    /// The f32 model's, behind the last.
+    /// The f32 model's logits.
     target: Vec<f32>,
     /// Blocks that are left out.
     dropped: Vec<bool>,
@@ -54,7 +54,7 @@ impl<'r, 'c> Probe<'r, 'c> {
             head: reference.head_weights()?,
         };
         probe.run(0)?;
-        probe.target = probe.streams[blocks].clone();
+        probe.target = probe.head.apply(&probe.norm.apply(&probe.streams[blocks]));
         Ok(probe)
     }
 
@@ -120,16 +120,9 @@ impl<'r, 'c> Probe<'r, 'c> {
 
     /// The damage of a last stream.
     fn divergence(&self, stream: &[f32]) -> f64 {
-        const TOKENS: usize = 1024;
-        let (width, vocab) = (self.norm.weight.len(), self.head.rows());
-        let parts = stream.chunks(TOKENS * width).zip(self.target.chunks(TOKENS * width));
-        let sum: f64 = parts
-            .map(|(found, wanted)| {
-                let mut logits = self.head.apply(&self.norm.apply(found));
-                loss(&mut logits, self.head.apply(&self.norm.apply(wanted)), vocab)
-            })
-            .sum();
-        sum / (stream.len() / width).max(1) as f64
+        let mut logits = self.head.apply(&self.norm.apply(stream));
+        let sum = loss(&mut logits, &self.target, self.head.rows());
+        sum / (stream.len() / self.norm.weight.len()).max(1) as f64
     }
 
     /// What a block is like.

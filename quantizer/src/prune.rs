@@ -124,37 +124,31 @@ fn surgeon(
     let mut inverse = moments.inverse()?;
     let mut kept: Vec<usize> = (0..cols / size).collect();
     for _ in 0..count {
-        let costs: Vec<(f64, Array2<f64>)> = kept
-            .par_iter()
-            .map(|&unit| {
-                let at = unit * size..(unit + 1) * size;
-                let block = part(&inverse, at.clone(), at.clone());
-                let solved = solve(block, part(&w, at.clone(), 0..rows));
-                let cost = (&solved * &part(&w, at, 0..rows)).sum();
-                (if cost.is_finite() { cost } else { f64::INFINITY }, solved)
-            })
-            .collect();
-        let cheapest = (0..kept.len()).min_by(|&a, &b| costs[a].0.total_cmp(&costs[b].0)).unwrap_or(0);
+        let cost = |&unit: &usize| {
+            let at = unit * size..(unit + 1) * size;
+            let (block, w) = (part(&inverse, at.clone(), at.clone()), part(&w, at, 0..rows));
+            let cost = match size {
+                1 => w.iter().map(|w| w * w).sum::<f64>() / block[(0, 0)],
+                _ => (&solve(block, w) * &w).sum(),
+            };
+            if cost.is_finite() { cost } else { f64::INFINITY }
+        };
+        let costs: Vec<f64> = kept.par_iter().map(cost).collect();
+        let cheapest = (0..kept.len()).min_by(|&a, &b| costs[a].total_cmp(&costs[b])).unwrap_or(0);
         let unit = kept.remove(cheapest);
         let at = unit * size..(unit + 1) * size;
         let across = part(&inverse, 0..cols, at.clone()).to_owned();
-        let solved = &costs[cheapest].1;
+        let block = part(&inverse, at.clone(), at.clone());
+        let (solved, back) = (solve(block, part(&w, at.clone(), 0..rows)), solve(block, across.t()));
         // Rows of W^T and of the inverse, each on its own.
-        w.axis_iter_mut(Axis(0)).into_par_iter().zip(across.axis_iter(Axis(0)).into_par_iter()).for_each(
-            |(mut row, across)| {
-                for (factor, solved) in across.iter().zip(solved.rows()) {
-                    row.scaled_add(-factor, &solved);
+        for (of, less) in [(&mut w, solved), (&mut inverse, back)] {
+            let of = of.axis_iter_mut(Axis(0)).into_par_iter();
+            of.zip(across.axis_iter(Axis(0)).into_par_iter()).with_min_len(16).for_each(|(mut row, across)| {
+                for (factor, less) in across.iter().zip(less.rows()) {
+                    row.scaled_add(-factor, &less);
                 }
-            },
-        );
-        let back = solve(part(&inverse, at.clone(), at.clone()), across.t());
-        inverse.axis_iter_mut(Axis(0)).into_par_iter().zip(across.axis_iter(Axis(0)).into_par_iter()).for_each(
-            |(mut row, across)| {
-                for (factor, back) in across.iter().zip(back.rows()) {
-                    row.scaled_add(-factor, &back);
-                }
-            },
-        );
+            });
+        }
         // What is gone stays gone, whatever was rounded.
         part_mut(&mut w, at.clone(), 0..rows).fill(0.0);
         part_mut(&mut inverse, at.clone(), 0..cols).fill(0.0);

@@ -135,15 +135,15 @@ fn divergence(student: &Student, teacher: &Teacher, samples: &[Sample]) -> f64 {
         }
         let mut logits = student.head.apply(&student.norm.apply(&stream));
         let targets = teacher.head.apply(&teacher.norm.apply(&sample.teacher));
-        sum += loss(&mut logits, targets, student.head.rows());
+        sum += loss(&mut logits, &targets, student.head.rows());
         tokens += lengths.iter().sum::<usize>();
     }
     sum / tokens.max(1) as f64
 }
 
 /// The sum of the divergences; logits become their gradients.
-pub(crate) fn loss(logits: &mut [f32], mut targets: Vec<f32>, vocab: usize) -> f64 {
-    let rows = logits.par_chunks_mut(vocab).zip(targets.par_chunks_mut(vocab)).map(|(logits, targets)| {
+pub(crate) fn loss(logits: &mut [f32], targets: &[f32], vocab: usize) -> f64 {
+    let rows = logits.par_chunks_mut(vocab).zip(targets.par_chunks(vocab)).map(|(logits, targets)| {
         let log_sum = |x: &[f32]| {
             let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             top + x.iter().map(|&x| f64::from((x - top).exp())).sum::<f64>().ln() as f32
@@ -151,7 +151,7 @@ pub(crate) fn loss(logits: &mut [f32], mut targets: Vec<f32>, vocab: usize) -> f
         let (q, p) = (log_sum(logits), log_sum(targets));
         let mut sum = 0.0;
         for (logit, target) in logits.iter_mut().zip(targets) {
-            let (q, p) = (*logit - q, *target - p);
+            let (q, p) = (*logit - q, target - p);
             let (weight, found) = (p.exp(), q.exp());
             sum += f64::from(weight) * f64::from(p - q);
             *logit = found - weight;
@@ -175,7 +175,7 @@ fn take(student: &mut Student, teacher: &Teacher, sample: &Sample, state: &mut S
     let last = streams.pop().unwrap_or_default();
     let mut logits = student.head.apply(&student.norm.apply(&last));
     let targets = teacher.head.apply(&teacher.norm.apply(&sample.teacher));
-    loss(&mut logits, targets, student.head.rows());
+    loss(&mut logits, &targets, student.head.rows());
     let tokens: usize = lengths.iter().sum();
     logits.iter_mut().for_each(|g| *g /= tokens as f32);
     let to_normed = student.head.back(&logits);

@@ -22,6 +22,8 @@ use crate::reference::{BlockWeights, Middle, Reference, ReferenceError};
 
 /// Tokens that damage is measured on, at most.
 const TOKENS: usize = 4096;
+/// Logits of these tokens, at most: they are in memory, and large vocabularies cost the most time.
+const LOGITS: usize = 1 << 25;
 /// Steps in which units are taken out of a block.
 const STEPS: usize = 8;
 
@@ -79,7 +81,8 @@ pub(super) fn plan(
     if options.calibration.is_empty() {
         return Err(QuantizeError::NothingToMeasure);
     }
-    let mut probe = Probe::new(reference, &sample(&options.calibration))?;
+    let mut probe =
+        Probe::new(reference, &sample(&options.calibration, TOKENS.min(LOGITS / reference.architecture().vocab)))?;
     for (block, figures) in plan.figures.iter_mut().enumerate() {
         progress(block, 3 * blocks);
         let profile = probe.profile(block)?;
@@ -172,10 +175,10 @@ fn balance(plan: &Plan, shapes: &[Shape], target: Target, overhead: u64) -> Resu
     }
 }
 
-/// Sequences at equal distances.
-fn sample(sequences: &[Vec<u32>]) -> Vec<&[u32]> {
+/// Sequences at equal distances, of about so many tokens in all.
+fn sample(sequences: &[Vec<u32>], most: usize) -> Vec<&[u32]> {
     let tokens: usize = sequences.iter().map(Vec::len).sum();
-    sequences.iter().step_by(tokens.div_ceil(TOKENS).max(1)).map(Vec::as_slice).collect()
+    sequences.iter().step_by(tokens.div_ceil(most.max(1)).max(1)).map(Vec::as_slice).collect()
 }
 
 /// Leaves the blocks out that are missed least, one after the other.
@@ -416,7 +419,7 @@ mod tests {
     #[test]
     fn samples_are_spread_over_the_text() {
         let sequences = vec![vec![0; 256]; 128];
-        assert_eq!(sample(&sequences).len(), 16);
-        assert_eq!(sample(&sequences[..3]).len(), 3);
+        assert_eq!(sample(&sequences, 4096).len(), 16);
+        assert_eq!(sample(&sequences[..3], 4096).len(), 3);
     }
 }
