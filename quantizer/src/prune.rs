@@ -68,19 +68,35 @@ pub fn units(block: &BlockWeights) -> usize {
     }
 }
 
-/// Takes `count` units out of a block whose second product has inputs with these moments. Returns the squared error of the
-/// product's outputs, as a part of their own square.
+/// A block with fewer units, and the squared error of its second product's outputs as a part of their own square.
+pub type Cut = (BlockWeights, f64);
+
+/// Takes units out of a block whose second product has inputs with these moments: ever more, as many as each of `counts`, which rise.
 ///
 /// # Errors
 /// Moments that are singular beyond help.
 ///
 /// # Panics
 /// When there would be no unit left.
-pub fn cut(block: &mut BlockWeights, moments: &Moments, count: usize, refit: Refit) -> Result<f64, MomentsError> {
+pub fn cut(block: &BlockWeights, moments: &Moments, counts: &[usize], refit: Refit) -> Result<Vec<Cut>, MomentsError> {
     let all = units(block);
-    assert!(count < all, "{count} of {all} units");
+    let mut surgeon = Surgeon::new(&block.output, moments, block.output.cols / all)?;
+    let cuts = counts.iter().map(|&count| {
+        assert!(count < all, "{count} of {all} units");
+        while all - surgeon.kept.len() < count {
+            surgeon.remove();
+        }
+        let (weight, error) = surgeon.result(moments, refit);
+        (without(block, &surgeon.kept, weight), error)
+    });
+    Ok(cuts.collect())
+}
+
+/// A block with the units `kept`, whose second product has these weights.
+fn without(block: &BlockWeights, kept: &[usize], weight: Vec<f32>) -> BlockWeights {
+    let all = units(block);
     let size = block.output.cols / all;
-    let (kept, weight, error) = surgeon(&block.output, moments, size, count, refit)?;
+    let mut block = block.clone();
     let columns: Vec<usize> = kept.iter().flat_map(|&unit| unit * size..(unit + 1) * size).collect();
     block.output = LinearWeights { weight, cols: columns.len(), ..block.output.clone() };
     let rows: Vec<usize> = match &mut block.middle {
@@ -106,27 +122,36 @@ pub fn cut(block: &mut BlockWeights, moments: &Moments, count: usize, refit: Ref
     if let Some(bias) = &mut input.bias {
         *bias = rows.iter().map(|&row| bias[row]).collect();
     }
-    Ok(error)
+    block
 }
 
-/// Units that stay, the weights of their columns, and the error.
-fn surgeon(
-    of: &LinearWeights,
-    moments: &Moments,
+/// An operation: what is left, and what it takes to go on.
+struct Surgeon {
+    /// Columns of a unit.
     size: usize,
-    count: usize,
-    refit: Refit,
-) -> Result<(Vec<usize>, Vec<f32>, f64), MomentsError> {
-    let (rows, cols) = (of.rows(), of.cols);
-    let original = ArrayView2::from_shape((rows, cols), &of.weight).expect("rows times columns").mapv(f64::from);
-    // W^T: a unit is a band of rows.
-    let mut w = original.t().as_standard_layout().into_owned();
-    let mut inverse = moments.inverse()?;
-    let mut kept: Vec<usize> = (0..cols / size).collect();
-    for _ in 0..count {
+    /// W^T, where a unit is a band of rows: as it was, and as it is.
+    original: Array2<f64>,
+    w: Array2<f64>,
+    /// H^-1 of the columns that are left.
+    inverse: Array2<f64>,
+    kept: Vec<usize>,
+}
+
+impl Surgeon {
+    fn new(of: &LinearWeights, moments: &Moments, size: usize) -> Result<Self, MomentsError> {
+        let w = ArrayView2::from_shape((of.rows(), of.cols), &of.weight).expect("rows times columns");
+        let original = w.t().mapv(f64::from).as_standard_layout().into_owned();
+        let kept = (0..of.cols / size).collect();
+        Ok(Self { size, w: original.clone(), original, inverse: moments.inverse()?, kept })
+    }
+
+    /// Takes the cheapest unit out.
+    fn remove(&mut self) {
+        let Self { size, w, inverse, kept, .. } = self;
+        let (size, (cols, rows)) = (*size, w.dim());
         let cost = |&unit: &usize| {
             let at = unit * size..(unit + 1) * size;
-            let (block, w) = (part(&inverse, at.clone(), at.clone()), part(&w, at, 0..rows));
+            let (block, w) = (part(inverse, at.clone(), at.clone()), part(w, at, 0..rows));
             let cost = match size {
                 1 => w.iter().map(|w| w * w).sum::<f64>() / block[(0, 0)],
                 _ => (&solve(block, w) * &w).sum(),
@@ -137,11 +162,11 @@ fn surgeon(
         let cheapest = (0..kept.len()).min_by(|&a, &b| costs[a].total_cmp(&costs[b])).unwrap_or(0);
         let unit = kept.remove(cheapest);
         let at = unit * size..(unit + 1) * size;
-        let across = part(&inverse, 0..cols, at.clone()).to_owned();
-        let block = part(&inverse, at.clone(), at.clone());
-        let (solved, back) = (solve(block, part(&w, at.clone(), 0..rows)), solve(block, across.t()));
+        let across = part(inverse, 0..cols, at.clone()).to_owned();
+        let block = part(inverse, at.clone(), at.clone());
+        let (solved, back) = (solve(block, part(w, at.clone(), 0..rows)), solve(block, across.t()));
         // Rows of W^T and of the inverse, each on its own.
-        for (of, less) in [(&mut w, solved), (&mut inverse, back)] {
+        for (of, less) in [(&mut *w, solved), (&mut *inverse, back)] {
             let of = of.axis_iter_mut(Axis(0)).into_par_iter();
             of.zip(across.axis_iter(Axis(0)).into_par_iter()).with_min_len(16).for_each(|(mut row, across)| {
                 for (factor, less) in across.iter().zip(less.rows()) {
@@ -150,24 +175,27 @@ fn surgeon(
             });
         }
         // What is gone stays gone, whatever was rounded.
-        part_mut(&mut w, at.clone(), 0..rows).fill(0.0);
-        part_mut(&mut inverse, at.clone(), 0..cols).fill(0.0);
-        part_mut(&mut inverse, 0..cols, at).fill(0.0);
+        part_mut(w, at.clone(), 0..rows).fill(0.0);
+        part_mut(inverse, at.clone(), 0..cols).fill(0.0);
+        part_mut(inverse, 0..cols, at).fill(0.0);
     }
-    if refit == Refit::None {
-        w = original.t().as_standard_layout().into_owned();
-        for unit in (0..cols / size).filter(|unit| !kept.contains(unit)) {
-            part_mut(&mut w, unit * size..(unit + 1) * size, 0..rows).fill(0.0);
+
+    /// The weights of the columns that are left, and the error.
+    fn result(&self, moments: &Moments, refit: Refit) -> (Vec<f32>, f64) {
+        let (cols, rows) = self.w.dim();
+        let columns: Vec<usize> = self.kept.iter().flat_map(|&unit| unit * self.size..(unit + 1) * self.size).collect();
+        let mut w = self.w.clone();
+        if refit == Refit::None {
+            w.fill(0.0);
+            columns.iter().for_each(|&c| w.row_mut(c).assign(&self.original.row(c)));
         }
+        let h = ArrayView2::from_shape((cols, cols), moments.matrix()).expect("a square").mapv(f64::from);
+        let square = |w: &Array2<f64>| (w * &h.dot(w)).sum();
+        let whole = square(&self.original);
+        let error = if whole > 0.0 { square(&(&self.original - &w)) / whole } else { 0.0 };
+        let places = (0..rows).flat_map(|r| columns.iter().map(move |&c| (c, r)));
+        (places.map(|place| w[place] as f32).collect(), error)
     }
-    let h = ArrayView2::from_shape((cols, cols), moments.matrix()).expect("a square").mapv(f64::from);
-    let square = |w: &Array2<f64>| (w * &h.dot(w)).sum();
-    let original = original.t().as_standard_layout().into_owned();
-    let whole = square(&original);
-    let error = if whole > 0.0 { square(&(&original - &w)) / whole } else { 0.0 };
-    let columns: Vec<usize> = kept.iter().flat_map(|&unit| unit * size..(unit + 1) * size).collect();
-    let weight = (0..rows).flat_map(|r| columns.iter().map(move |&c| (r, c))).map(|(r, c)| w[(c, r)] as f32).collect();
-    Ok((kept, weight, error))
 }
 
 fn part(a: &Array2<f64>, rows: Range<usize>, cols: Range<usize>) -> ArrayView2<'_, f64> {
@@ -247,12 +275,12 @@ mod tests {
 
     #[test]
     fn a_channel_that_others_can_stand_in_for_costs_almost_nothing() {
-        let mut block = feed_forward(12);
+        let block = feed_forward(12);
         // Channel 5 is channel 2 again, as loud as any.
         let mut x = numbers(400 * 12, 3);
         x.chunks_mut(12).for_each(|row| row[5] = row[2]);
         let before = block.clone();
-        let error = cut(&mut block, &moments(&x, 12), 1, Refit::LeastSquares).unwrap();
+        let (block, error) = cut(&block, &moments(&x, 12), &[1], Refit::LeastSquares).unwrap().remove(0);
         assert!(error < 5e-3, "{error}");
         assert_eq!((block.output.cols, block.input.rows()), (11, 22));
         // Either of the two went, and the other took over its weights.
@@ -265,8 +293,7 @@ mod tests {
             );
             assert!((want - found).abs() < 0.05, "{want} {found}");
         }
-        let mut plain = before;
-        let unrepaired = cut(&mut plain, &moments(&x, 12), 1, Refit::None).unwrap();
+        let (_, unrepaired) = cut(&before, &moments(&x, 12), &[1], Refit::None).unwrap().remove(0);
         assert!(unrepaired > 20.0 * error, "{unrepaired} {error}");
     }
 
@@ -281,7 +308,7 @@ mod tests {
             key_norm: None,
             rope: Rope { inv_freq: vec![1.0], magnitude: 1.0 },
         };
-        let mut block = BlockWeights {
+        let block = BlockWeights {
             norm: NormWeights { weight: vec![1.0; 8], eps: 1e-5 },
             input: linear(24, 8, 1),
             middle: Middle::Attention(heads),
@@ -291,7 +318,7 @@ mod tests {
         let mut x = numbers(200 * 12, 4);
         x.chunks_mut(12).for_each(|row| row[4..8].fill(0.0));
         let before = block.clone();
-        let error = cut(&mut block, &moments(&x, 12), 1, Refit::LeastSquares).unwrap();
+        let (block, error) = cut(&block, &moments(&x, 12), &[1], Refit::LeastSquares).unwrap().remove(0);
         let Middle::Attention(heads) = &block.middle else { unreachable!() };
         assert_eq!((heads.heads, heads.kv_heads, block.output.cols, block.input.rows()), (4, 2, 8, 16));
         assert!(error < 0.05, "{error}");

@@ -81,7 +81,9 @@ pub(super) fn quantize(
             moments.add(&block.middle.mix(&part.lengths, block.input.apply(&block.norm.apply(part.stream))));
         }
         moments.finish()?;
-        done.cut = prune::cut(&mut block, &moments, task.cut, task.refit)?;
+        for (cut, error) in prune::cut(&block, &moments, &[task.cut], task.refit)? {
+            (block, done.cut) = (cut, error);
+        }
     }
     let unfolded = exact.as_ref().map(|_| (block.norm.clone(), block.input.clone()));
     if task.fold

@@ -221,9 +221,9 @@ fn measure_cuts(
         let mut moments = Moments::new(block.output.cols);
         moments.add(&block.middle.mix(probe.lengths(), block.input.apply(&block.norm.apply(probe.stream(index)))));
         moments.finish().map_err(singular)?;
-        for count in (step(units)..units).step_by(step(units)) {
-            let mut cut = block.clone().into_owned();
-            prune::cut(&mut cut, &moments, count, options.prune.refit).map_err(singular)?;
+        let counts: Vec<usize> = (step(units)..units).step_by(step(units)).collect();
+        let cuts = prune::cut(&block, &moments, &counts, options.prune.refit).map_err(singular)?;
+        for (count, (cut, _)) in counts.into_iter().zip(cuts) {
             plan.figures[index].cuts.push((count, probe.damage(index, Some(&cut))?));
         }
     }
