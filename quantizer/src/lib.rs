@@ -11,6 +11,7 @@
 //! | [`fit`] | fits a rounded model's scales to the f32 model's predictions |
 //! | [`mod@file`] | the file's writer, on the reader's own records |
 //! | [`tokenizer`] | imports tokenizers |
+//! | [`vocabulary`] | finds the tokens that a text needs |
 //! | [`mod@evaluate`] | says what quantization cost |
 //! | [`report`] | shows it, on one page |
 
@@ -30,6 +31,7 @@ pub mod reference;
 pub mod report;
 mod text;
 pub mod tokenizer;
+pub mod vocabulary;
 
 pub use memory::Memory;
 pub use text::encode;

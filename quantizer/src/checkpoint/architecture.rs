@@ -10,6 +10,8 @@
 //! each tensor exists with the shape given, the shapes of a block agree with
 //! each other, `kv_heads` divides `heads`, and `head_dim` is even.
 
+use std::sync::Arc;
+
 /// The model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
@@ -48,9 +50,19 @@ pub struct TensorRef {
     pub(super) name: String,
     pub(super) rows: usize,
     pub(super) cols: usize,
-    /// The file has the rows in the order of the interleaved pairing, for heads
+    pub(super) order: Order,
+}
+
+/// Which rows of the file are those of the tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Order {
+    /// All, as they lie.
+    Stored,
+    /// All. The file has them in the order of the interleaved pairing, for heads
     /// of so many; they are read in that of [`Rope`].
-    pub(super) interleaved: Option<usize>,
+    Interleaved(usize),
+    /// These, ascending.
+    Chosen(Arc<[u32]>),
 }
 
 impl TensorRef {

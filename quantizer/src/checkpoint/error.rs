@@ -262,6 +262,12 @@ pub enum CheckpointError {
         /// The tensor.
         tensor: String,
     },
+    /// Tokens to keep that are not.
+    #[error("these tokens cannot be kept: {problem}")]
+    Tokens {
+        /// What is wrong with the list.
+        problem: String,
+    },
     /// Rows outside of the tensor, or a buffer of the wrong length.
     #[error(
         "rows {start}..{end} of tensor `{tensor}` ({rows} rows of {cols}) do not fit a buffer of {buffer}: ask for rows that exist and lend rows x columns"

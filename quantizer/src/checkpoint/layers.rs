@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use super::architecture::Order;
 use super::config::Config;
 use super::names::Names;
 use super::tensors::Tensors;
@@ -113,8 +114,8 @@ impl Finder<'_> {
     fn turning(&mut self, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Linear, CheckpointError> {
         let mut linear = self.linear(name, rows, cols, bias)?;
         if self.names.interleaved {
-            linear.weight.interleaved = Some(self.config.head_dim);
-            linear.bias.iter_mut().for_each(|bias| bias.interleaved = Some(self.config.head_dim));
+            linear.weight.order = Order::Interleaved(self.config.head_dim);
+            linear.bias.iter_mut().for_each(|bias| bias.order = Order::Interleaved(self.config.head_dim));
         }
         Ok(linear)
     }
@@ -152,7 +153,7 @@ impl Finder<'_> {
             [rows, cols] => (*rows, *cols),
             _ => (1, shape.iter().product()),
         };
-        Ok(TensorRef { name: name.to_owned(), rows, cols, interleaved: None })
+        Ok(TensorRef { name: name.to_owned(), rows, cols, order: Order::Stored })
     }
 
     fn refuse_extra(&self) -> Result<(), CheckpointError> {

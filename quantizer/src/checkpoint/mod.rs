@@ -21,6 +21,8 @@
 //! - Opening reads settings and headers only, in memory bounded by their length
 //!   on disk. After it, settings and tensors agree: every tensor of the
 //!   description exists, in its shape, and no other tensor is left over.
+//! - Of a vocabulary that was cut down ([`Checkpoint::keep_tokens`]) nothing else
+//!   is seen: rows, ids and tokenizer are those of the kept tokens.
 //! - Numbers are read by rows, at positions, as f32, and are finite. Several
 //!   threads may read at once.
 //! - Whatever the files hold, the outcome is a checkpoint or a
@@ -36,6 +38,7 @@ mod family;
 mod fields;
 mod file;
 mod gguf;
+mod kept;
 mod layers;
 mod names;
 mod rope;
@@ -50,6 +53,7 @@ use std::path::{Path, PathBuf};
 
 pub use architecture::{Activation, Architecture, Attention, Block, FeedForward, Linear, Norm, Rope, TensorRef};
 pub use error::CheckpointError;
+pub use kept::Kept;
 
 use file::PositionedFile;
 use gguf::Gguf;
@@ -65,6 +69,7 @@ pub struct Checkpoint {
     tensors: Tensors,
     /// None for a directory.
     gguf: Option<Gguf>,
+    kept: Option<Kept>,
 }
 
 impl Checkpoint {
@@ -102,7 +107,7 @@ impl Checkpoint {
                 (architecture, tensors, None)
             }
         };
-        Ok(Self { path: path.to_owned(), architecture, tensors, gguf })
+        Ok(Self { path: path.to_owned(), architecture, tensors, gguf, kept: None })
     }
 
     /// The directory or file.
@@ -121,11 +126,20 @@ impl Checkpoint {
     ///
     /// What cannot be read, or not followed exactly.
     pub fn tokenizer(&self) -> Result<Vec<u8>, TokenizerImportError> {
-        match &self.gguf {
-            Some(gguf) => gguf.tokenizer(&self.tensors),
-            None if self.path.join("tokenizer.json").exists() => tokenizer::import(&self.path),
-            None => Ok(Vec::new()),
+        let section = match &self.gguf {
+            Some(gguf) => gguf.tokenizer(&self.tensors)?,
+            None if self.path.join("tokenizer.json").exists() => tokenizer::import(&self.path)?,
+            None => Vec::new(),
+        };
+        match &self.kept {
+            Some(kept) if !section.is_empty() => tokenizer::restricted(&section, kept.ids()),
+            _ => Ok(section),
         }
+    }
+
+    /// The tokens that were kept; `None` if none were taken out.
+    pub fn kept(&self) -> Option<&Kept> {
+        self.kept.as_ref()
     }
 
     /// What the model computes.

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::architecture::Order;
 use super::element::{self, Element};
 use super::file::PositionedFile;
 use super::{CheckpointError, TensorRef};
@@ -68,20 +69,28 @@ impl Tensors {
                 buffer: out.len(),
             });
         }
-        match tensor.interleaved {
-            None => reader.numbers(rows.start.saturating_mul(tensor.cols), out),
-            Some(head_dim) if tensor.rows == 1 => {
+        let cols = tensor.cols.max(1);
+        match &tensor.order {
+            Order::Stored => reader.numbers(rows.start.saturating_mul(tensor.cols), out),
+            Order::Interleaved(head_dim) if tensor.rows == 1 => {
                 // A bias: its numbers are what rows are to a matrix.
                 let mut stored = vec![0.0; out.len()];
                 reader.numbers(rows.start.saturating_mul(tensor.cols), &mut stored)?;
                 for (i, out) in out.iter_mut().enumerate() {
-                    *out = stored.get(interleaved(i, head_dim)).copied().ok_or_else(|| unknown(tensor))?;
+                    *out = stored.get(interleaved(i, *head_dim)).copied().ok_or_else(|| unknown(tensor))?;
                 }
                 Ok(())
             }
-            Some(head_dim) => {
-                for (row, out) in rows.zip(out.chunks_mut(tensor.cols.max(1))) {
-                    reader.numbers(interleaved(row, head_dim).saturating_mul(tensor.cols), out)?;
+            Order::Interleaved(head_dim) => {
+                for (row, out) in rows.zip(out.chunks_mut(cols)) {
+                    reader.numbers(interleaved(row, *head_dim).saturating_mul(cols), out)?;
+                }
+                Ok(())
+            }
+            Order::Chosen(chosen) => {
+                let chosen = chosen.get(rows).ok_or_else(|| unknown(tensor))?;
+                for (row, out) in chosen.iter().zip(out.chunks_mut(cols)) {
+                    reader.numbers((*row as usize).saturating_mul(cols), out)?;
                 }
                 Ok(())
             }
@@ -114,7 +123,14 @@ impl<'t> Reader<'t> {
         let stored = tensors.get(&tensor.name)?;
         let same = match *stored.shape {
             [cols] => (tensor.rows, tensor.cols) == (1, cols),
-            [rows, cols] => (tensor.rows, tensor.cols) == (rows, cols),
+            [rows, cols] => match &tensor.order {
+                // Ascending, so the last says that all exist.
+                Order::Chosen(chosen) => {
+                    let exist = chosen.last().is_some_and(|last| (*last as usize) < rows);
+                    exist && (tensor.rows, tensor.cols) == (chosen.len(), cols)
+                }
+                _ => (tensor.rows, tensor.cols) == (rows, cols),
+            },
             _ => false,
         };
         let element = *stored.element.as_ref().ok()?;

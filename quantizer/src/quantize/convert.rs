@@ -23,6 +23,7 @@ use crate::file::{WriteError, Writer};
 use crate::fit::{self, FitOutcome, Student};
 use crate::reference::{LinearWeights, RESIDENT_BYTES, Reference};
 use crate::report::Record;
+use crate::vocabulary;
 
 /// The record, before it has its name.
 const RECORD: &str = "record.json";
@@ -44,14 +45,16 @@ pub fn quantize(
     let tokenizer = checkpoint.tokenizer()?;
     let store = Store::open(target, &key(checkpoint, options))?;
     let weights = weights(architecture);
-    let plan = planned(checkpoint, options, &store, overhead(architecture, options, &tokenizer), progress)?;
+    let metadata = metadata(checkpoint, options);
+    let overhead = overhead(architecture, options, &tokenizer, &metadata);
+    let plan = planned(checkpoint, options, &store, overhead, progress)?;
     let done = round_blocks(checkpoint, options, &plan, &store, &mut |done| progress("rounding", done, weights))?;
 
     let (norm, fitted) = fitted(checkpoint, options, &store, &done, progress)?;
     // Fitted blocks are kept behind the others.
     let first = if fitted.is_some() { done.len() } else { 0 };
     let block = |index: usize| block(&store, first + index);
-    let mut record = record::begin(architecture, options, &plan, &done, fitted);
+    let mut record = record::begin(checkpoint, options, &plan, &done, fitted);
     let mut build = Build::new(architecture, options.embeddings)?;
     let left = (0..plan.tasks.len()).filter(|&number| plan.tasks[number].is_some());
     for (index, (number, of)) in left.zip(&done).enumerate() {
@@ -62,8 +65,7 @@ pub fn quantize(
     let head = (!architecture.tied()).then_some(options.head);
     let (mut outline, sources) = build.finish(&norm, head)?;
     outline.tokenizer = tokenizer;
-    outline.metadata = vec![("family".to_owned(), architecture.family.clone())];
-    outline.metadata.extend(options.metadata.iter().cloned());
+    outline.metadata = metadata;
     let prompt = golden::prompt(&outline.tokenizer, architecture, options);
     if !prompt.is_empty() {
         outline.golden = vec![prompt.len() + golden::length(&prompt, architecture, options)];
@@ -126,6 +128,14 @@ fn supported(architecture: &Architecture) -> Result<(), QuantizeError> {
     Ok(())
 }
 
+/// What the file says about itself.
+fn metadata(checkpoint: &Checkpoint, options: &Options) -> Vec<(String, String)> {
+    let mut metadata = vec![("family".to_owned(), checkpoint.architecture().family.clone())];
+    metadata.extend(checkpoint.kept().map(|kept| (vocabulary::KEY.to_owned(), vocabulary::to_ranges(kept.ids()))));
+    metadata.extend(options.metadata.iter().cloned());
+    metadata
+}
+
 /// Numbers in matrices.
 fn weights(architecture: &Architecture) -> u64 {
     let blocks = architecture.blocks.iter().flat_map(Block::products).map(|linear| linear.weight.len());
@@ -133,7 +143,7 @@ fn weights(architecture: &Architecture) -> u64 {
     (blocks.sum::<usize>() + head + architecture.embed.len()) as u64
 }
 
-/// What the blocks are made from: another key, other blocks.
+/// What the blocks are made from: another key, other blocks. The kept tokens are among the architecture's tensors.
 fn key(checkpoint: &Checkpoint, options: &Options) -> String {
     let stamp = |path: &Path| {
         let meta = path.metadata().ok()?;
@@ -166,7 +176,7 @@ fn planned(
 }
 
 /// Bytes of a file beside its products, a little more rather than less: tables, tokenizer, vectors, and the records of all.
-fn overhead(architecture: &Architecture, options: &Options, tokenizer: &[u8]) -> u64 {
+fn overhead(architecture: &Architecture, options: &Options, tokenizer: &[u8], metadata: &[(String, String)]) -> u64 {
     // A record of 40 bytes, a name, and padding to 64.
     const NAMED: usize = 40 + 40;
     let vector = |len: usize| NAMED + (4 * len).next_multiple_of(64);
@@ -181,7 +191,7 @@ fn overhead(architecture: &Architecture, options: &Options, tokenizer: &[u8]) ->
         128 + 2 * NAMED + vector(architecture.width) + biases + heads
     };
     let blocks: usize = architecture.blocks.iter().map(of_block).sum();
-    let text: usize = options.metadata.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
+    let text: usize = metadata.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
     let golden = 4 * (options.golden + options.prompt.len());
     let tables = table(options.embeddings).saturating_add(head);
     (tables + tokenizer.len() + blocks + text + golden + 1536) as u64

@@ -9,7 +9,7 @@ use super::plan::{Plan, Rounding};
 use super::rounded::RoundedBlock;
 use super::store::as_name::name;
 use super::{Options, Target};
-use crate::checkpoint::{Architecture, Block};
+use crate::checkpoint::{Architecture, Block, Checkpoint};
 use crate::evaluate::{Part, Place};
 use crate::fit::FitOutcome;
 use crate::prune::Refit;
@@ -41,12 +41,13 @@ fn place(block: &Block) -> Place {
 
 /// Writes down what is known before the blocks are seen again.
 pub(super) fn begin(
-    architecture: &Architecture,
+    checkpoint: &Checkpoint,
     options: &Options,
     plan: &Plan,
     done: &[Done],
     fit: Option<FitOutcome>,
 ) -> Record {
+    let architecture = checkpoint.architecture();
     let mut record = Record::default();
     let mut note = |what: &str, how: String| record.notes.push(Note { what: what.to_owned(), how });
     if options.calibration.is_empty() {
@@ -72,6 +73,12 @@ pub(super) fn begin(
         .filter(|(_, task)| task.is_none())
         .map(|(block, _)| place(block).to_string())
         .collect();
+    if let Some(kept) = checkpoint.kept() {
+        note(
+            "vocabulary",
+            format!("{} of {} tokens kept; the rows of the others are gone", architecture.vocab, kept.of()),
+        );
+    }
     if options.prune.any() {
         let cut: usize = plan.tasks.iter().flatten().map(|task| task.cut).sum();
         let refit = match options.prune.refit {

@@ -13,11 +13,13 @@
 //! | `special` | the files beside `tokenizer.json` |
 //! | `classes` | Unicode classes |
 //! | `write` | filling the runtime's layout |
+//! | `keep` | the same section with fewer tokens |
 
 mod classes;
 mod error;
 pub(crate) mod gguf;
 mod json;
+mod keep;
 mod pipeline;
 mod special;
 mod vocab;
@@ -33,6 +35,7 @@ use serde_json::Value;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 pub use error::TokenizerImportError;
+pub use keep::{closure, restricted};
 
 use TokenizerImportError as Error;
 

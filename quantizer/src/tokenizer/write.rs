@@ -38,10 +38,10 @@ pub(super) enum Ranks {
 
 /// The tables' bytes, by table.
 #[derive(Default)]
-struct Tables([Vec<u8>; Table::ALL.len()]);
+pub(super) struct Tables(pub(super) [Vec<u8>; Table::ALL.len()]);
 
 impl Tables {
-    fn put(&mut self, table: Table, words: impl IntoIterator<Item = u32>) {
+    pub(super) fn put(&mut self, table: Table, words: impl IntoIterator<Item = u32>) {
         self.0[table as usize].extend(words.into_iter().flat_map(u32::to_le_bytes));
     }
 }
@@ -96,7 +96,7 @@ fn header(source: &Source<'_>, has_byte_ids: bool, first_bytes: [[u32; 8]; 2]) -
 }
 
 /// Lays the tables one after the other.
-fn finish(mut header: Header, tables: &Tables) -> Result<Vec<u8>, Error> {
+pub(super) fn finish(mut header: Header, tables: &Tables) -> Result<Vec<u8>, Error> {
     let mut out = vec![0; HEADER_BYTES];
     for (table, bytes) in Table::ALL.iter().zip(&tables.0) {
         let too_long = |_| Error::unsupported("tokenizer.json: model.vocab", "too large", "sections below 4 GiB");

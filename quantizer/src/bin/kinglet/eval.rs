@@ -8,6 +8,7 @@ use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::encode;
 use kinglet_quantizer::evaluate::{Divergence, Evaluation, Hidden, Part, Protocol, evaluate_all};
 use kinglet_quantizer::reference::Reference;
+use kinglet_quantizer::vocabulary;
 use serde::Serialize;
 
 use crate::model::{Source, bar, isa};
@@ -20,6 +21,9 @@ use crate::model::{Source, bar, isa};
 /// Top-1 agreement is the fraction of positions where both find the same token most probable; top-5 agreement, where the
 /// checkpoint's most probable token is among the model's five. Hidden states are compared behind each block: the mean over tokens
 /// of |h - r| / |r|, and of the cosine.
+///
+/// Of a file with a part of the vocabulary (quantize --vocab-from) the tokens are its own, and the checkpoint's distribution is that
+/// over the kept tokens.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The .kinglet file
@@ -100,7 +104,11 @@ impl On {
         let tokenizer = tokenizer.context("cannot read the file's tokenizer")?;
         let mut tokens = encode(&tokenizer, &text, false).context("cannot encode the text")?;
         tokens.truncate(self.tokens.unwrap_or(usize::MAX));
+        let kept = vocabulary::of_file(&models[0])?;
         for (name, model) in names.iter().zip(models).skip(1) {
+            if vocabulary::of_file(model)? != kept {
+                bail!("{name} has another part of the vocabulary than {}: evaluate each on its own", names[0]);
+            }
             let Some(Ok(other)) = model.tokenizer() else { continue };
             let mut theirs =
                 encode(&other, &text, false).with_context(|| format!("cannot encode the text for {name}"))?;
@@ -112,6 +120,18 @@ impl On {
         let context = models.iter().map(Model::context).min().unwrap_or(0);
         Ok((text, tokens, Protocol { window: self.window.min(context), bos: tokenizer.bos() }))
     }
+}
+
+/// The checkpoint, with the tokens that the files kept.
+pub(crate) fn open_reference(dir: &Path, models: &[Model<'_>]) -> Result<Checkpoint> {
+    let mut checkpoint = Checkpoint::open(dir).with_context(|| cannot_import(dir))?;
+    vocabulary::follow(&mut checkpoint, &models[0])
+        .with_context(|| format!("{} is not the checkpoint this file was made from", dir.display()))?;
+    Ok(checkpoint)
+}
+
+pub(crate) fn cannot_import(dir: &Path) -> String {
+    format!("cannot import {}", dir.display())
 }
 
 /// Evaluates under a progress bar.
@@ -136,9 +156,8 @@ impl Args {
         let mut results = match &self.reference {
             None => measure(&models, &tokens, protocol, None)?,
             Some(dir) => {
-                let import = || format!("cannot import {}", dir.display());
-                let checkpoint = Checkpoint::open(dir).with_context(import)?;
-                let reference = Reference::new(&checkpoint).with_context(import)?;
+                let checkpoint = open_reference(dir, &models)?;
+                let reference = Reference::new(&checkpoint).with_context(|| cannot_import(dir))?;
                 let context = checkpoint.architecture().context;
                 let protocol = Protocol { window: protocol.window.min(context), ..protocol };
                 measure(&models, &tokens, protocol, Some(&reference))?

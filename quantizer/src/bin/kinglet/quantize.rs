@@ -11,6 +11,7 @@ use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::fit::FitOptions;
 use kinglet_quantizer::prune::{Prune, Refit, Units};
 use kinglet_quantizer::quantize::{Options, Target, quantize};
+use kinglet_quantizer::vocabulary;
 
 use crate::model::{bar, bytes};
 
@@ -84,6 +85,10 @@ pub(crate) struct Args {
     /// The size of the first of these steps
     #[arg(long, value_name = "RATE", default_value_t = 0.003)]
     fit_rate: f32,
+    /// Take out the tokens that this UTF-8 text does not need: it is encoded as before, any other text into more tokens. Special
+    /// tokens and those of single bytes stay
+    #[arg(long, value_name = "TEXT")]
+    vocab_from: Option<PathBuf>,
     /// Tokens of the golden answer that the file carries, so that any device can check itself; 0 for none
     #[arg(long, value_name = "N", default_value_t = 64)]
     golden: usize,
@@ -160,6 +165,9 @@ impl Args {
         let mut metadata = vec![];
         for pair in &self.metadata {
             let Some((key, value)) = pair.split_once('=') else { bail!("--metadata {pair}: write KEY=VALUE") };
+            if key == vocabulary::KEY {
+                bail!("--metadata {pair}: this key says which tokens were kept (--vocab-from); choose another");
+            }
             metadata.push((key.to_owned(), value.to_owned()));
         }
         let start = Instant::now();
@@ -167,7 +175,13 @@ impl Args {
             None => Checkpoint::open(&self.dir),
             Some(context) => Checkpoint::with_context(&self.dir, context),
         };
-        let checkpoint = checkpoint.with_context(|| format!("cannot import {}", self.dir.display()))?;
+        let mut checkpoint = checkpoint.with_context(|| format!("cannot import {}", self.dir.display()))?;
+        if let Some(path) = &self.vocab_from {
+            let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let kept = vocabulary::of_text(&checkpoint, &text);
+            let kept = kept.with_context(|| format!("cannot take the vocabulary from {}", path.display()))?;
+            checkpoint.keep_tokens(kept)?;
+        }
         let calibration = match &self.calibrate {
             Some(path) => {
                 let how = Passages { tokens: self.calibration_tokens, seed: self.seed };
@@ -211,6 +225,9 @@ impl Args {
             bytes(summary.bytes),
             start.elapsed().as_secs_f64()
         );
+        if let Some(kept) = checkpoint.kept() {
+            println!("{} of {} tokens kept", checkpoint.architecture().vocab, kept.of());
+        }
         Ok(())
     }
 }

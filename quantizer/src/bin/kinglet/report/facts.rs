@@ -3,7 +3,7 @@
 use anyhow::Result;
 use kinglet::format::{Middle, Values};
 use kinglet::{Format, Matrix, Model};
-use kinglet_quantizer::checkpoint::{Architecture, Block};
+use kinglet_quantizer::checkpoint::{Architecture, Block, Checkpoint, Kept};
 use kinglet_quantizer::report::{Component, Means, ModelFacts, Size, Tensor};
 
 pub(super) fn model(model: &Model<'_>, architecture: &Architecture) -> ModelFacts {
@@ -32,16 +32,18 @@ impl Sum {
 }
 
 /// Matrices only; a pruned checkpoint's are those of the whole one.
-fn checkpoint_weights(architecture: &Architecture) -> u64 {
+fn checkpoint_weights(checkpoint: &Checkpoint) -> u64 {
+    let architecture = checkpoint.architecture();
     let blocks = architecture.blocks.iter().map(|block| match block {
         Block::Attention(a) => [&a.query, &a.key, &a.value, &a.output].iter().map(|l| l.weight.len() as u64).sum(),
         Block::FeedForward(f) => [&f.gate, &f.up, &f.down].iter().map(|l| l.weight.len() as u64).sum::<u64>(),
     });
-    let head = if architecture.tied() { 0 } else { architecture.head.len() as u64 };
-    architecture.embed.len() as u64 + head + blocks.sum::<u64>()
+    let vocab = checkpoint.kept().map_or(architecture.vocab, Kept::of);
+    let tables = if architecture.tied() { 1 } else { 2 };
+    tables * vocab as u64 * architecture.width as u64 + blocks.sum::<u64>()
 }
 
-pub(super) fn size(model: &Model<'_>, architecture: &Architecture) -> Result<Size> {
+pub(super) fn size(model: &Model<'_>, checkpoint: &Checkpoint) -> Result<Size> {
     let mut sum = Sum::default();
     for index in 0..model.record().tensors {
         if let Values::Matrix(matrix) = model.tensor(index)?.values {
@@ -49,7 +51,7 @@ pub(super) fn size(model: &Model<'_>, architecture: &Architecture) -> Result<Siz
         }
     }
     Ok(Size {
-        f32_bytes: Some(4 * checkpoint_weights(architecture)),
+        f32_bytes: Some(4 * checkpoint_weights(checkpoint)),
         file_bytes: model.bytes().len() as u64,
         weights: sum.weights,
         bits_per_weight: sum.bytes as f64 * 8.0 / sum.weights as f64,
@@ -57,7 +59,7 @@ pub(super) fn size(model: &Model<'_>, architecture: &Architecture) -> Result<Siz
 }
 
 /// What was done to a file, as far as its shapes and formats tell.
-pub(super) fn means(model: &Model<'_>, architecture: &Architecture) -> Result<Means> {
+pub(super) fn means(model: &Model<'_>, checkpoint: &Checkpoint) -> Result<Means> {
     let (mut sum, mut int8) = (Sum::default(), true);
     for index in 0..model.record().tensors {
         if let Values::Matrix(matrix) = model.tensor(index)?.values {
@@ -65,7 +67,7 @@ pub(super) fn means(model: &Model<'_>, architecture: &Architecture) -> Result<Me
             int8 &= matrix.format() == Format::Int8;
         }
     }
-    let pruned = sum.weights < checkpoint_weights(architecture);
+    let pruned = sum.weights < checkpoint_weights(checkpoint);
     Ok(match (pruned, int8) {
         (false, _) => Means::Quantized,
         (true, true) => Means::Pruned,

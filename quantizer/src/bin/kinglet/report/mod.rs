@@ -8,13 +8,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::evaluate::Protocol;
 use kinglet_quantizer::quantize::record_path;
 use kinglet_quantizer::reference::Reference;
 use kinglet_quantizer::report::{Quality, Record, Report, Text, html};
 
-use crate::eval::{Files, On, measure};
+use crate::eval::{Files, On, cannot_import, measure, open_reference};
 use crate::model::with_threads;
 
 /// Write a page about a file: what was done to it, and what it cost
@@ -87,9 +86,8 @@ impl Args {
         let files = Files::open(&self.file, &self.against)?;
         let models = files.models()?;
         let (text, tokens, protocol) = self.on.prepare(&files.names, &models)?;
-        let import = || format!("cannot import {}", dir.display());
-        let checkpoint = Checkpoint::open(dir).with_context(import)?;
-        let reference = Reference::new(&checkpoint).with_context(import)?;
+        let checkpoint = open_reference(dir, &models)?;
+        let reference = Reference::new(&checkpoint).with_context(|| cannot_import(dir))?;
         let architecture = checkpoint.architecture();
         let protocol = Protocol { window: protocol.window.min(architecture.context), ..protocol };
 
@@ -104,7 +102,7 @@ impl Args {
             Ok(Quality {
                 name: short(Path::new(name)),
                 bytes: model.bytes().len() as u64,
-                means: Some(facts::means(model, architecture)?),
+                means: Some(facts::means(model, &checkpoint)?),
                 tokens_per_second: speed.as_ref().map(|speed| speed.tokens_per_second),
                 evaluation,
             })
@@ -118,7 +116,7 @@ impl Args {
         Ok(Report {
             name: short(&self.file),
             model: Some(facts::model(&model, architecture)),
-            size: Some(facts::size(&model, architecture)?),
+            size: Some(facts::size(&model, &checkpoint)?),
             speed: speeds.into_iter().next().flatten(),
             text: Some(Text { name: short(text_file), protocol }),
             quality,
