@@ -3,6 +3,10 @@
 //! the same function, and no machine knows of it (SmoothQuant: Xiao et al., arXiv 2211.10438; for weights: AWQ, Lin et al., arXiv 2306.00978).
 //!
 //! How strong the factors are is tried out: the best is the one whose rounded product, with rounded inputs, is nearest to the original.
+//!
+//! Where a norm's output is itself the stream (encoders with the norm behind the branch), a factor would change the function. An offset does
+//! not: the stream carries `x - c`, the norm's bias gives up c, the bias of each product that reads the stream gains W c ([`shift`]), and that of
+//! the product that adds to the stream gains c. [`offsets`] chooses c.
 
 use kinglet::Format;
 use rayon::prelude::*;
@@ -62,6 +66,60 @@ pub fn factors(of: &LinearWeights, x: &[f32], groups: &[usize], format: Format) 
     let best = (0..results.len()).min_by(|&a, &b| results[a].0.total_cmp(&results[b].0))?;
     // A win within the noise is none.
     (results[best].0 < 0.98 * results[0].0).then(|| results[best].1.clone())
+}
+
+/// Tokens that offsets are chosen on.
+const TOKENS: usize = 2048;
+/// Offsets within a step that are tried, on either side of none.
+const TRIED: i32 = 32;
+
+/// Offsets for the `cols` channels of a norm's output, of which `x` are some rows.
+///
+/// The means make what is left smaller. Then each channel is moved by at most half a step of the coarsest token, to where rounding errs
+/// least: the first token of every text (`[CLS]`) is nearly the same vector everywhere, is several times as large as the others, and is what
+/// heads attend to that find nothing. It can be put onto its own grid, which the others, of many scales, do not notice.
+pub fn offsets(x: &[f32], cols: usize) -> Vec<f32> {
+    let x = &x[..x.len().min(TOKENS * cols)];
+    let tokens = (x.len() / cols).max(1) as f64;
+    let of_channel = |k: usize| x[k..].iter().step_by(cols).copied();
+    let mean = |k: usize| (of_channel(k).map(f64::from).sum::<f64>() / tokens) as f32;
+    let mut offsets: Vec<f32> = (0..cols).into_par_iter().map(mean).collect();
+    // Later rounds know the scales that earlier ones leave.
+    for _ in 0..2 {
+        let peaks = x.par_chunks(cols).map(|row| {
+            let sizes = row.iter().zip(&offsets).map(|(x, c)| (x - c).abs());
+            sizes.enumerate().fold((0, 0.0f32), |peak, (k, size)| if size > peak.1 { (k, size) } else { peak })
+        });
+        let peaks: Vec<(usize, f32)> = peaks.collect();
+        let scales: Vec<f32> = peaks.iter().map(|(_, size)| (size / 127.0).max(f32::MIN_POSITIVE)).collect();
+        let coarsest = scales.iter().copied().fold(0.0, f32::max);
+        // A channel that sets the scale of coarse tokens is exact in them, and moving it would move their grid.
+        let mut sets = vec![false; cols];
+        let of_coarse = peaks.iter().zip(&scales).filter(|(_, scale)| **scale > 0.9 * coarsest);
+        of_coarse.for_each(|(peak, _)| sets[peak.0] = true);
+        offsets.par_iter_mut().enumerate().filter(|(k, _)| !sets[*k]).for_each(|(k, offset)| {
+            let error = |by: f32| -> f32 {
+                let errors = of_channel(k).zip(&scales).map(|(x, scale)| {
+                    let steps = (x - *offset - by) / scale;
+                    (steps - ops::nearest(steps)) * scale
+                });
+                errors.map(|error| error * error).sum()
+            };
+            let tried = (-TRIED..=TRIED).map(|i| i as f32 / (2 * TRIED) as f32 * coarsest);
+            let best = tried.map(|by| (error(by), by)).min_by(|a, b| a.0.total_cmp(&b.0));
+            *offset += best.map_or(0.0, |(_, by)| by);
+        });
+    }
+    offsets
+}
+
+/// Makes a product of x one of `x - offsets`.
+pub fn shift(of: &mut LinearWeights, offsets: &[f32]) {
+    let products = rows_by_rows(&of.weight, offsets, of.cols);
+    match &mut of.bias {
+        Some(bias) => ops::add(bias, &products),
+        None => of.bias = Some(products),
+    }
 }
 
 /// Folds factors of the first product's inputs into the norm.
