@@ -8,7 +8,7 @@
 use std::hint::black_box;
 
 use kinglet_kernels::cache::{self, CacheShape, Head};
-use kinglet_kernels::layout::ALIGN;
+use kinglet_kernels::layout::{ALIGN, GROUP, PANEL, Planes};
 use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Matrix, activations};
 
 /// Rows and columns of the matrices.
@@ -26,6 +26,8 @@ const LEN: usize = 512;
 #[derive(Clone, Copy)]
 enum Case {
     Matmul(Format, usize, usize, usize),
+    /// So many quarters of the blocks of 512 x 512 weights, times one row.
+    Sparse(Format, usize),
     Attend(usize),
     RmsNorm,
     Quantize,
@@ -41,6 +43,7 @@ impl Case {
                 all.extend(ROWS.map(|m| Self::Matmul(format, rows, cols, m)));
             }
         }
+        all.extend(Format::ALL.into_iter().flat_map(|format| [4, 2, 1].map(|quarters| Self::Sparse(format, quarters))));
         all.extend(HEADS.map(Self::Attend));
         all.extend([Self::RmsNorm, Self::Quantize, Self::SiluMul, Self::Rope]);
         all
@@ -48,14 +51,8 @@ impl Case {
 
     fn name(self) -> String {
         match self {
-            Self::Matmul(format, rows, cols, m) => {
-                let format = match format {
-                    Format::Int8 => "int8",
-                    Format::Int4 => "int4",
-                    Format::Int4Codebook => "codebook",
-                };
-                format!("matmul/{format}/{rows}x{cols}x{m}")
-            }
+            Self::Matmul(format, rows, cols, m) => format!("matmul/{}/{rows}x{cols}x{m}", name(format)),
+            Self::Sparse(format, quarters) => format!("sparse/{}/{quarters}-of-4", name(format)),
             Self::Attend(head_dim) => format!("attend/{head_dim}x{DEPTH}"),
             Self::RmsNorm => format!("rms_norm/{LEN}"),
             Self::Quantize => format!("quantize/{LEN}"),
@@ -68,6 +65,7 @@ impl Case {
     fn run(self, isa: Isa) -> (usize, usize) {
         match self {
             Self::Matmul(format, rows, cols, m) => matmul(isa, format, rows, cols, m),
+            Self::Sparse(format, quarters) => sparse(isa, format, quarters),
             Self::Attend(head_dim) => attend(isa, head_dim),
             _ => {
                 let (mut x, y) = (values(LEN), values(LEN));
@@ -85,6 +83,14 @@ impl Case {
                 (0, 0)
             }
         }
+    }
+}
+
+fn name(format: Format) -> &'static str {
+    match format {
+        Format::Int8 => "int8",
+        Format::Int4 => "int4",
+        Format::Int4Codebook => "codebook",
     }
 }
 
@@ -116,15 +122,49 @@ fn values(n: usize) -> Vec<f32> {
 
 fn matmul(isa: Isa, format: Format, rows: usize, cols: usize, m: usize) -> (usize, usize) {
     let planes = format.planes(rows, cols).expect("a shape");
+    let memory = weights(planes);
+    let w = Matrix::new(format, rows, cols, aligned(&memory, planes)).expect("a matrix");
+    product(isa, &w, m)
+}
+
+/// Memory with any weights, and room to align them.
+fn weights(planes: Planes) -> Vec<u8> {
     let mut memory = vec![0u8; planes.end + ALIGN];
     let start = memory.as_ptr().align_offset(ALIGN);
     let bytes = &mut memory[start..][..planes.end];
     for (byte, v) in bytes.iter_mut().zip(values(planes.row_scales)) {
         *byte = (v * 127.0) as i8 as u8;
     }
-    bytes[planes.row_scales..].as_chunks_mut::<4>().0.fill(0.01f32.to_le_bytes());
-    let w = Matrix::new(format, rows, cols, bytes).expect("a matrix");
+    bytes[planes.row_scales..planes.index].as_chunks_mut::<4>().0.fill(0.01f32.to_le_bytes());
+    memory
+}
 
+fn aligned(memory: &[u8], planes: Planes) -> &[u8] {
+    &memory[memory.as_ptr().align_offset(ALIGN)..][..planes.end]
+}
+
+/// Blocks that are there are scattered; multiply-accumulates are those of the dense matrix.
+fn sparse(isa: Isa, format: Format, quarters: usize) -> (usize, usize) {
+    const SIZE: usize = 512;
+    let there = |p: usize, g: usize| (p + g * g / 3) % 4 < quarters;
+    let mask = |p: usize| (0..SIZE / GROUP).filter(|&g| there(p, g)).fold(0u32, |mask, g| mask | 1 << g);
+    let blocks = (0..SIZE / PANEL).map(|p| mask(p).count_ones()).sum::<u32>() as usize;
+    let planes = format.sparse_planes(SIZE, SIZE, blocks).expect("a shape");
+    let mut memory = weights(planes);
+    let start = memory.as_ptr().align_offset(ALIGN) + planes.index;
+    let mut before = 0;
+    for (p, [first, there]) in
+        memory[start..].as_chunks_mut::<4>().0.as_chunks_mut::<2>().0[..SIZE / PANEL].iter_mut().enumerate()
+    {
+        (*first, *there) = (u32::to_le_bytes(before), mask(p).to_le_bytes());
+        before += mask(p).count_ones();
+    }
+    let w = Matrix::sparse(format, SIZE, SIZE, aligned(&memory, planes)).expect("a matrix");
+    product(isa, &w, 1)
+}
+
+fn product(isa: Isa, w: &Matrix<'_>, m: usize) -> (usize, usize) {
+    let (rows, cols) = (w.rows(), w.cols());
     let (mut codes, mut sums) = (vec![0; m * activations::stride(cols)], vec![0; m * activations::sums(cols)]);
     let mut scales = vec![0.0; m];
     for (row, x) in values(m * cols).chunks(cols).enumerate() {
@@ -132,7 +172,7 @@ fn matmul(isa: Isa, format: Format, rows: usize, cols: usize, m: usize) -> (usiz
     }
     let x = Activations::new(&codes, &sums, &scales, cols);
     let mut out = vec![0.0; m * rows];
-    measured(|| isa.matmul(&w, &x, 0..w.panels(), &mut out, rows));
+    measured(|| isa.matmul(w, &x, 0..w.panels(), &mut out, rows));
     black_box(out);
     (m * rows * cols, w.bytes())
 }

@@ -50,6 +50,7 @@ impl<'a> Activations<'a> {
     }
 
     /// How many rows.
+    #[inline]
     pub fn rows(&self) -> usize {
         self.scales.len()
     }
@@ -60,43 +61,51 @@ impl<'a> Activations<'a> {
     }
 
     /// Codes of row `m`, padded with zeros to [`stride`].
+    #[inline]
     pub fn codes(&self, m: usize) -> &'a [i8] {
         let stride = stride(self.cols);
         &self.codes[m * stride..][..stride]
     }
 
     /// Sums of row `m`, one for 32 codes.
+    #[inline]
     pub fn sums(&self, m: usize) -> &'a [i16] {
         let sums = sums(self.cols);
         &self.sums[m * sums..][..sums]
     }
 
     /// Scale of row `m`.
+    #[inline]
     pub fn scale(&self, m: usize) -> f32 {
         self.scales[m]
     }
 
     /// Codes of rows `m` and later.
+    #[inline]
     pub(crate) fn codes_from(&self, m: usize) -> &'a [i8] {
         &self.codes[m * self.stride()..]
     }
 
     /// Codes from row to row.
+    #[inline]
     pub(crate) fn stride(&self) -> usize {
         stride(self.cols)
     }
 
     /// Codes of row `m` with the sums of groups.
+    #[inline(always)]
     pub(crate) fn row(&self, m: usize) -> Row<'a> {
         Row { codes: self.codes(m), sums: self.sums(m) }
     }
 
     /// Codes `32 g..32 g + 32` of row `m`.
+    #[inline]
     pub(crate) fn group(&self, m: usize, g: usize) -> &'a [i8; GROUP] {
         &self.codes.as_chunks().0[m * sums(self.cols) + g]
     }
 
     /// The rows from `start`, `rows` of them.
+    #[inline]
     pub fn slice(&self, start: usize, rows: usize) -> Self {
         Self {
             codes: &self.codes[start * stride(self.cols)..],

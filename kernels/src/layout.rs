@@ -14,13 +14,28 @@
 //! codebook        16 i8 in the first 64 bytes, before the codes
 //! ```
 //!
-//! Planes follow one another, each starting at a multiple of [`ALIGN`] from the start of the matrix. Rows are
+//! Planes follow one another, each starting at a multiple of [`ALIGN`] from the start of the matrix, as does what follows it. Rows are
 //! padded to 16, inner values to 4 (int8) or 32 (int4). Padding weights are never read into a result: padded inner
 //! values meet activations that are zero, and padded rows are not stored.
 //!
 //! The value of an int8 weight is `scale[row] * code`, of an int4 weight `scale[row] * sub[row, group] * v` where `v` is
 //! `nibble - 8` (uniform) or `codebook[nibble]`. Sub-scales are signed: levels are not symmetric, and a negative sub-scale turns them
 //! to the side where a group has its largest value.
+//!
+//! # Sparse matrices
+//!
+//! A *block* is a group of 32 inner values of a panel's 16 rows. A sparse matrix has no bytes for blocks that are zero:
+//!
+//! ```text
+//! codes       [block][4 (int4) or 8 (int8)][row 16][4]   the blocks that are there, panel after panel
+//! sub-scales  [block][row 16] i8
+//! row scales  as above
+//! index       [panel][1 + ceil(groups / 32)] u32         how many blocks lie before the panel's first; then bit g: group g is there
+//! ```
+//!
+//! Inner values are padded to 32 in int8, too. The number of blocks follows from the bytes, so a matrix is opened without a look
+//! at its index. Whatever an index says, a product reads blocks that there are, and no more for a panel than it has groups: an index
+//! that lies gives other numbers, never more work than the dense matrix of the same shape.
 
 use core::fmt;
 
@@ -36,6 +51,8 @@ pub const TILE: usize = PANEL * QUAD;
 pub const ALIGN: usize = 64;
 /// Bytes of a group's codes in an int4 panel.
 pub(crate) const GROUP_BYTES: usize = PANEL * GROUP / 2;
+/// Groups that a word of a sparse matrix's index speaks of.
+const WORD: usize = u32::BITS as usize;
 /// Subtracted from a nibble of [`Format::Int4`].
 pub const INT4_ZERO: i32 = 8;
 
@@ -82,6 +99,8 @@ pub struct Planes {
     pub sub_scales: usize,
     /// Row scales.
     pub row_scales: usize,
+    /// Index (empty in a dense matrix).
+    pub index: usize,
     /// Total bytes.
     pub end: usize,
 }
@@ -104,29 +123,58 @@ impl Format {
 
     /// Where the planes of a `rows` x `cols` matrix lie; `None` when a dimension is zero or the size overflows.
     pub fn planes(self, rows: usize, cols: usize) -> Option<Planes> {
+        let units = rows.div_ceil(PANEL).checked_mul(cols.div_ceil(self.inner()))?;
+        let unit = if self == Self::Int8 { TILE } else { GROUP_BYTES };
+        self.lay(rows, cols, units, unit, 0)
+    }
+
+    /// Where the planes of a sparse matrix with `blocks` blocks lie; `None` as for [`Format::planes`].
+    pub fn sparse_planes(self, rows: usize, cols: usize, blocks: usize) -> Option<Planes> {
+        self.lay(rows, cols, blocks, self.block_bytes(), 1 + index_words(cols))
+    }
+
+    /// Planes with `units` pieces of codes, each of `unit` bytes, and `index` words a panel.
+    fn lay(self, rows: usize, cols: usize, units: usize, unit: usize, index: usize) -> Option<Planes> {
         if rows == 0 || cols == 0 {
             return None;
         }
         let panels = rows.div_ceil(PANEL);
-        let inner = cols.div_ceil(self.inner());
-        let padded_rows = panels.checked_mul(PANEL)?;
-        let (start, unit, groups) = match self {
-            Self::Int8 => (0, TILE, 0),
-            Self::Int4 => (0, GROUP_BYTES, inner),
-            Self::Int4Codebook => (ALIGN, GROUP_BYTES, inner),
-        };
-        let codes = panels.checked_mul(inner)?.checked_mul(unit)?;
-        let sub_scales = align_up(codes.checked_add(start)?)?;
-        let row_scales = align_up(sub_scales.checked_add(padded_rows.checked_mul(groups)?)?)?;
-        let end = row_scales.checked_add(padded_rows.checked_mul(4)?)?;
+        let codes = if self == Self::Int4Codebook { ALIGN } else { 0 };
+        let sub_scales = align_up(units.checked_mul(unit)?.checked_add(codes)?)?;
+        let groups = if self == Self::Int8 { 0 } else { units };
+        let row_scales = align_up(sub_scales.checked_add(groups.checked_mul(PANEL)?)?)?;
+        let index_start = row_scales.checked_add(panels.checked_mul(PANEL * 4)?)?;
+        let end = align_up(index_start.checked_add(panels.checked_mul(index)?.checked_mul(4)?)?)?;
         isize::try_from(end).ok()?;
-        Some(Planes { codes: start, sub_scales, row_scales, end })
+        Some(Planes { codes, sub_scales, row_scales, index: index_start, end })
+    }
+
+    /// Bytes of a block's codes.
+    #[inline(always)]
+    pub(crate) const fn block_bytes(self) -> usize {
+        match self {
+            Self::Int8 => PANEL * GROUP,
+            Self::Int4 | Self::Int4Codebook => GROUP_BYTES,
+        }
+    }
+
+    /// Sub-scales of a block.
+    const fn scales(self) -> usize {
+        match self {
+            Self::Int8 => 0,
+            Self::Int4 | Self::Int4Codebook => PANEL,
+        }
     }
 
     /// Bytes of a `rows` x `cols` matrix; `None` as for [`Format::planes`].
     pub fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
         Some(self.planes(rows, cols)?.end)
     }
+}
+
+/// Words of a panel's index that say which groups are there.
+const fn index_words(cols: usize) -> usize {
+    cols.div_ceil(GROUP).div_ceil(WORD)
 }
 
 /// A matrix of weights, read where it lies.
@@ -139,65 +187,90 @@ pub struct Matrix<'a> {
     codes: &'a [u8],
     sub_scales: &'a [i8],
     row_scales: &'a [f32],
+    /// Empty in a dense matrix.
+    index: &'a [u32],
 }
 
 impl<'a> Matrix<'a> {
     /// Reads `bytes` as a `rows` x `cols` matrix. Checks lengths and alignment only: the cost does not grow with
     /// the size, and any contents are safe to compute with.
     pub fn new(format: Format, rows: usize, cols: usize, bytes: &'a [u8]) -> Result<Self, LayoutError> {
-        let planes = format.planes(rows, cols).ok_or(LayoutError::Shape)?;
+        Self::read(format, rows, cols, false, bytes)
+    }
+
+    /// Reads `bytes` as a sparse matrix, as [`Matrix::new`] does a dense one.
+    pub fn sparse(format: Format, rows: usize, cols: usize, bytes: &'a [u8]) -> Result<Self, LayoutError> {
+        Self::read(format, rows, cols, true, bytes)
+    }
+
+    /// As [`Matrix::sparse`], or [`Matrix::new`].
+    pub fn read(format: Format, rows: usize, cols: usize, sparse: bool, bytes: &'a [u8]) -> Result<Self, LayoutError> {
+        let planes = if sparse { format.sparse_planes(rows, cols, 0) } else { format.planes(rows, cols) };
+        let mut planes = planes.ok_or(LayoutError::Shape)?;
+        let mut index = 0;
+        if sparse {
+            // Padding of the sub-scales is less than a block.
+            let blocks = bytes.len().saturating_sub(planes.end) / (format.block_bytes() + format.scales());
+            if blocks > rows.div_ceil(PANEL) * cols.div_ceil(GROUP) {
+                return Err(LayoutError::Length);
+            }
+            planes = format.sparse_planes(rows, cols, blocks).ok_or(LayoutError::Shape)?;
+            index = 4 * rows.div_ceil(PANEL) * (1 + index_words(cols));
+        }
         if bytes.len() != planes.end {
             return Err(LayoutError::Length);
         }
         if bytes.as_ptr().align_offset(ALIGN) != 0 {
             return Err(LayoutError::Alignment);
         }
-        let inner = cols.div_ceil(format.inner());
-        let panels = rows.div_ceil(PANEL);
-        let (unit, groups, codebook) = match format {
-            Format::Int8 => (TILE, 0, 0),
-            Format::Int4 => (GROUP_BYTES, inner, 0),
-            Format::Int4Codebook => (GROUP_BYTES, inner, 16),
-        };
-        let plane = |start: usize, len: usize| bytes.get(start..start + len).ok_or(LayoutError::Length);
+        let codebook = if format == Format::Int4Codebook { 16 } else { 0 };
+        // Tiles are as long as planes are aligned, so nothing lies between codes and the next plane.
+        let sub_scales = (planes.sub_scales - planes.codes) / format.block_bytes() * format.scales();
+        let plane = |start: usize, len: usize| bytes.get(start..start + len).unwrap_or_default();
         Ok(Self {
             format,
             rows,
             cols,
-            codebook: bytemuck::cast_slice(plane(0, codebook)?),
-            codes: plane(planes.codes, panels * inner * unit)?,
-            sub_scales: bytemuck::cast_slice(plane(planes.sub_scales, panels * groups * PANEL)?),
-            row_scales: bytemuck::try_cast_slice(plane(planes.row_scales, panels * PANEL * 4)?)
-                .map_err(|_| LayoutError::Alignment)?,
+            codebook: bytemuck::cast_slice(plane(0, codebook)),
+            codes: plane(planes.codes, planes.sub_scales - planes.codes),
+            sub_scales: bytemuck::cast_slice(plane(planes.sub_scales, sub_scales)),
+            row_scales: bytemuck::cast_slice(plane(planes.row_scales, planes.index - planes.row_scales)),
+            index: bytemuck::cast_slice(plane(planes.index, index)),
         })
     }
 
     /// How the weights are coded.
+    #[inline]
     pub fn format(&self) -> Format {
         self.format
     }
 
     /// Outputs.
+    #[inline]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
     /// Inputs.
+    #[inline]
     pub fn cols(&self) -> usize {
         self.cols
     }
 
     /// Panels of 16 rows.
+    #[inline]
     pub fn panels(&self) -> usize {
         self.rows.div_ceil(PANEL)
     }
 
     /// Rows of panel `p`: 16, fewer in the last.
+    #[inline]
     pub(crate) fn panel_rows(&self, p: usize) -> usize {
         PANEL.min(self.rows - p * PANEL)
     }
 
     /// Inner values after padding to the format's multiple.
+    #[inline]
     pub fn padded_cols(&self) -> usize {
         self.cols.next_multiple_of(self.format.inner())
     }
@@ -209,10 +282,66 @@ impl<'a> Matrix<'a> {
 
     /// Bytes that a product with this matrix reads.
     pub fn bytes(&self) -> usize {
-        self.codebook.len() + self.codes.len() + self.sub_scales.len() + self.row_scales.len() * 4
+        let scales = (self.row_scales.len() + self.index.len()) * 4;
+        self.codebook.len() + self.codes.len() + self.sub_scales.len() + scales
+    }
+
+    /// Groups of 32 inner values, the last of which may be cut.
+    #[inline]
+    pub fn groups(&self) -> usize {
+        self.cols.div_ceil(GROUP)
+    }
+
+    /// Whether blocks that are zero are left out.
+    #[inline]
+    pub fn is_sparse(&self) -> bool {
+        !self.index.is_empty()
+    }
+
+    /// Blocks of 16 rows by 32 inner values that are stored.
+    #[inline]
+    pub fn blocks(&self) -> usize {
+        if self.is_sparse() { self.codes.len() / self.format.block_bytes() } else { self.panels() * self.groups() }
+    }
+
+    /// Whether the index is one: it counts the blocks there are, and names no group that there is not. Reads the index of every
+    /// panel; products rely on nothing of this.
+    pub fn index_is_sound(&self) -> bool {
+        let mut blocks = 0;
+        for panel in self.index.chunks_exact(1 + index_words(self.cols)) {
+            let mut beyond = self.groups();
+            if panel[0] as usize != blocks {
+                return false;
+            }
+            for &word in &panel[1..] {
+                if beyond < WORD && word >> beyond != 0 {
+                    return false;
+                }
+                beyond = beyond.saturating_sub(WORD);
+                blocks += word.count_ones() as usize;
+            }
+        }
+        blocks == self.blocks() || !self.is_sparse()
+    }
+
+    /// The blocks of panel `p` of a sparse matrix.
+    #[inline(always)]
+    pub(crate) fn sparse_panel(&self, p: usize) -> SparsePanel<'a> {
+        let words = index_words(self.cols);
+        let panel = self.index.get(p * (1 + words)..).and_then(<[u32]>::split_first);
+        let (&first, there) = panel.unwrap_or((&0, &[]));
+        // An index that lies may point behind the last block, where a panel has none.
+        let from = |bytes: usize| (first as usize).saturating_mul(bytes)..;
+        SparsePanel {
+            there: there.get(..words).unwrap_or_default(),
+            groups: self.groups(),
+            codes: self.codes.get(from(self.format.block_bytes())).unwrap_or_default(),
+            sub_scales: self.sub_scales.get(from(self.format.scales())).unwrap_or_default().as_chunks().0,
+        }
     }
 
     /// Codes of panel `p`: int8 tiles, or groups of nibbles.
+    #[inline]
     pub(crate) fn panel_codes(&self, p: usize) -> &'a [u8] {
         let len = self.codes.len() / self.panels();
         &self.codes[p * len..][..len]
@@ -233,17 +362,20 @@ impl<'a> Matrix<'a> {
     }
 
     /// Sub-scales of panel `p`, 16 a group.
+    #[inline]
     pub(crate) fn panel_sub_scales(&self, p: usize) -> &'a [[i8; PANEL]] {
         let len = self.sub_scales.len() / self.panels();
         self.sub_scales[p * len..][..len].as_chunks().0
     }
 
     /// Row scales of panel `p`.
+    #[inline]
     pub(crate) fn panel_row_scales(&self, p: usize) -> &'a [f32; PANEL] {
         &self.row_scales.as_chunks().0[p]
     }
 
     /// The 16 values of a nibble.
+    #[inline]
     pub(crate) fn levels(&self) -> [i8; 16] {
         self.codebook.try_into().unwrap_or([-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7])
     }
@@ -251,9 +383,9 @@ impl<'a> Matrix<'a> {
     /// Writes row `row` as f32 (an embedding): `row_scale * (sub_scale * code)`, the product in brackets in integers.
     ///
     /// # Panics
-    /// When `row` is not below [`Matrix::rows`], or `out` is not [`Matrix::cols`] long.
+    /// When the matrix is sparse, `row` is not below [`Matrix::rows`], or `out` is not [`Matrix::cols`] long.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
-        assert!(row < self.rows && out.len() == self.cols);
+        assert!(!self.is_sparse() && row < self.rows && out.len() == self.cols);
         let (p, r) = (row / PANEL, row % PANEL);
         let scale = self.panel_row_scales(p)[r];
         let codes = self.panel_codes(p);
@@ -270,6 +402,25 @@ impl<'a> Matrix<'a> {
             };
             *o = v as f32 * scale;
         }
+    }
+}
+
+/// A panel of a sparse matrix.
+pub(crate) struct SparsePanel<'a> {
+    /// Bit `g % 32` of word `g / 32`: group `g` is there. Bits from `groups` on, and more of them than there are blocks, mean nothing.
+    pub(crate) there: &'a [u32],
+    /// Groups of the matrix.
+    pub(crate) groups: usize,
+    /// Codes of the panel's blocks, and of all behind it.
+    pub(crate) codes: &'a [u8],
+    /// Their sub-scales; empty in int8.
+    pub(crate) sub_scales: &'a [[i8; PANEL]],
+}
+
+impl SparsePanel<'_> {
+    /// Whether group `g` is there.
+    pub(crate) fn has(&self, g: usize) -> bool {
+        self.there.get(g / WORD).is_some_and(|word| word >> (g % WORD) & 1 == 1)
     }
 }
 

@@ -1,10 +1,11 @@
 //! The integer products, as every instruction set supplies them, and the walk over rows and panels that all share.
 
 use core::ops::Range;
+use core::slice;
 
 use crate::activations::Activations;
 use crate::cache::CHUNK;
-use crate::layout::{Format, GROUP, Matrix, PANEL};
+use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, SparsePanel};
 use crate::scalar::{self, Weights};
 
 /// A row of activations: codes, and the sum of each [`GROUP`] of them.
@@ -42,6 +43,14 @@ pub(crate) trait Product: Copy {
         levels: Option<&[i8; 16]>,
         rows: [Row<'_>; M],
     ) -> Sums<P, M>;
+
+    /// `sums += part`, wrapping.
+    #[inline(always)]
+    fn add(self, sums: &mut [i32; PANEL], part: &[i32; PANEL]) {
+        for r in 0..PANEL {
+            sums[r] = sums[r].wrapping_add(part[r]);
+        }
+    }
 
     /// Quantizes a row, see [`scalar::quantize`](crate::scalar).
     #[inline(always)]
@@ -152,11 +161,114 @@ fn block<const P: usize, const M: usize>(
     }
 }
 
+/// [`matmul_with`] for a sparse matrix: one panel at a time with `M` rows at once, then with single ones.
+#[inline(always)]
+pub(crate) fn matmul_sparse<const M: usize>(
+    product: impl Product,
+    w: &Matrix<'_>,
+    x: &Activations<'_>,
+    panels: Range<usize>,
+    out: &mut [f32],
+    stride: usize,
+) {
+    let first = panels.start;
+    let mut out = Out { out, stride };
+    for start in (0..x.rows()).step_by(ROWS) {
+        let end = x.rows().min(start + ROWS);
+        let many = if M == 1 { start } else { end - (end - start) % M };
+        for p in panels.clone() {
+            for m in (start..many).step_by(M) {
+                sparse_block::<M>(product, w, x, p, m, &mut out, first);
+            }
+            for m in many..end {
+                sparse_block::<1>(product, w, x, p, m, &mut out, first);
+            }
+        }
+    }
+}
+
+/// Panel `p` times `M` rows from `m`.
+#[inline(always)]
+fn sparse_block<const M: usize>(
+    product: impl Product,
+    w: &Matrix<'_>,
+    x: &Activations<'_>,
+    p: usize,
+    m: usize,
+    out: &mut Out<'_>,
+    first: usize,
+) {
+    let panel = w.sparse_panel(p);
+    let mut rows = [Row::EMPTY; M];
+    for i in 0..M {
+        rows[i] = x.row(m + i);
+    }
+    let levels = if w.format() == Format::Int4Codebook { Some(&w.levels()) } else { None };
+    let sums = match w.format() {
+        Format::Int8 => sparse_sums::<M, { GROUP * PANEL }, 0>(product, &panel, None, rows),
+        _ => sparse_sums::<M, GROUP_BYTES, 1>(product, &panel, levels, rows),
+    };
+    for i in 0..M {
+        let out = out.place(m + i, p - first, w.panel_rows(p));
+        store(&sums[i], w.panel_row_scales(p), x.scale(m + i), out);
+    }
+}
+
+/// The dense product of each block that there is, of `BYTES` bytes and `SCALES` sub-scales a row, with the activations of its
+/// group. What is left out adds nothing to sums that wrap.
+#[inline(always)]
+fn sparse_sums<const M: usize, const BYTES: usize, const SCALES: usize>(
+    product: impl Product,
+    panel: &SparsePanel<'_>,
+    levels: Option<&[i8; 16]>,
+    rows: [Row<'_>; M],
+) -> [[i32; PANEL]; M] {
+    let blocks = panel.codes.as_chunks::<BYTES>().0;
+    let subs = &panel.sub_scales[..SCALES * blocks.len()];
+    let (mut x, mut x_sums): ([&[[i8; GROUP]]; M], [&[i16]; M]) = ([&[]; M], [&[]; M]);
+    for i in 0..M {
+        x[i] = &rows[i].codes.as_chunks().0[..panel.groups];
+        x_sums[i] = &rows[i].sums[..panel.groups];
+    }
+    let mut sums = [[0i32; PANEL]; M];
+    let mut b = 0;
+    for (i, &word) in panel.there.iter().enumerate() {
+        let mut word = word;
+        while word != 0 {
+            let g = i * u32::BITS as usize + word.trailing_zeros() as usize;
+            word &= word - 1;
+            // Never where the index is sound.
+            if g >= panel.groups || b >= blocks.len() {
+                return sums;
+            }
+            let mut group = [Row::EMPTY; M];
+            for i in 0..M {
+                group[i] = Row { codes: &x[i][g], sums: slice::from_ref(&x_sums[i][g]) };
+            }
+            let [part] = if SCALES == 0 {
+                product.int8([&blocks[b]], group)
+            } else {
+                product.int4([&blocks[b]], [slice::from_ref(&subs[b])], levels, group)
+            };
+            for i in 0..M {
+                product.add(&mut sums[i], &part[i]);
+            }
+            b += 1;
+        }
+    }
+    sums
+}
+
 /// Writes a panel's sums as `(sum as f32) * (row_scale * token_scale)`; the last panel may be cut.
 #[inline(always)]
 pub(crate) fn store(sums: &[i32; PANEL], row_scales: &[f32; PANEL], token_scale: f32, out: &mut [f32]) {
     match <&mut [f32; PANEL]>::try_from(&mut *out) {
-        Ok(out) => store_each(sums, row_scales, token_scale, out),
+        Ok(out) => {
+            // All results before the first is stored, so that the compiler need not ask whether memory overlaps.
+            let mut results = [0.0; PANEL];
+            store_each(sums, row_scales, token_scale, &mut results);
+            *out = results;
+        }
         Err(_) => store_cut(sums, row_scales, token_scale, out),
     }
 }

@@ -143,7 +143,7 @@ macro_rules! operations {
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
         pub(crate) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
-            $crate::vector::matmul_body!($token, $p, $m, w, x, panels, out, stride);
+            $crate::vector::matmul_body!($token, $features, $p, $m, w, x, panels, out, stride);
         }
     };
     ([$features:tt] scalar $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
@@ -160,27 +160,55 @@ macro_rules! operations {
     )*};
 }
 
-/// Rows of activations a block of so many at a time, or by a function for several rows, or (in brackets) by one for any number.
+/// Rows of activations a block of so many at a time, or by a function for several rows, or (in brackets) by one for any number and for
+/// sparse matrices, too. Those are otherwise a function on their own, lest the compiler take the dense products apart.
 macro_rules! matmul_body {
-    ($token:ident, $p:literal, ($all:ident), $w:ident, $x:ident, $($arg:ident),*) => {
+    ($token:ident, $features:tt, $p:literal, ($all:ident), $w:ident, $x:ident, $($arg:ident),*) => {
         $all($w, $x, $($arg),*)
     };
-    ($token:ident, $p:literal, $m:literal, $w:ident, $x:ident, $($arg:ident),*) => {
-        product::matmul_with::<$p, $m>($token(()), $w, $x, $($arg),*)
-    };
-    ($token:ident, $p:literal, $rows:ident, $w:ident, $x:ident, $($arg:ident),*) => {
-        if $x.rows() < 3 {
-            product::matmul_with::<$p, 1>($token(()), $w, $x, $($arg),*)
+    ($token:ident, $features:tt, $p:literal, $m:literal, $w:ident, $x:ident, $($arg:ident),*) => {
+        $crate::vector::sparse!($token, $features, $m);
+        if $w.is_sparse() {
+            sparse($w, $x, $($arg),*);
         } else {
-            $rows($w, $x, $($arg),*)
+            product::matmul_with::<$p, $m>($token(()), $w, $x, $($arg),*);
+        }
+    };
+    ($token:ident, $features:tt, $p:literal, $rows:ident, $w:ident, $x:ident, $($arg:ident),*) => {
+        $crate::vector::sparse!($token, $features, 4);
+        if $w.is_sparse() {
+            sparse($w, $x, $($arg),*);
+        } else if $x.rows() < 3 {
+            product::matmul_with::<$p, 1>($token(()), $w, $x, $($arg),*);
+        } else {
+            $rows($w, $x, $($arg),*);
         }
     };
 }
 
-/// The products of a token, and perhaps its softmax: functions of this module that are compiled with its features.
+/// A function for sparse matrices, with so many rows of activations at a time.
+macro_rules! sparse {
+    ($token:ident, $features:tt, $m:literal) => {
+        #[inline(never)]
+        #[target_feature(enable = $features)]
+        fn sparse(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+            product::matmul_sparse::<$m>($token(()), w, x, panels, out, stride);
+        }
+    };
+}
+
+/// The products of a token, and perhaps its addition and softmax: functions of this module that are compiled with its features.
 macro_rules! products {
-    ($token:ident $(, $softmax:ident)?) => {
+    ($token:ident $(, add: $add:ident)? $(, softmax: $softmax:ident)?) => {
         impl Product for $token {
+            $(
+                #[inline(always)]
+                fn add(self, sums: &mut [i32; PANEL], part: &[i32; PANEL]) {
+                    // SAFETY: the token exists only where `new` found the features.
+                    unsafe { $add(sums, part) }
+                }
+            )?
+
             #[inline(always)]
             fn int8<const P: usize, const M: usize>(self, codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
                 // SAFETY: the token exists only where `new` found the features.
@@ -214,6 +242,6 @@ macro_rules! products {
 }
 
 pub(crate) use {
-    has, matmul_body, operations, products, reference, set_match, set_methods, sets, token, token_methods,
+    has, matmul_body, operations, products, reference, set_match, set_methods, sets, sparse, token, token_methods,
     with_operations,
 };

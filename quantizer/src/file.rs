@@ -43,16 +43,22 @@ pub enum Kind {
     U32,
     /// Weights.
     Matrix(Format),
+    /// Weights of which so many blocks of 16 by 32 are stored; the others are zero.
+    Sparse(Format, usize),
 }
 
 impl Kind {
     fn byte(self) -> u8 {
+        let matrix = |format| match format {
+            Format::Int8 => tensor::INT8,
+            Format::Int4 => tensor::INT4,
+            Format::Int4Codebook => tensor::INT4_CODEBOOK,
+        };
         match self {
             Self::F32 => tensor::F32,
             Self::U32 => tensor::U32,
-            Self::Matrix(Format::Int8) => tensor::INT8,
-            Self::Matrix(Format::Int4) => tensor::INT4,
-            Self::Matrix(Format::Int4Codebook) => tensor::INT4_CODEBOOK,
+            Self::Matrix(format) => matrix(format),
+            Self::Sparse(format, _) => matrix(format) | tensor::SPARSE,
         }
     }
 
@@ -60,6 +66,7 @@ impl Kind {
         match self {
             Self::F32 | Self::U32 => cols.checked_mul(4),
             Self::Matrix(format) => format.bytes(rows, cols),
+            Self::Sparse(format, blocks) => Some(format.sparse_planes(rows, cols, blocks)?.end),
         }
     }
 }

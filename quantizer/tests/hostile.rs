@@ -177,6 +177,83 @@ fn verification_finds_a_flipped_bit() {
     assert!(matches!(error, VerifyError::Tensor { .. }), "{error:?}");
 }
 
+/// A file with sparse products, the record of the first of them, and where in the file it and its index lie.
+fn sparse_file(format: Format) -> (Vec<u8>, TensorRecord, usize, usize) {
+    let bytes = common::model(&Shape { format, sparse: true, width: 100, tied: false, ..PLAIN }, 3, vec![]);
+    let mut memory = aligned(&bytes);
+    let model = Model::open(memory.bytes()).unwrap();
+    assert_eq!(model.verify(|_| {}), Ok(()));
+    let input = model.block(0).unwrap().input;
+    let tensor = model.tensor(model.block(0).unwrap().record.input).unwrap();
+    assert!(input.is_sparse() && input.blocks() < input.panels() * input.groups());
+    let index = format.sparse_planes(input.rows(), input.cols(), input.blocks()).unwrap().index;
+    let start = tensor.bytes.as_ptr().addr() - model.bytes().as_ptr().addr();
+    let (record, at) = (tensor.record, (start, start + index));
+    (bytes, record, at.0, at.1)
+}
+
+#[test]
+fn a_sparse_tensor_has_the_bytes_of_a_number_of_blocks() {
+    for format in Format::ALL {
+        let (good, first, _, _) = sparse_file(format);
+        let tensor = |change: fn(&mut TensorRecord)| {
+            open(&with(&good, section::TENSORS, |bytes| {
+                let records = bytes.chunks_exact_mut(TensorRecord::SIZE);
+                let place = records.into_iter().find(|bytes| TensorRecord::read(bytes) == Some(first)).unwrap();
+                let mut changed = first;
+                change(&mut changed);
+                place.copy_from_slice(&changed.write());
+            }))
+        };
+        let problem = |found: Result<(), OpenError>| match found {
+            Err(OpenError::Tensor { problem, .. }) => Some(problem),
+            _ => None,
+        };
+        assert_eq!(tensor(|_| ()), Ok(()));
+        assert_eq!(problem(tensor(|r| r.bytes -= 64)), Some(TensorProblem::Length));
+        assert_eq!(problem(tensor(|r| r.bytes = 0)), Some(TensorProblem::Length));
+        assert_eq!(problem(tensor(|r| r.rows = 1 << 28)), Some(TensorProblem::Length));
+        assert_eq!(problem(tensor(|r| r.format &= 15)), Some(TensorProblem::Length));
+        assert_eq!(problem(tensor(|r| r.format = 16)), Some(TensorProblem::Format(16)));
+        assert_eq!(problem(tensor(|r| r.format |= 32)), Some(TensorProblem::Format(first.format | 32)));
+    }
+}
+
+/// The embedding is read by rows, which sparse matrices cannot be.
+#[test]
+fn a_sparse_embedding_is_refused() {
+    let (good, ..) = sparse_file(Format::Int8);
+    let bytes = with(&good, section::MODEL, |bytes| {
+        let mut record = ModelRecord::read(bytes).unwrap();
+        record.embedding = record.head;
+        bytes.copy_from_slice(&record.write());
+    });
+    assert_eq!(open(&bytes), Err(OpenError::Model(ModelProblem::Shape)));
+}
+
+/// Whatever an index says, the model opens and runs; verification finds it.
+#[test]
+fn a_lying_index_does_no_harm() {
+    let mut random = Random(5);
+    for format in Format::ALL {
+        let (good, first, start, index) = sparse_file(format);
+        let end = start + first.bytes as usize;
+        for word in [0, 1, 0x8000_0000, u32::MAX, random.next(), random.next()] {
+            let mut bytes = good.clone();
+            bytes[index..end].as_chunks_mut::<4>().0.fill(word.to_le_bytes());
+            let crc = Crc32::of(&bytes[start..end]);
+            let bytes = with(&bytes, section::TENSORS, |bytes| {
+                let mut records = bytes.chunks_exact_mut(TensorRecord::SIZE);
+                let place = records.find(|bytes| TensorRecord::read(bytes) == Some(first)).unwrap();
+                place.copy_from_slice(&TensorRecord { crc, ..first }.write());
+            });
+            assert!(exercise(&bytes));
+            let error = Model::open(aligned(&bytes).bytes()).unwrap().verify(|_| {}).unwrap_err();
+            assert!(matches!(error, VerifyError::Index { .. }), "{error:?}");
+        }
+    }
+}
+
 /// What can be done with a file, done: all that is accepted is run.
 fn exercise(bytes: &[u8]) -> bool {
     let mut memory = aligned(bytes);
@@ -247,7 +324,12 @@ fn ten_thousand_mutated_files_do_no_harm() {
         .iter()
         .flat_map(|&format| {
             let shape = Shape { format, biases: true, head_norms: true, tied: false, ..small };
-            [common::model(&shape, 7, tokenizer.clone()), common::model(&Shape { format, ..small }, 8, vec![])]
+            let sparse = Shape { format, sparse: true, width: 72, inner: 100, ..small };
+            [
+                common::model(&shape, 7, tokenizer.clone()),
+                common::model(&Shape { format, ..small }, 8, vec![]),
+                common::model(&sparse, 9, vec![]),
+            ]
         })
         .collect();
     let mut random = Random(0xC0FFEE);

@@ -1,6 +1,7 @@
 //! Memory and random contents for programs that call kernels without a model.
 
-use kinglet_kernels::{Activations, ActivationsMut, Format, activations};
+use kinglet_kernels::layout::{GROUP, PANEL};
+use kinglet_kernels::{Activations, ActivationsMut, Format, Matrix, activations};
 
 /// Memory, handed out from the start in pieces aligned to 64 bytes.
 pub struct Memory<'a>(&'a mut [u8]);
@@ -78,6 +79,39 @@ impl Random {
         for scale in scales.as_chunks_mut().0 {
             *scale = self.float(0.01).to_le_bytes();
         }
+    }
+
+    /// A sparse matrix of any codes with `quarters` of four blocks, scattered.
+    ///
+    /// # Panics
+    /// When a dimension is zero.
+    pub fn sparse<'a>(
+        &mut self,
+        memory: &mut Memory<'a>,
+        format: Format,
+        [rows, cols]: [usize; 2],
+        quarters: usize,
+    ) -> Matrix<'a> {
+        let (panels, groups) = (rows.div_ceil(PANEL), cols.div_ceil(GROUP));
+        let there = |p: usize, g: usize| (p + g * g / 3) % 4 < quarters;
+        let count = |p: usize| (0..groups).filter(|&g| there(p, g)).count();
+        let blocks = (0..panels).map(count).sum();
+        let planes = format.sparse_planes(rows, cols, blocks).expect("a shape");
+        let bytes = memory.bytes(planes.end);
+        let (codes, scales) = bytes.split_at_mut(planes.row_scales);
+        self.fill(codes);
+        let (scales, index) = scales.split_at_mut(planes.index - planes.row_scales);
+        for scale in scales.as_chunks_mut().0 {
+            *scale = self.float(0.01).to_le_bytes();
+        }
+        let mut before = 0;
+        for (p, words) in index.chunks_exact_mut(4 * (1 + groups.div_ceil(32))).take(panels).enumerate() {
+            words.fill(0);
+            words[..4].copy_from_slice(&(before as u32).to_le_bytes());
+            (0..groups).filter(|&g| there(p, g)).for_each(|g| words[4 + g / 8] |= 1 << (g % 8));
+            before += count(p);
+        }
+        Matrix::sparse(format, rows, cols, bytes).expect("a matrix")
     }
 
     /// Activations as they come from [`kinglet_kernels::Isa::quantize`], -127 and 127 among them. Those of two and three rows start

@@ -526,9 +526,12 @@ pub(super) fn uniform(codes: &[u8], subs: &[[i8; PANEL]], row: &Row<'_>, sums: &
     }
 }
 
+/// What [`table`] makes.
+pub(super) type Table = [u32; 256];
+
 /// The levels of a byte's low and high nibble, for every byte.
 #[inline(never)]
-pub(super) fn table(levels: &[i8; 16]) -> [u32; 256] {
+pub(super) fn table(levels: &[i8; 16]) -> Table {
     let mut table = [0; 256];
     for (row, &high) in table.as_chunks_mut::<16>().0.iter_mut().zip(levels) {
         for (to, &low) in row.iter_mut().zip(levels) {
@@ -540,13 +543,7 @@ pub(super) fn table(levels: &[i8; 16]) -> [u32; 256] {
 
 /// [`int8`] for nibbles of a codebook.
 #[inline(never)]
-pub(super) fn codebook(
-    codes: &[u8],
-    subs: &[[i8; PANEL]],
-    table: &[u32; 256],
-    row: &Row<'_>,
-    sums: &mut [[i32; PANEL]],
-) {
+pub(super) fn codebook(codes: &[u8], subs: &[[i8; PANEL]], table: &Table, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
     const BLOCK: usize = SCRATCH / 16;
     let mut scratch = Scratch::new();
     let groups = row.codes.len() / GROUP;

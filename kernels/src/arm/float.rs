@@ -111,6 +111,24 @@ fn magnitude(x: &[f32]) -> f32 {
     f32::from_bits(peak >> 1)
 }
 
+/// The square root, for which `core` knows no instruction.
+#[inline(always)]
+pub(crate) fn sqrt(x: f32) -> f32 {
+    let root: u32;
+    // SAFETY: an instruction of the floating-point unit, registers only.
+    unsafe {
+        asm!(
+            "vmov s0, {x}",
+            "vsqrt.f32 s0, s0",
+            "vmov {x}, s0",
+            x = inout(reg) x.to_bits() => root,
+            out("s0") _,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    f32::from_bits(root)
+}
+
 /// [`scalar::rms_norm`], 16 numbers at a time.
 #[inline(never)]
 pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {

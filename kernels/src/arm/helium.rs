@@ -325,8 +325,11 @@ pub(super) fn int8_pair(codes: &[u8], [x, y]: [&[i8]; 2], [first, second]: [&mut
     }
 }
 
+/// What [`table`] makes.
+pub(super) type Table = [[i8; 256]; 2];
+
 /// The levels of a byte's low nibble, then of its high nibble, for every byte.
-pub(super) fn table(levels: &[i8; 16]) -> [[i8; 256]; 2] {
+pub(super) fn table(levels: &[i8; 16]) -> Table {
     let mut tables = [[0; 256]; 2];
     let [low, high] = &mut tables;
     for ((low, high), &level) in low.as_chunks_mut().0.iter_mut().zip(high.as_chunks_mut::<16>().0).zip(levels) {
@@ -474,13 +477,7 @@ pub(super) fn uniform(codes: &[u8], subs: &[[i8; PANEL]], row: &Row<'_>, sums: &
 
 /// [`uniform`] for nibbles of a codebook.
 #[inline(never)]
-pub(super) fn codebook(
-    codes: &[u8],
-    subs: &[[i8; PANEL]],
-    tables: &[[i8; 256]; 2],
-    row: &Row<'_>,
-    sums: &mut [[i32; PANEL]],
-) {
+pub(super) fn codebook(codes: &[u8], subs: &[[i8; PANEL]], tables: &Table, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
     let mut copy: Words = [MaybeUninit::uninit(); BLOCK];
     let groups = row.codes.len() / GROUP;
     let codes = codes.as_chunks::<GROUP_BYTES>().0;

@@ -10,7 +10,7 @@ use core::ops::Range;
 
 use crate::activations::Activations;
 use crate::cache::Head;
-use crate::layout::{Format, Matrix, PANEL};
+use crate::layout::{Format, GROUP, Matrix, PANEL};
 use crate::product::{Row, store_each};
 
 #[cfg(kinglet_dsp)]
@@ -36,14 +36,15 @@ crate::vector::sets!();
 #[cfg(any(kinglet_dsp, kinglet_mve))]
 fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
     use set::PANELS;
-    let inner = w.padded_cols();
+    let sparse = w.is_sparse();
+    let (inner, together) = if sparse { (x.stride(), 1) } else { (w.padded_cols(), PANELS) };
     let row = |m: usize| Row { codes: &x.codes(m)[..inner], sums: x.sums(m) };
     let table = (w.format() == Format::Int4Codebook).then(|| set::table(&w.levels()));
     let first = row(0);
     let mut sums = [[[0; PANEL]; PANELS]; 2];
-    for p in panels.clone().step_by(PANELS) {
-        let end = panels.end.min(p + PANELS);
-        let (codes, subs) = w.codes_of(p..end);
+    for p in panels.clone().step_by(together) {
+        let end = panels.end.min(p + together);
+        let (codes, subs) = if sparse { (&[][..], &[][..]) } else { w.codes_of(p..end) };
         let scales = &w.row_scales()[p * PANEL..w.rows().min(end * PANEL)];
         for m in (0..x.rows()).step_by(2) {
             let first = if m == 0 { first } else { row(m) };
@@ -51,13 +52,16 @@ fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut
             let [a, b] = &mut sums;
             let (a, b) = (&mut a[..end - p], &mut b[..end - p]);
             match (w.format(), second) {
-                (Format::Int8, None) => set::int8(codes, first.codes, a),
-                (Format::Int8, Some(second)) => set::int8_pair(codes, [first.codes, second.codes], [a, b]),
+                (Format::Int8, Some(second)) if !sparse => {
+                    set::int8_pair(codes, [first.codes, second.codes], [a, b]);
+                }
                 _ => {
                     for (row, sums) in iter::once((first, a)).chain(second.map(|second| (second, b))) {
-                        match &table {
-                            None => set::uniform(codes, subs, &row, sums),
-                            Some(table) => set::codebook(codes, subs, table, &row, sums),
+                        match (w.format(), &table) {
+                            _ if sparse => sparse_panel(w, p, &table, &row, sums),
+                            (Format::Int8, _) => set::int8(codes, row.codes, sums),
+                            (_, None) => set::uniform(codes, subs, &row, sums),
+                            (_, Some(table)) => set::codebook(codes, subs, table, &row, sums),
                         }
                     }
                 }
@@ -69,6 +73,64 @@ fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut
         }
     }
 }
+
+/// Blocks of a sparse panel whose activations are collected together: what is done around the loops costs as much as a block.
+#[cfg(any(kinglet_dsp, kinglet_mve))]
+const COLLECTED: usize = 16;
+
+/// The activations that meet some blocks of a sparse panel: a row as short as if there were no other groups.
+#[cfg(any(kinglet_dsp, kinglet_mve))]
+#[repr(align(4))]
+struct Collected {
+    codes: [i8; GROUP * COLLECTED],
+    sums: [i16; COLLECTED],
+}
+
+/// The sums of panel `p` of a sparse matrix.
+#[cfg(any(kinglet_dsp, kinglet_mve))]
+#[inline(never)]
+fn sparse_panel(w: &Matrix<'_>, p: usize, table: &Option<set::Table>, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
+    let mut to = Collected { codes: [0; GROUP * COLLECTED], sums: [0; COLLECTED] };
+    let panel = w.sparse_panel(p);
+    let (mut codes, mut subs) = (panel.codes, panel.sub_scales);
+    let mut groups = row.codes.as_chunks::<GROUP>().0.iter().zip(row.sums).enumerate();
+    let sums = sums.as_flattened_mut();
+    sums.fill(0);
+    loop {
+        let mut n = 0;
+        for (g, (codes, &sum)) in &mut groups {
+            if panel.has(g) {
+                to.codes.as_chunks_mut::<GROUP>().0[n].copy_from_slice(codes);
+                to.sums[n] = sum;
+                n += 1;
+                if n == COLLECTED {
+                    break;
+                }
+            }
+        }
+        // Where the index is sound there are codes for each of its bits.
+        n = n.min(codes.len() / w.format().block_bytes());
+        if n == 0 {
+            return;
+        }
+        let row = Row { codes: &to.codes[..n * GROUP], sums: &to.sums[..n] };
+        let (now, rest) = codes.split_at(n * w.format().block_bytes());
+        let mut part = [[0; PANEL]];
+        match (w.format(), table) {
+            (Format::Int8, _) => set::int8(now, row.codes, &mut part),
+            (_, None) => set::uniform(now, subs, &row, &mut part),
+            (_, Some(table)) => set::codebook(now, subs, table, &row, &mut part),
+        }
+        codes = rest;
+        subs = subs.get(n..).unwrap_or_default();
+        for (sum, part) in sums.iter_mut().zip(part.as_flattened()) {
+            *sum = sum.wrapping_add(*part);
+        }
+    }
+}
+
+#[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
+pub(crate) use float::sqrt;
 
 /// Writes sums of panels as [`product::store`](crate::product::store) does, as many as there are scales.
 #[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]

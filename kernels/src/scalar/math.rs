@@ -23,7 +23,11 @@ pub(crate) fn round_to_int(x: f32) -> i32 {
 /// Square root, correctly rounded.
 #[inline(always)]
 pub fn sqrt(x: f32) -> f32 {
-    libm::sqrtf(x)
+    #[cfg(all(target_arch = "arm", target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
+    let root = crate::arch::sqrt(x);
+    #[cfg(not(all(target_arch = "arm", target_abi = "eabihf", any(kinglet_dsp, kinglet_mve))))]
+    let root = libm::sqrtf(x);
+    root
 }
 
 /// 126 more: a rounded sum has the biased exponent of half a power of two in its low bits.

@@ -5,8 +5,8 @@ use core::ops::Range;
 use super::attention::attend_with;
 use crate::activations::Activations;
 use crate::cache::Head;
-use crate::layout::{GROUP_BYTES, Matrix, PANEL, QUAD, TILE};
-use crate::product::{Product, Row, Sums, group, matmul_with};
+use crate::layout::{Format, GROUP_BYTES, Matrix, PANEL, QUAD, TILE};
+use crate::product::{Product, Row, Sums, group, matmul_with, store_each};
 
 /// The reference's integer products.
 #[derive(Clone, Copy)]
@@ -32,6 +32,7 @@ impl Product for Reference {
     }
 }
 
+#[inline(never)]
 fn int8(codes: &[u8], row: Row<'_>) -> [i32; PANEL] {
     let mut acc = [0i32; PANEL];
     for (tile, x) in codes.as_chunks::<TILE>().0.iter().zip(row.codes.as_chunks::<QUAD>().0) {
@@ -45,6 +46,7 @@ fn int8(codes: &[u8], row: Row<'_>) -> [i32; PANEL] {
 }
 
 /// For each group, sub-scale times the group's dot product.
+#[inline(never)]
 fn int4(codes: &[u8], subs: &[[i8; PANEL]], levels: &[i8; 16], row: Row<'_>) -> [i32; PANEL] {
     let mut acc = [0i32; PANEL];
     for (g, (codes, subs)) in codes.as_chunks::<GROUP_BYTES>().0.iter().zip(subs).enumerate() {
@@ -67,7 +69,41 @@ fn int4(codes: &[u8], subs: &[[i8; PANEL]], levels: &[i8; 16], row: Row<'_>) -> 
 
 /// Rows of `x` times panels of `w`. Row `m` goes to `out[m * stride..]`, the first of `panels` at its start.
 pub(crate) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
-    matmul_with::<1, 1>(Reference, w, x, panels, out, stride);
+    if w.is_sparse() {
+        sparse(w, x, panels, out, stride);
+    } else {
+        matmul_with::<1, 1>(Reference, w, x, panels, out, stride);
+    }
+}
+
+/// The same where the matrix is sparse: each block that there is with its group of activations.
+#[inline(never)]
+fn sparse(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+    let levels = w.levels();
+    for m in 0..x.rows() {
+        for p in panels.clone() {
+            let panel = w.sparse_panel(p);
+            let (mut codes, mut subs, mut sums) = (panel.codes, panel.sub_scales, [0i32; PANEL]);
+            for g in 0..panel.groups {
+                // Where the index is sound there is a block for each of its bits.
+                if !panel.has(g) || codes.is_empty() {
+                    continue;
+                }
+                let row = Row { codes: x.group(m, g), sums: &[] };
+                let part = match w.format() {
+                    Format::Int8 => int8(codes, row),
+                    _ => int4(&codes[..GROUP_BYTES], subs, &levels, row),
+                };
+                codes = codes.get(w.format().block_bytes()..).unwrap_or_default();
+                subs = subs.get(1..).unwrap_or_default();
+                for r in 0..PANEL {
+                    sums[r] = sums[r].wrapping_add(part[r]);
+                }
+            }
+            let out = &mut out[m * stride + (p - panels.start) * PANEL..][..w.panel_rows(p)];
+            store_each(&sums, w.panel_row_scales(p), x.scale(m), out);
+        }
+    }
 }
 
 /// Attention with the reference's products.

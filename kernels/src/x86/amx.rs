@@ -32,7 +32,7 @@ mod on {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
-        if x.rows() < LEAST {
+        if x.rows() < LEAST || w.is_sparse() {
             avx512::on::matmul(w, x, panels, out, stride);
         } else {
             super::matmul(w, x, panels, out, stride);

@@ -24,7 +24,7 @@ pub(super) mod on {
     );
 }
 
-crate::vector::products!(Avx512, softmax);
+crate::vector::products!(Avx512, add: add_sums, softmax: softmax);
 
 type Reg = __m512i;
 const HALVES: usize = 1;

@@ -21,7 +21,7 @@ mod on {
     crate::vector::operations!(AvxVnni, "avx2,avxvnni", panels: 4, rows: matmul_rows, queries: 2);
 }
 
-crate::vector::products!(AvxVnni);
+crate::vector::products!(AvxVnni, add: add_sums);
 
 type Reg = __m256i;
 const HALVES: usize = 2;

@@ -72,6 +72,18 @@ macro_rules! kernels {
             out
         }
 
+        /// In registers: the compiler would take the array apart.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn add_sums(sums: &mut [i32; PANEL], part: &[i32; PANEL]) {
+            let sums: &mut [[u8; TILE / HALVES]; HALVES] = bytemuck::cast_mut(sums);
+            let part: &[[u8; TILE / HALVES]; HALVES] = bytemuck::cast_ref(part);
+            for h in 0..HALVES {
+                let sum = add(load(&sums[h]), load(&part[h]));
+                store(bytemuck::cast_mut(&mut sums[h]), sum);
+            }
+        }
+
         /// Tiles to sums.
         #[inline]
         #[target_feature(enable = $features)]

@@ -7,7 +7,7 @@ use std::ptr::{null_mut, slice_from_raw_parts_mut};
 
 use bytemuck::Pod;
 use kinglet_kernels::cache::Head;
-use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Matrix};
+use kinglet_kernels::{Activations, ActivationsMut, Format, Isa};
 
 use crate::support::*;
 
@@ -124,21 +124,29 @@ fn matmul() {
     let mut random = Random(1);
     for format in Format::ALL {
         for (rows, cols) in [(1, 1), (16, 4), (5, 33), (31, 36), (33, 31), (83, 68), (149, 97)] {
-            let w = Weights::random(format, rows, cols, &mut random);
-            for m in (1..=19).chain([33]) {
-                let x = Rows::random(m, cols, &mut random);
-                let mut want = vec![0.0; m * rows];
-                Isa::SCALAR.matmul(&w.matrix(), &x.view(), 0..w.matrix().panels(), &mut want, rows);
-                everywhere(|isa, at| {
-                    let bytes = Guarded::operand(w.bytes(), at);
-                    let w = Matrix::new(format, rows, cols, &bytes).unwrap();
-                    let codes = Guarded::operand(&x.codes, at);
-                    let (sums, scales) = (Guarded::operand(&x.sums, at), Guarded::operand(&x.scales, at));
-                    let x = Activations::new(&codes, &sums, &scales, cols);
-                    let mut out = Guarded::new(&vec![0.0; m * rows], at);
-                    isa.matmul(&w, &x, 0..w.panels(), &mut out, rows);
-                    assert_eq!(bits(&out), bits(&want), "{isa:?} {at:?} {format:?} {rows}x{cols} by {m}");
-                });
+            let mut dense = Weights::random(format, rows, cols, &mut random);
+            // Without its last block, and as an index says that there are more.
+            let sparse = dense.split_off(|panel, group| (panel + group) % 3 != 1);
+            let mut lying = dense.split_off(|panel, _| panel == 0);
+            let index = format.sparse_planes(rows, cols, lying.matrix().blocks()).unwrap().index;
+            lying.bytes_mut()[index..].fill(0xff);
+            for w in [dense, sparse, lying] {
+                for m in (1..=19).chain([33]) {
+                    let x = Rows::random(m, cols, &mut random);
+                    let mut want = vec![0.0; m * rows];
+                    Isa::SCALAR.matmul(&w.matrix(), &x.view(), 0..w.matrix().panels(), &mut want, rows);
+                    everywhere(|isa, at| {
+                        let bytes = Guarded::operand(w.bytes(), at);
+                        let matrix = w.matrix_in(&bytes);
+                        let codes = Guarded::operand(&x.codes, at);
+                        let (sums, scales) = (Guarded::operand(&x.sums, at), Guarded::operand(&x.scales, at));
+                        let x = Activations::new(&codes, &sums, &scales, cols);
+                        let mut out = Guarded::new(&vec![0.0; m * rows], at);
+                        isa.matmul(&matrix, &x, 0..matrix.panels(), &mut out, rows);
+                        let what = if w.sparse { "sparse " } else { "" };
+                        assert_eq!(bits(&out), bits(&want), "{isa:?} {at:?} {what}{format:?} {rows}x{cols} by {m}");
+                    });
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ mod elementwise;
 #[cfg(all(target_os = "linux", not(miri)))]
 mod guarded;
 mod matmul;
+mod sparse;
 mod support;
 
 /// With the feature `std` the suite covers what the machine has, and not only what it was compiled for.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use kinglet_kernels::cache::{self, CacheShape, Head};
-use kinglet_kernels::layout::{ALIGN, GROUP};
+use kinglet_kernels::layout::{ALIGN, GROUP, PANEL};
 use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Matrix, activations};
 
 /// Miri executes some thousand times slower: fewer shapes, the same paths.
@@ -53,8 +53,10 @@ pub(crate) struct Weights {
     pub(crate) format: Format,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
+    pub(crate) sparse: bool,
     memory: Vec<u8>,
     start: usize,
+    len: usize,
 }
 
 impl Weights {
@@ -62,7 +64,58 @@ impl Weights {
         let mut memory = vec![0; bytes.len() + ALIGN];
         let start = (memory.as_ptr().addr()).next_multiple_of(ALIGN) - memory.as_ptr().addr();
         memory[start..][..bytes.len()].copy_from_slice(bytes);
-        Self { format, rows, cols, memory, start }
+        Self { format, rows, cols, sparse: false, memory, start, len: bytes.len() }
+    }
+
+    /// The sparse matrix of the blocks for which `there` gives true, asked by panel and group. The others become zero in `self`, too.
+    pub(crate) fn split_off(&mut self, mut there: impl FnMut(usize, usize) -> bool) -> Self {
+        let (format, rows, cols) = (self.format, self.rows, self.cols);
+        let (panels, groups) = (rows.div_ceil(PANEL), cols.div_ceil(GROUP));
+        let from = format.planes(rows, cols).unwrap();
+        let panel_bytes = (from.sub_scales - from.codes) / panels;
+        let block_bytes = if format == Format::Int8 { GROUP * PANEL } else { GROUP * PANEL / 2 };
+        let (mut codes, mut subs, mut index) = (self.bytes()[..from.codes].to_vec(), vec![], vec![]);
+        let mut blocks = 0u32;
+        for panel in 0..panels {
+            let mut bits = vec![0u8; groups.div_ceil(32) * 4];
+            let before = blocks;
+            for group in 0..groups {
+                let start = from.codes + panel * panel_bytes + group * block_bytes;
+                // The last block of int8 may be cut.
+                let bytes = start..(start + block_bytes).min(from.codes + (panel + 1) * panel_bytes);
+                let scales = match format {
+                    Format::Int8 => 0..0,
+                    _ => {
+                        from.sub_scales + (panel * groups + group) * PANEL
+                            ..from.sub_scales + (panel * groups + group + 1) * PANEL
+                    }
+                };
+                if there(panel, group) {
+                    bits[group / 8] |= 1 << (group % 8);
+                    blocks += 1;
+                    codes.extend_from_slice(&self.bytes()[bytes.clone()]);
+                    codes.resize(codes.len() + block_bytes - bytes.len(), 0x55);
+                    subs.extend_from_slice(&self.bytes()[scales]);
+                } else if format == Format::Int8 {
+                    self.bytes_mut()[bytes].fill(0);
+                } else {
+                    self.bytes_mut()[scales].fill(0);
+                }
+            }
+            index.extend(before.to_le_bytes());
+            index.extend(bits);
+        }
+        let to = format.sparse_planes(rows, cols, blocks as usize).unwrap();
+        let mut bytes = vec![0; to.end];
+        for (start, plane) in [
+            (0, &codes),
+            (to.sub_scales, &subs),
+            (to.row_scales, &self.bytes()[from.row_scales..].to_vec()),
+            (to.index, &index),
+        ] {
+            bytes[start..][..plane.len()].copy_from_slice(plane);
+        }
+        Self { sparse: true, ..Self::new(format, rows, cols, &bytes) }
     }
 
     /// Arbitrary bytes with finite row scales, padding included: every byte is a code.
@@ -96,16 +149,21 @@ impl Weights {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.memory[self.start..][..self.format.bytes(self.rows, self.cols).unwrap()]
+        &self.memory[self.start..][..self.len]
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        let len = self.bytes().len();
-        &mut self.memory[self.start..][..len]
+        &mut self.memory[self.start..][..self.len]
     }
 
     pub(crate) fn matrix(&self) -> Matrix<'_> {
-        Matrix::new(self.format, self.rows, self.cols, self.bytes()).unwrap()
+        self.matrix_in(self.bytes())
+    }
+
+    /// The matrix in a copy of its bytes.
+    pub(crate) fn matrix_in<'b>(&self, bytes: &'b [u8]) -> Matrix<'b> {
+        let new = if self.sparse { Matrix::sparse } else { Matrix::new };
+        new(self.format, self.rows, self.cols, bytes).unwrap()
     }
 }
 

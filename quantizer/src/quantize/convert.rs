@@ -19,7 +19,7 @@ use super::round::{Levels, Row, round};
 use super::store::Store;
 use super::{Options, QuantizeError, Summary, Target};
 use crate::checkpoint::{Activation, Architecture, Block, Checkpoint, CheckpointError, TensorRef};
-use crate::file::{WriteError, Writer};
+use crate::file::{Kind, WriteError, Writer};
 use crate::fit::{self, FitOutcome, Student};
 use crate::reference::{LinearWeights, RESIDENT_BYTES, Reference};
 use crate::report::Record;
@@ -288,10 +288,6 @@ fn block(store: &Store, index: usize) -> Result<super::rounded::RoundedBlock, Qu
 
 type Put<'p> = &'p mut dyn FnMut(&[u8]) -> Result<(), WriteError>;
 
-fn too_large(what: &str, rows: usize, cols: usize) -> WriteError {
-    WriteError::TooLarge { what: format!("{what} ({rows} x {cols})") }
-}
-
 /// Reads, rounds and writes a table with a row for each token, a batch of rows at a time.
 fn table(
     checkpoint: &Checkpoint,
@@ -311,8 +307,9 @@ fn table(
             codebook::fit(&sample?.iter().map(Vec::as_slice).collect::<Vec<_>>(), &importance)
         }
     };
-    let mut packer = Packer::new(format, rows, cols).ok_or_else(|| too_large(of.name(), rows, cols))?;
-    put(&packer.start(&levels))?;
+    let too_large = || WriteError::TooLarge { what: format!("{} ({rows} x {cols})", of.name()) };
+    let mut packer = Packer::new(Kind::Matrix(format), rows, cols, &levels).ok_or_else(too_large)?;
+    put(&packer.start())?;
     let panels = rows.div_ceil(PANEL);
     let batch = (BATCH / (PANEL * cols)).max(rayon::current_num_threads());
     for first in (0..panels).step_by(batch) {

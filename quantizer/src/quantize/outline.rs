@@ -5,8 +5,8 @@ use std::f64::consts::TAU;
 use kinglet::Format;
 use kinglet::format::layout::{BlockRecord, ModelRecord, NONE, block};
 
-use super::QuantizeError;
 use super::rounded::{RoundedBlock, RoundedLinear};
+use super::{QuantizeError, pack};
 use crate::checkpoint::{Activation, Architecture, Rope};
 use crate::file::{Kind, Outline};
 use crate::reference::{Heads, Middle, NormWeights};
@@ -97,7 +97,7 @@ impl Build {
 
     fn product(&mut self, name: &str, of: &RoundedLinear, block: usize, output: bool) -> Result<u32, QuantizeError> {
         let source = Source::Product { block, output };
-        self.add(name, Kind::Matrix(of.format), of.rows.len(), of.cols, source)
+        self.add(name, pack::kind(of), of.rows.len(), of.cols, source)
     }
 
     fn vector(&mut self, name: &str, vector: &[f32]) -> Result<u32, QuantizeError> {

@@ -4,6 +4,7 @@
 
 use kinglet::format::layout::{BlockRecord, ModelRecord, NONE, block};
 use kinglet::{Format, Isa, Model, Options, Parallel, Plan, Session};
+use kinglet_kernels::layout::{GROUP, PANEL};
 use kinglet_quantizer::Memory;
 use kinglet_quantizer::file::{Kind, Outline, WriteError, Writer};
 
@@ -44,6 +45,8 @@ pub struct Shape {
     pub head_norms: bool,
     /// Rotated pairs.
     pub rope: usize,
+    /// Whether a third of the blocks of each product is left out.
+    pub sparse: bool,
 }
 
 pub const PLAIN: Shape = Shape {
@@ -60,6 +63,7 @@ pub const PLAIN: Shape = Shape {
     biases: false,
     head_norms: false,
     rope: 6,
+    sparse: false,
 };
 
 /// Shapes that differ in every option, awkward on purpose.
@@ -67,6 +71,7 @@ pub fn shapes() -> Vec<Shape> {
     let mut all = vec![];
     for format in Format::ALL {
         all.push(Shape { format, ..PLAIN });
+        all.push(Shape { format, width: 100, inner: 70, sparse: true, tied: false, ..PLAIN });
         all.push(Shape {
             format,
             width: 33,
@@ -107,8 +112,13 @@ impl Build {
         if there { self.tensor(Kind::F32, 1, len) } else { NONE }
     }
 
+    fn product(&mut self, shape: &Shape, rows: usize, cols: usize) -> u32 {
+        let blocks = (0..rows.div_ceil(PANEL)).map(|p| groups_there(p, cols).count()).sum();
+        let kind = if shape.sparse { Kind::Sparse(shape.format, blocks) } else { Kind::Matrix(shape.format) };
+        self.tensor(kind, rows, cols)
+    }
+
     fn block(&mut self, shape: &Shape, layer: usize, attention: bool) {
-        let matrix = Kind::Matrix(shape.format);
         let queries = shape.heads * shape.head_dim;
         let rows = if attention { queries + 2 * shape.kv_heads * shape.head_dim } else { 2 * shape.inner };
         let record = BlockRecord {
@@ -119,9 +129,9 @@ impl Build {
             layer: layer as u32,
             norm: self.tensor(Kind::F32, 1, shape.width),
             norm_eps: 1e-5,
-            input: self.tensor(matrix, rows, shape.width),
+            input: self.product(shape, rows, shape.width),
             input_bias: self.optional(shape.biases, rows),
-            output: self.tensor(matrix, shape.width, if attention { queries } else { shape.inner }),
+            output: self.product(shape, shape.width, if attention { queries } else { shape.inner }),
             output_bias: self.optional(shape.biases, shape.width),
             heads: if attention { shape.heads as u16 } else { 0 },
             kv_heads: if attention { shape.kv_heads as u16 } else { 0 },
@@ -139,17 +149,32 @@ impl Build {
     }
 }
 
+/// The groups of a panel of a sparse matrix, at most 32.
+fn groups_there(panel: usize, cols: usize) -> impl Iterator<Item = usize> {
+    (0..cols.div_ceil(GROUP)).filter(move |g| (panel + g) % 3 != 1)
+}
+
 fn tensor_bytes(kind: Kind, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
     match kind {
         Kind::F32 => (0..cols).flat_map(|_| (1.0 + 0.3 * random.unit()).to_le_bytes()).collect(),
         Kind::U32 => (0..cols).flat_map(|_| random.next().to_le_bytes()).collect(),
-        Kind::Matrix(format) => {
-            let planes = format.planes(rows, cols).unwrap();
+        Kind::Matrix(format) | Kind::Sparse(format, _) => {
+            let planes = match kind {
+                Kind::Sparse(_, blocks) => format.sparse_planes(rows, cols, blocks).unwrap(),
+                _ => format.planes(rows, cols).unwrap(),
+            };
             let mut bytes: Vec<u8> = (0..planes.end).map(|_| random.next() as u8).collect();
             let typical = if format == Format::Int8 { 70.0 } else { 70.0 * 60.0 };
             let scale = 1.0 / (typical * (cols as f32).sqrt());
-            for slot in bytes[planes.row_scales..].as_chunks_mut::<4>().0 {
+            for slot in bytes[planes.row_scales..planes.index].as_chunks_mut::<4>().0 {
                 *slot = scale.to_le_bytes();
+            }
+            let mut before = 0u32;
+            for (p, panel) in bytes[planes.index..].chunks_exact_mut(8).take(rows.div_ceil(PANEL)).enumerate() {
+                let there = groups_there(p, cols).fold(0u32, |there, g| there | 1 << g);
+                panel[..4].copy_from_slice(&before.to_le_bytes());
+                panel[4..].copy_from_slice(&there.to_le_bytes());
+                before += there.count_ones();
             }
             bytes
         }
@@ -178,7 +203,7 @@ pub fn model(shape: &Shape, seed: u64, tokenizer: Vec<u8>) -> Vec<u8> {
         build.block(shape, layer, false);
     }
     let norm = build.tensor(Kind::F32, 1, shape.width);
-    let head = if shape.tied { embedding } else { build.tensor(Kind::Matrix(shape.format), shape.vocab, shape.width) };
+    let head = if shape.tied { embedding } else { build.product(shape, shape.vocab, shape.width) };
     let model = &mut build.outline.model;
     (model.embedding, model.norm, model.head) = (embedding, norm, head);
     build.outline.tokenizer = tokenizer;

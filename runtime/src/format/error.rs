@@ -83,7 +83,7 @@ pub enum ModelProblem {
     Epsilon,
     /// Bytes that must be zero are not.
     Reserved,
-    /// The embedding, head or norm does not have the model's shape.
+    /// The embedding, head or norm does not have the model's shape, or the embedding is sparse.
     Shape,
 }
 

@@ -179,6 +179,8 @@ pub mod tensor {
     pub const INT4: u8 = 3;
     /// [`kinglet_kernels::Format::Int4Codebook`].
     pub const INT4_CODEBOOK: u8 = 4;
+    /// Added to the format of a matrix without bytes for blocks that are zero.
+    pub const SPARSE: u8 = 16;
 }
 
 record! {
@@ -186,7 +188,7 @@ record! {
     TensorRecord {
         /// From the start of [`section::WEIGHTS`]; a multiple of 64.
         offset: u64,
-        /// Length; it follows from format and shape, and must agree.
+        /// Length; it must agree with format and shape (and, where it is sparse, a number of blocks).
         bytes: u64,
         /// Rows; 1 for vectors.
         rows: u32,

@@ -7,7 +7,7 @@ use super::layout::{
     BlockRecord, GoldenRecord, MAX_BLOCKS, MAX_DIMENSION, MAX_TENSORS, ModelRecord, TensorRecord, section,
 };
 use super::sections::Sections;
-use super::view::is_scale;
+use super::view::{Values, is_scale};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// A model, read where it lies.
@@ -37,6 +37,11 @@ pub enum VerifyError {
         /// Its index.
         index: u32,
     },
+    /// The index of a sparse tensor contradicts itself.
+    Index {
+        /// The tensor's index.
+        index: u32,
+    },
     /// The tokenizer contradicts itself.
     Tokenizer(TokenizerError),
     /// The structure is wrong; only when the bytes changed since the file was opened.
@@ -48,6 +53,9 @@ impl core::fmt::Display for VerifyError {
         match self {
             Self::Section { kind } => write!(f, "section {kind}: the checksum does not match; copy the file again"),
             Self::Tensor { index } => write!(f, "tensor {index}: the checksum does not match; copy the file again"),
+            Self::Index { index } => {
+                write!(f, "tensor {index}: its index of blocks contradicts itself; quantize again")
+            }
             Self::Tokenizer(error) => write!(f, "tokenizer: {error}"),
             Self::Open(error) => error.fmt(f),
         }
@@ -95,6 +103,7 @@ impl<'a> Model<'a> {
         let (vocab, width) = (self.record.vocab as usize, self.record.width as usize);
         let (embedding, head) = (self.embedding()?, self.head()?);
         let fits = (embedding.rows(), embedding.cols()) == (vocab, width)
+            && !embedding.is_sparse()
             && (head.rows(), head.cols()) == (vocab, width)
             && self.norm()?.len() == width;
         if fits { Ok(()) } else { Err(OpenError::Model(ModelProblem::Shape)) }
@@ -176,7 +185,7 @@ impl<'a> Model<'a> {
         self.weights.get(start..start.checked_add(usize::try_from(record.bytes).ok()?)?)
     }
 
-    /// Compares every checksum and walks the tokenizer: reads the whole file once. `progress` is called with the bytes
+    /// Compares every checksum and walks the tokenizer and the indices of sparse tensors: reads the whole file once. `progress` is called with the bytes
     /// done, at least once every 64 KiB (to feed a watchdog, or to draw a bar).
     pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<(), VerifyError> {
         let mut done = 0;
@@ -198,6 +207,9 @@ impl<'a> Model<'a> {
             let tensor = self.tensor(index).map_err(VerifyError::Open)?;
             if crc(tensor.bytes) != tensor.record.crc {
                 return Err(VerifyError::Tensor { index });
+            }
+            if matches!(tensor.values, Values::Matrix(matrix) if !matrix.index_is_sound()) {
+                return Err(VerifyError::Index { index });
             }
         }
         match self.tokenizer() {

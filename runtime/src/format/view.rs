@@ -89,12 +89,13 @@ pub(super) fn is_scale(x: f32) -> bool {
     x >= 0.0 && x.is_finite()
 }
 
-/// The matrix format of a tensor's format byte.
-pub(super) fn matrix_format(format: u8) -> Option<Format> {
-    match format {
-        tensor::INT8 => Some(Format::Int8),
-        tensor::INT4 => Some(Format::Int4),
-        tensor::INT4_CODEBOOK => Some(Format::Int4Codebook),
+/// The matrix format of a tensor's format byte, and whether it is sparse.
+fn matrix_format(format: u8) -> Option<(Format, bool)> {
+    let sparse = format & tensor::SPARSE != 0;
+    match format & !tensor::SPARSE {
+        tensor::INT8 => Some((Format::Int8, sparse)),
+        tensor::INT4 => Some((Format::Int4, sparse)),
+        tensor::INT4_CODEBOOK => Some((Format::Int4Codebook, sparse)),
         _ => None,
     }
 }
@@ -204,8 +205,8 @@ fn values<'a>(record: &TensorRecord, bytes: &'a [u8]) -> Result<Values<'a>, Tens
         tensor::F32 => Ok(Values::F32(bytemuck::try_cast_slice(bytes).map_err(|_| TensorProblem::Misaligned)?)),
         tensor::U32 => Ok(Values::U32(bytemuck::try_cast_slice(bytes).map_err(|_| TensorProblem::Misaligned)?)),
         other => {
-            let format = matrix_format(other).ok_or(TensorProblem::Format(other))?;
-            Ok(Values::Matrix(Matrix::new(format, record.rows as usize, record.cols as usize, bytes)?))
+            let (format, sparse) = matrix_format(other).ok_or(TensorProblem::Format(other))?;
+            Ok(Values::Matrix(Matrix::read(format, record.rows as usize, record.cols as usize, sparse, bytes)?))
         }
     }
 }

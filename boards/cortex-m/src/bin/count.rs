@@ -25,6 +25,8 @@ use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, activations};
 enum Case {
     /// Rows, columns, rows of activations.
     Matmul(Format, usize, usize, usize),
+    /// The same for one row and a sparse matrix with so many quarters of the blocks; to be divided by the work of the dense one.
+    Sparse(Format, usize, usize, usize),
     /// Scores, a chunk at a time.
     Softmax(usize),
     RmsNorm(usize),
@@ -34,10 +36,10 @@ enum Case {
     Attend(usize, usize),
 }
 
-use Case::{Attend, Matmul, Quantize, RmsNorm, SiluMul, Softmax};
+use Case::{Attend, Matmul, Quantize, RmsNorm, SiluMul, Softmax, Sparse};
 use Format::{Int4, Int4Codebook, Int8};
 
-const CASES: [(&str, Case); 17] = [
+const CASES: [(&str, Case); 26] = [
     ("int8-512x512", Matmul(Int8, 512, 512, 1)),
     ("int8-768x288", Matmul(Int8, 768, 288, 1)),
     ("int8-288x768", Matmul(Int8, 288, 768, 1)),
@@ -50,6 +52,15 @@ const CASES: [(&str, Case); 17] = [
     ("int8-512x512x16", Matmul(Int8, 512, 512, 16)),
     ("int4-512x512x16", Matmul(Int4, 512, 512, 16)),
     ("codebook-512x512x16", Matmul(Int4Codebook, 512, 512, 16)),
+    ("int8-512x512-all-blocks", Sparse(Int8, 512, 512, 4)),
+    ("int8-512x512-half-of-blocks", Sparse(Int8, 512, 512, 2)),
+    ("int8-512x512-quarter-of-blocks", Sparse(Int8, 512, 512, 1)),
+    ("int4-512x512-all-blocks", Sparse(Int4, 512, 512, 4)),
+    ("int4-512x512-half-of-blocks", Sparse(Int4, 512, 512, 2)),
+    ("int4-512x512-quarter-of-blocks", Sparse(Int4, 512, 512, 1)),
+    ("codebook-512x512-all-blocks", Sparse(Int4Codebook, 512, 512, 4)),
+    ("codebook-512x512-half-of-blocks", Sparse(Int4Codebook, 512, 512, 2)),
+    ("codebook-512x512-quarter-of-blocks", Sparse(Int4Codebook, 512, 512, 1)),
     ("softmax-512", Softmax(512)),
     ("rms-norm-512", RmsNorm(512)),
     ("quantize-512", Quantize(512)),
@@ -100,6 +111,15 @@ fn run(isa: Isa, case: Case, mut memory: Memory<'_>) -> usize {
             isa.matmul(&w, &x, 0..w.panels(), out, rows);
             marks::end();
             tokens * rows * cols
+        }
+        Sparse(format, rows, cols, quarters) => {
+            let w = random.sparse(&mut memory, format, [rows, cols], quarters);
+            let x = random.activations(&mut memory, 1, cols);
+            let out = memory.floats(rows);
+            marks::begin();
+            isa.matmul(&w, &x, 0..w.panels(), out, rows);
+            marks::end();
+            rows * cols
         }
         Softmax(n) => {
             let (scores, scales) = (memory.floats(n), memory.floats(n));

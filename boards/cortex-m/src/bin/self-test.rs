@@ -72,8 +72,10 @@ fn kernels(arena: &mut Arena) {
         let (mut products, mut attentions) = (0, 0);
         for (format, rows, cols) in Format::ALL.iter().flat_map(|&f| ROWS.map(|r| COLS.map(|c| (f, r, c)))).flatten() {
             for tokens in TOKENS {
-                product(isa, format, [rows, cols, tokens], &mut random, lend(arena));
-                products += 1;
+                for quarters in [None, Some(2)] {
+                    product(isa, format, [rows, cols, tokens], quarters, &mut random, lend(arena));
+                    products += 1;
+                }
             }
         }
         for (head, len) in HEADS.iter().flat_map(|&head| LENS.map(|len| (head, len))) {
@@ -98,18 +100,30 @@ fn lend(arena: &mut Arena) -> Memory<'_> {
     Memory::new(arena.lend(KERNEL_BYTES).expect("every board has as much"))
 }
 
-fn product(isa: Isa, format: Format, shape: [usize; 3], random: &mut Random, mut memory: Memory<'_>) {
+/// With a dense matrix, or with a sparse one that has some quarters of the blocks.
+fn product(
+    isa: Isa,
+    format: Format,
+    shape: [usize; 3],
+    quarters: Option<usize>,
+    random: &mut Random,
+    mut memory: Memory<'_>,
+) {
     let [rows, cols, tokens] = shape;
-    let w = memory.bytes(format.bytes(rows, cols).expect("a shape"));
-    random.matrix(format, rows, cols, w);
-    let w = engine::or_exit(Matrix::new(format, rows, cols, w), "matrix", Exit::Wrong);
+    let w = if let Some(quarters) = quarters {
+        random.sparse(&mut memory, format, [rows, cols], quarters)
+    } else {
+        let w = memory.bytes(format.bytes(rows, cols).expect("a shape"));
+        random.matrix(format, rows, cols, w);
+        engine::or_exit(Matrix::new(format, rows, cols, w), "matrix", Exit::Wrong)
+    };
     let x = random.activations(&mut memory, tokens, cols);
     let [got, want] = [isa, Isa::SCALAR].map(|isa| {
         let out = memory.floats(rows * tokens);
         isa.matmul(&w, &x, 0..w.panels(), out, rows);
         out
     });
-    same(isa, got, want, format_args!("matmul {format:?} {shape:?}"));
+    same(isa, got, want, format_args!("matmul {format:?} {shape:?} {quarters:?}"));
 }
 
 /// `odd` is added to one value of each query, so that scores and weights are huge, infinite or no numbers.

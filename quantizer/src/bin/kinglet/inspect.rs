@@ -65,6 +65,8 @@ struct TensorRow {
     cols: usize,
     bytes: u64,
     bits_per_weight: f64,
+    /// Of a sparse matrix, the part of its blocks of 16 by 32 that is stored.
+    blocks: Option<f64>,
     crc32: String,
 }
 
@@ -156,6 +158,10 @@ fn tensor(model: &Model<'_>, index: u32) -> Result<TensorRow> {
             kinglet::Format::Int4Codebook => "int4",
         },
     };
+    let blocks = match tensor.values {
+        Values::Matrix(m) if m.is_sparse() => Some(m.blocks() as f64 / (m.panels() * m.groups()) as f64),
+        _ => None,
+    };
     let record = tensor.record;
     let (rows, cols) = (record.rows as usize, record.cols as usize);
     let bits_per_weight = record.bytes as f64 * 8.0 / (rows as f64 * cols as f64);
@@ -167,6 +173,7 @@ fn tensor(model: &Model<'_>, index: u32) -> Result<TensorRow> {
         cols,
         bytes: record.bytes,
         bits_per_weight,
+        blocks,
         crc32: format!("{:08x}", record.crc),
     })
 }
@@ -219,8 +226,9 @@ impl Report {
         line("\ntensors".into());
         let name = self.tensors.iter().map(|t| t.name.len()).max().unwrap_or(0);
         for t in &self.tensors {
+            let blocks = t.blocks.map_or(String::new(), |part| format!(", {:.1}% of the blocks", 100.0 * part));
             line(format!(
-                "  {:name$}  {:>12}  {:>6} x {:<6} {:>10}  {:5.2} bits",
+                "  {:name$}  {:>12}  {:>6} x {:<6} {:>10}  {:5.2} bits{blocks}",
                 t.name,
                 t.format,
                 t.rows,
