@@ -340,6 +340,15 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Panel `p`, with all blocks where the matrix is dense; the last may be cut in int8.
+    pub(crate) fn any_panel(&self, p: usize) -> SparsePanel<'a> {
+        if self.is_sparse() {
+            return self.sparse_panel(p);
+        }
+        let (codes, sub_scales) = (self.panel_codes(p), self.panel_sub_scales(p));
+        SparsePanel { there: &[], groups: self.groups(), codes, sub_scales }
+    }
+
     /// Codes of panel `p`: int8 tiles, or groups of nibbles.
     #[inline]
     pub(crate) fn panel_codes(&self, p: usize) -> &'a [u8] {
@@ -418,9 +427,9 @@ pub(crate) struct SparsePanel<'a> {
 }
 
 impl SparsePanel<'_> {
-    /// Whether group `g` is there.
+    /// Whether group `g` is there; all are where nothing is said.
     pub(crate) fn has(&self, g: usize) -> bool {
-        self.there.get(g / WORD).is_some_and(|word| word >> (g % WORD) & 1 == 1)
+        self.there.get(g / WORD).is_none_or(|word| word >> (g % WORD) & 1 == 1)
     }
 }
 

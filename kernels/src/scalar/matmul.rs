@@ -6,7 +6,7 @@ use super::attention::attend_with;
 use crate::activations::Activations;
 use crate::cache::Head;
 use crate::layout::{Format, GROUP_BYTES, Matrix, PANEL, QUAD, TILE};
-use crate::product::{Product, Row, Sums, group, matmul_with, store_each};
+use crate::product::{Product, Row, Sums, group, store_each};
 
 /// The reference's integer products.
 #[derive(Clone, Copy)]
@@ -67,22 +67,13 @@ fn int4(codes: &[u8], subs: &[[i8; PANEL]], levels: &[i8; 16], row: Row<'_>) -> 
     acc
 }
 
-/// Rows of `x` times panels of `w`. Row `m` goes to `out[m * stride..]`, the first of `panels` at its start.
+/// Rows of `x` times panels of `w`: each block that there is with its group of activations. Row `m` goes to `out[m * stride..]`, the
+/// first of `panels` at its start.
 pub(crate) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
-    if w.is_sparse() {
-        sparse(w, x, panels, out, stride);
-    } else {
-        matmul_with::<1, 1>(Reference, w, x, panels, out, stride);
-    }
-}
-
-/// The same where the matrix is sparse: each block that there is with its group of activations.
-#[inline(never)]
-fn sparse(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
     let levels = w.levels();
     for m in 0..x.rows() {
         for p in panels.clone() {
-            let panel = w.sparse_panel(p);
+            let panel = w.any_panel(p);
             let (mut codes, mut subs, mut sums) = (panel.codes, panel.sub_scales, [0i32; PANEL]);
             for g in 0..panel.groups {
                 // Where the index is sound there is a block for each of its bits.
@@ -92,7 +83,7 @@ fn sparse(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [
                 let row = Row { codes: x.group(m, g), sums: &[] };
                 let part = match w.format() {
                     Format::Int8 => int8(codes, row),
-                    _ => int4(&codes[..GROUP_BYTES], subs, &levels, row),
+                    _ => int4(codes, &subs[..1], &levels, row),
                 };
                 codes = codes.get(w.format().block_bytes()..).unwrap_or_default();
                 subs = subs.get(1..).unwrap_or_default();
