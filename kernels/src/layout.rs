@@ -52,7 +52,7 @@ pub const ALIGN: usize = 64;
 /// Bytes of a group's codes in an int4 panel.
 pub(crate) const GROUP_BYTES: usize = PANEL * GROUP / 2;
 /// Groups that a word of a sparse matrix's index speaks of.
-const WORD: usize = u32::BITS as usize;
+pub(crate) const WORD: usize = u32::BITS as usize;
 /// Subtracted from a nibble of [`Format::Int4`].
 pub const INT4_ZERO: i32 = 8;
 
@@ -331,12 +331,12 @@ impl<'a> Matrix<'a> {
         let panel = self.index.get(p * (1 + words)..).and_then(<[u32]>::split_first);
         let (&first, there) = panel.unwrap_or((&0, &[]));
         // An index that lies may point behind the last block, where a panel has none.
-        let from = |bytes: usize| (first as usize).saturating_mul(bytes)..;
+        let first = (first as usize).min(self.codes.len() / self.format.block_bytes());
         SparsePanel {
             there: there.get(..words).unwrap_or_default(),
             groups: self.groups(),
-            codes: self.codes.get(from(self.format.block_bytes())).unwrap_or_default(),
-            sub_scales: self.sub_scales.get(from(self.format.scales())).unwrap_or_default().as_chunks().0,
+            codes: &self.codes[first * self.format.block_bytes()..],
+            sub_scales: &self.sub_scales.as_chunks().0[if self.format == Format::Int8 { 0 } else { first }..],
         }
     }
 
@@ -420,16 +420,40 @@ pub(crate) struct SparsePanel<'a> {
     pub(crate) there: &'a [u32],
     /// Groups of the matrix.
     pub(crate) groups: usize,
-    /// Codes of the panel's blocks, and of all behind it.
+    /// Codes of the panel's blocks, and of all behind it in a sparse matrix.
     pub(crate) codes: &'a [u8],
     /// Their sub-scales; empty in int8.
     pub(crate) sub_scales: &'a [[i8; PANEL]],
 }
 
-impl SparsePanel<'_> {
+impl<'a> SparsePanel<'a> {
     /// Whether group `g` is there; all are where nothing is said.
     pub(crate) fn has(&self, g: usize) -> bool {
         self.there.get(g / WORD).is_none_or(|word| word >> (g % WORD) & 1 == 1)
+    }
+
+    /// Which of `count` groups from `start` on are there, 32 at the most: bit 0 for the first. Returns their codes and sub-scales, too, and goes
+    /// on behind them. There are as many blocks as bits; no bit stands for another group.
+    #[cfg(any(kinglet_dsp, kinglet_mve))]
+    pub(crate) fn take(&mut self, format: Format, start: usize, count: usize) -> (u32, &'a [u8], &'a [[i8; PANEL]]) {
+        let word = |i: usize| self.there.get(start / WORD + i).copied().unwrap_or(u32::MAX);
+        let mut bits = word(0);
+        if start % WORD != 0 {
+            bits = bits >> (start % WORD) | word(1) << (WORD - start % WORD);
+        }
+        bits &= u32::MAX >> (WORD - count);
+        let bytes = format.block_bytes();
+        let mut blocks = bits.count_ones() as usize;
+        // Never where the index is sound.
+        while blocks > self.codes.len() / bytes {
+            bits ^= 1 << bits.ilog2();
+            blocks -= 1;
+        }
+        let (codes, rest) = self.codes.split_at(blocks * bytes);
+        self.codes = rest;
+        let (subs, rest) = self.sub_scales.split_at(if format == Format::Int8 { 0 } else { blocks });
+        self.sub_scales = rest;
+        (bits, codes, subs)
     }
 }
 

@@ -9,6 +9,7 @@
 //! on the stack.
 
 use core::arch::asm;
+use core::array;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::slice;
@@ -17,7 +18,7 @@ use core::slice;
 use super::float;
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
-use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD};
+use crate::layout::{Format, GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD};
 use crate::product::{Product, Row, Sums, group};
 use crate::scalar::{self, Weights};
 
@@ -54,22 +55,12 @@ impl Product for Dsp {
     #[inline(always)]
     fn int4<const P: usize, const M: usize>(
         self,
-        codes: [&[u8]; P],
-        subs: [&[[i8; PANEL]]; P],
-        levels: Option<&[i8; 16]>,
-        rows: [Row<'_>; M],
+        _: [&[u8]; P],
+        _: [&[[i8; PANEL]]; P],
+        _: Option<&[i8; 16]>,
+        _: [Row<'_>; M],
     ) -> Sums<P, M> {
-        let mut sums = [[[0; PANEL]; M]; P];
-        let table = levels.map(table);
-        for ((codes, subs), sums) in codes.iter().zip(subs).zip(&mut sums) {
-            for (sums, row) in sums.iter_mut().map(slice::from_mut).zip(&rows) {
-                match &table {
-                    None => uniform(codes, subs, row, sums),
-                    Some(table) => codebook(codes, subs, table, row, sums),
-                }
-            }
-        }
-        sums
+        unreachable!("matrices are multiplied by `groups`")
     }
 
     #[cfg(target_abi = "eabihf")]
@@ -138,6 +129,41 @@ impl Scratch {
         }
         // SAFETY: the loop wrote each of these words: `to` has as many chunks as there are items.
         unsafe { core::slice::from_raw_parts(self.0.as_ptr().cast(), len) }
+    }
+
+    /// Quads of a row for [`int8_panel`].
+    #[inline(never)]
+    fn int8(&mut self, codes: &[i8]) -> &[u32] {
+        self.fill(codes.as_chunks().0.iter(), widen)
+    }
+
+    /// Groups of a row for [`uniform_panel`].
+    #[inline(never)]
+    fn uniform(&mut self, row: &Row<'_>, groups: Range<usize>) -> &[u32] {
+        self.fill(groups, |g| {
+            let mut words = [(-INT4_ZERO * i32::from(row.sums[g])) as u32; 20];
+            let (to, _) = words[4..].as_chunks_mut::<4>();
+            for (to, [x, y]) in to.iter_mut().zip(group(row, g).as_chunks::<QUAD>().0.as_chunks().0) {
+                let ([a, b], [c, d]) = (widen(x), widen(y));
+                *to = [a, c, b, d];
+            }
+            words
+        })
+    }
+
+    /// Groups of a row for [`codebook_panel`].
+    #[inline(never)]
+    fn codebook(&mut self, row: &Row<'_>, groups: Range<usize>) -> &[u32] {
+        self.fill(groups, |g| {
+            let mut words = [0; 16];
+            let (to, _) = words.as_chunks_mut::<4>();
+            for (to, [x, y]) in to.iter_mut().zip(group(row, g).as_chunks::<QUAD>().0.as_chunks().0) {
+                let ([a, b], [c, d]) = (widen(x), widen(y));
+                let ([e, f], [g, h]) = (zip(a, c), zip(b, d));
+                *to = [e, g, f, h];
+            }
+            words
+        })
     }
 }
 
@@ -338,64 +364,69 @@ pub(super) fn int8(codes: &[u8], x: &[i8], sums: &mut [[i32; PANEL]]) {
     let panels = tiles(codes).chunks_exact(x.len() / QUAD);
     assert!(panels.len() == sums.len());
     sums.fill([0; PANEL]);
-    for (i, x) in x.as_chunks().0.chunks(BLOCK).enumerate() {
-        let words = scratch.fill(x.iter(), widen);
+    for (i, x) in x.as_chunks::<QUAD>().0.chunks(BLOCK).enumerate() {
+        let words = scratch.int8(x.as_flattened());
         for (tiles, sums) in panels.clone().zip(&mut *sums) {
-            let tiles = &tiles[i * BLOCK..][..x.len()];
-            // SAFETY: for four rows at a time the block reads 16 bytes of each of the `x.len()` tiles and two words of `words` a
-            // tile, as many as `fill` made of a quad. It adds to `sums`, and leaves the stack as it was.
-            unsafe {
-                asm!(
-                    "push {{r0-r4, r6, r7}}",
-                    "2:",
-                    "ldm sp, {{r4, r11, r12, lr}}",
-                    "ldm r4, {{r0-r3}}",
-                    "subs lr, lr, #4",
-                    "blt 4f",
-                    "3:",
-                    ".irp q, 0, 128",
-                    "ldm r12!, {{r4-r7}}",
-                    "ldrd r8, r9, [r11, #\\q]",
-                    int8_word!("r8", "r0", "r4", "r5"),
-                    int8_word!("r9", "r1", "r4", "r5"),
-                    "ldrd r8, r9, [r11, #\\q + 8]",
-                    int8_word!("r8", "r2", "r4", "r5"),
-                    int8_word!("r9", "r3", "r4", "r5"),
-                    "ldrd r8, r9, [r11, #\\q + 64]",
-                    int8_word!("r8", "r0", "r6", "r7"),
-                    int8_word!("r9", "r1", "r6", "r7"),
-                    "ldrd r8, r9, [r11, #\\q + 72]",
-                    int8_word!("r8", "r2", "r6", "r7"),
-                    int8_word!("r9", "r3", "r6", "r7"),
-                    ".endr",
-                    "add r11, r11, #256",
-                    "subs lr, lr, #4",
-                    "bge 3b",
-                    "4:",
-                    "adds lr, lr, #4",
-                    "beq 6f",
-                    "5:",
-                    "ldm r12!, {{r4, r5}}",
-                    "ldrd r8, r9, [r11]",
-                    int8_word!("r8", "r0", "r4", "r5"),
-                    int8_word!("r9", "r1", "r4", "r5"),
-                    "ldrd r8, r9, [r11, #8]",
-                    int8_word!("r8", "r2", "r4", "r5"),
-                    int8_word!("r9", "r3", "r4", "r5"),
-                    "add r11, r11, #64",
-                    "subs lr, lr, #1",
-                    "bne 5b",
-                    "6:",
-                    next_rows!("stm r4!, {{r0-r3}}", "16"),
-                    inout("r0") sums.as_mut_ptr() => _,
-                    inout("r1") tiles.as_ptr() => _,
-                    inout("r2") words.as_ptr() => _,
-                    inout("r3") tiles.len() => _,
-                    inout("r4") 4 => _,
-                    out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _, out("lr") _,
-                );
-            }
+            int8_panel(&tiles[i * BLOCK..][..x.len()], words, sums);
         }
+    }
+}
+
+/// Adds the products of a panel's tiles with expanded quads.
+#[inline(never)]
+fn int8_panel(tiles: &[[u32; PANEL]], words: &[u32], sums: &mut [i32; PANEL]) {
+    assert!(words.len() == 2 * tiles.len());
+    // SAFETY: for four rows at a time the block reads 16 bytes of each of the tiles and two words of `words` a tile. It adds to `sums`, and leaves the stack as it was.
+    unsafe {
+        asm!(
+            "push {{r0-r4, r6, r7}}",
+            "2:",
+            "ldm sp, {{r4, r11, r12, lr}}",
+            "ldm r4, {{r0-r3}}",
+            "subs lr, lr, #4",
+            "blt 4f",
+            "3:",
+            ".irp q, 0, 128",
+            "ldm r12!, {{r4-r7}}",
+            "ldrd r8, r9, [r11, #\\q]",
+            int8_word!("r8", "r0", "r4", "r5"),
+            int8_word!("r9", "r1", "r4", "r5"),
+            "ldrd r8, r9, [r11, #\\q + 8]",
+            int8_word!("r8", "r2", "r4", "r5"),
+            int8_word!("r9", "r3", "r4", "r5"),
+            "ldrd r8, r9, [r11, #\\q + 64]",
+            int8_word!("r8", "r0", "r6", "r7"),
+            int8_word!("r9", "r1", "r6", "r7"),
+            "ldrd r8, r9, [r11, #\\q + 72]",
+            int8_word!("r8", "r2", "r6", "r7"),
+            int8_word!("r9", "r3", "r6", "r7"),
+            ".endr",
+            "add r11, r11, #256",
+            "subs lr, lr, #4",
+            "bge 3b",
+            "4:",
+            "adds lr, lr, #4",
+            "beq 6f",
+            "5:",
+            "ldm r12!, {{r4, r5}}",
+            "ldrd r8, r9, [r11]",
+            int8_word!("r8", "r0", "r4", "r5"),
+            int8_word!("r9", "r1", "r4", "r5"),
+            "ldrd r8, r9, [r11, #8]",
+            int8_word!("r8", "r2", "r4", "r5"),
+            int8_word!("r9", "r3", "r4", "r5"),
+            "add r11, r11, #64",
+            "subs lr, lr, #1",
+            "bne 5b",
+            "6:",
+            next_rows!("stm r4!, {{r0-r3}}", "16"),
+            inout("r0") sums.as_mut_ptr() => _,
+            inout("r1") tiles.as_ptr() => _,
+            inout("r2") words.as_ptr() => _,
+            inout("r3") tiles.len() => _,
+            inout("r4") 4 => _,
+            out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _, out("lr") _,
+        );
     }
 }
 
@@ -457,72 +488,52 @@ pub(super) fn int8_pair(codes: &[u8], [x, y]: [&[i8]; 2], [first, second]: [&mut
     }
 }
 
-/// [`int8`] for uniform nibbles.
+/// Adds the products of groups of uniform nibbles with expanded ones.
 #[inline(never)]
-pub(super) fn uniform(codes: &[u8], subs: &[[i8; PANEL]], row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
-    const BLOCK: usize = SCRATCH / 20;
-    let mut scratch = Scratch::new();
-    let groups = row.codes.len() / GROUP;
-    let codes = codes.as_chunks::<GROUP_BYTES>().0;
-    sums.fill([0; PANEL]);
-    for start in (0..groups).step_by(BLOCK) {
-        let count = BLOCK.min(groups - start);
-        let words = scratch.fill(start..start + count, |g| {
-            let mut words = [(-INT4_ZERO * i32::from(row.sums[g])) as u32; 20];
-            let (to, _) = words[4..].as_chunks_mut::<4>();
-            for (to, [x, y]) in to.iter_mut().zip(group(row, g).as_chunks::<QUAD>().0.as_chunks().0) {
-                let ([a, b], [c, d]) = (widen(x), widen(y));
-                *to = [a, c, b, d];
-            }
-            words
-        });
-        for ((codes, subs), sums) in codes.chunks_exact(groups).zip(subs.chunks_exact(groups)).zip(&mut *sums) {
-            let (codes, subs) = (&codes[start..][..count], &subs[start..][..count]);
-            // SAFETY: for four rows at a time and each of `count` groups the block reads 20 words of `words`, as many as `fill` made of a
-            // group, and these rows' 16 bytes of the four tiles of `codes` and 4 bytes of `subs`. It adds to `sums`, and leaves
-            // the stack as it was.
-            unsafe {
-                asm!(
-                    "push {{r0-r7}}",
-                    "2:",
-                    "ldm sp, {{r4, r11, r12}}",
-                    "3:",
-                    "ldm r12!, {{r0-r3}}",
-                    ".irp v, 0, 64, 128, 192",
-                    "ldm r12!, {{r4-r7}}",
-                    "ldrd r8, r9, [r11, #\\v]",
-                    uniform_word!("r8", "r0"),
-                    uniform_word!("r9", "r1"),
-                    "ldrd r8, r9, [r11, #\\v + 8]",
-                    uniform_word!("r8", "r2"),
-                    uniform_word!("r9", "r3"),
-                    ".endr",
-                    "add r11, r11, #256",
-                    "ldr r4, [sp]",
-                    "ldr r5, [sp, #12]",
-                    "ldm r4, {{r7-r10}}",
-                    "ldr r6, [r5], #16",
-                    "str r5, [sp, #12]",
-                    // A dot product of a group fits 16 bits: 32 * 8 * 127 is 32,512.
-                    "sxtb16 r5, r6",
-                    "sxtb16 r6, r6, ror #8",
-                    "smlabb r7, r0, r5, r7",
-                    "smlabb r8, r1, r6, r8",
-                    "smlabt r9, r2, r5, r9",
-                    "smlabt r10, r3, r6, r10",
-                    "stm r4, {{r7-r10}}",
-                    next_group_or_rows!(),
-                    inout("r0") sums.as_mut_ptr() => _,
-                    inout("r1") codes.as_ptr() => _,
-                    inout("r2") words.as_ptr() => _,
-                    inout("r3") subs.as_ptr() => _,
-                    inout("r4") 4 => _,
-                    inout("r5") words.as_ptr_range().end => _,
-                    out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _,
-                    inout("lr") 0x000f_000f => _,
-                );
-            }
-        }
+fn uniform_panel(codes: &[[u8; GROUP_BYTES]], subs: &[[i8; PANEL]], words: &[u32], sums: &mut [i32; PANEL]) {
+    assert!(!words.is_empty() && words.len() == 20 * codes.len() && subs.len() == codes.len());
+    // SAFETY: for four rows at a time and each group the block reads 20 words of `words`, which are as many, and these rows' 16 bytes of the four tiles of `codes` and 4 bytes of `subs`. It adds to `sums`, and leaves
+    // the stack as it was.
+    unsafe {
+        asm!(
+            "push {{r0-r7}}",
+            "2:",
+            "ldm sp, {{r4, r11, r12}}",
+            "3:",
+            "ldm r12!, {{r0-r3}}",
+            ".irp v, 0, 64, 128, 192",
+            "ldm r12!, {{r4-r7}}",
+            "ldrd r8, r9, [r11, #\\v]",
+            uniform_word!("r8", "r0"),
+            uniform_word!("r9", "r1"),
+            "ldrd r8, r9, [r11, #\\v + 8]",
+            uniform_word!("r8", "r2"),
+            uniform_word!("r9", "r3"),
+            ".endr",
+            "add r11, r11, #256",
+            "ldr r4, [sp]",
+            "ldr r5, [sp, #12]",
+            "ldm r4, {{r7-r10}}",
+            "ldr r6, [r5], #16",
+            "str r5, [sp, #12]",
+            // A dot product of a group fits 16 bits: 32 * 8 * 127 is 32,512.
+            "sxtb16 r5, r6",
+            "sxtb16 r6, r6, ror #8",
+            "smlabb r7, r0, r5, r7",
+            "smlabb r8, r1, r6, r8",
+            "smlabt r9, r2, r5, r9",
+            "smlabt r10, r3, r6, r10",
+            "stm r4, {{r7-r10}}",
+            next_group_or_rows!(),
+            inout("r0") sums.as_mut_ptr() => _,
+            inout("r1") codes.as_ptr() => _,
+            inout("r2") words.as_ptr() => _,
+            inout("r3") subs.as_ptr() => _,
+            inout("r4") 4 => _,
+            inout("r5") words.as_ptr_range().end => _,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _,
+            inout("lr") 0x000f_000f => _,
+        );
     }
 }
 
@@ -541,82 +552,118 @@ pub(super) fn table(levels: &[i8; 16]) -> Table {
     table
 }
 
-/// [`int8`] for nibbles of a codebook.
+/// [`uniform_panel`] for nibbles of a codebook.
 #[inline(never)]
-pub(super) fn codebook(codes: &[u8], subs: &[[i8; PANEL]], table: &Table, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
-    const BLOCK: usize = SCRATCH / 16;
+fn codebook_panel(
+    codes: &[[u8; GROUP_BYTES]],
+    subs: &[[i8; PANEL]],
+    table: &Table,
+    words: &[u32],
+    sums: &mut [i32; PANEL],
+) {
+    assert!(!words.is_empty() && words.len() == 16 * codes.len() && subs.len() == codes.len());
+    // SAFETY: as in `uniform`, with 16 words of `words` a group; and a byte indexes the 256 words of `table`.
+    unsafe {
+        asm!(
+            "push {{r0-r7}}",
+            "2:",
+            "ldm sp, {{r4, r11, r12}}",
+            "3:",
+            "movs r0, #0",
+            "movs r1, #0",
+            "movs r2, #0",
+            "movs r3, #0",
+            "4:",
+            "ldm r12!, {{r4-r7}}",
+            ".irp r, 0, 1, 2, 3",
+            "ldrb r8, [r11, #4 * \\r]",
+            "ldrb r9, [r11, #4 * \\r + 1]",
+            "ldrb r10, [r11, #4 * \\r + 2]",
+            "ldr r8, [lr, r8, lsl #2]",
+            "ldr r9, [lr, r9, lsl #2]",
+            "ldr r10, [lr, r10, lsl #2]",
+            "smlad r\\r, r8, r4, r\\r",
+            "ldrb r8, [r11, #4 * \\r + 3]",
+            "smlad r\\r, r9, r5, r\\r",
+            "ldr r8, [lr, r8, lsl #2]",
+            "smlad r\\r, r10, r6, r\\r",
+            "smlad r\\r, r8, r7, r\\r",
+            ".endr",
+            "add r11, r11, #64",
+            // A group's activations take 64 aligned bytes.
+            "tst r12, #63",
+            "bne 4b",
+            "ldr r4, [sp]",
+            "ldr r5, [sp, #12]",
+            "ldm r4, {{r7-r10}}",
+            "ldrsb r6, [r5, #1]",
+            "mla r8, r1, r6, r8",
+            "ldrsb r6, [r5, #2]",
+            "mla r9, r2, r6, r9",
+            "ldrsb r6, [r5, #3]",
+            "mla r10, r3, r6, r10",
+            "ldrsb r6, [r5], #16",
+            "mla r7, r0, r6, r7",
+            "str r5, [sp, #12]",
+            "stm r4, {{r7-r10}}",
+            next_group_or_rows!(),
+            inout("r0") sums.as_mut_ptr() => _,
+            inout("r1") codes.as_ptr() => _,
+            inout("r2") words.as_ptr() => _,
+            inout("r3") subs.as_ptr() => _,
+            inout("r4") 4 => _,
+            inout("r5") words.as_ptr_range().end => _,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _,
+            in("lr") table.as_ptr(),
+        );
+    }
+}
+
+/// The sums of panels from `p` on, whose weights come in groups: those of every matrix but a dense one of int8. The panels share expanded
+/// activations, of groups that are not there, too; groups that follow one another are one product.
+#[inline(never)]
+pub(super) fn groups(w: &Matrix<'_>, p: usize, table: Option<&Table>, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
+    let format = w.format();
+    let mut panels: [_; PANELS] = array::from_fn(|i| w.any_panel((p + i).min(w.panels() - 1)));
     let mut scratch = Scratch::new();
+    let each = match (format, table) {
+        (Format::Int8, _) => GROUP / 2,
+        (_, None) => 20,
+        (_, Some(_)) => 16,
+    };
     let groups = row.codes.len() / GROUP;
-    let codes = codes.as_chunks::<GROUP_BYTES>().0;
-    sums.fill([0; PANEL]);
-    for start in (0..groups).step_by(BLOCK) {
-        let count = BLOCK.min(groups - start);
-        let words = scratch.fill(start..start + count, |g| {
-            let mut words = [0; 16];
-            let (to, _) = words.as_chunks_mut::<4>();
-            for (to, [x, y]) in to.iter_mut().zip(group(row, g).as_chunks::<QUAD>().0.as_chunks().0) {
-                let ([a, b], [c, d]) = (widen(x), widen(y));
-                let ([e, f], [g, h]) = (zip(a, c), zip(b, d));
-                *to = [e, g, f, h];
-            }
-            words
-        });
-        for ((codes, subs), sums) in codes.chunks_exact(groups).zip(subs.chunks_exact(groups)).zip(&mut *sums) {
-            let (codes, subs) = (&codes[start..][..count], &subs[start..][..count]);
-            // SAFETY: as in `uniform`, with 16 words of `words` a group; and a byte indexes the 256 words of `table`.
-            unsafe {
-                asm!(
-                    "push {{r0-r7}}",
-                    "2:",
-                    "ldm sp, {{r4, r11, r12}}",
-                    "3:",
-                    "movs r0, #0",
-                    "movs r1, #0",
-                    "movs r2, #0",
-                    "movs r3, #0",
-                    "4:",
-                    "ldm r12!, {{r4-r7}}",
-                    ".irp r, 0, 1, 2, 3",
-                    "ldrb r8, [r11, #4 * \\r]",
-                    "ldrb r9, [r11, #4 * \\r + 1]",
-                    "ldrb r10, [r11, #4 * \\r + 2]",
-                    "ldr r8, [lr, r8, lsl #2]",
-                    "ldr r9, [lr, r9, lsl #2]",
-                    "ldr r10, [lr, r10, lsl #2]",
-                    "smlad r\\r, r8, r4, r\\r",
-                    "ldrb r8, [r11, #4 * \\r + 3]",
-                    "smlad r\\r, r9, r5, r\\r",
-                    "ldr r8, [lr, r8, lsl #2]",
-                    "smlad r\\r, r10, r6, r\\r",
-                    "smlad r\\r, r8, r7, r\\r",
-                    ".endr",
-                    "add r11, r11, #64",
-                    // A group's activations take 64 aligned bytes.
-                    "tst r12, #63",
-                    "bne 4b",
-                    "ldr r4, [sp]",
-                    "ldr r5, [sp, #12]",
-                    "ldm r4, {{r7-r10}}",
-                    "ldrsb r6, [r5, #1]",
-                    "mla r8, r1, r6, r8",
-                    "ldrsb r6, [r5, #2]",
-                    "mla r9, r2, r6, r9",
-                    "ldrsb r6, [r5, #3]",
-                    "mla r10, r3, r6, r10",
-                    "ldrsb r6, [r5], #16",
-                    "mla r7, r0, r6, r7",
-                    "str r5, [sp, #12]",
-                    "stm r4, {{r7-r10}}",
-                    next_group_or_rows!(),
-                    inout("r0") sums.as_mut_ptr() => _,
-                    inout("r1") codes.as_ptr() => _,
-                    inout("r2") words.as_ptr() => _,
-                    inout("r3") subs.as_ptr() => _,
-                    inout("r4") 4 => _,
-                    inout("r5") words.as_ptr_range().end => _,
-                    out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _,
-                    in("lr") table.as_ptr(),
-                );
+    sums.as_flattened_mut().fill(0);
+    for start in (0..groups).step_by(SCRATCH / each) {
+        let count = (SCRATCH / each).min(groups - start);
+        let words = match (format, table) {
+            (Format::Int8, _) => scratch.int8(&row.codes[start * GROUP..][..count * GROUP]),
+            (_, None) => scratch.uniform(row, start..start + count),
+            (_, Some(_)) => scratch.codebook(row, start..start + count),
+        };
+        for (panel, sums) in panels.iter_mut().zip(&mut *sums) {
+            let (mut bits, mut codes, mut subs) = panel.take(format, start, count);
+            let mut words = words;
+            while bits != 0 {
+                // No bit but those of 20 groups, at the most, so no shift goes too far.
+                let none = bits.trailing_zeros() as usize;
+                bits >>= none;
+                let n = bits.trailing_ones() as usize;
+                bits >>= n;
+                let (x, rest) = words[none * each..].split_at(n * each);
+                words = rest;
+                let (now, rest) = codes.split_at(n * format.block_bytes());
+                codes = rest;
+                match (format, table) {
+                    (Format::Int8, _) => int8_panel(tiles(now), x, sums),
+                    (_, table) => {
+                        let (scales, rest) = subs.split_at(n);
+                        subs = rest;
+                        match table {
+                            None => uniform_panel(now.as_chunks().0, scales, x, sums),
+                            Some(table) => codebook_panel(now.as_chunks().0, scales, table, x, sums),
+                        }
+                    }
+                }
             }
         }
     }

@@ -15,7 +15,7 @@ use core::slice;
 use super::float;
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
-use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
+use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, QUAD, TILE, WORD};
 use crate::product::{Product, Row, Sums, group};
 use crate::scalar::{self, Weights};
 
@@ -52,22 +52,12 @@ impl Product for Helium {
     #[inline(always)]
     fn int4<const P: usize, const M: usize>(
         self,
-        codes: [&[u8]; P],
-        subs: [&[[i8; PANEL]]; P],
-        levels: Option<&[i8; 16]>,
-        rows: [Row<'_>; M],
+        _: [&[u8]; P],
+        _: [&[[i8; PANEL]]; P],
+        _: Option<&[i8; 16]>,
+        _: [Row<'_>; M],
     ) -> Sums<P, M> {
-        let mut sums = [[[0; PANEL]; M]; P];
-        let table = levels.map(table);
-        for ((codes, subs), sums) in codes.iter().zip(subs).zip(&mut sums) {
-            for (sums, row) in sums.iter_mut().map(slice::from_mut).zip(&rows) {
-                match &table {
-                    None => uniform(codes, subs, row, sums),
-                    Some(table) => codebook(codes, subs, table, row, sums),
-                }
-            }
-        }
-        sums
+        unreachable!("matrices are multiplied by `groups`")
     }
 
     #[cfg(target_abi = "eabihf")]
@@ -353,10 +343,16 @@ fn words(row: &Row<'_>, start: usize, copy: &mut Words) -> (*const i8, usize) {
     if groups.as_ptr().cast::<u32>().is_aligned() {
         return (groups.as_ptr().cast(), groups.len());
     }
-    for (to, &group) in copy.iter_mut().zip(groups) {
+    copy_groups(groups, copy);
+    (copy.as_ptr().cast(), BLOCK.min(groups.len()))
+}
+
+#[cold]
+#[inline(never)]
+fn copy_groups(groups: &[[i8; GROUP]], to: &mut Words) {
+    for (to, &group) in to.iter_mut().zip(groups) {
         to.write(bytemuck::cast(group));
     }
-    (copy.as_ptr().cast(), BLOCK.min(groups.len()))
 }
 
 /// The dot product of a row's group of uniform nibbles.
@@ -404,9 +400,80 @@ macro_rules! collect {
     };
 }
 
+/// Eight rows of a group of uniform nibbles, with eight times the sum of its activations subtracted.
+macro_rules! uniform_rows {
+    () => {
+        concat!(
+            uniform_row!("[q0, #256]!", "r0"),
+            "\n",
+            uniform_row!("[q0, #4]", "r2"),
+            "\n",
+            uniform_row!("[q0, #8]", "r4"),
+            "\n",
+            uniform_row!("[q0, #12]", "r8"),
+            "\n",
+            collect!(),
+            "\n",
+            "lsl r9, r9, 3\n",
+            "vldrb.s32 q5, [r5], #4\n",
+            "vsub.i32 q4, q4, r9\n",
+            "vmul.i32 q4, q4, q5\n",
+            "vadd.i32 q6, q6, q4\n",
+            uniform_row!("[q0, #16]", "r0"),
+            "\n",
+            uniform_row!("[q0, #20]", "r2"),
+            "\n",
+            uniform_row!("[q0, #24]", "r4"),
+            "\n",
+            uniform_row!("[q0, #28]", "r8"),
+            "\n",
+            collect!(),
+            "\n",
+            "vldrb.s32 q5, [r5], #12\n",
+            "vsub.i32 q4, q4, r9\n",
+            "vmul.i32 q4, q4, q5\n",
+            "vadd.i32 q7, q7, q4",
+        )
+    };
+}
+
+/// Eight rows of a group of nibbles of a codebook.
+macro_rules! codebook_rows {
+    () => {
+        concat!(
+            codebook_row!("[q0, #256]!", "r0"),
+            "\n",
+            codebook_row!("[q0, #4]", "r2"),
+            "\n",
+            codebook_row!("[q0, #8]", "r4"),
+            "\n",
+            codebook_row!("[q0, #12]", "r8"),
+            "\n",
+            collect!(),
+            "\n",
+            "vldrb.s32 q5, [r5], #4\n",
+            "vmul.i32 q4, q4, q5\n",
+            "vadd.i32 q6, q6, q4\n",
+            codebook_row!("[q0, #16]", "r0"),
+            "\n",
+            codebook_row!("[q0, #20]", "r2"),
+            "\n",
+            codebook_row!("[q0, #24]", "r4"),
+            "\n",
+            codebook_row!("[q0, #28]", "r8"),
+            "\n",
+            collect!(),
+            "\n",
+            "vldrb.s32 q5, [r5], #12\n",
+            "vmul.i32 q4, q4, q5\n",
+            "vadd.i32 q7, q7, q4",
+        )
+    };
+}
+
 /// [`int8`] for uniform nibbles.
 #[inline(never)]
-pub(super) fn uniform(codes: &[u8], subs: &[[i8; PANEL]], row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
+fn uniform(codes: &[u8], subs: &[[i8; PANEL]], row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
     let mut copy: Words = [MaybeUninit::uninit(); BLOCK];
     let groups = row.codes.len() / GROUP;
     let codes = codes.as_chunks::<GROUP_BYTES>().0;
@@ -433,29 +500,10 @@ pub(super) fn uniform(codes: &[u8], subs: &[[i8; PANEL]], row: &Row<'_>, sums: &
                         "vld20.32 {{q2, q3}}, [r1]",
                         "vld21.32 {{q2, q3}}, [r1]!",
                         "ldrsh r9, [r3], #2",
-                        uniform_row!("[q0, #256]!", "r0"),
-                        uniform_row!("[q0, #4]", "r2"),
-                        uniform_row!("[q0, #8]", "r4"),
-                        uniform_row!("[q0, #12]", "r8"),
-                        collect!(),
-                        "lsl r9, r9, {shift}",
-                        "vldrb.s32 q5, [r5], #4",
-                        "vsub.i32 q4, q4, r9",
-                        "vmul.i32 q4, q4, q5",
-                        "vadd.i32 q6, q6, q4",
-                        uniform_row!("[q0, #16]", "r0"),
-                        uniform_row!("[q0, #20]", "r2"),
-                        uniform_row!("[q0, #24]", "r4"),
-                        uniform_row!("[q0, #28]", "r8"),
-                        collect!(),
-                        "vldrb.s32 q5, [r5], #12",
-                        "vsub.i32 q4, q4, r9",
-                        "vmul.i32 q4, q4, q5",
-                        "vadd.i32 q7, q7, q4",
+                        uniform_rows!(),
                         "le lr, 2b",
                         "vstrw.32 q6, [r11]",
                         "vstrw.32 q7, [r11, #16]",
-                        shift = const INT4_ZERO.ilog2(),
                         inout("r0") 0 => _,
                         inout("r1") x => _,
                         inout("r3") offsets.as_ptr() => _,
@@ -477,7 +525,7 @@ pub(super) fn uniform(codes: &[u8], subs: &[[i8; PANEL]], row: &Row<'_>, sums: &
 
 /// [`uniform`] for nibbles of a codebook.
 #[inline(never)]
-pub(super) fn codebook(codes: &[u8], subs: &[[i8; PANEL]], tables: &Table, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
+fn codebook(codes: &[u8], subs: &[[i8; PANEL]], tables: &Table, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
     let mut copy: Words = [MaybeUninit::uninit(); BLOCK];
     let groups = row.codes.len() / GROUP;
     let codes = codes.as_chunks::<GROUP_BYTES>().0;
@@ -500,22 +548,7 @@ pub(super) fn codebook(codes: &[u8], subs: &[[i8; PANEL]], tables: &Table, row: 
                         "2:",
                         "vld20.32 {{q2, q3}}, [r1]",
                         "vld21.32 {{q2, q3}}, [r1]!",
-                        codebook_row!("[q0, #256]!", "r0"),
-                        codebook_row!("[q0, #4]", "r2"),
-                        codebook_row!("[q0, #8]", "r4"),
-                        codebook_row!("[q0, #12]", "r8"),
-                        collect!(),
-                        "vldrb.s32 q5, [r5], #4",
-                        "vmul.i32 q4, q4, q5",
-                        "vadd.i32 q6, q6, q4",
-                        codebook_row!("[q0, #16]", "r0"),
-                        codebook_row!("[q0, #20]", "r2"),
-                        codebook_row!("[q0, #24]", "r4"),
-                        codebook_row!("[q0, #28]", "r8"),
-                        collect!(),
-                        "vldrb.s32 q5, [r5], #12",
-                        "vmul.i32 q4, q4, q5",
-                        "vadd.i32 q7, q7, q4",
+                        codebook_rows!(),
                         "le lr, 2b",
                         "vstrw.32 q6, [r11]",
                         "vstrw.32 q7, [r11, #16]",
@@ -536,6 +569,155 @@ pub(super) fn codebook(codes: &[u8], subs: &[[i8; PANEL]], tables: &Table, row: 
             }
         }
         start += count;
+    }
+}
+
+/// The sums of panels from `p` on, whose weights come in groups: those of every matrix but a dense one of int8.
+pub(super) fn groups(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
+    if w.is_sparse() {
+        return sparse(w, p, tables, row, sums);
+    }
+    let (codes, subs) = w.codes_of(p..p + sums.len());
+    match tables {
+        None => uniform(codes, subs, row, sums),
+        Some(tables) => codebook(codes, subs, tables, row, sums),
+    }
+}
+
+/// The sums of panels of a sparse matrix. The loops are those above, and go to the next group that is there by the zeros in front of the
+/// highest bit that is left: group 0 is the highest.
+#[inline(never)]
+fn sparse(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
+    let mut copy: Words = [MaybeUninit::uninit(); BLOCK];
+    let groups = row.codes.len() / GROUP;
+    sums.as_flattened_mut().fill(0);
+    for (i, sums) in sums.iter_mut().enumerate() {
+        let mut panel = w.sparse_panel(p + i);
+        let mut start = 0;
+        while start < groups {
+            let (x, count) = words(row, start, &mut copy);
+            let offsets = &row.sums[start..][..count.min(WORD)];
+            let (bits, codes, subs) = panel.take(w.format(), start, offsets.len());
+            start += offsets.len();
+            let bits = bits.reverse_bits();
+            if bits == 0 {
+                continue;
+            }
+            let first = before(tiles(codes).as_ptr());
+            if w.format() == Format::Int8 {
+                // SAFETY: for each of `bits`, the highest being group `start`, the block reads 32 bytes of `x`, of which there are as
+                // many groups as `take` was asked about, and eight tiles of `codes`, which has a block for each bit: for eight rows at
+                // a time. It adds to `sums`, and leaves the stack as it was.
+                unsafe {
+                    asm!(
+                        "push {{r4-r7}}",
+                        "movs r7, #2",
+                        "2:",
+                        "ldrd r1, r5, [sp]",
+                        "movs r0, #0",
+                        "vidup.u32 q0, r0, #1",
+                        "vshl.i32 q0, q0, #6",
+                        "vadd.i32 q0, q0, r9",
+                        "ldm r11, {{r0, r2, r4, r6, r8, r10, r12, lr}}",
+                        "3:",
+                        "clz r3, r5",
+                        "add r1, r1, r3, lsl #5",
+                        "add r3, r3, #1",
+                        "lsls r5, r5, r3",
+                        int8_quads!(),
+                        int8_quads!(),
+                        "bne 3b",
+                        "stm r11!, {{r0, r2, r4, r6, r8, r10, r12, lr}}",
+                        "add r9, r9, #32",
+                        "subs r7, r7, #1",
+                        "bne 2b",
+                        "pop {{r4-r7}}",
+                        inout("r4") x => _,
+                        inout("r5") bits => _,
+                        inout("r9") first => _,
+                        inout("r11") sums.as_mut_ptr() => _,
+                        out("r0") _, out("r1") _, out("r2") _, out("r3") _, out("r8") _, out("r10") _, out("r12") _, out("lr") _,
+                        out("q0") _, out("q1") _, out("q2") _, out("q3") _,
+                    );
+                }
+                continue;
+            }
+            for (r, sums) in sums.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let first = first.wrapping_add(8 * r);
+                let subs = subs.as_ptr().cast::<i8>().wrapping_add(8 * r);
+                match tables {
+                    // SAFETY: as above, for the rows `8 * r..8 * r + 8`; `x` is aligned, `subs` has 16 for each block, and `offsets` a sum
+                    // for each group.
+                    None => unsafe {
+                        asm!(
+                            "vidup.u32 q0, r0, #1",
+                            "vshl.i32 q0, q0, #6",
+                            "vadd.i32 q0, q0, r9",
+                            "vmov.i8 q1, #15",
+                            "vldrw.u32 q6, [r11]",
+                            "vldrw.u32 q7, [r11, #16]",
+                            "2:",
+                            "clz r12, r10",
+                            "add r1, r1, r12, lsl #5",
+                            "add r3, r3, r12, lsl #1",
+                            "add r12, r12, #1",
+                            "lsls r10, r10, r12",
+                            "vld20.32 {{q2, q3}}, [r1]",
+                            "vld21.32 {{q2, q3}}, [r1]!",
+                            "ldrsh r9, [r3], #2",
+                            uniform_rows!(),
+                            "bne 2b",
+                            "vstrw.32 q6, [r11]",
+                            "vstrw.32 q7, [r11, #16]",
+                            inout("r0") 0 => _,
+                            inout("r1") x => _,
+                            inout("r3") offsets.as_ptr() => _,
+                            inout("r9") first => _,
+                            inout("r5") subs => _,
+                            inout("r10") bits => _,
+                            in("r11") sums.as_mut_ptr(),
+                            out("r2") _, out("r4") _, out("r8") _, out("r12") _,
+                            out("q0") _, out("q1") _, out("q2") _, out("q3") _,
+                            out("q4") _, out("q5") _, out("q6") _, out("q7") _,
+                            options(nostack),
+                        );
+                    },
+                    // SAFETY: as above, without `offsets`; and a byte indexes the 256 of each of `tables`.
+                    Some(tables) => unsafe {
+                        asm!(
+                            "vidup.u32 q0, r0, #1",
+                            "vshl.i32 q0, q0, #6",
+                            "vadd.i32 q0, q0, r9",
+                            "vldrw.u32 q6, [r11]",
+                            "vldrw.u32 q7, [r11, #16]",
+                            "2:",
+                            "clz r9, r3",
+                            "add r1, r1, r9, lsl #5",
+                            "add r9, r9, #1",
+                            "lsls r3, r3, r9",
+                            "vld20.32 {{q2, q3}}, [r1]",
+                            "vld21.32 {{q2, q3}}, [r1]!",
+                            codebook_rows!(),
+                            "bne 2b",
+                            "vstrw.32 q6, [r11]",
+                            "vstrw.32 q7, [r11, #16]",
+                            inout("r0") 0 => _,
+                            inout("r1") x => _,
+                            inout("r3") bits => _,
+                            inout("r9") first => _,
+                            inout("r5") subs => _,
+                            in("r10") &tables[0],
+                            in("r11") sums.as_mut_ptr(),
+                            in("r12") &tables[1],
+                            out("r2") _, out("r4") _, out("r8") _,
+                            out("q0") _, out("q1") _, out("q2") _, out("q3") _,
+                            out("q4") _, out("q5") _, out("q6") _, out("q7") _,
+                            options(nostack),
+                        );
+                    },
+                }
+            }
+        }
     }
 }
 

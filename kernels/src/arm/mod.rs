@@ -10,7 +10,7 @@ use core::ops::Range;
 
 use crate::activations::Activations;
 use crate::cache::Head;
-use crate::layout::{Format, GROUP, Matrix, PANEL};
+use crate::layout::{Format, Matrix, PANEL};
 use crate::product::{Row, store_each};
 
 #[cfg(kinglet_dsp)]
@@ -37,14 +37,14 @@ crate::vector::sets!();
 fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
     use set::PANELS;
     let sparse = w.is_sparse();
-    let (inner, together) = if sparse { (x.stride(), 1) } else { (w.padded_cols(), PANELS) };
+    let inner = if sparse { x.stride() } else { w.padded_cols() };
     let row = |m: usize| Row { codes: &x.codes(m)[..inner], sums: x.sums(m) };
     let table = (w.format() == Format::Int4Codebook).then(|| set::table(&w.levels()));
     let first = row(0);
     let mut sums = [[[0; PANEL]; PANELS]; 2];
-    for p in panels.clone().step_by(together) {
-        let end = panels.end.min(p + together);
-        let (codes, subs) = if sparse { (&[][..], &[][..]) } else { w.codes_of(p..end) };
+    for p in panels.clone().step_by(PANELS) {
+        let end = panels.end.min(p + PANELS);
+        let (codes, _) = if sparse { (&[][..], &[][..]) } else { w.codes_of(p..end) };
         let scales = &w.row_scales()[p * PANEL..w.rows().min(end * PANEL)];
         for m in (0..x.rows()).step_by(2) {
             let first = if m == 0 { first } else { row(m) };
@@ -57,11 +57,9 @@ fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut
                 }
                 _ => {
                     for (row, sums) in iter::once((first, a)).chain(second.map(|second| (second, b))) {
-                        match (w.format(), &table) {
-                            _ if sparse => sparse_panel(w, p, &table, &row, sums),
-                            (Format::Int8, _) => set::int8(codes, row.codes, sums),
-                            (_, None) => set::uniform(codes, subs, &row, sums),
-                            (_, Some(table)) => set::codebook(codes, subs, table, &row, sums),
+                        match w.format() {
+                            Format::Int8 if !sparse => set::int8(codes, row.codes, sums),
+                            _ => set::groups(w, p, table.as_ref(), &row, sums),
                         }
                     }
                 }
@@ -70,61 +68,6 @@ fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut
                 let out = &mut out[m * stride + (p - panels.start) * PANEL..][..scales.len()];
                 store(sums.as_flattened(), scales, x.scale(m), out);
             }
-        }
-    }
-}
-
-/// Blocks of a sparse panel whose activations are collected together: what is done around the loops costs as much as a block.
-#[cfg(any(kinglet_dsp, kinglet_mve))]
-const COLLECTED: usize = 16;
-
-/// The activations that meet some blocks of a sparse panel: a row as short as if there were no other groups.
-#[cfg(any(kinglet_dsp, kinglet_mve))]
-#[repr(align(4))]
-struct Collected {
-    codes: [i8; GROUP * COLLECTED],
-    sums: [i16; COLLECTED],
-}
-
-/// The sums of panel `p` of a sparse matrix.
-#[cfg(any(kinglet_dsp, kinglet_mve))]
-#[inline(never)]
-fn sparse_panel(w: &Matrix<'_>, p: usize, table: &Option<set::Table>, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
-    let mut to = Collected { codes: [0; GROUP * COLLECTED], sums: [0; COLLECTED] };
-    let panel = w.sparse_panel(p);
-    let (mut codes, mut subs) = (panel.codes, panel.sub_scales);
-    let mut groups = row.codes.as_chunks::<GROUP>().0.iter().zip(row.sums).enumerate();
-    let sums = sums.as_flattened_mut();
-    sums.fill(0);
-    loop {
-        let mut n = 0;
-        for (g, (codes, &sum)) in &mut groups {
-            if panel.has(g) {
-                to.codes.as_chunks_mut::<GROUP>().0[n].copy_from_slice(codes);
-                to.sums[n] = sum;
-                n += 1;
-                if n == COLLECTED {
-                    break;
-                }
-            }
-        }
-        // Where the index is sound there are codes for each of its bits.
-        n = n.min(codes.len() / w.format().block_bytes());
-        if n == 0 {
-            return;
-        }
-        let row = Row { codes: &to.codes[..n * GROUP], sums: &to.sums[..n] };
-        let (now, rest) = codes.split_at(n * w.format().block_bytes());
-        let mut part = [[0; PANEL]];
-        match (w.format(), table) {
-            (Format::Int8, _) => set::int8(now, row.codes, &mut part),
-            (_, None) => set::uniform(now, subs, &row, &mut part),
-            (_, Some(table)) => set::codebook(now, subs, table, &row, &mut part),
-        }
-        codes = rest;
-        subs = subs.get(n..).unwrap_or_default();
-        for (sum, part) in sums.iter_mut().zip(part.as_flattened()) {
-            *sum = sum.wrapping_add(*part);
         }
     }
 }

@@ -164,14 +164,17 @@ mod tests {
         let levels = if format == Format::Int4Codebook { levels } else { Levels::uniform() };
         let row = |r: usize| {
             let zero = |k: usize| chess && (r / PANEL + k / GROUP) % 2 == 1;
-            let (integer, none) = if format == Format::Int8 { (7, 0) } else { (3, if r % 2 == 0 { 9 } else { 7 }) };
+            let (integer, none) =
+                if format == Format::Int8 { (7, 0) } else { (3, if r.is_multiple_of(2) { 9 } else { 7 }) };
             Row {
                 codes: (0..cols).map(|k| if zero(k) { none } else { (r + k) as i8 % integer }).collect(),
                 // Of a group that is zero either the sub-scale is, or all levels are.
                 sub_scales: match format {
                     Format::Int8 => vec![],
                     Format::Int4 => (0..3).map(|g| if zero(g * GROUP) { 0 } else { r as i8 }).collect(),
-                    Format::Int4Codebook => (0..3).map(|g| if zero(g * GROUP) && r % 2 == 0 { 0 } else { 1 }).collect(),
+                    Format::Int4Codebook => {
+                        (0..3).map(|g| if zero(g * GROUP) && r.is_multiple_of(2) { 0 } else { 1 }).collect()
+                    }
                 },
                 scale: 0.5 + r as f32,
             }
