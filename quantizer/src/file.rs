@@ -62,7 +62,7 @@ impl Kind {
         }
     }
 
-    fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
+    pub(crate) fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
         match self {
             Self::F32 | Self::U32 => cols.checked_mul(4),
             Self::Matrix(format) => format.bytes(rows, cols),

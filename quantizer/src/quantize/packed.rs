@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::pack;
 use super::rounded::{RoundedBlock, RoundedLinear};
+use crate::file::Kind;
 use crate::memory::Memory;
 use crate::reference::{Batch, ops};
 
@@ -60,6 +61,8 @@ impl Rows {
 /// A packed product.
 pub(super) struct Packed<'l> {
     of: &'l RoundedLinear,
+    sparse: bool,
+    bytes: usize,
     memory: Memory,
 }
 
@@ -73,14 +76,14 @@ impl<'l> Packed<'l> {
         .expect("memory takes any bytes");
         let mut memory = Memory::new(bytes.len().next_multiple_of(ALIGN));
         memory.bytes()[..bytes.len()].copy_from_slice(&bytes);
-        Self { of, memory }
+        Self { of, sparse: matches!(pack::kind(of), Kind::Sparse(..)), bytes: bytes.len(), memory }
     }
 
     /// The outputs for each row of inputs.
     pub(super) fn apply(&mut self, x: &Rows) -> Vec<f32> {
         let (rows, cols) = (self.of.rows.len(), self.of.cols);
-        let bytes = self.of.format.bytes(rows, cols).expect("it was packed");
-        let matrix = Matrix::new(self.of.format, rows, cols, &self.memory.bytes()[..bytes]).expect("it was packed");
+        let bytes = &self.memory.bytes()[..self.bytes];
+        let matrix = Matrix::read(self.of.format, rows, cols, self.sparse, bytes).expect("it was packed");
         let isa = Isa::detect();
         let mut out = vec![0.0; x.scales.len() * rows];
         out.par_chunks_mut(ROWS * rows).enumerate().for_each(|(i, out)| {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use kinglet::Format;
 
 use super::blocks::Done;
+use super::pack;
 use super::plan::{Plan, Rounding};
 use super::rounded::RoundedBlock;
 use super::store::as_name::name;
@@ -144,7 +145,7 @@ pub(super) fn block(
     for (i, (linear, name_of)) in [&block.input, &block.output].into_iter().zip(names).enumerate() {
         let (rows, cols) = (linear.rows.len(), linear.cols);
         let zeros: usize = linear.rows.iter().flat_map(|row| row.integers(&linear.levels)).filter(|q| *q == 0).count();
-        let bytes = linear.format.bytes(rows, cols).unwrap_or(0);
+        let bytes = pack::kind(linear).bytes(rows, cols).unwrap_or(0);
         let damage =
             |format: Format| plan.figures[number].rounding[i].iter().find(|r| r.format == format).map(|r| r.damage);
         let mut reasons = vec![];
