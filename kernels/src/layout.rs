@@ -340,13 +340,30 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// Panel `p`, with all blocks where the matrix is dense; the last may be cut in int8.
-    pub(crate) fn any_panel(&self, p: usize) -> SparsePanel<'a> {
-        if self.is_sparse() {
-            return self.sparse_panel(p);
+    /// The number of panel `p`'s first block, in a matrix of blocks: any but a dense one of int8.
+    pub(crate) fn first_block(&self, p: usize) -> usize {
+        if !self.is_sparse() {
+            return p * self.groups();
         }
-        let (codes, sub_scales) = (self.panel_codes(p), self.panel_sub_scales(p));
-        SparsePanel { there: &[], groups: self.groups(), codes, sub_scales }
+        // An index that lies may point behind the last block, where a panel has none.
+        let first = self.index.get(p * (1 + index_words(self.cols))).copied().unwrap_or_default();
+        (first as usize).min(self.blocks())
+    }
+
+    /// Which of the groups `start..start + count` of panel `p` are there: bit 0 for the first. `count` is not zero, and one word of an
+    /// index speaks of all of them.
+    pub(crate) fn there(&self, p: usize, start: usize, count: usize) -> u32 {
+        let word = p * (1 + index_words(self.cols)) + 1 + start / WORD;
+        let word = if self.is_sparse() { self.index.get(word).copied().unwrap_or_default() } else { u32::MAX };
+        word >> (start % WORD) & u32::MAX >> ((WORD - count) % WORD)
+    }
+
+    /// Codes and sub-scales of `count` blocks from `first` on, in a matrix of blocks; `None` when there are not as many.
+    pub(crate) fn stored(&self, first: usize, count: usize) -> Option<(&'a [u8], &'a [[i8; PANEL]])> {
+        let bytes = self.format.block_bytes();
+        let codes = self.codes.get(first * bytes..(first + count) * bytes)?;
+        let subs = self.sub_scales.as_chunks().0;
+        Some((codes, if self.format == Format::Int8 { &[] } else { subs.get(first..first + count)? }))
     }
 
     /// Codes of panel `p`: int8 tiles, or groups of nibbles.
@@ -356,12 +373,11 @@ impl<'a> Matrix<'a> {
         &self.codes[p * len..][..len]
     }
 
-    /// Codes and sub-scales of some panels, one panel after the other.
+    /// Codes of some panels of a dense matrix, one panel after the other.
     #[cfg(any(kinglet_dsp, kinglet_mve))]
-    pub(crate) fn codes_of(&self, panels: core::ops::Range<usize>) -> (&'a [u8], &'a [[i8; PANEL]]) {
-        let (codes, subs) = (self.codes.len() / self.panels(), self.sub_scales.len() / self.panels());
-        let subs = &self.sub_scales[panels.start * subs..panels.end * subs];
-        (&self.codes[panels.start * codes..panels.end * codes], subs.as_chunks().0)
+    pub(crate) fn codes_of(&self, panels: core::ops::Range<usize>) -> &'a [u8] {
+        let len = self.codes.len() / self.panels();
+        self.codes.get(panels.start * len..panels.end * len).unwrap_or_default()
     }
 
     /// Row scales of all panels.
@@ -424,37 +440,6 @@ pub(crate) struct SparsePanel<'a> {
     pub(crate) codes: &'a [u8],
     /// Their sub-scales; empty in int8.
     pub(crate) sub_scales: &'a [[i8; PANEL]],
-}
-
-impl<'a> SparsePanel<'a> {
-    /// Whether group `g` is there; all are where nothing is said.
-    pub(crate) fn has(&self, g: usize) -> bool {
-        self.there.get(g / WORD).is_none_or(|word| word >> (g % WORD) & 1 == 1)
-    }
-
-    /// Which of `count` groups from `start` on are there, 32 at the most: bit 0 for the first. Returns their codes and sub-scales, too, and goes
-    /// on behind them. There are as many blocks as bits; no bit stands for another group.
-    #[cfg(any(kinglet_dsp, kinglet_mve))]
-    pub(crate) fn take(&mut self, format: Format, start: usize, count: usize) -> (u32, &'a [u8], &'a [[i8; PANEL]]) {
-        let word = |i: usize| self.there.get(start / WORD + i).copied().unwrap_or(u32::MAX);
-        let mut bits = word(0);
-        if start % WORD != 0 {
-            bits = bits >> (start % WORD) | word(1) << (WORD - start % WORD);
-        }
-        bits &= u32::MAX >> (WORD - count);
-        let bytes = format.block_bytes();
-        let mut blocks = bits.count_ones() as usize;
-        // Never where the index is sound.
-        while blocks > self.codes.len() / bytes {
-            bits ^= 1 << bits.ilog2();
-            blocks -= 1;
-        }
-        let (codes, rest) = self.codes.split_at(blocks * bytes);
-        self.codes = rest;
-        let (subs, rest) = self.sub_scales.split_at(if format == Format::Int8 { 0 } else { blocks });
-        self.sub_scales = rest;
-        (bits, codes, subs)
-    }
 }
 
 /// Where inner value `k` of row `r` of a panel lies among the panel's int8 codes.

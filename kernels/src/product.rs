@@ -287,9 +287,3 @@ pub(crate) fn store_each(sums: &[i32], row_scales: &[f32], token_scale: f32, out
         *out = sum as f32 * (scale * token_scale);
     }
 }
-
-/// A row's codes of group `g`.
-#[inline(always)]
-pub(crate) fn group<'a>(row: &Row<'a>, g: usize) -> &'a [i8; GROUP] {
-    &row.codes.as_chunks().0[g]
-}

@@ -9,7 +9,6 @@
 //! on the stack.
 
 use core::arch::asm;
-use core::array;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::slice;
@@ -19,7 +18,7 @@ use super::float;
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
 use crate::layout::{Format, GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD};
-use crate::product::{Product, Row, Sums, group};
+use crate::product::{Product, Row, Sums};
 use crate::scalar::{self, Weights};
 
 crate::vector::token! {
@@ -165,6 +164,12 @@ impl Scratch {
             words
         })
     }
+}
+
+/// A row's codes of group `g`.
+#[inline(always)]
+fn group<'a>(row: &Row<'a>, g: usize) -> &'a [i8; GROUP] {
+    &row.codes.as_chunks().0[g]
 }
 
 /// Bytes 0 and 2, and bytes 1 and 3, widened.
@@ -351,7 +356,7 @@ macro_rules! next_group_or_rows {
 ///
 /// # Panics
 /// When a cache is not aligned to words; matrices are.
-#[inline(always)]
+#[inline(never)]
 fn tiles(codes: &[u8]) -> &[[u32; PANEL]] {
     bytemuck::cast_slice(codes)
 }
@@ -623,46 +628,43 @@ fn codebook_panel(
 /// activations, of groups that are not there, too; groups that follow one another are one product.
 #[inline(never)]
 pub(super) fn groups(w: &Matrix<'_>, p: usize, table: Option<&Table>, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
-    let format = w.format();
-    let mut panels: [_; PANELS] = array::from_fn(|i| w.any_panel((p + i).min(w.panels() - 1)));
+    /// A divisor of what a word of an index speaks of.
+    const BLOCK: usize = SCRATCH / 20;
+    let int8 = w.format() == Format::Int8;
+    let each = if int8 || table.is_some() { GROUP / 2 } else { 20 };
     let mut scratch = Scratch::new();
-    let each = match (format, table) {
-        (Format::Int8, _) => GROUP / 2,
-        (_, None) => 20,
-        (_, Some(_)) => 16,
-    };
-    let groups = row.codes.len() / GROUP;
+    let mut first = [0; PANELS];
+    for (i, first) in first.iter_mut().enumerate() {
+        *first = w.first_block(p + i);
+    }
     sums.as_flattened_mut().fill(0);
-    for start in (0..groups).step_by(SCRATCH / each) {
-        let count = (SCRATCH / each).min(groups - start);
-        let words = match (format, table) {
-            (Format::Int8, _) => scratch.int8(&row.codes[start * GROUP..][..count * GROUP]),
-            (_, None) => scratch.uniform(row, start..start + count),
-            (_, Some(_)) => scratch.codebook(row, start..start + count),
+    for (i, x) in row.codes.as_chunks::<GROUP>().0.chunks(BLOCK).enumerate() {
+        let start = i * BLOCK;
+        let words = match table {
+            _ if int8 => scratch.int8(x.as_flattened()),
+            None => scratch.uniform(row, start..start + x.len()),
+            Some(_) => scratch.codebook(row, start..start + x.len()),
         };
-        for (panel, sums) in panels.iter_mut().zip(&mut *sums) {
-            let (mut bits, mut codes, mut subs) = panel.take(format, start, count);
-            let mut words = words;
+        for (i, (sums, first)) in sums.iter_mut().zip(&mut first).enumerate() {
+            let mut bits = w.there(p + i, start, x.len());
+            let mut at = 0;
             while bits != 0 {
-                // No bit but those of 20 groups, at the most, so no shift goes too far.
-                let none = bits.trailing_zeros() as usize;
-                bits >>= none;
+                // No bit but those of 16 groups, at the most, so no shift goes too far.
+                at += bits.trailing_zeros() as usize;
+                bits >>= bits.trailing_zeros();
                 let n = bits.trailing_ones() as usize;
                 bits >>= n;
-                let (x, rest) = words[none * each..].split_at(n * each);
-                words = rest;
-                let (now, rest) = codes.split_at(n * format.block_bytes());
-                codes = rest;
-                match (format, table) {
-                    (Format::Int8, _) => int8_panel(tiles(now), x, sums),
-                    (_, table) => {
-                        let (scales, rest) = subs.split_at(n);
-                        subs = rest;
-                        match table {
-                            None => uniform_panel(now.as_chunks().0, scales, x, sums),
-                            Some(table) => codebook_panel(now.as_chunks().0, scales, table, x, sums),
-                        }
-                    }
+                // Fewer only where the index is not sound.
+                let n = n.min(w.blocks() - *first);
+                let Some((codes, subs)) = w.stored(*first, n) else { break };
+                let Some(words) = words.get(at * each..(at + n) * each) else { break };
+                *first += n;
+                at += n;
+                match table {
+                    _ if n == 0 => {}
+                    _ if int8 => int8_panel(tiles(codes), words, sums),
+                    None => uniform_panel(codes.as_chunks().0, subs, words, sums),
+                    Some(table) => codebook_panel(codes.as_chunks().0, subs, table, words, sums),
                 }
             }
         }

@@ -16,7 +16,7 @@ use super::float;
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
 use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, QUAD, TILE, WORD};
-use crate::product::{Product, Row, Sums, group};
+use crate::product::{Product, Row, Sums};
 use crate::scalar::{self, Weights};
 
 crate::vector::token! {
@@ -577,7 +577,7 @@ pub(super) fn groups(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row
     if w.is_sparse() {
         return sparse(w, p, tables, row, sums);
     }
-    let (codes, subs) = w.codes_of(p..p + sums.len());
+    let Some((codes, subs)) = w.stored(w.first_block(p), sums.len() * w.groups()) else { return };
     match tables {
         None => uniform(codes, subs, row, sums),
         Some(tables) => codebook(codes, subs, tables, row, sums),
@@ -592,21 +592,28 @@ fn sparse(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums:
     let groups = row.codes.len() / GROUP;
     sums.as_flattened_mut().fill(0);
     for (i, sums) in sums.iter_mut().enumerate() {
-        let mut panel = w.sparse_panel(p + i);
+        let mut first = w.first_block(p + i);
         let mut start = 0;
         while start < groups {
             let (x, count) = words(row, start, &mut copy);
             let offsets = &row.sums[start..][..count.min(WORD)];
-            let (bits, codes, subs) = panel.take(w.format(), start, offsets.len());
+            let mut bits = w.there(p + i, start, offsets.len());
+            // Never where the index is sound.
+            while bits.count_ones() as usize > w.blocks() - first {
+                bits ^= 1 << 31 >> bits.leading_zeros();
+            }
+            let count = bits.count_ones() as usize;
+            let Some((codes, subs)) = w.stored(first, count) else { break };
+            first += count;
             start += offsets.len();
             let bits = bits.reverse_bits();
             if bits == 0 {
                 continue;
             }
-            let first = before(tiles(codes).as_ptr());
+            let codes = before(tiles(codes).as_ptr());
             if w.format() == Format::Int8 {
                 // SAFETY: for each of `bits`, the highest being group `start`, the block reads 32 bytes of `x`, of which there are as
-                // many groups as `take` was asked about, and eight tiles of `codes`, which has a block for each bit: for eight rows at
+                // many groups as `there` was asked about, and eight tiles of `codes`, which has a block for each bit: for eight rows at
                 // a time. It adds to `sums`, and leaves the stack as it was.
                 unsafe {
                     asm!(
@@ -634,7 +641,7 @@ fn sparse(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums:
                         "pop {{r4-r7}}",
                         inout("r4") x => _,
                         inout("r5") bits => _,
-                        inout("r9") first => _,
+                        inout("r9") codes => _,
                         inout("r11") sums.as_mut_ptr() => _,
                         out("r0") _, out("r1") _, out("r2") _, out("r3") _, out("r8") _, out("r10") _, out("r12") _, out("lr") _,
                         out("q0") _, out("q1") _, out("q2") _, out("q3") _,
@@ -643,7 +650,7 @@ fn sparse(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums:
                 continue;
             }
             for (r, sums) in sums.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                let first = first.wrapping_add(8 * r);
+                let codes = codes.wrapping_add(8 * r);
                 let subs = subs.as_ptr().cast::<i8>().wrapping_add(8 * r);
                 match tables {
                     // SAFETY: as above, for the rows `8 * r..8 * r + 8`; `x` is aligned, `subs` has 16 for each block, and `offsets` a sum
@@ -672,7 +679,7 @@ fn sparse(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums:
                             inout("r0") 0 => _,
                             inout("r1") x => _,
                             inout("r3") offsets.as_ptr() => _,
-                            inout("r9") first => _,
+                            inout("r9") codes => _,
                             inout("r5") subs => _,
                             inout("r10") bits => _,
                             in("r11") sums.as_mut_ptr(),
@@ -704,7 +711,7 @@ fn sparse(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums:
                             inout("r0") 0 => _,
                             inout("r1") x => _,
                             inout("r3") bits => _,
-                            inout("r9") first => _,
+                            inout("r9") codes => _,
                             inout("r5") subs => _,
                             in("r10") &tables[0],
                             in("r11") sums.as_mut_ptr(),

@@ -36,30 +36,32 @@ crate::vector::sets!();
 #[cfg(any(kinglet_dsp, kinglet_mve))]
 fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
     use set::PANELS;
-    let sparse = w.is_sparse();
-    let inner = if sparse { x.stride() } else { w.padded_cols() };
+    // All others come in groups.
+    let tiles = w.format() == Format::Int8 && !w.is_sparse();
+    let inner = if tiles { w.padded_cols() } else { x.stride() };
     let row = |m: usize| Row { codes: &x.codes(m)[..inner], sums: x.sums(m) };
     let table = (w.format() == Format::Int4Codebook).then(|| set::table(&w.levels()));
     let first = row(0);
     let mut sums = [[[0; PANEL]; PANELS]; 2];
     for p in panels.clone().step_by(PANELS) {
         let end = panels.end.min(p + PANELS);
-        let (codes, _) = if sparse { (&[][..], &[][..]) } else { w.codes_of(p..end) };
+        let codes = w.codes_of(p..end);
         let scales = &w.row_scales()[p * PANEL..w.rows().min(end * PANEL)];
         for m in (0..x.rows()).step_by(2) {
             let first = if m == 0 { first } else { row(m) };
             let second = (m + 1 < x.rows()).then(|| row(m + 1));
             let [a, b] = &mut sums;
             let (a, b) = (&mut a[..end - p], &mut b[..end - p]);
-            match (w.format(), second) {
-                (Format::Int8, Some(second)) if !sparse => {
+            match second {
+                Some(second) if tiles => {
                     set::int8_pair(codes, [first.codes, second.codes], [a, b]);
                 }
                 _ => {
                     for (row, sums) in iter::once((first, a)).chain(second.map(|second| (second, b))) {
-                        match w.format() {
-                            Format::Int8 if !sparse => set::int8(codes, row.codes, sums),
-                            _ => set::groups(w, p, table.as_ref(), &row, sums),
+                        if tiles {
+                            set::int8(codes, row.codes, sums);
+                        } else {
+                            set::groups(w, p, table.as_ref(), &row, sums);
                         }
                     }
                 }

@@ -5,8 +5,8 @@ use core::ops::Range;
 use super::attention::attend_with;
 use crate::activations::Activations;
 use crate::cache::Head;
-use crate::layout::{Format, GROUP_BYTES, Matrix, PANEL, QUAD, TILE};
-use crate::product::{Product, Row, Sums, group, store_each};
+use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, QUAD, TILE};
+use crate::product::{Product, Row, Sums, store_each};
 
 /// The reference's integer products.
 #[derive(Clone, Copy)]
@@ -15,7 +15,13 @@ struct Reference;
 impl Product for Reference {
     #[inline(always)]
     fn int8<const P: usize, const M: usize>(self, codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
-        codes.map(|codes| rows.map(|row| int8(codes, row)))
+        codes.map(|codes| {
+            rows.map(|row| {
+                let mut acc = [0; PANEL];
+                int8(codes, row, &mut acc);
+                acc
+            })
+        })
     }
 
     #[inline(always)]
@@ -28,13 +34,19 @@ impl Product for Reference {
     ) -> Sums<P, M> {
         const UNIFORM: [i8; 16] = [-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7];
         let levels = levels.unwrap_or(&UNIFORM);
-        core::array::from_fn(|p| rows.map(|row| int4(codes[p], subs[p], levels, row)))
+        core::array::from_fn(|p| {
+            rows.map(|row| {
+                let mut acc = [0; PANEL];
+                int4(codes[p], subs[p], levels, row, &mut acc);
+                acc
+            })
+        })
     }
 }
 
+/// Adds the products of tiles.
 #[inline(never)]
-fn int8(codes: &[u8], row: Row<'_>) -> [i32; PANEL] {
-    let mut acc = [0i32; PANEL];
+fn int8(codes: &[u8], row: Row<'_>, acc: &mut [i32; PANEL]) {
     for (tile, x) in codes.as_chunks::<TILE>().0.iter().zip(row.codes.as_chunks::<QUAD>().0) {
         for (acc, w) in acc.iter_mut().zip(tile.as_chunks::<QUAD>().0) {
             for (&w, &x) in w.iter().zip(x) {
@@ -42,16 +54,14 @@ fn int8(codes: &[u8], row: Row<'_>) -> [i32; PANEL] {
             }
         }
     }
-    acc
 }
 
-/// For each group, sub-scale times the group's dot product.
-#[inline(never)]
-fn int4(codes: &[u8], subs: &[[i8; PANEL]], levels: &[i8; 16], row: Row<'_>) -> [i32; PANEL] {
-    let mut acc = [0i32; PANEL];
-    for (g, (codes, subs)) in codes.as_chunks::<GROUP_BYTES>().0.iter().zip(subs).enumerate() {
+/// For each group, adds sub-scale times the group's dot product.
+fn int4(codes: &[u8], subs: &[[i8; PANEL]], levels: &[i8; 16], row: Row<'_>, acc: &mut [i32; PANEL]) {
+    let groups = row.codes.as_chunks::<GROUP>().0;
+    for ((codes, subs), x) in codes.as_chunks::<GROUP_BYTES>().0.iter().zip(subs).zip(groups) {
         let mut dots = [0i32; PANEL];
-        let pairs = group(&row, g).as_chunks::<{ 2 * QUAD }>().0;
+        let pairs = x.as_chunks::<{ 2 * QUAD }>().0;
         for (tile, x) in codes.as_chunks::<TILE>().0.iter().zip(pairs) {
             for (dot, bytes) in dots.iter_mut().zip(tile.as_chunks::<QUAD>().0) {
                 for (j, &byte) in bytes.iter().enumerate() {
@@ -64,31 +74,31 @@ fn int4(codes: &[u8], subs: &[[i8; PANEL]], levels: &[i8; 16], row: Row<'_>) -> 
             *acc = acc.wrapping_add(dot * i32::from(sub));
         }
     }
-    acc
 }
 
-/// Rows of `x` times panels of `w`: each block that there is with its group of activations. Row `m` goes to `out[m * stride..]`, the
-/// first of `panels` at its start.
+/// Rows of `x` times panels of `w`: all of a dense panel at once, of a sparse one each block that there is with its group of activations.
+/// Row `m` goes to `out[m * stride..]`, the first of `panels` at its start.
 pub(crate) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
     let levels = w.levels();
     for m in 0..x.rows() {
         for p in panels.clone() {
-            let panel = w.any_panel(p);
-            let (mut codes, mut subs, mut sums) = (panel.codes, panel.sub_scales, [0i32; PANEL]);
-            for g in 0..panel.groups {
-                // Where the index is sound there is a block for each of its bits.
-                if !panel.has(g) || codes.is_empty() {
+            let mut sums = [0i32; PANEL];
+            // A dense panel has one piece.
+            let (pieces, mut block) = if w.is_sparse() { (w.groups(), w.first_block(p)) } else { (1, 0) };
+            for g in 0..pieces {
+                let ((codes, subs), row) = if !w.is_sparse() {
+                    ((w.panel_codes(p), w.panel_sub_scales(p)), x.row(m))
+                } else if w.there(p, g, 1) != 0 {
+                    // Where the index is sound there is a block for each of its bits.
+                    let Some(stored) = w.stored(block, 1) else { break };
+                    block += 1;
+                    (stored, Row { codes: x.group(m, g), sums: &[] })
+                } else {
                     continue;
-                }
-                let row = Row { codes: x.group(m, g), sums: &[] };
-                let part = match w.format() {
-                    Format::Int8 => int8(codes, row),
-                    _ => int4(codes, &subs[..1], &levels, row),
                 };
-                codes = codes.get(w.format().block_bytes()..).unwrap_or_default();
-                subs = subs.get(1..).unwrap_or_default();
-                for r in 0..PANEL {
-                    sums[r] = sums[r].wrapping_add(part[r]);
+                match w.format() {
+                    Format::Int8 => int8(codes, row, &mut sums),
+                    _ => int4(codes, subs, &levels, row, &mut sums),
                 }
             }
             let out = &mut out[m * stride + (p - panels.start) * PANEL..][..w.panel_rows(p)];
