@@ -29,6 +29,8 @@ pub mod prune;
 pub mod quantize;
 pub mod reference;
 pub mod report;
+#[cfg(test)]
+mod testing;
 mod text;
 pub mod tokenizer;
 pub mod vocabulary;

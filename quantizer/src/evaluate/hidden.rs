@@ -7,20 +7,13 @@ use kinglet::Model;
 use kinglet::format::layout::block;
 
 use super::{EvaluateError, Hidden, Part, Place, StateError};
-use crate::checkpoint::{Architecture, Block};
+use crate::checkpoint::Architecture;
 
 /// Where a model's states are among the reference's.
 pub(super) struct Alignment {
     /// For each state of the model, that of the reference.
     pub(super) states: Vec<Option<usize>>,
     places: Vec<Option<Place>>,
-}
-
-fn place(block: &Block) -> Place {
-    match block {
-        Block::Attention(attention) => Place { layer: attention.layer, part: Part::Attention },
-        Block::FeedForward(feed_forward) => Place { layer: feed_forward.layer, part: Part::FeedForward },
-    }
 }
 
 impl Alignment {
@@ -36,7 +29,7 @@ impl Alignment {
         let partner = |own: &Option<Place>| match own {
             _ if !same_width => None,
             None => Some(0),
-            Some(own) => architecture.blocks.iter().position(|block| place(block) == *own).map(|at| at + 1),
+            Some(own) => architecture.blocks.iter().position(|block| Place::from(block) == *own).map(|at| at + 1),
         };
         Ok(Self { states: places.iter().map(partner).collect(), places })
     }

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use self::score::Score;
 use self::windows::{Machine, Window};
+use crate::checkpoint::Block;
 use crate::reference::{Reference, ReferenceError};
 
 /// What to evaluate on.
@@ -74,6 +75,16 @@ pub struct Place {
     pub layer: usize,
     /// Which half of it.
     pub part: Part,
+}
+
+impl From<&Block> for Place {
+    fn from(block: &Block) -> Self {
+        let part = match block {
+            Block::Attention(_) => Part::Attention,
+            Block::FeedForward(_) => Part::FeedForward,
+        };
+        Self { layer: block.layer(), part }
+    }
 }
 
 impl std::fmt::Display for Place {

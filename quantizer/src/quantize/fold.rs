@@ -52,12 +52,8 @@ pub fn factors(of: &LinearWeights, x: &[f32], groups: &[usize], format: Format) 
                 x.chunks(cols).flat_map(|row| row.iter().zip(&factors).map(|(x, f)| x / f)).collect();
             let scaled: Vec<f32> =
                 weight.chunks(cols).flat_map(|row| row.iter().zip(&factors).map(|(w, f)| w * f)).collect();
-            let mut importance = vec![0.0; cols];
-            for row in divided.chunks(cols) {
-                importance.iter_mut().zip(row).for_each(|(i, x)| *i += x * x);
-            }
             let linear = LinearWeights { weight: scaled, bias: None, cols, rounds: true };
-            let rounded = nearest(&linear, format, &importance).weights();
+            let rounded = nearest(&linear, format, &ops::squares(&divided, cols)).weights();
             let found = rows_by_rows(&ops::rounded(&divided, cols), &rounded.weight, cols);
             let error = found.iter().zip(&wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum();
             (error, factors)

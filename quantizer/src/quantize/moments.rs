@@ -288,14 +288,11 @@ fn part_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::numbers;
 
     fn inputs(tokens: usize, cols: usize) -> Vec<f32> {
-        let mut state = 5u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / 8_388_608.0 - 1.0
-        };
-        (0..tokens * cols).map(|i| next() * (1.0 + (i % cols) as f32 / 16.0)).collect()
+        let loud = |i: usize| 1.0 + (i % cols) as f32 / 16.0;
+        numbers(tokens * cols, 5).into_iter().enumerate().map(|(i, x)| x * loud(i)).collect()
     }
 
     #[test]

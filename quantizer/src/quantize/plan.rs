@@ -18,7 +18,7 @@ use super::{Moments, Options, QuantizeError, Target};
 use crate::memory::Memory;
 use crate::probe::Probe;
 use crate::prune::{self, Units};
-use crate::reference::{BlockWeights, Middle, Reference, ReferenceError};
+use crate::reference::{BlockWeights, Middle, Reference, ReferenceError, ops};
 
 /// Tokens that damage is measured on, at most.
 const TOKENS: usize = 4096;
@@ -290,12 +290,7 @@ fn measure_rounding(
         let block = reference.block(index)?;
         let normed = block.norm.apply(probe.stream(index));
         let mixed = block.middle.mix(probe.lengths(), block.input.apply(&normed));
-        let importance = |x: &[f32], cols: usize| {
-            let mut sums = vec![0.0; cols];
-            x.chunks(cols).for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * x));
-            sums
-        };
-        let importances = [importance(&normed, block.input.cols), importance(&mixed, block.output.cols)];
+        let importances = [ops::squares(&normed, block.input.cols), ops::squares(&mixed, block.output.cols)];
         for (product, importance) in importances.iter().enumerate() {
             for format in formats(options) {
                 let mut with = block.clone().into_owned();

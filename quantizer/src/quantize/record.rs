@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use kinglet::Format;
 
+use super::Options;
 use super::blocks::Done;
 use super::pack;
 use super::plan::{Plan, Rounding};
 use super::rounded::RoundedBlock;
 use super::store::as_name::name;
-use super::{Options, Target};
 use crate::checkpoint::{Architecture, Block, Checkpoint};
-use crate::evaluate::{Part, Place};
+use crate::evaluate::Place;
 use crate::fit::FitOutcome;
 use crate::prune::Refit;
 use crate::report::{BlockFigures, Note, Record, Sensitivity, Tensor};
@@ -30,14 +30,6 @@ pub(super) fn names(block: &Block) -> [String; 2] {
         Block::Attention(_) => ["query key value", "output"].map(|part| format!("layer {layer} attention {part}")),
         Block::FeedForward(_) => ["gate up", "down"].map(|part| format!("layer {layer} feed-forward {part}")),
     }
-}
-
-fn place(block: &Block) -> Place {
-    let part = match block {
-        Block::Attention(_) => Part::Attention,
-        Block::FeedForward(_) => Part::FeedForward,
-    };
-    Place { layer: block.layer(), part }
 }
 
 /// Writes down what is known before the blocks are seen again.
@@ -72,7 +64,7 @@ pub(super) fn begin(
         .iter()
         .zip(&plan.tasks)
         .filter(|(_, task)| task.is_none())
-        .map(|(block, _)| place(block).to_string())
+        .map(|(block, _)| Place::from(block).to_string())
         .collect();
     if let Some(kept) = checkpoint.kept() {
         note(
@@ -119,7 +111,7 @@ pub(super) fn begin(
         let rounding = figures.rounding.iter().map(worst).sum::<Option<f64>>();
         if let Some([plasticity, on_embeddings, influence]) = figures.profile {
             record.blocks.push(BlockFigures {
-                place: place(block),
+                place: block.into(),
                 plasticity: Some(plasticity),
                 plasticity_on_embeddings: Some(on_embeddings),
                 influence: Some(influence),
@@ -150,7 +142,7 @@ pub(super) fn block(
             |format: Format| plan.figures[number].rounding[i].iter().find(|r| r.format == format).map(|r| r.damage);
         let mut reasons = vec![];
         match (options.target, damage(linear.format)) {
-            (Some(Target::Bits(_) | Target::Bytes(_) | Target::Divergence(_) | Target::Seconds(_)), Some(own)) => {
+            (Some(_), Some(own)) => {
                 let other = if linear.format == Format::Int8 { options.weights } else { Format::Int8 };
                 if let Some(other_damage) = damage(other) {
                     reasons.push(format!("alone costs {own:.5} nats, {other_damage:.5} in {}", name(other)));

@@ -67,6 +67,13 @@ pub(crate) fn add(x: &mut [f32], y: &[f32]) {
     }
 }
 
+/// The sum of the squares of each of `cols` columns.
+pub(crate) fn squares(x: &[f32], cols: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; cols];
+    x.chunks(cols).for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * x));
+    sums
+}
+
 /// `x <- x - y`.
 pub(crate) fn subtract(x: &mut [f32], y: &[f32]) {
     for (x, y) in x.iter_mut().zip(y) {

@@ -92,11 +92,7 @@ fn figure(out: &mut Markup, plot: &Markup, caption: &str) {
 }
 
 fn name(place: Option<Place>) -> String {
-    match place {
-        None => "embedding".into(),
-        Some(Place { layer, part: Part::Attention }) => format!("layer {layer} attention"),
-        Some(Place { layer, part: Part::FeedForward }) => format!("layer {layer} feed-forward"),
-    }
+    place.map_or("embedding".into(), |place| place.to_string())
 }
 
 /// Error and angle of the hidden states, behind each block.
