@@ -71,7 +71,7 @@ pub enum CalibrateError {
 pub fn sequences(checkpoint: &Checkpoint, path: &Path, passages: Passages) -> Result<Vec<Vec<u32>>, CalibrateError> {
     let architecture = checkpoint.architecture();
     let bytes = std::fs::read(path)?;
-    let length = PASSAGE.min(architecture.context);
+    let length = PASSAGE.min(architecture.last().context);
     let found: Vec<Vec<u32>> = if path.extension().is_some_and(|e| e == "json") {
         let given: Vec<Vec<u32>> = serde_json::from_slice(&bytes)?;
         given.iter().flat_map(|sequence| sequence.chunks(length).map(<[u32]>::to_vec)).collect()
@@ -87,7 +87,7 @@ pub fn sequences(checkpoint: &Checkpoint, path: &Path, passages: Passages) -> Re
         let chunks = tokens.chunks(length - usize::from(bos.is_some()));
         chunks.map(|chunk| bos.into_iter().chain(chunk.iter().copied()).collect()).collect()
     };
-    let vocab = architecture.vocab;
+    let vocab = architecture.vocab();
     for (sequence, tokens) in found.iter().enumerate() {
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab) {
             return Err(CalibrateError::Token { sequence, token, vocab });

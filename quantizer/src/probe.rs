@@ -43,7 +43,7 @@ impl<'r, 'c> Probe<'r, 'c> {
     /// What is wrong with tokens or weights.
     pub fn new(reference: &'r Reference<'c>, sequences: &[&[u32]]) -> Result<Self, ReferenceError> {
         let batch = reference.embed(sequences)?;
-        let blocks = reference.architecture().blocks.len();
+        let blocks = reference.architecture().count();
         let mut probe = Self {
             reference,
             lengths: batch.lengths().to_vec(),

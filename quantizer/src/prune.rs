@@ -298,7 +298,7 @@ mod tests {
             scale: 1.0,
             query_norm: None,
             key_norm: None,
-            rope: Rope { inv_freq: vec![1.0], magnitude: 1.0 },
+            rope: Some(Rope { inv_freq: vec![1.0], magnitude: 1.0 }),
         };
         let block = BlockWeights {
             norm: NormWeights { weight: vec![1.0; 8], eps: 1e-5 },

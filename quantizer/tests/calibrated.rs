@@ -31,7 +31,7 @@ fn storyteller() -> Checkpoint {
 
 /// Calibrated on tokens without meaning.
 fn options(checkpoint: &Checkpoint) -> Options {
-    let vocab = checkpoint.architecture().vocab;
+    let vocab = checkpoint.architecture().vocab();
     let mut random = Random(3);
     let calibration = (0..12).map(|_| (0..40).map(|_| random.below(vocab) as u32).collect()).collect();
     Options { weights: Format::Int4Codebook, calibration, golden: 8, ..Default::default() }
@@ -185,7 +185,7 @@ fn targets_out_of_reach_say_how_near_one_can_come() {
         &|_, _, _| (),
     );
     let kept: usize = half.unwrap().record.tensors.iter().map(|t| t.rows * t.cols).sum();
-    let all: usize = checkpoint.architecture().blocks.iter().flat_map(|b| b.products()).map(|l| l.weight.len()).sum();
+    let all: usize = checkpoint.architecture().blocks().flat_map(|b| b.products()).map(|l| l.weight.len()).sum();
     assert!(kept as f64 * 4.25 <= 3.0 * all as f64, "{kept} of {all}");
     let blind = outcome(|o| {
         o.calibration.clear();

@@ -76,7 +76,7 @@ fn every_figure_is_that_of_its_definition() {
     let found = evaluate_all(&[first, model], Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
 
     let (mut kls, mut firsts, mut top1, mut top5, mut nll, mut reference_nll) = (vec![], vec![], 0, 0, 0.0, 0.0);
-    let blocks = checkpoint.architecture().blocks.len();
+    let blocks = checkpoint.architecture().count();
     let (mut errors, mut cosines) = (vec![0.0; blocks + 1], vec![0.0; blocks + 1]);
     for chunk in tokens.chunks(window) {
         let input = [&[bos], &chunk[..chunk.len() - 1]].concat();
@@ -140,7 +140,7 @@ fn every_figure_is_that_of_its_definition() {
     }
     assert_eq!(
         (hidden.states[0].after, hidden.states[4].after),
-        (None, Some(Place { layer: 1, part: Part::FeedForward }))
+        (None, Some(Place { stack: 0, layer: 1, part: Part::FeedForward }))
     );
 }
 

@@ -107,7 +107,7 @@ fn the_storyteller_is_what_was_trained() {
     let golden: StorytellerGolden = serde_json::from_slice(&golden).unwrap();
     let checkpoint = Checkpoint::open(&dir).unwrap();
     let reference = Reference::new(&checkpoint).unwrap();
-    let vocab = checkpoint.architecture().vocab;
+    let vocab = checkpoint.architecture().vocab();
     let model = Model::open(&kinglet_fixtures::STORYTELLER.0).unwrap();
     let tokenizer = model.tokenizer().unwrap().unwrap();
     for item in &golden.greedy {

@@ -6,7 +6,7 @@ use kinglet_quantizer::report::*;
 const HOSTILE: &str = "</title><script src=\"http://x\">alert('1')</script>\" onload=x <!--\u{0}\u{202e}&amp;";
 
 fn place(layer: usize, part: Part) -> Place {
-    Place { layer, part }
+    Place { stack: 0, layer, part }
 }
 
 /// A report with everything in it; `name` wherever a file can bring a text.

@@ -89,18 +89,18 @@ fn texts_and_logits_are_as_before() {
         let (whole, part, kept) = kept(&path, STORY);
         let name = path.file_name().unwrap().to_string_lossy();
         let (old, new) = (whole.architecture(), part.architecture());
-        println!("{name}: {} of {}", kept.len(), old.vocab);
-        assert!(new.vocab < old.vocab && new.vocab == new.embed.rows() && new.vocab == new.head.rows());
-        assert_eq!((new.tied(), part.kept().unwrap().of()), (old.tied(), old.vocab));
+        println!("{name}: {} of {}", kept.len(), old.vocab());
+        assert!(new.vocab() < old.vocab() && new.vocab() == new.outputs());
+        assert_eq!((new.tied(), part.kept().unwrap().of()), (old.tied(), old.vocab()));
         let ids = |ids: &[u32]| ids.iter().map(|&id| kept[id as usize]).collect::<Vec<_>>();
         assert_eq!((new.bos.map(|id| kept[id as usize]), ids(&new.eos)), (old.bos, old.eos.clone()));
         let sections = [&whole, &part].map(|checkpoint| checkpoint.tokenizer().unwrap());
         compare(&sections[0], &sections[1], &kept, STORY, &OTHERS);
 
         let tokens = encode(&Tokenizer::parse(&sections[1]).unwrap(), STORY, true).unwrap();
-        let tokens = &tokens[..tokens.len().min(old.context).min(64)];
+        let tokens = &tokens[..tokens.len().min(old.last().context).min(64)];
         let all = Reference::new(&whole).unwrap().logits(&ids(tokens)).unwrap();
-        let chosen = all.chunks(old.vocab).flat_map(|row| kept.iter().map(|&id| row[id as usize].to_bits()));
+        let chosen = all.chunks(old.vocab()).flat_map(|row| kept.iter().map(|&id| row[id as usize].to_bits()));
         let own = Reference::new(&part).unwrap().logits(tokens).unwrap();
         assert!(chosen.eq(own.iter().map(|logit| logit.to_bits())), "{name}");
     }
@@ -237,15 +237,15 @@ fn what_cannot_be_kept_is_said() {
     for list in [vec![], vec![3, 3], vec![4, 2], vec![1 << 20]] {
         assert!(matches!(whole.keep_tokens(list), Err(CheckpointError::Tokens { .. })));
     }
-    let rows = whole.architecture().embed.clone();
+    let rows = whole.architecture().tables()[0].clone();
     whole.keep_tokens(vec![0, 1, 2, 700, 1 << 20]).unwrap();
-    assert_eq!((whole.architecture().vocab, whole.kept().unwrap().ids().len()), (4, 5));
+    assert_eq!((whole.architecture().vocab(), whole.kept().unwrap().ids().len()), (4, 5));
     assert!(matches!(whole.keep_tokens(vec![0]), Err(CheckpointError::Tokens { .. })));
     // The references of the whole one still read; those of another model's part do not.
     whole.read(&rows).unwrap();
     let mut other = Checkpoint::open(fixture("variants/llama_tied")).unwrap();
     other.keep_tokens(vec![1]).unwrap();
-    assert!(whole.read(&other.architecture().embed).is_err());
+    assert!(whole.read(other.architecture().tables()[0]).is_err());
 }
 
 #[test]
@@ -274,9 +274,8 @@ fn the_command_does_all_of_it() {
     let report = ["report", &file, "--text", &text, "--reference", &dir, "--repeat=0", "--continuation=2", "--json"];
     let report: serde_json::Value = serde_json::from_str(&good(&report)).unwrap();
     let weights = Checkpoint::open(fixture("storyteller")).unwrap();
-    let weights =
-        weights.architecture().blocks.iter().flat_map(|b| b.products()).map(|l| l.weight.len()).sum::<usize>()
-            + weights.architecture().embed.len();
+    let weights = weights.architecture().blocks().flat_map(|b| b.products()).map(|l| l.weight.len()).sum::<usize>()
+        + weights.architecture().tables()[0].len();
     assert_eq!(report["size"]["f32_bytes"], 4 * weights);
     let both = bad(&["eval", &file, "--text", &text, "--against", &other]);
     assert!(both.contains("another part of the vocabulary"), "{both}");

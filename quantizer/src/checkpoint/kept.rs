@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::architecture::Order;
-use super::{Checkpoint, CheckpointError};
+use super::{Checkpoint, CheckpointError, Input, TensorRef};
 
 /// The tokens that a checkpoint was cut down to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Checkpoint {
     pub fn keep_tokens(&mut self, ids: Vec<u32>) -> Result<(), CheckpointError> {
         let refuse = |problem: &str| Err(CheckpointError::Tokens { problem: problem.to_owned() });
         let architecture = &mut self.architecture;
-        let of = architecture.vocab;
+        let of = architecture.vocab();
         if self.kept.is_some() {
             return refuse("others were taken out before; open the checkpoint again");
         }
@@ -50,11 +50,26 @@ impl Checkpoint {
             return refuse("none of them is the model's");
         }
         let new = |id: u32| ids.binary_search(&id).ok().and_then(|at| u32::try_from(at).ok());
-        architecture.vocab = rows.len();
-        for table in [&mut architecture.embed, &mut architecture.head] {
-            table.rows = rows.len();
+        // One vocabulary serves source and target; a head of other outputs than tokens stays.
+        let embeddings = architecture.stacks.iter_mut().filter_map(|stack| match &mut stack.input {
+            Input::Tokens { embed, .. } => Some(embed),
+            _ => None,
+        });
+        let head =
+            architecture.output.head.iter_mut().flat_map(|head| [&mut head.weight].into_iter().chain(&mut head.bias));
+        let of_tokens = |table: &&mut TensorRef| table.rows == of || (table.rows, table.cols) == (1, of);
+        for table in embeddings.chain(head).filter(of_tokens) {
+            if table.order != Order::Stored {
+                return refuse("the rows of its tables are not those of the file");
+            }
+            if table.rows == 1 {
+                table.cols = rows.len();
+            } else {
+                table.rows = rows.len();
+            }
             table.order = Order::Chosen(Arc::clone(&rows));
         }
+        architecture.start = architecture.start.and_then(new);
         architecture.bos = architecture.bos.and_then(new);
         architecture.eos = architecture.eos.iter().copied().filter_map(new).collect();
         self.kept = Some(Kept { ids, of });

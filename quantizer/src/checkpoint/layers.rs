@@ -5,16 +5,12 @@
 //! that are known to mean nothing. So a checkpoint that computes something else
 //! than its settings say cannot pass for an ordinary one.
 
-use std::collections::BTreeSet;
-
-use super::architecture::Order;
+use super::architecture::{Input, Join, Middle, Order, Output, Pooling, Sight, Stack};
 use super::config::Config;
+use super::finder::Finder;
 use super::names::Names;
 use super::tensors::Tensors;
-use super::{Architecture, Attention, Block, CheckpointError, FeedForward, Linear, Norm, TensorRef};
-
-/// Extra tensors listed in the error.
-const LISTED: usize = 8;
+use super::{Architecture, Attention, Block, CheckpointError, FeedForward, Linear, Norm, NormKind};
 
 /// Describes the model; fails unless settings and tensors agree entirely.
 pub(super) fn describe(
@@ -22,43 +18,48 @@ pub(super) fn describe(
     tensors: &Tensors,
     names: &'static Names,
 ) -> Result<Architecture, CheckpointError> {
-    let mut finder = Finder { tensors, names, config: &config, used: BTreeSet::new() };
-    let embed = finder.matrix(names.embed, config.vocab, config.width)?;
+    let mut layers = Layers { finder: Finder::new(tensors, names.incomplete), names, config: &config };
+    let embed = layers.finder.matrix(names.embed, config.vocab, config.width)?;
     // Not reserved in advance: the tensors have yet to show that the layers exist.
     let mut blocks = Vec::new();
     for layer in 0..config.layers {
-        blocks.push(Block::Attention(finder.attention(layer)?));
-        blocks.push(Block::FeedForward(finder.feed_forward(layer)?));
+        blocks.push(layers.attention(layer)?);
+        blocks.push(layers.feed_forward(layer)?);
     }
-    let final_norm = finder.norm(names.final_norm, config.width)?;
+    let norm = layers.norm(names.final_norm, config.width)?;
     let head = match config.tied {
         true => embed.clone(),
-        false => finder.head()?,
+        false => layers.finder.find(names.head, &[config.vocab, config.width], names.headless)?,
     };
-    finder.refuse_extra()?;
+    // The rotation is among the settings; tied files may store the head once more, which the reference ignores as well.
+    layers.finder.refuse_extra(|name| name.ends_with(names.rotation) || (config.tied && name == names.head))?;
+    let stack = Stack {
+        width: config.width,
+        context: config.context,
+        input: Input::Tokens { embed, scale: 1.0, types: None },
+        positions: None,
+        blocks,
+        norm: Some(norm),
+    };
+    let head = Some(Linear { weight: head, bias: None });
     Ok(Architecture {
         family: config.family.name.to_owned(),
-        width: config.width,
-        vocab: config.vocab,
-        context: config.context,
-        embed,
-        blocks,
-        final_norm,
-        head,
+        stacks: vec![stack],
+        output: Output { pooling: Pooling::None, dense: None, head, normalize: false },
         bos: config.bos,
         eos: config.eos,
+        start: None,
     })
 }
 
-struct Finder<'a> {
-    tensors: &'a Tensors,
+struct Layers<'a> {
+    finder: Finder<'a>,
     names: &'static Names,
     config: &'a Config,
-    used: BTreeSet<String>,
 }
 
-impl Finder<'_> {
-    fn attention(&mut self, layer: usize) -> Result<Attention, CheckpointError> {
+impl Layers<'_> {
+    fn attention(&mut self, layer: usize) -> Result<Block, CheckpointError> {
         let (config, names) = (self.config, self.names);
         let at = |part: &str| format!("{}{layer}.{part}", names.layer);
         let width = config.width;
@@ -71,9 +72,8 @@ impl Finder<'_> {
             query_norm = Some(self.norm(&at(names.query_norm), config.head_dim)?);
             key_norm = Some(self.norm(&at(names.key_norm), config.head_dim)?);
         }
-        Ok(Attention {
-            layer,
-            norm: self.norm(&at(names.attention_norm), width)?,
+        let norm = Some(self.norm(&at(names.attention_norm), width)?);
+        let attention = Attention {
             query: self.turning(&at(names.query), inner, width, bias)?,
             key: self.turning(&at(names.key), kv_inner, width, bias)?,
             value: self.linear(&at(names.value), kv_inner, width, bias)?,
@@ -84,30 +84,30 @@ impl Finder<'_> {
             scale: (1.0 / (config.head_dim as f64).sqrt()) as f32,
             query_norm,
             key_norm,
-            rope: config.rope.clone(),
-        })
+            rope: Some(config.rope.clone()),
+            sight: Sight::Earlier,
+            relative: None,
+        };
+        Ok(Block { layer, norm, join: Join::Pre, middle: Middle::Attention(attention) })
     }
 
-    fn feed_forward(&mut self, layer: usize) -> Result<FeedForward, CheckpointError> {
+    fn feed_forward(&mut self, layer: usize) -> Result<Block, CheckpointError> {
         let (config, names) = (self.config, self.names);
         let at = |part: &str| format!("{}{layer}.{part}", names.layer);
         let (width, hidden, bias) = (config.width, config.hidden, config.feed_forward_bias);
-        Ok(FeedForward {
-            layer,
-            norm: self.norm(&at(names.feed_forward_norm), width)?,
-            gate: self.linear(&at(names.gate), hidden, width, bias)?,
+        let norm = Some(self.norm(&at(names.feed_forward_norm), width)?);
+        let feed_forward = FeedForward {
+            gate: Some(self.linear(&at(names.gate), hidden, width, bias)?),
             up: self.linear(&at(names.up), hidden, width, bias)?,
             down: self.linear(&at(names.down), width, hidden, bias)?,
             activation: config.activation,
-        })
-    }
-
-    fn head(&mut self) -> Result<TensorRef, CheckpointError> {
-        self.find(self.names.head, &[self.config.vocab, self.config.width], self.names.headless)
+        };
+        Ok(Block { layer, norm, join: Join::Pre, middle: Middle::FeedForward(feed_forward) })
     }
 
     fn norm(&mut self, name: &str, len: usize) -> Result<Norm, CheckpointError> {
-        Ok(Norm { weight: self.find(name, &[len], self.names.incomplete)?, eps: self.config.eps })
+        let weight = self.finder.vector(name, len)?;
+        Ok(Norm { kind: NormKind::Rms, weight, bias: None, eps: self.config.eps })
     }
 
     /// A product whose outputs turn with their position.
@@ -121,62 +121,11 @@ impl Finder<'_> {
     }
 
     fn linear(&mut self, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Linear, CheckpointError> {
-        let weight = self.matrix(&format!("{name}.weight"), rows, cols)?;
+        let weight = self.finder.matrix(&format!("{name}.weight"), rows, cols)?;
         let bias = match bias {
-            true => Some(self.find(&format!("{name}.bias"), &[rows], self.names.incomplete)?),
+            true => Some(self.finder.vector(&format!("{name}.bias"), rows)?),
             false => None,
         };
         Ok(Linear { weight, bias })
-    }
-
-    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<TensorRef, CheckpointError> {
-        self.find(name, &[rows, cols], self.names.incomplete)
-    }
-
-    /// Looks a tensor up and checks its shape and type.
-    fn find(&mut self, name: &str, shape: &[usize], hint: &'static str) -> Result<TensorRef, CheckpointError> {
-        let Some(stored) = self.tensors.get(name) else {
-            return Err(CheckpointError::MissingTensor { tensor: name.to_owned(), shape: shape.to_owned(), hint });
-        };
-        if stored.shape != shape {
-            return Err(CheckpointError::WrongShape {
-                tensor: name.to_owned(),
-                expected: shape.to_owned(),
-                found: stored.shape.clone(),
-            });
-        }
-        if let Err(found) = &stored.element {
-            return Err(CheckpointError::WrongDtype { tensor: name.to_owned(), found: found.clone() });
-        }
-        self.used.insert(name.to_owned());
-        let (rows, cols) = match shape {
-            [rows, cols] => (*rows, *cols),
-            _ => (1, shape.iter().product()),
-        };
-        Ok(TensorRef { name: name.to_owned(), rows, cols, order: Order::Stored })
-    }
-
-    fn refuse_extra(&self) -> Result<(), CheckpointError> {
-        let mut names = Vec::new();
-        let mut count = 0;
-        for name in self.tensors.names() {
-            if self.used.contains(name) || self.harmless(name) {
-                continue;
-            }
-            count += 1;
-            if names.len() < LISTED {
-                names.push(name.to_owned());
-            }
-        }
-        match count {
-            0 => Ok(()),
-            _ => Err(CheckpointError::ExtraTensors { names, count }),
-        }
-    }
-
-    /// The rotation is among the settings; tied files may store the head once
-    /// more, which the reference ignores as well.
-    fn harmless(&self, name: &str) -> bool {
-        name.ends_with(self.names.rotation) || (self.config.tied && name == self.names.head)
     }
 }

@@ -14,7 +14,7 @@
 //!
 //! This module is the only place that knows families (Llama, Mistral, Qwen2,
 //! Qwen3), and knows them as the rows of one table. What comes out is an
-//! [`Architecture`]: blocks, each of which says what it computes.
+//! [`Architecture`]: stacks of blocks, each of which says what it computes.
 //!
 //! Invariants:
 //!
@@ -37,6 +37,7 @@ mod error;
 mod family;
 mod fields;
 mod file;
+mod finder;
 mod gguf;
 mod kept;
 mod layers;
@@ -51,7 +52,10 @@ mod window;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-pub use architecture::{Activation, Architecture, Attention, Block, FeedForward, Linear, Norm, Rope, TensorRef};
+pub use architecture::{
+    Activation, Architecture, Attention, Block, FeedForward, Input, Join, Linear, Middle, Norm, NormKind, Output,
+    Picture, Pooling, Positions, Relative, Rope, Sight, Stack, TensorRef,
+};
 pub use error::CheckpointError;
 pub use kept::Kept;
 

@@ -23,13 +23,13 @@ impl Alignment {
         for index in 0..model.record().blocks {
             let record = model.block(index).map_err(EvaluateError::run)?.record;
             let part = if record.kind == block::ATTENTION { Part::Attention } else { Part::FeedForward };
-            places.push(Some(Place { layer: record.layer as usize, part }));
+            places.push(Some(Place { stack: 0, layer: record.layer as usize, part }));
         }
-        let same_width = model.width() == architecture.width;
+        let same_width = model.width() == architecture.last().width;
         let partner = |own: &Option<Place>| match own {
             _ if !same_width => None,
             None => Some(0),
-            Some(own) => architecture.blocks.iter().position(|block| Place::from(block) == *own).map(|at| at + 1),
+            Some(own) => Place::all(architecture).position(|place| place == *own).map(|at| at + 1),
         };
         Ok(Self { states: places.iter().map(partner).collect(), places })
     }

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use self::score::Score;
 use self::windows::{Machine, Window};
-use crate::checkpoint::Block;
+use crate::checkpoint::{Architecture, Middle, Sight};
 use crate::reference::{Reference, ReferenceError};
 
 /// What to evaluate on.
@@ -58,42 +58,74 @@ pub struct Divergence {
     pub reference_perplexity: f64,
 }
 
-/// Half a layer.
+/// What a block is in its layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Part {
     /// Attention.
     Attention,
+    /// Attention to the memory.
+    CrossAttention,
     /// Feed-forward.
     FeedForward,
+    /// One product.
+    Projection,
+}
+
+impl From<&Middle> for Part {
+    fn from(middle: &Middle) -> Self {
+        match middle {
+            Middle::Attention(attention) if attention.sight == Sight::Cross => Self::CrossAttention,
+            Middle::Attention(_) => Self::Attention,
+            Middle::FeedForward(_) => Self::FeedForward,
+            Middle::Projection(_) => Self::Projection,
+        }
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Attention => "attention",
+            Self::CrossAttention => "cross attention",
+            Self::FeedForward => "feed-forward",
+            Self::Projection => "projection",
+        })
+    }
 }
 
 /// A block, by where it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Place {
-    /// Layer of the checkpoint, from 0.
+    /// The stack, from 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub stack: usize,
+    /// Layer of the checkpoint, from 0 in each stack.
     pub layer: usize,
-    /// Which half of it.
+    /// Which part of it.
     pub part: Part,
 }
 
-impl From<&Block> for Place {
-    fn from(block: &Block) -> Self {
-        let part = match block {
-            Block::Attention(_) => Part::Attention,
-            Block::FeedForward(_) => Part::FeedForward,
-        };
-        Self { layer: block.layer(), part }
+fn is_first(stack: &usize) -> bool {
+    *stack == 0
+}
+
+impl Place {
+    /// Those of all blocks, in order.
+    pub fn all(architecture: &Architecture) -> impl Iterator<Item = Self> {
+        let stacks = architecture.stacks.iter().enumerate();
+        stacks.flat_map(|(stack, of)| {
+            of.blocks.iter().map(move |block| Self { stack, layer: block.layer, part: (&block.middle).into() })
+        })
     }
 }
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let part = match self.part {
-            Part::Attention => "attention",
-            Part::FeedForward => "feed-forward",
-        };
-        write!(f, "layer {} {part}", self.layer)
+        if self.stack > 0 {
+            write!(f, "stack {} ", self.stack)?;
+        }
+        write!(f, "layer {} {}", self.layer, self.part)
     }
 }
 
@@ -227,7 +259,7 @@ pub fn evaluate_all(
     if let Some(got) = models.iter().map(Model::vocab).find(|&got| got != want) {
         return Err(EvaluateError::OtherVocabulary { want, got });
     }
-    if let Some(got) = reference.map(|r| r.architecture().vocab).filter(|&got| got != want) {
+    if let Some(got) = reference.map(|r| r.architecture().outputs()).filter(|&got| got != want) {
         return Err(EvaluateError::Vocabulary { want, got });
     }
     if let Some(&token) = tokens.iter().chain(&protocol.bos).find(|&&token| token as usize >= want) {

@@ -102,7 +102,7 @@ impl<'r> Machine<'r> {
     /// The scores of each window, a score for each model.
     pub(super) fn run(&self, windows: &[Window<'_>]) -> Result<Vec<Vec<Score>>, EvaluateError> {
         let Some((reference, alignments)) = &self.reference else { return self.wave(windows, None) };
-        let most = self.limits.streams / size_of::<f32>() / reference.architecture().width;
+        let most = self.limits.streams / size_of::<f32>() / reference.architecture().last().width;
         let mut scores = vec![];
         let mut rest = windows;
         while !rest.is_empty() {
@@ -125,7 +125,7 @@ impl<'r> Machine<'r> {
         alignments: &[Alignment],
     ) -> Result<Vec<Vec<Score>>, EvaluateError> {
         let inputs: Vec<&[u32]> = group.iter().map(|window| window.input.as_slice()).collect();
-        let blocks = reference.architecture().blocks.len();
+        let blocks = reference.architecture().count();
         let mut batch = reference.embed(&inputs)?;
         let width = batch.width();
         let affordable = self.limits.states / size_of::<f32>() / width / (blocks + 1);

@@ -117,7 +117,7 @@ pub(crate) fn fit(
 fn sample(reference: &Reference<'_>, sequences: &[&[u32]]) -> Result<Sample, ReferenceError> {
     let batch = reference.embed(sequences)?;
     let mut last = batch.clone();
-    for block in 0..reference.architecture().blocks.len() {
+    for block in 0..reference.architecture().count() {
         reference.advance(&mut last, block, &mut ())?;
     }
     Ok(Sample { batch, teacher: last.stream().to_vec() })

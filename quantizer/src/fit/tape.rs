@@ -146,12 +146,15 @@ fn attention(heads: &Heads, lengths: &[usize], projected: &[f32], turned: &[f32]
         start += length;
     }
     jobs.into_par_iter().for_each(Shared::run);
-    let turns = Turns::new(&heads.rope, lengths.iter().copied().max().unwrap_or(0));
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let turns = heads.rope.as_ref().map(|rope| Turns::new(rope, longest));
     let positions: Vec<usize> = lengths.iter().flat_map(|length| 0..*length).collect();
     let rows = to.par_chunks_mut(width).zip(projected.par_chunks(width)).zip(positions);
     rows.with_min_len(32).for_each(|((to, projected), position)| {
         for (i, to) in to[..heads.keys().end].chunks_mut(dim).enumerate() {
-            turns.apply::<true>(to, position);
+            if let Some(turns) = &turns {
+                turns.apply::<true>(to, position);
+            }
             let of = if i < heads.heads { &heads.query_norm } else { &heads.key_norm };
             if let Some(of) = of {
                 let (_, inputs) = norm(of, &projected[i * dim..][..dim], to);
@@ -238,7 +241,7 @@ mod tests {
             scale: 0.5,
             query_norm: Some(norm(dim)),
             key_norm: Some(norm(dim)),
-            rope,
+            rope: Some(rope),
         };
         let blocks = [
             BlockWeights {

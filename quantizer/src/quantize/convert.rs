@@ -18,7 +18,8 @@ use super::record::{self, record_path};
 use super::round::{Levels, Row, round};
 use super::store::Store;
 use super::{Options, QuantizeError, Summary, Target};
-use crate::checkpoint::{Activation, Architecture, Block, Checkpoint, CheckpointError, TensorRef};
+use crate::checkpoint::{Activation, Architecture, Block, Checkpoint, CheckpointError, Middle, TensorRef};
+use crate::evaluate::Place;
 use crate::file::{Kind, WriteError, Writer};
 use crate::fit::{self, FitOutcome, Student};
 use crate::reference::{LinearWeights, RESIDENT_BYTES, Reference};
@@ -56,14 +57,15 @@ pub fn quantize(
     let block = |index: usize| block(&store, first + index);
     let mut record = record::begin(checkpoint, options, &plan, &done, fitted);
     let mut build = Build::new(architecture, options.embeddings)?;
+    let places: Vec<Place> = Place::all(architecture).collect();
     let left = (0..plan.tasks.len()).filter(|&number| plan.tasks[number].is_some());
     for (index, (number, of)) in left.zip(&done).enumerate() {
         let block = block(index)?;
-        record::block(&mut record, architecture, options, &plan, number, &block, of);
+        record::block(&mut record, places[number], options, &plan, number, &block, of);
         build.block(&block)?;
     }
-    let head = (!architecture.tied()).then_some(options.head);
-    let (mut outline, sources) = build.finish(&norm, head)?;
+    let head_format = (!architecture.tied()).then_some(options.head);
+    let (mut outline, sources) = build.finish(&norm, head_format)?;
     outline.tokenizer = tokenizer;
     outline.metadata = metadata;
     let prompt = golden::prompt(&outline.tokenizer, architecture, options);
@@ -71,18 +73,20 @@ pub fn quantize(
         outline.golden = vec![prompt.len() + golden::length(&prompt, architecture, options)];
     }
     let mut writer = Writer::create(target, store.dir(), outline)?;
-    let mut done = weights - (architecture.embed.len() * if architecture.tied() { 1 } else { 2 }) as u64;
+    let mut done = weights - tables(architecture);
     let mut step = |n| {
         done += n;
         progress("writing", done, weights);
     };
+    let embedding = architecture.last().input.embedding();
+    let head = architecture.output.head.as_ref().map(|head| &head.weight);
     let mut loaded = None;
     for source in sources {
         writer.tensor(|put| match source {
             Source::Phases(phases) => Ok(put(&phases.iter().flat_map(|p| p.to_le_bytes()).collect::<Vec<_>>())?),
             Source::Vector(vector) => Ok(put(&vector.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())?),
-            Source::Embedding => table(checkpoint, options.embeddings, &architecture.embed, put, &mut step),
-            Source::Head => table(checkpoint, options.head, &architecture.head, put, &mut step),
+            Source::Embedding => table(checkpoint, options.embeddings, there(embedding)?, put, &mut step),
+            Source::Head => table(checkpoint, options.head, there(head)?, put, &mut step),
             Source::Product { block: index, output } => {
                 let loaded = match &mut loaded {
                     Some((at, block)) if *at == index => block,
@@ -117,15 +121,24 @@ fn write_record(path: &Path, store: &Store, record: &Record) -> Result<(), Quant
 
 /// Refuses what the runtime does not have.
 fn supported(architecture: &Architecture) -> Result<(), QuantizeError> {
-    for block in &architecture.blocks {
-        if let Block::FeedForward(f) = block
+    for block in architecture.blocks() {
+        if let Middle::FeedForward(f) = &block.middle
             && f.activation != Activation::Silu
         {
-            let what = format!("the activation {:?} of layer {}", f.activation, f.layer);
+            let what = format!("the activation {:?} of layer {}", f.activation, block.layer);
             return Err(QuantizeError::Unsupported { what, instead: "it has silu".into() });
         }
     }
     Ok(())
+}
+
+/// A table that the file has, so the checkpoint must.
+fn there(table: Option<&TensorRef>) -> Result<&TensorRef, QuantizeError> {
+    let missing = || QuantizeError::Unsupported {
+        what: "a model without embedding or head".into(),
+        instead: "decoders are".into(),
+    };
+    table.ok_or_else(missing)
 }
 
 /// What the file says about itself.
@@ -138,9 +151,13 @@ fn metadata(checkpoint: &Checkpoint, options: &Options) -> Vec<(String, String)>
 
 /// Numbers in matrices.
 fn weights(architecture: &Architecture) -> u64 {
-    let blocks = architecture.blocks.iter().flat_map(Block::products).map(|linear| linear.weight.len());
-    let head = if architecture.tied() { 0 } else { architecture.head.len() };
-    (blocks.sum::<usize>() + head + architecture.embed.len()) as u64
+    let blocks = architecture.blocks().flat_map(Block::products).map(|linear| linear.weight.len());
+    blocks.sum::<usize>() as u64 + tables(architecture)
+}
+
+/// Numbers in those of inputs and output.
+fn tables(architecture: &Architecture) -> u64 {
+    architecture.tables().iter().map(|table| table.len() as u64).sum()
 }
 
 /// What the blocks are made from: another key, other blocks. The kept tokens are among the architecture's tensors.
@@ -180,20 +197,21 @@ fn overhead(architecture: &Architecture, options: &Options, tokenizer: &[u8], me
     // A record of 40 bytes, a name, and padding to 64.
     const NAMED: usize = 40 + 40;
     let vector = |len: usize| NAMED + (4 * len).next_multiple_of(64);
-    let table = |format: Format| format.bytes(architecture.vocab, architecture.width).unwrap_or(usize::MAX / 4) + NAMED;
-    let head = if architecture.tied() { 0 } else { table(options.head) };
+    let table = |format: Format, of: &TensorRef| format.bytes(of.rows(), of.cols()).unwrap_or(usize::MAX / 4) + NAMED;
     let of_block = |block: &Block| {
         let biases: usize = block.products().iter().filter(|l| l.bias.is_some()).map(|l| vector(l.rows())).sum();
-        let heads = match block {
-            Block::Attention(a) => [&a.query_norm, &a.key_norm].into_iter().flatten().count() * vector(a.head_dim),
-            Block::FeedForward(_) => 0,
+        let heads = match &block.middle {
+            Middle::Attention(a) => [&a.query_norm, &a.key_norm].into_iter().flatten().count() * vector(a.head_dim),
+            _ => 0,
         };
-        128 + 2 * NAMED + vector(architecture.width) + biases + heads
+        128 + 2 * NAMED + vector(architecture.last().width) + biases + heads
     };
-    let blocks: usize = architecture.blocks.iter().map(of_block).sum();
+    let blocks: usize = architecture.blocks().map(of_block).sum();
     let text: usize = metadata.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
     let golden = 4 * (options.golden + options.prompt.len());
-    let tables = table(options.embeddings).saturating_add(head);
+    let head = architecture.output.head.as_ref().map(|head| &head.weight).filter(|_| !architecture.tied());
+    let embedding = architecture.last().input.embedding().map_or(0, |of| table(options.embeddings, of));
+    let tables = embedding.saturating_add(head.map_or(0, |of| table(options.head, of)));
     (tables + tokenizer.len() + blocks + text + golden + 1536) as u64
 }
 
@@ -217,7 +235,7 @@ fn round_blocks(
         }
     };
     let (mut weights, mut all) = (0, vec![]);
-    for (number, (description, task)) in architecture.blocks.iter().zip(&plan.tasks).enumerate() {
+    for (number, (description, task)) in architecture.blocks().zip(&plan.tasks).enumerate() {
         weights += description.products().iter().map(|linear| linear.weight.len() as u64).sum::<u64>();
         let Some(task) = task else {
             if let Some(exact) = streams.as_mut().and_then(|streams| streams.exact.as_mut()) {
@@ -238,7 +256,7 @@ fn round_blocks(
             }
             None => {
                 let block = reference.block_weights(number)?;
-                let rounded = blocks::quantize(description.layer(), block, *task, streams.as_mut());
+                let rounded = blocks::quantize(description.layer, block, *task, streams.as_mut());
                 let (block, done) = rounded.map_err(|source| QuantizeError::Moments { block: number, source })?;
                 store.put(index, &block, &done)?;
                 all.push(done);

@@ -11,19 +11,19 @@ use crate::memory::Memory;
 /// Tokens of the prompt: the text of the options, or, without a tokenizer, the first few of the vocabulary. Empty when no
 /// golden sequence is wanted or fits.
 pub(super) fn prompt(tokenizer: &[u8], architecture: &Architecture, options: &Options) -> Vec<u32> {
-    if options.golden == 0 || architecture.context < 2 {
+    if options.golden == 0 || architecture.last().context < 2 {
         return vec![];
     }
     let encoded = Tokenizer::parse(tokenizer).ok().and_then(|t| crate::text::encode(&t, &options.prompt, true).ok());
-    let mut tokens = encoded.unwrap_or_else(|| (0..5).map(|i| i % architecture.vocab as u32).collect());
-    tokens.retain(|&t| (t as usize) < architecture.vocab);
-    tokens.truncate(architecture.context / 2);
+    let mut tokens = encoded.unwrap_or_else(|| (0..5).map(|i| i % architecture.vocab() as u32).collect());
+    tokens.retain(|&t| (t as usize) < architecture.vocab());
+    tokens.truncate(architecture.last().context / 2);
     tokens
 }
 
 /// Tokens of the answer.
 pub(super) fn length(prompt: &[u32], architecture: &Architecture, options: &Options) -> usize {
-    options.golden.min(architecture.context - prompt.len())
+    options.golden.min(architecture.last().context - prompt.len())
 }
 
 /// Multiply-accumulates between two releases of the map: some 100 MB of weights for one token.

@@ -42,19 +42,19 @@ impl Build {
     pub(super) fn new(architecture: &Architecture, embeddings: Format) -> Result<Self, QuantizeError> {
         let model = ModelRecord {
             kind: 0,
-            width: architecture.width as u32,
-            vocab: architecture.vocab as u32,
-            context: architecture.context as u32,
+            width: architecture.last().width as u32,
+            vocab: architecture.vocab() as u32,
+            context: architecture.last().context as u32,
             blocks: 0,
             tensors: 0,
             embedding: NONE,
             head: NONE,
             norm: NONE,
-            norm_eps: architecture.final_norm.eps,
+            norm_eps: architecture.last().norm.as_ref().map_or(0.0, |norm| norm.eps),
             reserved: [0; 24],
         };
         let mut build = Self { outline: Outline::new(model), sources: vec![] };
-        let (rows, cols) = (architecture.vocab, architecture.width);
+        let (rows, cols) = (architecture.vocab(), architecture.last().width);
         build.outline.model.embedding =
             build.add("embedding", Kind::Matrix(embeddings), rows, cols, Source::Embedding)?;
         Ok(build)
@@ -149,8 +149,8 @@ impl Build {
             query_norm,
             key_norm,
             head_norm_eps: eps(&heads.query_norm).max(eps(&heads.key_norm)),
-            rope: self.rope(&heads.rope)?,
-            rope_magnitude: heads.rope.magnitude,
+            rope: heads.rope.as_ref().map_or(Ok(NONE), |rope| self.rope(rope))?,
+            rope_magnitude: heads.rope.as_ref().map_or(0.0, |rope| rope.magnitude),
             ..EMPTY
         })
     }

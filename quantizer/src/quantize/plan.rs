@@ -66,7 +66,7 @@ pub(super) fn plan(
     overhead: u64,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Plan, QuantizeError> {
-    let blocks = reference.architecture().blocks.len();
+    let blocks = reference.architecture().count();
     let task = Task {
         input: options.weights,
         output: options.weights,
@@ -82,7 +82,7 @@ pub(super) fn plan(
         return Err(QuantizeError::NothingToMeasure);
     }
     let mut probe =
-        Probe::new(reference, &sample(&options.calibration, TOKENS.min(LOGITS / reference.architecture().vocab)))?;
+        Probe::new(reference, &sample(&options.calibration, TOKENS.min(LOGITS / reference.architecture().outputs())))?;
     for (block, figures) in plan.figures.iter_mut().enumerate() {
         progress(block, 3 * blocks);
         let profile = probe.profile(block)?;

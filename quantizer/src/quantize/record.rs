@@ -10,8 +10,8 @@ use super::pack;
 use super::plan::{Plan, Rounding};
 use super::rounded::RoundedBlock;
 use super::store::as_name::name;
-use crate::checkpoint::{Architecture, Block, Checkpoint};
-use crate::evaluate::Place;
+use crate::checkpoint::Checkpoint;
+use crate::evaluate::{Part, Place};
 use crate::fit::FitOutcome;
 use crate::prune::Refit;
 use crate::report::{BlockFigures, Note, Record, Sensitivity, Tensor};
@@ -24,12 +24,12 @@ pub fn record_path(file: &Path) -> PathBuf {
 }
 
 /// Names of the products of a block.
-pub(super) fn names(block: &Block) -> [String; 2] {
-    let layer = block.layer();
-    match block {
-        Block::Attention(_) => ["query key value", "output"].map(|part| format!("layer {layer} attention {part}")),
-        Block::FeedForward(_) => ["gate up", "down"].map(|part| format!("layer {layer} feed-forward {part}")),
-    }
+pub(super) fn names(place: Place) -> [String; 2] {
+    let parts = match place.part {
+        Part::Attention | Part::CrossAttention => ["query key value", "output"],
+        Part::FeedForward | Part::Projection => ["gate up", "down"],
+    };
+    parts.map(|part| format!("{place} {part}"))
 }
 
 /// Writes down what is known before the blocks are seen again.
@@ -59,17 +59,15 @@ pub(super) fn begin(
             note("outliers", format!("folded away in front of {folded} of {} products", 2 * done.len()));
         }
     }
-    let gone: Vec<String> = architecture
-        .blocks
-        .iter()
+    let gone: Vec<String> = Place::all(architecture)
         .zip(&plan.tasks)
         .filter(|(_, task)| task.is_none())
-        .map(|(block, _)| Place::from(block).to_string())
+        .map(|(place, _)| place.to_string())
         .collect();
     if let Some(kept) = checkpoint.kept() {
         note(
             "vocabulary",
-            format!("{} of {} tokens kept; the rows of the others are gone", architecture.vocab, kept.of()),
+            format!("{} of {} tokens kept; the rows of the others are gone", architecture.vocab(), kept.of()),
         );
     }
     if options.prune.any() {
@@ -99,8 +97,8 @@ pub(super) fn begin(
             format!("{steps} steps; divergence on held-out sequences {before:.5} before, {after:.5} after"),
         );
     }
-    for (block, figures) in architecture.blocks.iter().zip(&plan.figures) {
-        for (name_of, roundings) in names(block).into_iter().zip(&figures.rounding) {
+    for (place, figures) in Place::all(architecture).zip(&plan.figures) {
+        for (name_of, roundings) in names(place).into_iter().zip(&figures.rounding) {
             record.sensitivity.extend(roundings.iter().map(|r| Sensitivity {
                 name: name_of.clone(),
                 format: name(r.format).to_owned(),
@@ -111,7 +109,7 @@ pub(super) fn begin(
         let rounding = figures.rounding.iter().map(worst).sum::<Option<f64>>();
         if let Some([plasticity, on_embeddings, influence]) = figures.profile {
             record.blocks.push(BlockFigures {
-                place: block.into(),
+                place,
                 plasticity: Some(plasticity),
                 plasticity_on_embeddings: Some(on_embeddings),
                 influence: Some(influence),
@@ -126,14 +124,14 @@ pub(super) fn begin(
 /// Writes down the products of a block, which is the `number`th of the checkpoint.
 pub(super) fn block(
     record: &mut Record,
-    architecture: &Architecture,
+    place: Place,
     options: &Options,
     plan: &Plan,
     number: usize,
     block: &RoundedBlock,
     done: &Done,
 ) {
-    let names = names(&architecture.blocks[number]);
+    let names = names(place);
     for (i, (linear, name_of)) in [&block.input, &block.output].into_iter().zip(names).enumerate() {
         let (rows, cols) = (linear.rows.len(), linear.cols);
         let zeros: usize = linear.rows.iter().flat_map(|row| row.integers(&linear.levels)).filter(|q| *q == 0).count();

@@ -70,7 +70,7 @@ struct About<T> {
 
 #[derive(Serialize, Deserialize)]
 enum AboutMiddle {
-    Attention { heads: [usize; 3], scale: f32, eps: [Option<f32>; 2], inv_freq: Vec<f64>, magnitude: f32 },
+    Attention { heads: [usize; 3], scale: f32, eps: [Option<f32>; 2], rope: Option<(Vec<f64>, f32)> },
     FeedForward(Activation),
 }
 
@@ -174,8 +174,7 @@ impl Store {
                     heads: [h.heads, h.kv_heads, h.dim],
                     scale: h.scale,
                     eps: norms.map(|(_, norm)| norm.as_ref().map(|norm| norm.eps)),
-                    inv_freq: h.rope.inv_freq.clone(),
-                    magnitude: h.rope.magnitude,
+                    rope: h.rope.as_ref().map(|rope| (rope.inv_freq.clone(), rope.magnitude)),
                 }
             }
         };
@@ -219,8 +218,8 @@ impl Store {
         let norm = |name: &str, eps: Option<f32>| eps.and_then(|eps| Some(NormWeights { weight: f32s(name)?, eps }));
         let middle = match about.middle {
             AboutMiddle::FeedForward(activation) => Middle::FeedForward(activation),
-            AboutMiddle::Attention { heads: [heads, kv_heads, dim], scale, eps, inv_freq, magnitude } => {
-                let rope = Rope { inv_freq, magnitude };
+            AboutMiddle::Attention { heads: [heads, kv_heads, dim], scale, eps, rope } => {
+                let rope = rope.map(|(inv_freq, magnitude)| Rope { inv_freq, magnitude });
                 let [query_norm, key_norm] = [norm("query_norm", eps[0]), norm("key_norm", eps[1])];
                 Middle::Attention(Heads { heads, kv_heads, dim, scale, query_norm, key_norm, rope })
             }

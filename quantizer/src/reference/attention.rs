@@ -14,7 +14,8 @@ const QUERIES_AT_ONCE: usize = 64;
 
 /// Norms queries and keys and turns them by their positions.
 pub(crate) fn turn(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
-    let turns = Turns::new(&heads.rope, lengths.iter().copied().max().unwrap_or(0));
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let turns = heads.rope.as_ref().map(|rope| Turns::new(rope, longest));
     let rows: Vec<&mut [f32]> = projected.chunks_mut(heads.values().end).collect();
     let positions = lengths.iter().flat_map(|length| 0..*length);
     let rows: Vec<(&mut [f32], usize)> = rows.into_iter().zip(positions).collect();
@@ -24,7 +25,9 @@ pub(crate) fn turn(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
             if let Some(norm) = norm {
                 head.copy_from_slice(&norm.apply(head));
             }
-            turns.apply::<false>(head, position);
+            if let Some(turns) = &turns {
+                turns.apply::<false>(head, position);
+            }
         }
     });
 }

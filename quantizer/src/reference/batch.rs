@@ -22,7 +22,8 @@ impl Batch {
     /// Checks the sequences and looks their tokens up.
     pub(super) fn embed(checkpoint: &Checkpoint, sequences: &[&[u32]]) -> Result<Self, ReferenceError> {
         let architecture = checkpoint.architecture();
-        let (width, vocab, context) = (architecture.width, architecture.vocab, architecture.context);
+        let stack = architecture.last();
+        let (width, vocab, context) = (stack.width, architecture.vocab(), stack.context);
         let mut stream = Vec::new();
         let mut row = vec![0.0; width];
         for (sequence, tokens) in sequences.iter().enumerate() {
@@ -33,7 +34,8 @@ impl Batch {
                 let Some(at) = usize::try_from(token).ok().filter(|at| *at < vocab) else {
                     return Err(ReferenceError::Token { sequence, position, token, vocab });
                 };
-                checkpoint.read_rows(&architecture.embed, at..at + 1, &mut row)?;
+                let embed = stack.input.embedding().expect("tokens");
+                checkpoint.read_rows(embed, at..at + 1, &mut row)?;
                 stream.extend_from_slice(&row);
             }
         }

@@ -7,7 +7,7 @@ use ndarray::Axis;
 
 use super::batch::Batch;
 use super::product::{rows_by_rows_into, view_mut};
-use super::{Observation, Observer, ReferenceError, Site, ops};
+use super::{NormWeights, Observation, Observer, ReferenceError, Site};
 use crate::checkpoint::Checkpoint;
 
 /// Tokens whose logits are in memory together.
@@ -24,14 +24,14 @@ pub(super) fn run(
     mut sink: impl FnMut(usize, usize, &[f32]),
 ) -> Result<(), ReferenceError> {
     let architecture = checkpoint.architecture();
-    let (width, vocab) = (architecture.width, architecture.vocab);
-    let norm = checkpoint.read(&architecture.final_norm.weight)?;
+    let (width, vocab) = (architecture.last().width, architecture.outputs());
+    let norm = NormWeights::maybe(checkpoint, &architecture.last().norm)?;
     let mut positions = batch.positions();
     let mut logits = Vec::new();
     for stream in batch.stream().chunks(TOKENS_AT_ONCE * width) {
-        let normed = ops::rms_norm(stream, &norm, architecture.final_norm.eps);
+        let normed = norm.as_ref().map_or_else(|| stream.to_vec(), |norm| norm.apply(stream));
         let observation =
-            Observation { block: architecture.blocks.len(), site: Site::Head, activations: &normed, cols: width };
+            Observation { block: architecture.count(), site: Site::Head, activations: &normed, cols: width };
         observer.observe(&observation);
         logits.resize(stream.len() / width * vocab, 0.0);
         product(checkpoint, resident, &normed, &mut logits)?;
@@ -48,7 +48,7 @@ fn product(
     normed: &[f32],
     logits: &mut [f32],
 ) -> Result<(), ReferenceError> {
-    let head = &checkpoint.architecture().head;
+    let head = &checkpoint.architecture().output.head.as_ref().expect("a head").weight;
     let (width, vocab) = (head.cols(), head.rows());
     let mut logits = view_mut(logits, normed.len() / width, vocab);
     if let Some(weight) = resident {

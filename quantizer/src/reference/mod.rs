@@ -151,9 +151,9 @@ impl<'c> Reference<'c> {
         let mut reference = Self { checkpoint, resident: None };
         let architecture = checkpoint.architecture();
         if weights::bytes(architecture) <= bytes {
-            let blocks = (0..architecture.blocks.len()).map(|block| reference.block_weights(block));
+            let blocks = (0..architecture.count()).map(|block| reference.block_weights(block));
             let blocks = blocks.collect::<Result<_, _>>()?;
-            reference.resident = Some(Resident { blocks, head: checkpoint.read(&architecture.head)? });
+            reference.resident = Some(Resident { blocks, head: reference.head_weights()?.weight });
         }
         Ok(reference)
     }
@@ -182,7 +182,7 @@ impl<'c> Reference<'c> {
     /// Tokens or lengths that the model does not have, and what is wrong with the weights.
     pub fn run(&self, sequences: &[&[u32]], sink: impl FnMut(usize, usize, &[f32])) -> Result<(), ReferenceError> {
         let mut batch = self.embed(sequences)?;
-        for block in 0..self.architecture().blocks.len() {
+        for block in 0..self.architecture().count() {
             self.advance(&mut batch, block, &mut ())?;
         }
         self.head(&batch, &mut (), sink)
@@ -256,7 +256,7 @@ impl<'c> Reference<'c> {
     ///
     /// If there is no such block.
     pub fn block_weights(&self, block: usize) -> Result<BlockWeights, ReferenceError> {
-        Ok(BlockWeights::read(self.checkpoint, &self.architecture().blocks[block])?)
+        Ok(BlockWeights::read(self.checkpoint, self.architecture().block(block).expect("a block of this number"))?)
     }
 
     /// Reads the last norm.
@@ -265,8 +265,8 @@ impl<'c> Reference<'c> {
     ///
     /// What is wrong with it.
     pub fn final_norm(&self) -> Result<NormWeights, ReferenceError> {
-        let norm = &self.architecture().final_norm;
-        Ok(NormWeights { weight: self.checkpoint.read(&norm.weight)?, eps: norm.eps })
+        let norm = self.architecture().last().norm.as_ref().expect("a norm");
+        Ok(NormWeights::read(self.checkpoint, norm)?)
     }
 
     /// Reads the head.
@@ -275,7 +275,7 @@ impl<'c> Reference<'c> {
     ///
     /// What is wrong with it.
     pub fn head_weights(&self) -> Result<LinearWeights, ReferenceError> {
-        let head = &self.architecture().head;
+        let head = &self.architecture().output.head.as_ref().expect("a head").weight;
         Ok(LinearWeights { weight: self.checkpoint.read(head)?, bias: None, cols: head.cols(), rounds: false })
     }
 

@@ -118,6 +118,8 @@ pub(crate) fn activate(activation: Activation, x: f32) -> f32 {
             (x * (1.0 + (slope * (x + 0.044715 * x * x * x)).tanh()) / 2.0) as f32
         }
         Activation::Relu => x.max(0.0),
+        Activation::Tanh => x.tanh(),
+        Activation::Identity => x,
     }
 }
 
@@ -129,6 +131,8 @@ pub(crate) fn slope(activation: Activation, x: f32) -> f32 {
             sigmoid * (1.0 + x * (1.0 - sigmoid))
         }
         Activation::Relu => f32::from(u8::from(x > 0.0)),
+        Activation::Tanh => 1.0 - x.tanh() * x.tanh(),
+        Activation::Identity => 1.0,
         // Both are smooth: a central difference is right to six digits.
         Activation::Gelu | Activation::GeluTanh => {
             const STEP: f32 = 1.0 / 128.0;

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::{attention, ops, product};
-use crate::checkpoint::{Activation, Architecture, Block, Checkpoint, CheckpointError, Linear, Norm, Rope};
+use crate::checkpoint::{self, Activation, Architecture, Block, Checkpoint, CheckpointError, Linear, Norm, Rope};
 
 /// A norm.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,7 +83,7 @@ pub struct Heads {
     /// Norm of each key head, before the rotation.
     pub key_norm: Option<NormWeights>,
     /// Rotary positions.
-    pub rope: Rope,
+    pub rope: Option<Rope>,
 }
 
 impl Heads {
@@ -109,11 +109,11 @@ impl Heads {
 }
 
 impl NormWeights {
-    fn read(checkpoint: &Checkpoint, norm: &Norm) -> Result<Self, CheckpointError> {
+    pub(super) fn read(checkpoint: &Checkpoint, norm: &Norm) -> Result<Self, CheckpointError> {
         Ok(Self { weight: checkpoint.read(&norm.weight)?, eps: norm.eps })
     }
 
-    fn maybe(checkpoint: &Checkpoint, norm: &Option<Norm>) -> Result<Option<Self>, CheckpointError> {
+    pub(super) fn maybe(checkpoint: &Checkpoint, norm: &Option<Norm>) -> Result<Option<Self>, CheckpointError> {
         norm.as_ref().map(|norm| Self::read(checkpoint, norm)).transpose()
     }
 
@@ -172,9 +172,10 @@ impl LinearWeights {
 impl BlockWeights {
     /// Reads the weights of a block.
     pub(super) fn read(checkpoint: &Checkpoint, block: &Block) -> Result<Self, CheckpointError> {
-        Ok(match block {
-            Block::Attention(a) => Self {
-                norm: NormWeights::read(checkpoint, &a.norm)?,
+        let norm = NormWeights::maybe(checkpoint, &block.norm)?.expect("a norm");
+        Ok(match &block.middle {
+            checkpoint::Middle::Attention(a) => Self {
+                norm,
                 input: LinearWeights::read(checkpoint, &[&a.query, &a.key, &a.value])?,
                 middle: Middle::Attention(Heads {
                     heads: a.heads,
@@ -187,12 +188,13 @@ impl BlockWeights {
                 }),
                 output: LinearWeights::read(checkpoint, &[&a.output])?,
             },
-            Block::FeedForward(f) => Self {
-                norm: NormWeights::read(checkpoint, &f.norm)?,
-                input: LinearWeights::read(checkpoint, &[&f.gate, &f.up])?,
+            checkpoint::Middle::FeedForward(f) => Self {
+                norm,
+                input: LinearWeights::read(checkpoint, &[f.gate.as_ref().expect("a gate"), &f.up])?,
                 middle: Middle::FeedForward(f.activation),
                 output: LinearWeights::read(checkpoint, &[&f.down])?,
             },
+            checkpoint::Middle::Projection(_) => unimplemented!("no importer gives it yet"),
         })
     }
 
@@ -204,7 +206,8 @@ impl BlockWeights {
 
 /// Bytes of all blocks and the head as f32, near enough: vectors are left out.
 pub(super) fn bytes(architecture: &Architecture) -> usize {
-    let blocks = architecture.blocks.iter().flat_map(Block::products).map(|linear| linear.weight.len());
-    let numbers = blocks.fold(architecture.head.len(), usize::saturating_add);
+    let blocks = architecture.blocks().flat_map(Block::products).map(|linear| linear.weight.len());
+    let head = architecture.output.head.as_ref().map_or(0, |head| head.weight.len());
+    let numbers = blocks.fold(head, usize::saturating_add);
     numbers.saturating_mul(size_of::<f32>())
 }

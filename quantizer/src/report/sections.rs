@@ -255,19 +255,22 @@ pub(super) fn blocks(report: &Report) -> Option<Markup> {
     }
     let last = blocks.iter().map(|b| b.place.layer).max()?;
     let layers: Vec<String> = (0..=last).map(|layer| layer.to_string()).collect();
+    let mut kinds: Vec<(usize, Part)> = blocks.iter().map(|b| (b.place.stack, b.place.part)).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
     let mut out = Markup::default();
     out.raw("<p>").text(predictions(blocks)).raw("</p>\n<div class=\"figures\">\n");
     for (title, caption, get) in shown {
-        let line = |part, name: &str| {
+        let line = |&(stack, part): &(usize, Part)| {
             let point = |layer| {
-                let place = Place { layer, part };
+                let place = Place { stack, layer, part };
                 let value = get(blocks.iter().find(|b| b.place == place)?)?;
                 Some((value, format!("{}: {}", self::name(Some(place)), digits(value))))
             };
-            Line { name: name.to_owned(), points: (0..=last).map(point).collect() }
+            let of = if stack > 0 { format!("stack {stack} ") } else { String::new() };
+            Line { name: format!("{of}{part}"), points: (0..=last).map(point).collect() }
         };
-        let lines = [line(Part::Attention, "attention"), line(Part::FeedForward, "feed-forward")];
-        let lines: Vec<Line> = lines.into_iter().filter(|l| l.points.iter().any(Option::is_some)).collect();
+        let lines: Vec<Line> = kinds.iter().map(line).filter(|l| l.points.iter().any(Option::is_some)).collect();
         let words = Words { summary: title, x: "layer", y: title };
         figure(&mut out, &plot::lines(&words, &layers, &lines, tick), caption);
     }

@@ -1,21 +1,21 @@
 //! What opens, and as what.
 
-use kinglet_quantizer::checkpoint::{Activation, Attention, Block, Checkpoint, CheckpointError, FeedForward};
+use kinglet_quantizer::checkpoint::{Activation, Attention, Checkpoint, CheckpointError, FeedForward, Middle};
 use serde_json::json;
 
 use super::support::{LAYER, Model, Tensor, write_json};
 
 fn attention(checkpoint: &Checkpoint) -> &Attention {
-    match &checkpoint.architecture().blocks[0] {
-        Block::Attention(attention) => attention,
-        Block::FeedForward(_) => panic!("attention comes first"),
+    match &checkpoint.architecture().block(0).unwrap().middle {
+        Middle::Attention(attention) => attention,
+        _ => panic!("attention comes first"),
     }
 }
 
 fn feed_forward(checkpoint: &Checkpoint) -> &FeedForward {
-    match &checkpoint.architecture().blocks[1] {
-        Block::FeedForward(feed_forward) => feed_forward,
-        Block::Attention(_) => panic!("the feed-forward comes second"),
+    match &checkpoint.architecture().block(1).unwrap().middle {
+        Middle::FeedForward(feed_forward) => feed_forward,
+        _ => panic!("the feed-forward comes second"),
     }
 }
 
@@ -24,18 +24,20 @@ fn a_small_model_is_described_as_blocks() {
     let checkpoint = Model::new().open().unwrap();
     let architecture = checkpoint.architecture();
     assert_eq!(architecture.family, "llama");
-    assert_eq!((architecture.width, architecture.vocab, architecture.context), (8, 10, 64));
+    let stack = architecture.last();
+    assert_eq!((stack.width, architecture.vocab(), stack.context), (8, 10, 64));
     assert_eq!((architecture.bos, architecture.eos.as_slice()), (Some(1), [2].as_slice()));
     assert!(!architecture.tied());
-    assert_eq!(architecture.blocks.len(), 2);
+    assert_eq!(architecture.count(), 2);
     let attention = attention(&checkpoint);
     assert_eq!((attention.heads, attention.kv_heads, attention.head_dim), (2, 1, 4));
     assert_eq!((attention.key.rows(), attention.key.cols()), (4, 8));
     assert_eq!(attention.key.weight.name(), "model.layers.0.self_attn.k_proj.weight");
     assert_eq!(attention.scale, 0.5);
     assert_eq!((attention.query_norm.is_none(), attention.query.bias.is_none()), (true, true));
-    assert_eq!((attention.rope.inv_freq.as_slice(), attention.rope.magnitude), ([1.0, 0.01].as_slice(), 1.0));
-    assert_eq!(attention.norm.eps, 1e-6);
+    let rope = attention.rope.as_ref().unwrap();
+    assert_eq!((rope.inv_freq.as_slice(), rope.magnitude), ([1.0, 0.01].as_slice(), 1.0));
+    assert_eq!(architecture.block(0).unwrap().norm.as_ref().unwrap().eps, 1e-6);
     assert_eq!(feed_forward(&checkpoint).activation, Activation::Silu);
 }
 
@@ -50,7 +52,7 @@ fn rows_of_every_type_are_read_from_several_threads() {
         }
         let checkpoint = Model::new().with_tensor(NAME, tensor).open().unwrap();
         shared(&checkpoint);
-        let gate = &feed_forward(&checkpoint).gate.weight;
+        let gate = &feed_forward(&checkpoint).gate.as_ref().unwrap().weight;
         let all: Vec<f32> = (0..48).map(|i| i as f32 / 64.0).collect();
         assert_eq!(checkpoint.read(gate).unwrap(), all, "{dtype}");
         std::thread::scope(|scope| {
@@ -74,7 +76,7 @@ fn large_tensors_are_read_in_pieces() {
     let tensor = Tensor::f32(&[rows, 8]);
     let expected: Vec<f32> = (0..rows * 8).map(|i| i as f32 / 64.0).collect();
     let checkpoint = model.with_tensor("model.embed_tokens.weight", tensor).open().unwrap();
-    assert!(checkpoint.read(&checkpoint.architecture().embed).unwrap() == expected);
+    assert!(checkpoint.read(checkpoint.architecture().last().input.embedding().unwrap()).unwrap() == expected);
 }
 
 #[test]
@@ -83,7 +85,7 @@ fn shards_are_found_by_the_index() {
     write_json(&dir.path().join("model.safetensors.index.json"), &index);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     assert_eq!(checkpoint.architecture(), Model::new().open().unwrap().architecture());
-    let norm = &checkpoint.architecture().final_norm.weight;
+    let norm = &checkpoint.architecture().last().norm.as_ref().unwrap().weight;
     let expected: Vec<f32> = (0..8).map(|i| i as f32 / 64.0).collect();
     assert_eq!(checkpoint.read(norm).unwrap(), expected);
 }
@@ -96,7 +98,10 @@ fn harmless_leftovers_are_tolerated() {
     let tied = model.with("tie_word_embeddings", json!(true));
     assert!(tied.open().unwrap().architecture().tied());
     let tied = tied.without_tensor("lm_head.weight");
-    assert_eq!(tied.open().unwrap().architecture().head.name(), "model.embed_tokens.weight");
+    assert_eq!(
+        tied.open().unwrap().architecture().output.head.as_ref().unwrap().weight.name(),
+        "model.embed_tokens.weight"
+    );
 }
 
 #[test]
@@ -131,7 +136,7 @@ fn windows_that_change_nothing_are_accepted() {
     let mistral = mistral.with("sliding_window", json!(32));
     assert!(matches!(mistral.error(), CheckpointError::Unsupported { .. }));
     let checkpoint = Checkpoint::with_context(mistral.write().path(), 32).unwrap();
-    assert_eq!(checkpoint.architecture().context, 32);
+    assert_eq!(checkpoint.architecture().last().context, 32);
     mistral.with("sliding_window", json!(null)).open().unwrap();
 }
 
@@ -173,7 +178,7 @@ fn a_single_file_goes_before_an_index() {
 fn references_of_another_checkpoint_are_refused() {
     let checkpoint = Model::new().open().unwrap();
     let tied = Model::new().with("tie_word_embeddings", json!(true)).without_tensor("lm_head.weight").open().unwrap();
-    let head = &checkpoint.architecture().head;
+    let head = &checkpoint.architecture().output.head.as_ref().unwrap().weight;
     assert!(matches!(tied.read(head), Err(CheckpointError::UnknownTensor { .. })));
     let mut out = [0.0; 8];
     for (rows, length) in [(10..11, 8), (0..1, 7), (0..2, 8)] {

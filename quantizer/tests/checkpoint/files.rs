@@ -169,10 +169,8 @@ fn numbers_that_are_not_finite_are_found() {
         one("F16", &half::f16::NAN.to_le_bytes()),
         one("BF16", &half::bf16::NAN.to_le_bytes()),
     ] {
-        let kinglet_quantizer::checkpoint::Block::FeedForward(block) = &checkpoint.architecture().blocks[1] else {
-            panic!("the second block is a feed-forward");
-        };
-        let gate = &block.gate.weight;
+        // The second block is a feed-forward.
+        let gate = &checkpoint.architecture().block(1).unwrap().products()[0].weight;
         let mut out = [0.0; 16];
         checkpoint.read_rows(gate, 0..2, &mut out).unwrap();
         let error = checkpoint.read_rows(gate, 3..5, &mut out).unwrap_err();
@@ -187,7 +185,7 @@ fn a_file_cut_while_open_is_an_error() {
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(dir.path().join(WEIGHTS)).unwrap();
     file.set_len(100).unwrap();
-    let cut = checkpoint.read(&checkpoint.architecture().embed);
+    let cut = checkpoint.read(checkpoint.architecture().tables()[0]);
     assert!(matches!(cut, Err(CheckpointError::Io { .. })), "{cut:?}");
 }
 

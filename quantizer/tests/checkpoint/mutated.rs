@@ -4,7 +4,7 @@
 //! settings only after a file has shown to hold as much. A violation shows here
 //! as an abort or as minutes, for the sizes tried would not fit any machine.
 
-use kinglet_quantizer::checkpoint::{Block, Checkpoint};
+use kinglet_quantizer::checkpoint::{Checkpoint, Middle};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -24,14 +24,10 @@ fn exercise(config: &[u8], weights: &[u8]) {
 
 fn read_all(checkpoint: &Checkpoint) {
     let architecture = checkpoint.architecture();
-    let mut tensors = vec![&architecture.embed, &architecture.head, &architecture.final_norm.weight];
-    for block in &architecture.blocks {
-        match block {
-            Block::Attention(a) => {
-                tensors.extend([&a.query, &a.key, &a.value, &a.output].map(|linear| &linear.weight));
-            }
-            Block::FeedForward(f) => tensors.extend([&f.gate, &f.up, &f.down].map(|linear| &linear.weight)),
-        }
+    let mut tensors = architecture.tables();
+    tensors.extend(architecture.last().norm.iter().map(|norm| &norm.weight));
+    for block in architecture.blocks() {
+        tensors.extend(block.products().iter().map(|linear| &linear.weight));
     }
     for tensor in tensors {
         // Damaged numbers are an error, and all right.
@@ -139,11 +135,12 @@ proptest! {
             settings[key] = value;
         }
         if let Ok(checkpoint) = Model::new().with("rope_parameters", settings).open() {
-            for block in &checkpoint.architecture().blocks {
-                if let Block::Attention(attention) = block {
-                    prop_assert!(attention.rope.inv_freq.iter().all(|f| f.is_finite() && *f >= 0.0));
-                    prop_assert!(attention.rope.magnitude.is_finite());
-                    prop_assert_eq!(attention.rope.inv_freq.len(), 2);
+            for block in checkpoint.architecture().blocks() {
+                if let Middle::Attention(attention) = &block.middle {
+                    let rope = attention.rope.as_ref().unwrap();
+                    prop_assert!(rope.inv_freq.iter().all(|f| f.is_finite() && *f >= 0.0));
+                    prop_assert!(rope.magnitude.is_finite());
+                    prop_assert_eq!(rope.inv_freq.len(), 2);
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kinglet_quantizer::checkpoint::{Architecture, Block, Checkpoint, CheckpointError, TensorRef};
+use kinglet_quantizer::checkpoint::{Architecture, Checkpoint, CheckpointError, Middle, TensorRef};
 
 /// The repository's `fixtures`.
 pub(crate) fn fixtures() -> PathBuf {
@@ -16,17 +16,14 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 
 /// Every tensor of a model.
 pub(crate) fn tensors(architecture: &Architecture) -> Vec<&TensorRef> {
-    let mut all = vec![&architecture.embed, &architecture.final_norm.weight, &architecture.head];
-    for block in &architecture.blocks {
-        let (norm, linears) = match block {
-            Block::Attention(a) => {
-                all.extend(a.query_norm.iter().chain(&a.key_norm).map(|norm| &norm.weight));
-                (&a.norm, vec![&a.query, &a.key, &a.value, &a.output])
-            }
-            Block::FeedForward(f) => (&f.norm, vec![&f.gate, &f.up, &f.down]),
-        };
-        all.push(&norm.weight);
-        for linear in linears {
+    let mut all = architecture.tables();
+    all.extend(architecture.last().norm.iter().map(|norm| &norm.weight));
+    for block in architecture.blocks() {
+        if let Middle::Attention(a) = &block.middle {
+            all.extend(a.query_norm.iter().chain(&a.key_norm).map(|norm| &norm.weight));
+        }
+        all.extend(block.norm.iter().map(|norm| &norm.weight));
+        for linear in block.products() {
             all.push(&linear.weight);
             all.extend(&linear.bias);
         }

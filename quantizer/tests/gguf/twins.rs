@@ -1,7 +1,7 @@
 //! The same model as a directory and as a file.
 
 use kinglet::{Map, Model};
-use kinglet_quantizer::checkpoint::{Block, Checkpoint};
+use kinglet_quantizer::checkpoint::{Architecture, Attention, Checkpoint, Middle};
 use kinglet_quantizer::quantize::{Options, quantize};
 use kinglet_quantizer::reference::Reference;
 
@@ -13,7 +13,8 @@ fn logits_are_those_of_the_directory() {
         let directory = Checkpoint::open(fixtures().join("variants").join(name)).unwrap();
         let file = Checkpoint::open(fixture(name)).unwrap();
         let (theirs, ours) = (directory.architecture(), file.architecture());
-        assert_eq!((theirs.width, theirs.vocab, theirs.context), (ours.width, ours.vocab, ours.context));
+        let sizes = |of: &Architecture| (of.last().width, of.vocab(), of.last().context);
+        assert_eq!(sizes(theirs), sizes(ours));
         assert_eq!((theirs.bos, &theirs.eos, theirs.tied()), (ours.bos, &ours.eos, ours.tied()));
         let tokens: Vec<u32> = (0..100).map(|i| (i * 37 + 11) % 64).collect();
         let logits = |checkpoint| Reference::new(checkpoint).unwrap().logits(&tokens).unwrap();
@@ -45,12 +46,19 @@ fn what_is_made_of_both_computes_the_same() {
     }
 }
 
+/// The first block.
+fn attention(checkpoint: &Checkpoint) -> &Attention {
+    match &checkpoint.architecture().block(0).unwrap().middle {
+        Middle::Attention(attention) => attention,
+        _ => panic!("attention comes first"),
+    }
+}
+
 /// Radians a position and the magnitude.
 fn rope(file: &File) -> (Vec<f64>, f32) {
-    match &file.open().unwrap().architecture().blocks[0] {
-        Block::Attention(attention) => (attention.rope.inv_freq.clone(), attention.rope.magnitude),
-        Block::FeedForward(_) => panic!("attention comes first"),
-    }
+    let checkpoint = file.open().unwrap();
+    let rope = attention(&checkpoint).rope.as_ref().unwrap();
+    (rope.inv_freq.clone(), rope.magnitude)
 }
 
 #[test]
@@ -85,10 +93,8 @@ fn what_is_absent_follows_from_the_rest() {
     let checkpoint = file.open().unwrap();
     assert!(checkpoint.architecture().tied());
     assert_eq!((checkpoint.architecture().bos, checkpoint.architecture().eos.len()), (None, 0));
-    match &checkpoint.architecture().blocks[0] {
-        Block::Attention(attention) => assert_eq!((attention.kv_heads, attention.head_dim), (1, 8)),
-        Block::FeedForward(_) => panic!("attention comes first"),
-    }
+    let attention = attention(&checkpoint);
+    assert_eq!((attention.kv_heads, attention.head_dim), (1, 8));
     let checkpoint = file.with("tokenizer.ggml.model", Value::Text("llama")).open().unwrap();
     assert_eq!((checkpoint.architecture().bos, checkpoint.architecture().eos.as_slice()), (Some(1), [2].as_slice()));
 }
@@ -100,7 +106,7 @@ fn windows_may_be_outgrown() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
     std::fs::write(&path, file.bytes().0).unwrap();
-    assert_eq!(Checkpoint::with_context(&path, 32).unwrap().architecture().context, 32);
+    assert_eq!(Checkpoint::with_context(&path, 32).unwrap().architecture().last().context, 32);
 }
 
 #[test]

@@ -158,7 +158,7 @@ impl Args {
             Some(dir) => {
                 let checkpoint = open_reference(dir, &models)?;
                 let reference = Reference::new(&checkpoint).with_context(|| cannot_import(dir))?;
-                let context = checkpoint.architecture().context;
+                let context = checkpoint.architecture().last().context;
                 let protocol = Protocol { window: protocol.window.min(context), ..protocol };
                 measure(&models, &tokens, protocol, Some(&reference))?
             }
@@ -233,7 +233,8 @@ impl Print for Hidden {
             let name = match state.after {
                 None => "embedding".to_owned(),
                 Some(place) => {
-                    let part = if place.part == Part::Attention { "attention" } else { "feed-fwd" };
+                    let part =
+                        if place.part == Part::FeedForward { "feed-fwd".to_owned() } else { place.part.to_string() };
                     format!("{:3} {part}", place.layer)
                 }
             };

@@ -226,7 +226,7 @@ impl Args {
             start.elapsed().as_secs_f64()
         );
         if let Some(kept) = checkpoint.kept() {
-            println!("{} of {} tokens kept", checkpoint.architecture().vocab, kept.of());
+            println!("{} of {} tokens kept", checkpoint.architecture().vocab(), kept.of());
         }
         Ok(())
     }

@@ -18,7 +18,6 @@ mod vocabulary;
 use std::path::Path;
 
 use self::header::Metadata;
-use super::architecture::Order;
 use super::config::Config;
 use super::file::PositionedFile;
 use super::names::{GGUF, GGUF_LLAMA};
@@ -78,7 +77,7 @@ fn apply_factors(config: &mut Config, tensors: &Tensors) -> Result<(), Checkpoin
             found: stored.shape.clone(),
         });
     }
-    let tensor = TensorRef { name: GGUF.rotation.to_owned(), rows: 1, cols: pairs, order: Order::Stored };
+    let tensor = TensorRef::stored(GGUF.rotation, 1, pairs);
     let mut factors = vec![0.0; pairs];
     tensors.read_rows(&tensor, 0..1, &mut factors)?;
     for (frequency, factor) in config.rope.inv_freq.iter_mut().zip(&factors) {

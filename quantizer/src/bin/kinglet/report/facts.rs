@@ -3,7 +3,7 @@
 use anyhow::Result;
 use kinglet::format::{Middle, Values};
 use kinglet::{Format, Matrix, Model};
-use kinglet_quantizer::checkpoint::{Architecture, Block, Checkpoint, Kept};
+use kinglet_quantizer::checkpoint::{Architecture, Block, Checkpoint, Kept, TensorRef};
 use kinglet_quantizer::report::{Component, Means, ModelFacts, Size, Tensor};
 
 pub(super) fn model(model: &Model<'_>, architecture: &Architecture) -> ModelFacts {
@@ -13,7 +13,7 @@ pub(super) fn model(model: &Model<'_>, architecture: &Architecture) -> ModelFact
         vocab: model.vocab(),
         context: model.context(),
         blocks: model.record().blocks as usize,
-        checkpoint_blocks: Some(architecture.blocks.len()),
+        checkpoint_blocks: Some(architecture.count()),
     }
 }
 
@@ -34,13 +34,12 @@ impl Sum {
 /// Matrices only; a pruned checkpoint's are those of the whole one.
 fn checkpoint_weights(checkpoint: &Checkpoint) -> u64 {
     let architecture = checkpoint.architecture();
-    let blocks = architecture.blocks.iter().map(|block| match block {
-        Block::Attention(a) => [&a.query, &a.key, &a.value, &a.output].iter().map(|l| l.weight.len() as u64).sum(),
-        Block::FeedForward(f) => [&f.gate, &f.up, &f.down].iter().map(|l| l.weight.len() as u64).sum::<u64>(),
-    });
-    let vocab = checkpoint.kept().map_or(architecture.vocab, Kept::of);
-    let tables = if architecture.tied() { 1 } else { 2 };
-    tables * vocab as u64 * architecture.width as u64 + blocks.sum::<u64>()
+    let blocks = architecture.blocks().flat_map(Block::products).map(|linear| linear.weight.len() as u64);
+    let left = architecture.vocab();
+    let vocab = checkpoint.kept().map_or(left, Kept::of);
+    let whole = |table: &&TensorRef| if table.rows() == left { vocab } else { table.rows() };
+    let tables = architecture.tables().iter().map(|table| (whole(table) * table.cols()) as u64).sum::<u64>();
+    tables + blocks.sum::<u64>()
 }
 
 pub(super) fn size(model: &Model<'_>, checkpoint: &Checkpoint) -> Result<Size> {

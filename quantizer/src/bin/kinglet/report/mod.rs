@@ -89,7 +89,7 @@ impl Args {
         let checkpoint = open_reference(dir, &models)?;
         let reference = Reference::new(&checkpoint).with_context(|| cannot_import(dir))?;
         let architecture = checkpoint.architecture();
-        let protocol = Protocol { window: protocol.window.min(architecture.context), ..protocol };
+        let protocol = Protocol { window: protocol.window.min(architecture.last().context), ..protocol };
 
         let evaluations = measure(&models, &tokens, protocol, Some(&reference))?;
         let named = files.names.iter().zip(&models).zip(evaluations);

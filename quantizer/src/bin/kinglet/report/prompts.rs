@@ -81,7 +81,7 @@ impl Speaker<'_, '_, '_> {
 
 /// Continues `prompts` by up to `n` tokens each.
 pub(super) fn run(model: &Model<'_>, reference: &Reference<'_>, prompts: &[String], n: usize) -> Result<Vec<Prompt>> {
-    let context = model.context().min(reference.architecture().context);
+    let context = model.context().min(reference.architecture().last().context);
     let n = n.min(context / 2);
     if n == 0 || prompts.is_empty() {
         return Ok(vec![]);
