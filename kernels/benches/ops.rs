@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, SamplingMode};
 use kinglet_kernels::cache::{self, CacheShape, Head};
 use kinglet_kernels::layout::ALIGN;
-use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Matrix, activations, scalar};
+use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Matrix, Sight, activations, scalar};
 
 const DECODE: [(usize, usize); 3] = [(512, 512), (4096, 4096), (32768, 8192)];
 const PREFILL: (usize, usize, usize) = (1024, 1024, 64);
@@ -272,7 +272,7 @@ fn attend(run: &mut Run, rows: usize) {
         if answer {
             q.copy_from_slice(&queries);
         }
-        isa.attend(&head, first, 0.09, black_box(&mut q), HEADS, HEADS * HEAD_DIM);
+        isa.attend(&head, Sight::earlier(first), 0.09, black_box(&mut q), HEADS, HEADS * HEAD_DIM);
         if answer { q.clone() } else { vec![] }
     });
 }

@@ -9,7 +9,7 @@ use std::hint::black_box;
 
 use kinglet_kernels::cache::{self, CacheShape, Head};
 use kinglet_kernels::layout::{ALIGN, GROUP, PANEL, Planes};
-use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Matrix, activations};
+use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Matrix, Sight, activations};
 
 /// Rows and columns of the matrices.
 const SHAPES: [(usize, usize); 4] = [(512, 512), (288, 288), (768, 288), (288, 768)];
@@ -186,7 +186,7 @@ fn attend(isa: Isa, head_dim: usize) -> (usize, usize) {
     }
     let head = Head::new(shape, &codes, &scales);
     let mut q = values(head_dim);
-    measured(|| isa.attend(&head, DEPTH, 0.125, &mut q, 1, head_dim));
+    measured(|| isa.attend(&head, Sight::earlier(DEPTH), 0.125, &mut q, 1, head_dim));
     black_box(q);
     // Keys once, values with two planes of weights.
     (3 * DEPTH * head_dim, shape.codes())

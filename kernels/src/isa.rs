@@ -8,6 +8,7 @@ use crate::arch::Vector;
 use crate::cache::{CHUNK, Head};
 use crate::layout::{Matrix, PANEL};
 use crate::scalar;
+use crate::sight::Sight;
 
 /// An instruction set that this machine has, with every operation of the forward pass. All give the same bits.
 ///
@@ -15,6 +16,23 @@ use crate::scalar;
 /// compiled, does not contain it.
 #[derive(Clone, Copy)]
 pub struct Isa(Result<Vector, &'static Reference>);
+
+/// The function of a feed-forward: finite of every finite number, and NaN of NaN. Errors against f64 are absolute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + e^-x)`.
+    Silu,
+    /// `x (1 + erf(x / sqrt 2)) / 2`.
+    Gelu,
+    /// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `x`.
+    Identity,
+}
 
 crate::vector::with_operations! { reference [] }
 
@@ -91,6 +109,32 @@ impl Isa {
         dispatch!(self, rms_norm(x, weight, eps, out));
     }
 
+    /// Layer norm: `out = (x - mean) / sqrt(variance + eps) * weight + bias`.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    #[cfg(feature = "families")]
+    pub fn layer_norm(self, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+        assert!(x.len() == weight.len() && x.len() == bias.len() && x.len() == out.len());
+        dispatch!(self, layer_norm(x, weight, bias, eps, out));
+    }
+
+    /// `x = activation(x)`. That of `Silu` is [`Isa::silu_mul`]'s by 1.
+    #[cfg(feature = "families")]
+    pub fn activate(self, activation: Activation, x: &mut [f32]) {
+        dispatch!(self, activate(activation, x));
+    }
+
+    /// `x *= y`.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    #[cfg(feature = "families")]
+    pub fn mul(self, x: &mut [f32], y: &[f32]) {
+        assert!(x.len() == y.len());
+        dispatch!(self, mul(x, y));
+    }
+
     /// `x += y`.
     ///
     /// # Panics
@@ -120,15 +164,17 @@ impl Isa {
 
     /// Replaces queries by their softmax attention over the first positions of `head`; scores are multiplied by `scale`. `q`
     /// holds rows of `stride` values, the last may be cut; the `heads` queries that share the key/value head stand side by side at
-    /// the start of each. Row `t` sees `len + t` positions.
+    /// the start of each. Which positions a row sees, `sight` says.
     ///
     /// # Panics
-    /// When a row would see no position or more than the cache has, or a row is narrower than its queries.
-    pub fn attend(self, head: &Head<'_>, len: usize, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
+    /// When a row would see no position or more than the cache has, a row is narrower than its queries, or a bias is no table for `heads`
+    /// heads.
+    pub fn attend(self, head: &Head<'_>, sight: Sight<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
         let width = heads * head.shape().head_dim;
         assert!(0 < width && width <= stride && !q.is_empty() && (q.len() - 1) % stride + 1 >= width);
-        assert!(0 < len && len + (q.len() - 1) / stride <= head.shape().positions);
-        dispatch!(self, attend(head, len, scale, q, heads, stride));
+        let last = (q.len() - 1) / stride;
+        assert!(0 < sight.len(0) && sight.len(last) <= head.shape().positions && sight.fits(heads, last));
+        dispatch!(self, attend(head, sight, scale, q, heads, stride));
     }
 
     /// The softmax of chunks of scores, one by one as attention computes it, for measuring.

@@ -37,6 +37,7 @@ mod isa;
 pub mod layout;
 mod product;
 pub mod scalar;
+mod sight;
 mod vector;
 
 /// The vector instruction sets of this architecture: the one place that knows which there are.
@@ -51,5 +52,8 @@ mod vector;
 mod arch;
 
 pub use activations::{Activations, ActivationsMut};
-pub use isa::Isa;
+pub use isa::{Activation, Isa};
 pub use layout::{Format, LayoutError, Matrix};
+#[cfg(feature = "families")]
+pub use sight::Bias;
+pub use sight::Sight;

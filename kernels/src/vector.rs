@@ -14,20 +14,26 @@ macro_rules! with_operations {
             add(x: &mut [f32], y: &[f32]);
             silu_mul(gate: &mut [f32], up: &[f32]);
             rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
-            attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32], heads: usize, stride: usize);
+            attend(head: &Head<'_>, sight: $crate::Sight<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize);
             softmax(scores: &[f32; $crate::cache::CHUNK], value_scales: &[f32], to: &mut $crate::scalar::Weights);
+            #[cfg(feature = "families")]
+            layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]);
+            #[cfg(feature = "families")]
+            activate(activation: $crate::Activation, x: &mut [f32]);
+            #[cfg(feature = "families")]
+            mul(x: &mut [f32], y: &[f32]);
         }
     };
 }
 
 /// Defines the table of the reference's operations.
 macro_rules! reference {
-    ([] $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {
+    ([] $($(#[$cfg:meta])? $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {
         struct Reference {
-            $($name: fn($($ty),*) $(-> $ret)?,)*
+            $($(#[$cfg])? $name: fn($($ty),*) $(-> $ret)?,)*
         }
 
-        static REFERENCE: Reference = Reference { $($name: scalar::$name,)* };
+        static REFERENCE: Reference = Reference { $($(#[$cfg])? $name: scalar::$name,)* };
     };
 }
 
@@ -61,7 +67,8 @@ macro_rules! sets {
 
 /// Methods that run those of the variant.
 macro_rules! set_methods {
-    ($sets:tt $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
+    ($sets:tt $($(#[$cfg:meta])? $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
+        $(#[$cfg])?
         #[inline]
         #[allow(unused_variables, reason = "an architecture may have no vector instruction sets")]
         pub(crate) fn $name(self, $($arg: $ty),*) $(-> $ret)? {
@@ -109,7 +116,8 @@ macro_rules! token {
 
 /// Methods that run the functions of the same names in `on`.
 macro_rules! token_methods {
-    ([] $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
+    ([] $($(#[$cfg:meta])? $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
+        $(#[$cfg])?
         #[inline]
         #[cfg_attr(target_arch = "arm", allow(unused_unsafe, reason = "features of a core are no target features there"))]
         pub(crate) fn $name(self, $($arg: $ty),*) $(-> $ret)? {
@@ -129,6 +137,13 @@ macro_rules! operations {
             rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
         }
 
+        #[cfg(feature = "families")]
+        $crate::vector::operations! { [$features] scalar
+            layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]);
+            activate(activation: $crate::Activation, x: &mut [f32]);
+            mul(x: &mut [f32], y: &[f32]);
+        }
+
         $crate::vector::operations! { [$features] $token
             quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32;
             rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
@@ -137,8 +152,8 @@ macro_rules! operations {
         }
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
-        pub(crate) fn attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
-            scalar::attend_with::<$p, $q, { 2 * $q }>($token(()), head, len, scale, q, heads, stride);
+        pub(crate) fn attend(head: &Head<'_>, sight: $crate::Sight<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
+            scalar::attend_with::<$p, $q, { 2 * $q }>($token(()), head, sight, scale, q, heads, stride);
         }
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]

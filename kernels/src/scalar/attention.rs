@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! s[j] = (q . k[j]) * (key_scale[j] * (query_scale * (scale * log2 e)))   integer dot product
+//! s[j] = s[j] + bias                                                      where there is one
 //! m    = max s,   e[j] = 2^(s[j] - m),   l = sum e                        16 lanes
 //! w[j] = e[j] * value_scale[j],   c[j] = round(w[j] * (16383 / max w))    14 bits: two 7-bit planes
 //! o[d] = (sum c[j] * v[j][d]) * unit,   unit = max w / 16383              integer dot product
@@ -20,6 +21,7 @@ use crate::activations;
 use crate::cache::{CHUNK, Head, MAX_HEAD_DIM};
 use crate::layout::{GROUP, PANEL};
 use crate::product::{Product, Row};
+use crate::sight::Sight;
 
 /// The largest code of a weight.
 const TOP: f32 = 16383.0;
@@ -70,20 +72,20 @@ impl Weights {
 }
 
 /// Replaces queries by their attention over the first positions of `head`: `q` holds rows of `stride` values, the last may be cut, with
-/// `heads` queries side by side at the start of each. Row `t` sees `len + t` positions. `M` queries are computed together,
+/// `heads` queries side by side at the start of each. `M` queries are computed together,
 /// `P` panels of the cache at a time when there is one; `N` is `2 * M`.
 #[inline(always)]
 pub(crate) fn attend_with<const P: usize, const M: usize, const N: usize>(
     product: impl Product,
     head: &Head<'_>,
-    len: usize,
+    sight: Sight<'_>,
     scale: f32,
     q: &mut [f32],
     heads: usize,
     stride: usize,
 ) {
     let queries = q.len().div_ceil(stride) * heads;
-    let mut queries = Queries { q, heads, stride, dim: head.shape().head_dim, len, count: queries };
+    let mut queries = Queries { q, heads, stride, dim: head.shape().head_dim, sight, count: queries };
     let together = queries.count / M * M;
     for first in (0..together).step_by(M) {
         attend_block::<1, M, N>(product, head, scale, &mut queries, first);
@@ -94,23 +96,29 @@ pub(crate) fn attend_with<const P: usize, const M: usize, const N: usize>(
 }
 
 /// Queries by number: rows first, then heads.
-struct Queries<'q> {
+struct Queries<'q, 's> {
     q: &'q mut [f32],
     heads: usize,
     stride: usize,
     dim: usize,
-    len: usize,
+    sight: Sight<'s>,
     count: usize,
 }
 
-impl Queries<'_> {
+impl Queries<'_, '_> {
     fn get(&mut self, i: usize) -> &mut [f32] {
         &mut self.q[i / self.heads * self.stride + i % self.heads * self.dim..][..self.dim]
     }
 
     /// Positions that query `i` sees.
     fn len(&self, i: usize) -> usize {
-        self.len + i / self.heads
+        self.sight.len(i / self.heads)
+    }
+
+    /// Adds the bias, if there is one, to scores of query `i`, of which the first is that of position `first`.
+    #[inline(always)]
+    fn add_bias(&self, scores: &mut [f32], i: usize, first: usize) {
+        self.sight.add_bias(scores, i / self.heads, [i % self.heads, self.heads], first);
     }
 }
 
@@ -120,7 +128,7 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
     product: impl Product,
     head: &Head<'_>,
     scale: f32,
-    queries: &mut Queries<'_>,
+    queries: &mut Queries<'_, '_>,
     first: usize,
 ) {
     let dim = queries.dim;
@@ -160,6 +168,7 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
             }
         });
         for m in 0..M {
+            queries.add_bias(&mut scores[m][..seen[m]], first + m, chunk * CHUNK);
             scores[m][seen[m]..].fill(f32::NEG_INFINITY);
             product.softmax(&scores[m], &head.value_scales()[chunk * CHUNK..][..seen[m]], &mut weights[m]);
         }

@@ -7,6 +7,7 @@ use crate::activations::Activations;
 use crate::cache::Head;
 use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, QUAD, TILE};
 use crate::product::{Product, Row, Sums, store_each};
+use crate::sight::Sight;
 
 /// The reference's integer products.
 #[derive(Clone, Copy)]
@@ -108,6 +109,6 @@ pub(crate) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, 
 }
 
 /// Attention with the reference's products.
-pub(crate) fn attend(head: &Head<'_>, len: usize, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
-    attend_with::<1, 1, 2>(Reference, head, len, scale, q, heads, stride);
+pub(crate) fn attend(head: &Head<'_>, sight: Sight<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
+    attend_with::<1, 1, 2>(Reference, head, sight, scale, q, heads, stride);
 }

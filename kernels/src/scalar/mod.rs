@@ -7,11 +7,15 @@
 
 pub(crate) mod attention;
 mod elementwise;
+#[cfg(feature = "families")]
+mod families;
 pub(crate) mod math;
 mod matmul;
 
 pub(crate) use attention::{Weights, attend_with, softmax, units};
 pub(crate) use elementwise::{add, quantize, rms_norm, rope, silu_mul};
+#[cfg(feature = "families")]
+pub(crate) use families::{activate, layer_norm, mul};
 pub use math::{exp, exp2, sin_cos, sqrt};
 pub(crate) use math::{exp2_below, max, round_to_int};
 pub(crate) use matmul::{attend, matmul};

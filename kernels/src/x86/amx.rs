@@ -28,6 +28,8 @@ crate::vector::token! {
 mod on {
     use super::*;
 
+    #[cfg(feature = "families")]
+    pub(super) use avx512::on::{activate, layer_norm, mul};
     pub(super) use avx512::on::{add, attend, quantize, rms_norm, rope, silu_mul, softmax};
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]

@@ -1,7 +1,7 @@
 //! Attention: lengths around panels of 16 and chunks of 64 positions, queries in every number, and caches of any bits.
 
-use kinglet_kernels::Isa;
 use kinglet_kernels::cache::CacheShape;
+use kinglet_kernels::{Isa, Sight};
 
 use crate::support::*;
 
@@ -35,10 +35,10 @@ fn equals_the_reference_and_is_attention() {
             let q = random.floats(head_dim);
             let scale = 1.0 / (head_dim as f32).sqrt();
             let mut want = q.clone();
-            Isa::SCALAR.attend(&cache.head(), len, scale, &mut want, 1, head_dim);
+            Isa::SCALAR.attend(&cache.head(), Sight::earlier(len), scale, &mut want, 1, head_dim);
             for isa in vector_sets() {
                 let mut got = q.clone();
-                isa.attend(&cache.head(), len, scale, &mut got, 1, head_dim);
+                isa.attend(&cache.head(), Sight::earlier(len), scale, &mut got, 1, head_dim);
                 assert_eq!(bits(&got), bits(&want), "{isa:?} {context} {head_dim} {len}");
             }
             for (got, exact) in want.iter().zip(plain(&q, &keys, &values, scale)) {
@@ -63,12 +63,12 @@ fn assert_rows_are_single_queries(
     let mut want = q.clone();
     for row in 0..rows {
         for query in want[row * stride..][..heads * head_dim].chunks_exact_mut(head_dim) {
-            Isa::SCALAR.attend(&cache.head(), len + row, 0.3, query, 1, head_dim);
+            Isa::SCALAR.attend(&cache.head(), Sight::earlier(len + row), 0.3, query, 1, head_dim);
         }
     }
     for isa in all_sets() {
         let mut got = q.clone();
-        isa.attend(&cache.head(), len, 0.3, &mut got, heads, stride);
+        isa.attend(&cache.head(), Sight::earlier(len), 0.3, &mut got, heads, stride);
         assert_eq!(bits(&got), bits(&want), "{isa:?} {:?} {heads} heads, {rows} rows from {len}", cache.shape);
     }
 }
@@ -147,7 +147,7 @@ fn assert_same_attention(cache: &Cache, len: usize, round: usize, wild: &[f32], 
     let scale = random.pick(wild);
     let run = |isa: Isa| {
         let mut q = q.clone();
-        isa.attend(&cache.head(), len, scale, &mut q, 3, 3 * dim);
+        isa.attend(&cache.head(), Sight::earlier(len), scale, &mut q, 3, 3 * dim);
         bits(&q)
     };
     let want = run(Isa::SCALAR);

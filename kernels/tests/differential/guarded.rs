@@ -7,7 +7,7 @@ use std::ptr::{null_mut, slice_from_raw_parts_mut};
 
 use bytemuck::Pod;
 use kinglet_kernels::cache::Head;
-use kinglet_kernels::{Activations, ActivationsMut, Format, Isa};
+use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Sight};
 
 use crate::support::*;
 
@@ -210,12 +210,12 @@ fn attend() {
                     continue;
                 }
                 let mut want = q.clone();
-                Isa::SCALAR.attend(&cache.head(), len, 0.3, &mut want, heads, stride);
+                Isa::SCALAR.attend(&cache.head(), Sight::earlier(len), 0.3, &mut want, heads, stride);
                 everywhere(|isa, at| {
                     let (codes, scales) = (Guarded::operand(&cache.codes, at), Guarded::operand(&cache.scales, at));
                     let head = Head::new(cache.shape, &codes, &scales);
                     let mut got = Guarded::new(&q, at);
-                    isa.attend(&head, len, 0.3, &mut got, heads, stride);
+                    isa.attend(&head, Sight::earlier(len), 0.3, &mut got, heads, stride);
                     assert_eq!(bits(&got), bits(&want), "{isa:?} {at:?} {:?} {heads} {rows} {len}", cache.shape);
                 });
             }

@@ -7,7 +7,7 @@ use core::ops::Range;
 
 use kinglet_kernels::cache::{self, Head, MAX_HEAD_DIM};
 use kinglet_kernels::layout::PANEL;
-use kinglet_kernels::{Activations, ActivationsMut, Isa, Matrix, scalar};
+use kinglet_kernels::{Activations, ActivationsMut, Isa, Matrix, Sight, scalar};
 
 use super::arena::Arena;
 use crate::format::{Attention, Block, Middle, Model, OpenError};
@@ -332,7 +332,8 @@ impl<P: Parallel> Context<'_, P> {
         let attend = |row: usize, kv: usize, q: &mut [f32]| {
             let codes = &codes[self.cache.0 + kv * shape.codes()..][..shape.codes()];
             let scales = &scales[self.cache.1 + kv * shape.scales()..][..shape.scales()];
-            self.isa.attend(&Head::new(shape, codes, scales), self.start + row + 1, a.score_scale, q, heads, stride);
+            let sight = Sight::earlier(self.start + row + 1);
+            self.isa.attend(&Head::new(shape, codes, scales), sight, a.score_scale, q, heads, stride);
         };
         let cost = 2 * width * (self.start + self.tokens);
         if units == (0..self.tokens * a.kv_heads) && self.tokens > 1 {

@@ -19,7 +19,7 @@ use kinglet_cortex_m::host::{ARGUMENT_BYTES, Arguments, Exit, exit};
 use kinglet_cortex_m::memory::{Memory, Random};
 use kinglet_cortex_m::{board, engine, faults, say, stack};
 use kinglet_kernels::cache::{CacheShape, Head};
-use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, activations};
+use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, Sight, activations};
 
 /// Multiply-accumulates between two interruptions: little enough to stop within every matrix.
 const BUDGET: u64 = 1000;
@@ -155,7 +155,7 @@ fn attention(
     let [got, want] = [isa, Isa::SCALAR].map(|isa| {
         let out = memory.floats(q.len());
         out.copy_from_slice(q);
-        isa.attend(&head, len, scale, out, heads, out.len() / rows);
+        isa.attend(&head, Sight::earlier(len), scale, out, heads, out.len() / rows);
         out
     });
     same(isa, got, want, format_args!("attend {dim} x {heads}, {len} positions, scale {scale}, odd {odd}"));
