@@ -410,13 +410,25 @@ impl<'a> Matrix<'a> {
     /// # Panics
     /// When the matrix is sparse, `row` is not below [`Matrix::rows`], or `out` is not [`Matrix::cols`] long.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        self.each_of_row(row, out, |to, value| *to = value);
+    }
+
+    /// Adds row `row` to `out`.
+    ///
+    /// # Panics
+    /// As [`Self::dequantize_row`].
+    pub fn add_row(&self, row: usize, out: &mut [f32]) {
+        self.each_of_row(row, out, |to, value| *to += value);
+    }
+
+    fn each_of_row(&self, row: usize, out: &mut [f32], put: impl Fn(&mut f32, f32)) {
         assert!(!self.is_sparse() && row < self.rows && out.len() == self.cols);
         let (p, r) = (row / PANEL, row % PANEL);
         let scale = self.panel_row_scales(p)[r];
         let codes = self.panel_codes(p);
         let levels = self.levels();
         let subs = self.panel_sub_scales(p);
-        for (k, o) in out.iter_mut().enumerate() {
+        for (k, to) in out.iter_mut().enumerate() {
             let v = match self.format {
                 Format::Int8 => i32::from(codes[int8_index(r, k)] as i8),
                 Format::Int4 | Format::Int4Codebook => {
@@ -425,7 +437,7 @@ impl<'a> Matrix<'a> {
                     i32::from(v) * i32::from(subs[k / GROUP][r])
                 }
             };
-            *o = v as f32 * scale;
+            put(to, v as f32 * scale);
         }
     }
 }

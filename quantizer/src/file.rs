@@ -8,8 +8,8 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use kinglet::format::layout::{
-    ALIGN, BlockRecord, GoldenRecord, Head, MAGIC, ModelRecord, NONE, SectionEntry, TensorRecord, VERSION, section,
-    tensor,
+    ALIGN, BlockRecord, GoldenRecord, Head, MAGIC, ModelRecord, NONE, SectionEntry, StackRecord, TensorRecord, VERSION,
+    Zeros, section, tensor,
 };
 use kinglet::{Format, Golden};
 use tempfile::NamedTempFile;
@@ -76,10 +76,14 @@ impl Kind {
 pub struct Outline {
     /// The model's record; counts are filled in.
     pub model: ModelRecord,
-    /// The stack.
+    /// The stacks; their numbers of blocks are filled in by whoever adds blocks.
+    pub stacks: Vec<StackRecord>,
+    /// The blocks of all stacks.
     pub blocks: Vec<BlockRecord>,
     /// The tokenizer section, or nothing.
     pub tokenizer: Vec<u8>,
+    /// That of the text that comes out, if it is another one.
+    pub target_tokenizer: Vec<u8>,
     /// Free pairs.
     pub metadata: Vec<(String, String)>,
     /// Tokens of each golden sequence that [`Finished::golden`] will deliver.
@@ -90,10 +94,20 @@ pub struct Outline {
 }
 
 impl Outline {
-    /// A model without blocks or tensors.
+    /// A model without stacks, blocks or tensors.
     pub fn new(model: ModelRecord) -> Self {
-        let (tokenizer, metadata, golden) = (vec![], vec![], vec![]);
-        Self { model, blocks: vec![], tokenizer, metadata, golden, tensors: vec![], names: vec![], weights: 0 }
+        Self {
+            model,
+            stacks: vec![],
+            blocks: vec![],
+            tokenizer: vec![],
+            target_tokenizer: vec![],
+            metadata: vec![],
+            golden: vec![],
+            tensors: vec![],
+            names: vec![],
+            weights: 0,
+        }
     }
 
     /// Adds a tensor and returns its index. Tensors are written in the order in which they are added.
@@ -154,6 +168,7 @@ impl Writer {
     /// Starts a file in the directory `within`, which is on the same file system as `target`.
     pub fn create(target: &Path, within: &Path, mut outline: Outline) -> Result<Self, WriteError> {
         let fail = |source| WriteError::Io { path: target.to_path_buf(), source };
+        outline.model.stacks = outline.stacks.len() as u32;
         outline.model.blocks = outline.blocks.len() as u32;
         outline.model.tensors = outline.tensors.len() as u32;
         if target.is_dir() {
@@ -163,10 +178,12 @@ impl Writer {
         let golden: usize = outline.golden.iter().map(|tokens| GoldenRecord::SIZE + 4 * tokens).sum();
         let contents = [
             (section::MODEL, vec![0; ModelRecord::SIZE]),
+            (section::STACKS, outline.stacks.iter().flat_map(StackRecord::write).collect()),
             (section::BLOCKS, outline.blocks.iter().flat_map(BlockRecord::write).collect()),
             (section::TENSORS, vec![0; outline.tensors.len() * TensorRecord::SIZE]),
             (section::NAMES, outline.names.clone()),
             (section::TOKENIZER, outline.tokenizer.clone()),
+            (section::TARGET_TOKENIZER, outline.target_tokenizer.clone()),
             (section::METADATA, outline.metadata_bytes()?),
             (section::GOLDEN, vec![0; golden]),
         ];
@@ -266,7 +283,8 @@ impl Finished {
         }
         let entries: Vec<u8> = self.sections.iter().flat_map(|(entry, _)| entry.write()).collect();
         let sections = self.sections.len() as u16;
-        let mut head = Head { magic: MAGIC, version: VERSION, sections, crc: 0, bytes: self.end, reserved: [0; 40] };
+        let mut head =
+            Head { magic: MAGIC, version: VERSION, sections, crc: 0, bytes: self.end, reserved: Zeros::ZERO };
         head.crc = crc32fast::hash(&[&head.write()[..], &entries].concat());
         let bytes = [&head.write()[..], &entries].concat();
         file.rewind().and_then(|()| file.write_all(&bytes)).map_err(fail)
@@ -282,13 +300,21 @@ impl Finished {
     /// # Panics
     /// When their lengths are not those of the outline.
     pub fn golden(&mut self, sequences: &[Golden<'_>]) -> Result<(), WriteError> {
-        let lengths: Vec<usize> = sequences.iter().map(|g| g.prompt.len() + g.answer.len()).collect();
+        let tokens = |g: &Golden<'_>| g.source.len() + g.prompt.len() + g.answer.len();
+        let lengths: Vec<usize> = sequences.iter().map(tokens).collect();
         assert_eq!(lengths, self.golden, "golden sequences differ from the outline");
         let mut bytes = vec![];
         for golden in sequences {
-            let (prompt, tokens) = (golden.prompt.len() as u32, (golden.prompt.len() + golden.answer.len()) as u32);
-            bytes.extend(GoldenRecord { prompt, tokens, hash: golden.hash }.write());
-            bytes.extend(golden.prompt.iter().chain(golden.answer).flat_map(|t| t.to_le_bytes()));
+            let record = GoldenRecord {
+                source: golden.rows as u32,
+                prompt: golden.prompt.len() as u32,
+                tokens: tokens(golden) as u32,
+                reserved: 0,
+                hash: golden.hash,
+            };
+            bytes.extend(record.write());
+            let parts = [golden.source, golden.prompt, golden.answer];
+            bytes.extend(parts.into_iter().flatten().flat_map(|t| t.to_le_bytes()));
         }
         for (_, old) in self.sections.iter_mut().filter(|(entry, _)| entry.kind == section::GOLDEN) {
             old.clone_from(&bytes);

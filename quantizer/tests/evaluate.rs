@@ -52,7 +52,7 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
 
 /// All hidden states and logits of a model's session.
 fn run(model: &Model<'_>, input: &[u32]) -> (Vec<f32>, Vec<f32>) {
-    let options = Options { context: input.len(), prefill: input.len(), logits: input.len() };
+    let options = Options { context: input.len(), prefill: input.len(), logits: input.len(), ..Options::ONE };
     let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
     let mut session = Session::new(model, options, memory.bytes()).unwrap();
     let states: Vec<u32> = (0..=model.record().blocks).collect();

@@ -3,9 +3,11 @@
 mod common;
 
 use common::{PLAIN, Random, Shape, aligned};
-use kinglet::format::layout::{BlockRecord, Head, ModelRecord, SectionEntry, TensorRecord, section};
-use kinglet::format::{BlockProblem, Crc32, ModelProblem, SectionProblem, TensorProblem};
-use kinglet::{Format, Model, OpenError, Options, Plan, Session, VerifyError};
+use kinglet::format::layout::{
+    BlockRecord, Head, ModelRecord, NONE, SectionEntry, StackRecord, TensorRecord, input, join, section, sight,
+};
+use kinglet::format::{BlockProblem, Crc32, Input, ModelProblem, SectionProblem, Stack, StackProblem, TensorProblem};
+use kinglet::{Format, Model, OpenError, Options, Plan, RunError, Session, Source, VerifyError};
 use kinglet_quantizer::Memory;
 
 fn open(bytes: &[u8]) -> Result<(), OpenError> {
@@ -66,8 +68,8 @@ fn foreign_and_damaged_files_are_refused() {
         assert_eq!(open(&good[..len]), Err(OpenError::Truncated { needed, found }));
     }
     let mut newer = good.clone();
-    newer[8] = 2;
-    assert_eq!(open(&newer), Err(OpenError::Version { found: 2 }));
+    newer[8] = 3;
+    assert_eq!(open(&newer), Err(OpenError::Version { found: 3 }));
     let mut flipped = good.clone();
     flipped[70] ^= 1;
     assert_eq!(open(&flipped), Err(OpenError::HeadChecksum));
@@ -89,16 +91,16 @@ fn a_lying_section_table_is_refused() {
     };
     let weights = sections.len() - 1;
     assert_eq!(sections[weights].kind, section::WEIGHTS);
-    assert_eq!(lie(1, |e| e.offset = 0), section_error(section::BLOCKS, SectionProblem::Bounds));
-    assert_eq!(lie(1, |e| e.offset = u64::MAX), section_error(section::BLOCKS, SectionProblem::Bounds));
+    assert_eq!(lie(1, |e| e.offset = 0), section_error(section::STACKS, SectionProblem::Bounds));
+    assert_eq!(lie(1, |e| e.offset = u64::MAX), section_error(section::STACKS, SectionProblem::Bounds));
     assert_eq!(lie(weights, |e| e.bytes += 1), section_error(section::WEIGHTS, SectionProblem::Bounds));
     assert_eq!(
         lie(weights, |e| (e.offset, e.bytes) = (e.offset + 4, e.bytes - 4)),
         section_error(section::WEIGHTS, SectionProblem::Misaligned)
     );
     assert_eq!(lie(0, |e| e.kind = section::BLOCKS), section_error(section::BLOCKS, SectionProblem::Duplicate));
-    assert_eq!(lie(1, |e| e.kind = 99), section_error(section::BLOCKS, SectionProblem::Missing));
-    assert_eq!(lie(1, |e| e.bytes -= 1), section_error(section::BLOCKS, SectionProblem::Length));
+    assert_eq!(lie(1, |e| e.kind = 99), section_error(section::STACKS, SectionProblem::Missing));
+    assert_eq!(lie(1, |e| e.bytes -= 1), section_error(section::STACKS, SectionProblem::Length));
     assert_eq!(lie(0, |e| e.reserved = 1), section_error(section::MODEL, SectionProblem::Reserved));
     let mut swapped = good.clone();
     swapped[64..96].copy_from_slice(&sections[1].write());
@@ -117,16 +119,37 @@ fn lying_records_are_refused() {
             bytes.copy_from_slice(&record.write());
         }))
     };
-    assert_eq!(model(|r| r.kind = 1), Err(OpenError::Model(ModelProblem::Kind)));
-    assert_eq!(model(|r| r.vocab = 0), Err(OpenError::Model(ModelProblem::Dimension)));
-    assert_eq!(model(|r| r.context = u32::MAX), Err(OpenError::Model(ModelProblem::Dimension)));
-    assert_eq!(model(|r| r.vocab += 1), Err(OpenError::Model(ModelProblem::Shape)));
-    assert_eq!(model(|r| r.norm_eps = f32::NAN), Err(OpenError::Model(ModelProblem::Epsilon)));
-    assert_eq!(model(|r| r.reserved[3] = 1), Err(OpenError::Model(ModelProblem::Reserved)));
+    assert_eq!(model(|r| r.pooling = 4), Err(OpenError::Model(ModelProblem::Kind)));
+    assert_eq!(model(|r| r.dense_activation = 6), Err(OpenError::Model(ModelProblem::Kind)));
+    assert_eq!(model(|r| r.stacks = 0), Err(OpenError::Model(ModelProblem::Dimension)));
+    assert_eq!(model(|r| r.reserved = 1), Err(OpenError::Model(ModelProblem::Reserved)));
     assert_eq!(model(|r| r.blocks += 1), section_error(section::BLOCKS, SectionProblem::Length));
-    assert_eq!(model(|r| r.width = 47), Err(OpenError::Block { index: 0, problem: BlockProblem::Shape }));
+    assert_eq!(model(|r| r.stacks += 1), section_error(section::STACKS, SectionProblem::Length));
     assert_eq!(model(|r| r.head = 1), Err(OpenError::Tensor { index: 1, problem: TensorProblem::Kind }));
-    assert_eq!(model(|r| r.norm = 999), Err(OpenError::Tensor { index: 999, problem: TensorProblem::Missing }));
+    assert_eq!(model(|r| r.head_bias = 1), Err(OpenError::Model(ModelProblem::Shape)));
+    assert_eq!(model(|r| r.dense = 0), Err(OpenError::Model(ModelProblem::Shape)));
+
+    let stack = |change: fn(&mut StackRecord)| {
+        open(&with(&good, section::STACKS, |bytes| {
+            let mut record = StackRecord::read(bytes).unwrap();
+            change(&mut record);
+            bytes.copy_from_slice(&record.write());
+        }))
+    };
+    let fails = |problem| Err(OpenError::Stack { index: 0, problem });
+    assert_eq!(stack(|r| r.context = 0), fails(StackProblem::Dimension));
+    assert_eq!(stack(|r| r.context = u32::MAX), fails(StackProblem::Dimension));
+    assert_eq!(stack(|r| r.norm_eps = f32::NAN), fails(StackProblem::Value));
+    assert_eq!(stack(|r| r.embedding_scale = -1.0), fails(StackProblem::Value));
+    assert_eq!(stack(|r| r.width = 47), fails(StackProblem::Shape));
+    assert_eq!(stack(|r| r.out = 47), fails(StackProblem::Shape));
+    assert_eq!(stack(|r| r.positions = 0), fails(StackProblem::Shape));
+    assert_eq!(stack(|r| r.input = 5), fails(StackProblem::Kind));
+    assert_eq!(stack(|r| r.input = input::STATES), fails(StackProblem::Order));
+    assert_eq!(stack(|r| r.input = input::PIXELS), fails(StackProblem::Picture));
+    assert_eq!(stack(|r| r.reserved = 1), fails(StackProblem::Reserved));
+    assert_eq!(stack(|r| r.blocks -= 1), Err(OpenError::Model(ModelProblem::Dimension)));
+    assert_eq!(stack(|r| r.norm = 999), Err(OpenError::Tensor { index: 999, problem: TensorProblem::Missing }));
 
     let block = |change: fn(&mut BlockRecord)| {
         open(&with(&good, section::BLOCKS, |bytes| {
@@ -137,13 +160,25 @@ fn lying_records_are_refused() {
     };
     let fails = |problem| Err(OpenError::Block { index: 0, problem });
     assert_eq!(block(|r| r.kind = 7), fails(BlockProblem::Kind(7)));
-    assert_eq!(block(|r| r.variant = 1), fails(BlockProblem::Variant));
+    assert_eq!(block(|r| r.variant = 3), fails(BlockProblem::Variant));
+    assert_eq!(block(|r| r.join = 3), fails(BlockProblem::Variant));
+    assert_eq!(block(|r| r.norm_kind = 2), fails(BlockProblem::Variant));
+    assert_eq!(block(|r| r.norm_kind = 1), fails(BlockProblem::Shape));
+    assert_eq!(block(|r| r.join = join::POST), fails(BlockProblem::Shape));
+    assert_eq!(
+        block(|r| r.variant = sight::CROSS),
+        Err(OpenError::Tensor { index: NONE, problem: TensorProblem::Missing })
+    );
+    assert_eq!(block(|r| r.relative = r.norm), fails(BlockProblem::Relative));
     assert_eq!(block(|r| r.kv_heads = 3), fails(BlockProblem::Heads));
     assert_eq!(block(|r| r.kv_heads = 0), fails(BlockProblem::Heads));
     assert_eq!(block(|r| r.head_dim = 257), fails(BlockProblem::Heads));
     assert_eq!(block(|r| r.head_dim = 11), fails(BlockProblem::Shape));
     assert_eq!(block(|r| r.score_scale = f32::INFINITY), fails(BlockProblem::Value));
-    assert_eq!(block(|r| r.reserved[0] = 1), fails(BlockProblem::Reserved));
+    assert_eq!(
+        open(&with(&good, section::BLOCKS, |bytes| bytes[BlockRecord::SIZE - 1] = 1)),
+        fails(BlockProblem::Reserved)
+    );
     assert_eq!(block(|r| (r.heads, r.kv_heads, r.head_dim) = (8, 4, 6)), fails(BlockProblem::Rope));
 
     let tensor = |change: fn(&mut TensorRecord)| {
@@ -183,7 +218,8 @@ fn sparse_file(format: Format) -> (Vec<u8>, TensorRecord, usize, usize) {
     let mut memory = aligned(&bytes);
     let model = Model::open(memory.bytes()).unwrap();
     assert_eq!(model.verify(|_| {}), Ok(()));
-    let input = model.block(0).unwrap().input;
+    let block = model.block(0).unwrap();
+    let input = block.input().unwrap().matrix;
     let tensor = model.tensor(model.block(0).unwrap().record.input).unwrap();
     assert!(input.is_sparse() && input.blocks() < input.panels() * input.groups());
     let index = format.sparse_planes(input.rows(), input.cols(), input.blocks()).unwrap().index;
@@ -223,12 +259,13 @@ fn a_sparse_tensor_has_the_bytes_of_a_number_of_blocks() {
 #[test]
 fn a_sparse_embedding_is_refused() {
     let (good, ..) = sparse_file(Format::Int8);
-    let bytes = with(&good, section::MODEL, |bytes| {
-        let mut record = ModelRecord::read(bytes).unwrap();
-        record.embedding = record.head;
+    let head = Model::open(aligned(&good).bytes()).unwrap().record().head;
+    let bytes = with(&good, section::STACKS, |bytes| {
+        let mut record = StackRecord::read(bytes).unwrap();
+        record.embedding = head;
         bytes.copy_from_slice(&record.write());
     });
-    assert_eq!(open(&bytes), Err(OpenError::Model(ModelProblem::Shape)));
+    assert_eq!(open(&bytes), Err(OpenError::Stack { index: 0, problem: StackProblem::Shape }));
 }
 
 /// Whatever an index says, the model opens and runs; verification finds it.
@@ -268,12 +305,31 @@ fn exercise(bytes: &[u8]) -> bool {
         let (mut scratch, mut out) = ([0; 4096], [0; 64]);
         let _ = tokenizer.encode("Once upon a time, a \u{1F426}.", true, &mut scratch, &mut out);
     }
-    let options = Options { context: 20.min(model.context()), prefill: 3.min(model.context()), logits: 1 };
-    let Ok(plan) = Plan::new(&model, options) else { return true };
+    let Ok(of) = Options::of(&model) else { return true };
+    let context = of.context.min(20);
+    // A picture's source cannot be cut.
+    let source = if of.source < 4096 { of.source } else { of.source.min(20) };
+    let options = Options { context, prefill: 3.min(context), source, ..of };
+    let Ok(plan) = Plan::new(&model, options).inspect(|plan| assert!(plan.bytes() > 0)) else { return true };
+    if plan.bytes() > 1 << 26 {
+        return true;
+    }
     let mut arena = Memory::new(plan.bytes());
     let mut session = Session::new(&model, options, arena.bytes()).unwrap();
-    let tokens: Vec<u32> = (0..options.context as u32).map(|i| i * 7 % model.vocab() as u32).collect();
-    session.feed(&tokens).unwrap();
+    let tokens = |stack: Option<Stack<'_>>, n: usize| -> Vec<u32> {
+        let vocab = match stack.map(|stack| stack.input) {
+            Some(Input::Tokens { embedding, .. }) => embedding.rows(),
+            _ => 1,
+        };
+        (0..n as u32).map(|i| i * 7 % vocab as u32).collect()
+    };
+    for rows in [source, source.saturating_sub(1)] {
+        let read = session.encode(Source::Tokens(&tokens(model.stack(0).ok(), rows))).is_ok();
+        let _ = read || session.encode(Source::Pattern(rows)).is_ok();
+    }
+    let fed = session.feed(&tokens(model.last().ok(), context)).map(|_| ());
+    let known = matches!(fed, Ok(()) | Err(RunError::NoSource | RunError::Reads { .. }));
+    assert!(known, "{fed:?}");
     for golden in model.golden() {
         let _ = session.check_golden(&golden);
     }
@@ -331,6 +387,7 @@ fn ten_thousand_mutated_files_do_no_harm() {
                 common::model(&sparse, 9, vec![]),
             ]
         })
+        .chain(common::CHAINS.map(|chain| common::chain(chain, Format::Int4, 10)))
         .collect();
     let mut random = Random(0xC0FFEE);
     let mut accepted = 0;

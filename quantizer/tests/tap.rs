@@ -3,6 +3,7 @@
 mod common;
 
 use common::{PLAIN, Random, aligned, logits, shapes};
+use kinglet::format::Input;
 use kinglet::{Isa, Model, Options, Plan, Progress, RunError, Serial, Session, TapError};
 use kinglet_quantizer::Memory;
 
@@ -15,7 +16,7 @@ fn tokens(vocab: usize) -> Vec<u32> {
 
 /// All states in one buffer, with the prompt in chunks; then the bits of the last logits.
 fn tapped(model: &Model<'_>, tokens: &[u32], prefill: usize) -> (Vec<f32>, Vec<u32>) {
-    let options = Options { context: TOKENS, prefill, logits: 1 };
+    let options = Options { context: TOKENS, prefill, logits: 1, ..Options::ONE };
     let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
     let mut session = Session::new(model, options, memory.bytes()).unwrap();
     let states: Vec<u32> = (0..=model.record().blocks).collect();
@@ -31,7 +32,13 @@ fn tapped_and_untapped_runs_give_the_same_bits() {
         let mut file = aligned(&common::model(shape, seed as u64 + 1, vec![]));
         let model = Model::open(file.bytes()).unwrap();
         let tokens = tokens(shape.vocab);
-        let plain = logits(&model, &tokens, Options { context: TOKENS, prefill: 8, logits: 8 }, Isa::SCALAR, Serial);
+        let plain = logits(
+            &model,
+            &tokens,
+            Options { context: TOKENS, prefill: 8, logits: 8, ..Options::ONE },
+            Isa::SCALAR,
+            Serial,
+        );
         let (states, last) = tapped(&model, &tokens, TOKENS);
         assert_eq!(last, plain[plain.len() - shape.vocab..], "{shape:?}");
         assert!(states.iter().all(|v| v.is_finite()), "{shape:?}");
@@ -43,7 +50,8 @@ fn tapped_and_untapped_runs_give_the_same_bits() {
         }
         // State 0 is the embedding.
         let mut row = vec![0.0; shape.width];
-        model.embedding().unwrap().dequantize_row(tokens[3] as usize, &mut row);
+        let Input::Tokens { embedding, .. } = model.last().unwrap().input else { panic!("a decoder") };
+        embedding.dequantize_row(tokens[3] as usize, &mut row);
         assert_eq!(states[3 * shape.width..4 * shape.width], row);
     }
 }
@@ -54,7 +62,7 @@ fn each_state_is_shown_once_whatever_the_budget() {
     let model = Model::open(file.bytes()).unwrap();
     let tokens = tokens(PLAIN.vocab);
     let (want, last) = tapped(&model, &tokens, TOKENS);
-    let options = Options { context: TOKENS, prefill: TOKENS, logits: 1 };
+    let options = Options { context: TOKENS, prefill: TOKENS, logits: 1, ..Options::ONE };
     let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
     for budget in [1, 700, 50_000, u64::MAX] {
         let mut session = Session::new(&model, options, memory.bytes()).unwrap();
@@ -78,7 +86,7 @@ fn states_come_in_the_order_asked_for() {
     let tokens = tokens(PLAIN.vocab);
     let (all, _) = tapped(&model, &tokens, TOKENS);
     let each = TOKENS * PLAIN.width;
-    let options = Options { context: TOKENS, prefill: 16, logits: 1 };
+    let options = Options { context: TOKENS, prefill: 16, logits: 1, ..Options::ONE };
     let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
     let mut session = Session::new(&model, options, memory.bytes()).unwrap();
     let mut buffer = vec![0.0; 3 * each];
@@ -91,7 +99,7 @@ fn states_come_in_the_order_asked_for() {
 fn what_cannot_be_tapped_is_refused_and_changes_nothing() {
     let mut file = aligned(&common::model(&PLAIN, 1, vec![]));
     let model = Model::open(file.bytes()).unwrap();
-    let options = Options { context: 20, prefill: 8, logits: 1 };
+    let options = Options { context: 20, prefill: 8, logits: 1, ..Options::ONE };
     let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
     let mut session = Session::new(&model, options, memory.bytes()).unwrap();
     let mut buffer = vec![0.0; 2 * PLAIN.width];

@@ -194,7 +194,7 @@ fn files_are_smaller_and_as_good() {
         small.verify(|_| {}).unwrap();
         let golden = small.golden().next().unwrap();
         let length = golden.prompt.len() + golden.answer.len();
-        let options = Options { context: length, prefill: 8, logits: 1 };
+        let options = Options { context: length, prefill: 8, logits: 1, ..Options::ONE };
         let mut memory = Memory::new(Plan::new(&small, options).unwrap().bytes());
         Session::new(&small, options, memory.bytes()).unwrap().check_golden(&golden).unwrap();
 

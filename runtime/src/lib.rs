@@ -9,7 +9,7 @@
 //! use kinglet::{Model, Options, Plan, Session, argmax};
 //!
 //! let model = Model::open(file)?;
-//! let options = Options { context: 256, prefill: 16, logits: 1 };
+//! let options = Options { context: 256, prefill: 16, ..Options::ONE };
 //! let mut memory = vec![0u8; Plan::new(&model, options)?.bytes() + 64];
 //! let start = memory.as_ptr().align_offset(64);
 //! let mut session = Session::new(&model, options, &mut memory[start..])?;
@@ -29,6 +29,7 @@
 #[cfg(any(test, feature = "std"))]
 extern crate std;
 
+mod beam;
 pub mod format;
 #[cfg(feature = "std")]
 mod map;
@@ -38,13 +39,14 @@ mod sampler;
 mod session;
 pub mod tokenizer;
 
+pub use beam::BeamSearch;
 pub use format::{Golden, LogitsHash, Model, OpenError, VerifyError};
-pub use kinglet_kernels::{Format, Isa, Matrix};
+pub use kinglet_kernels::{Activation, Format, Isa, Matrix};
 #[cfg(feature = "std")]
 pub use map::Map;
 #[cfg(feature = "std")]
 pub use parallel::Threads;
 pub use parallel::{Parallel, Serial};
-pub use plan::{Options, Plan, PlanError};
+pub use plan::{MAX_TARGETS, Options, Plan, PlanError};
 pub use sampler::{Sampler, Sampling, argmax};
-pub use session::{Aligned, ArenaError, GoldenError, Progress, RunError, Session, SessionError, TapError};
+pub use session::{Aligned, ArenaError, GoldenError, Progress, RunError, Session, SessionError, Source, TapError};

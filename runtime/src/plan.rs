@@ -3,14 +3,19 @@
 //!
 //! ```text
 //! region     element  count
-//! residual   f32      prefill x width
-//! wide       f32      prefill x widest result of a matrix (and scratch for norms)
-//! codes      i8       prefill x widest input, padded to 32
-//! sums       i16      prefill x widest input / 32
-//! scales     f32      prefill
-//! cache      i8, f32  keys and values of every attention block, with their scales
-//! logits     f32      logits x vocab
+//! residual   f32      rows x width
+//! wide       f32      rows x widest result of a matrix (and scratch for norms)
+//! codes      i8       rows x widest input, padded to 32
+//! sums       i16      rows x widest input / 32
+//! scales     f32      rows
+//! cache      i8, f32  keys and values of every attention block for each target, with their scales; before there is a target, those of
+//!                     one block of the source
+//! cross      i8, f32  keys and values of the source for every block that looks across, with their scales
+//! logits     f32      logits x outputs
 //! ```
+//!
+//! A region is as large as the stack that needs most of it: stacks run one after the other. Rows are `prefill` (or `targets`) for the stack that
+//! goes from token to token, `source` for one that reads the source, and as many as there are queries for a resampler.
 //!
 //! Every region starts at a multiple of 64. Beside the arena a step uses a few KiB of stack, whatever the model.
 
@@ -20,30 +25,62 @@ use core::ops::Range;
 use kinglet_kernels::activations;
 use kinglet_kernels::cache::CacheShape;
 
-use crate::format::{Attention, Middle, Model, OpenError};
+use crate::format::layout::MAX_STACKS;
+use crate::format::{Attention, FAMILIES, Input, Middle, Model, OpenError, Sight, Stack};
+
+/// The most targets that share a source.
+pub const MAX_TARGETS: usize = 16;
 
 /// What a session shall be able to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Positions in the key/value cache: prompt and answer together.
+    /// Positions in the key/value cache of a decoder: prompt and answer together.
     pub context: usize,
-    /// The most tokens that are run together. More is faster for prompts and takes more memory.
+    /// The most tokens that a decoder runs together. More is faster for prompts and takes more memory.
     pub prefill: usize,
-    /// The most positions of one run whose logits are kept: 1 to generate, more to evaluate.
+    /// The most positions of one run whose outputs are kept: 1 to generate and for encoders that pool, more to evaluate.
     pub logits: usize,
+    /// Positions of the source that an encoder reads, a class token's included; 0 for a lone decoder.
+    pub source: usize,
+    /// Targets that are decoded side by side over one source or prompt, at most [`MAX_TARGETS`].
+    pub targets: usize,
+}
+
+impl Options {
+    /// One target of a decoder, one token at a time.
+    pub const ONE: Self = Self { context: 1, prefill: 1, logits: 1, source: 0, targets: 1 };
+
+    /// As much source and context as the model was made for, one token at a time.
+    pub fn of(model: &Model<'_>) -> Result<Self, OpenError> {
+        let first = model.stack(0)?.record.context as usize;
+        let one = model.record().stacks == 1;
+        let decoder = model.is_decoder();
+        Ok(Self {
+            context: if decoder { model.context() } else { 1 },
+            source: if one && decoder { 0 } else { first },
+            ..Self::ONE
+        })
+    }
 }
 
 /// Why there is no plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PlanError {
-    /// An option is zero, or `logits` exceeds `prefill`.
+    /// An option is zero, `logits` exceeds the rows of a run, or there are too many targets.
     Options,
     /// The model was made for fewer positions than `context`.
     Context {
         /// Positions asked for.
         asked: usize,
         /// Positions the model has.
+        most: usize,
+    },
+    /// The model was made for a source of fewer positions than `source`, or has none.
+    Source {
+        /// Positions asked for.
+        asked: usize,
+        /// Positions of the longest source; 0: the model reads no source.
         most: usize,
     },
     /// The bytes do not fit this machine's addresses.
@@ -55,9 +92,16 @@ pub enum PlanError {
 impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Options => f.write_str("context, prefill and logits must be at least 1, and logits at most prefill"),
+            Self::Options => f.write_str(
+                "context, prefill, logits and targets must be at least 1, targets at most 16, and logits no more than the rows that run together",
+            ),
             Self::Context { asked, most } => {
                 write!(f, "a context of {asked} is more than the {most} positions the model was made for")
+            }
+            Self::Source { most: 0, .. } => f.write_str("the model reads no source: plan a source of 0"),
+            Self::Source { asked: 0, .. } => f.write_str("the model reads a source: plan positions for it"),
+            Self::Source { asked, most } => {
+                write!(f, "a source of {asked} positions is more than the {most} the model was made for")
             }
             Self::TooLarge => f.write_str("the memory would exceed the address space; ask for a smaller context"),
             Self::Model(error) => error.fmt(f),
@@ -91,74 +135,215 @@ pub struct Plan {
     pub cache_codes: Range<usize>,
     /// Scales of keys and values.
     pub cache_scales: Range<usize>,
-    /// Logits.
+    /// Keys and values of the source.
+    pub cross_codes: Range<usize>,
+    /// Scales of keys and values of the source.
+    pub cross_scales: Range<usize>,
+    /// Outputs.
     pub logits: Range<usize>,
+    /// Codes and scales of one target's cache.
+    pub(crate) target: (usize, usize),
+    /// What each stack has of it.
+    pub(crate) stacks: Shapes,
+}
+
+/// What a stack has of the regions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// The most rows that it runs together.
+    pub(crate) rows: usize,
     /// Columns of `wide`.
     pub(crate) stride: usize,
+    /// Where its keys and values of the stack before start, codes and scales.
+    pub(crate) cross: (usize, usize),
 }
+
+/// One for each stack.
+pub(crate) type Shapes = [Shape; if FAMILIES { MAX_STACKS as usize } else { 1 }];
 
 /// Appends regions.
 struct Layout(usize);
 
 impl Layout {
-    fn region(&mut self, sizes: [usize; 3]) -> Result<Range<usize>, PlanError> {
-        let bytes = sizes.into_iter().try_fold(1usize, usize::checked_mul).ok_or(PlanError::TooLarge)?;
+    fn region(&mut self, count: usize, size: usize) -> Result<Range<usize>, PlanError> {
+        let bytes = count.checked_mul(size).ok_or(PlanError::TooLarge)?;
         let start = self.0.checked_next_multiple_of(crate::format::layout::ALIGN).ok_or(PlanError::TooLarge)?;
         self.0 = start.checked_add(bytes).filter(|&n| isize::try_from(n).is_ok()).ok_or(PlanError::TooLarge)?;
         Ok(start..self.0)
     }
 }
 
-/// Cache of one head of an attention block.
-pub(crate) fn cache_shape(options: &Options, attention: &Attention<'_>) -> CacheShape {
-    CacheShape::new(options.context, attention.head_dim)
+/// Numbers of each region, the most that any stack needs.
+#[derive(Default)]
+struct Most {
+    residual: usize,
+    wide: usize,
+    codes: usize,
+    sums: usize,
+    rows: usize,
+    cache: (usize, usize),
+    cross: (usize, usize),
+    target: (usize, usize),
+    stacks: Shapes,
+}
+
+impl Most {
+    /// Products of so many rows, with results of `stride` columns and inputs of `input`.
+    fn products(&mut self, rows: usize, stride: usize, input: usize) -> Result<(), PlanError> {
+        self.rows = self.rows.max(rows);
+        self.wide = self.wide.max(times(rows, stride)?);
+        self.codes = self.codes.max(times(rows, activations::stride(input))?);
+        self.sums = self.sums.max(times(rows, activations::sums(input))?);
+        Ok(())
+    }
+
+    /// A stack with so many rows, behind one whose states have `before` rows of `states` columns. Returns the width of its own states.
+    fn stack(
+        &mut self,
+        model: &Model<'_>,
+        (index, stack): (usize, &Stack<'_>),
+        context: Option<usize>,
+        rows: usize,
+        (before, states): (usize, usize),
+    ) -> Result<usize, PlanError> {
+        let mut width = stack.record.width as usize;
+        let (mut stride, mut input) = (width.max(stack.features()), width.max(stack.features()));
+        self.residual = self.residual.max(times(rows, width)?);
+        let (mut looks_across, cross) = (false, self.cross);
+        for at in stack.blocks.0..stack.blocks.1 {
+            let block = model.block_at(at, width, states)?;
+            width = block.output.rows();
+            stride = stride.max(width).max(block.input().map_or(0, |input| input.matrix.rows()));
+            input = input.max(block.output.cols()).max(width);
+            self.residual = self.residual.max(times(rows, width)?);
+            let Middle::Attention(attention) = &block.middle else { continue };
+            match (&attention.sight, context) {
+                (Sight::Cross(_), _) if FAMILIES => {
+                    self.cross = add(self.cross, before, attention)?;
+                    stride = stride.max(attention.kv_rows());
+                    looks_across = true;
+                }
+                (_, Some(context)) => self.target = add(self.target, context, attention)?,
+                (_, None) => self.cache = larger(self.cache, add((0, 0), rows, attention)?),
+            }
+        }
+        if let Some(to) = self.stacks.get_mut(index) {
+            *to = Shape { rows, stride, cross };
+        }
+        if looks_across {
+            self.products(before, stride, states)?;
+        }
+        self.products(rows, stride, input)?;
+        Ok(width)
+    }
+}
+
+fn times(a: usize, b: usize) -> Result<usize, PlanError> {
+    a.checked_mul(b).ok_or(PlanError::TooLarge)
+}
+
+/// `sum` and the cache of an attention block with so many positions.
+fn add(sum: (usize, usize), positions: usize, attention: &Attention<'_>) -> Result<(usize, usize), PlanError> {
+    let shape = CacheShape::new(positions, attention.head_dim);
+    let codes = times(shape.codes(), attention.kv_heads)?.checked_add(sum.0).ok_or(PlanError::TooLarge)?;
+    let scales = times(shape.scales(), attention.kv_heads)?.checked_add(sum.1).ok_or(PlanError::TooLarge)?;
+    Ok((codes, scales))
+}
+
+fn larger(a: (usize, usize), b: (usize, usize)) -> (usize, usize) {
+    (a.0.max(b.0), a.1.max(b.1))
+}
+
+/// Rows of a stack while it runs: all of the source, or what a decoder runs together; `before` are those of the stack before.
+pub(crate) fn rows(stack: &Stack<'_>, last: bool, decoder: bool, options: &Options, before: usize) -> usize {
+    match &stack.input {
+        Input::Queries(queries) if FAMILIES => queries.rows(),
+        Input::States if FAMILIES => before,
+        _ if last && decoder => options.prefill.max(options.targets),
+        _ => options.source,
+    }
 }
 
 impl Plan {
     /// The plan of `model` with `options`.
     pub fn new(model: &Model<'_>, options: Options) -> Result<Self, PlanError> {
-        let Options { context, prefill, logits } = options;
-        if context == 0 || prefill == 0 || logits == 0 || logits > prefill {
+        let Options { context, prefill, logits, source, targets } = options;
+        if context == 0 || prefill == 0 || logits == 0 || targets == 0 || targets > MAX_TARGETS {
             return Err(PlanError::Options);
         }
-        if context > model.context() {
+        let decoder = model.is_decoder();
+        if decoder && context > model.context() {
             return Err(PlanError::Context { asked: context, most: model.context() });
         }
+        let reads = !decoder || model.record().stacks > 1;
+        let most = if reads { model.stack(0)?.record.context as usize } else { 0 };
+        if source > most || (source == 0) == reads {
+            return Err(PlanError::Source { asked: source, most });
+        }
         // Keeps the sizes of one head's cache, products with at most 2 x 256 bytes a position, within the address space.
-        if context > usize::MAX / 2048 {
+        if context.max(source) > usize::MAX / 2048 {
             return Err(PlanError::TooLarge);
         }
-        let (mut stride, mut input) = (model.width(), model.width());
-        let (mut cache_codes, mut cache_scales) = (0usize, 0usize);
-        for index in 0..model.record().blocks {
-            let block = model.block(index)?;
-            stride = stride.max(block.input.rows());
-            input = input.max(block.middle_width());
-            if let Middle::Attention(attention) = &block.middle {
-                let shape = cache_shape(&options, attention);
-                let add = |sum: usize, n: usize| sum.checked_add(n.checked_mul(attention.kv_heads)?);
-                cache_codes = add(cache_codes, shape.codes()).ok_or(PlanError::TooLarge)?;
-                cache_scales = add(cache_scales, shape.scales()).ok_or(PlanError::TooLarge)?;
-            }
+        let mut most = Most::default();
+        let (mut rows, mut states) = (0, 0);
+        let last = model.record().stacks - 1;
+        for index in 0..=last {
+            let stack = model.stack(index)?;
+            let before = rows;
+            rows = self::rows(&stack, index == last, decoder, &options, before);
+            let context = (index == last && decoder).then_some(context);
+            states = most.stack(model, (index as usize, &stack), context, rows, (before, states))?;
         }
+        let rows_out = if model.record().pooling == 0 { rows } else { 1 };
+        if logits > rows_out {
+            return Err(PlanError::Options);
+        }
+        if let (Some((dense, _)), Some(shape)) = (model.output()?.dense, most.stacks.get_mut(last as usize)) {
+            shape.stride = shape.stride.max(dense.matrix.rows());
+            let stride = shape.stride;
+            most.products(rows, stride, dense.matrix.rows().max(states))?;
+        }
+        let outputs = times(if decoder { logits.max(targets) } else { logits }, model.vocab())?;
+        let cache = match decoder {
+            true => larger(most.cache, (times(targets, most.target.0)?, times(targets, most.target.1)?)),
+            false => most.cache,
+        };
         let mut layout = Layout(0);
         Ok(Self {
             options,
-            residual: layout.region([prefill, model.width(), 4])?,
-            wide: layout.region([prefill, stride, 4])?,
-            codes: layout.region([prefill, activations::stride(input), 1])?,
-            sums: layout.region([prefill, activations::sums(input), 2])?,
-            scales: layout.region([prefill, 1, 4])?,
-            cache_codes: layout.region([cache_codes, 1, 1])?,
-            cache_scales: layout.region([cache_scales, 1, 4])?,
-            logits: layout.region([logits, model.vocab(), 4])?,
-            stride,
+            residual: layout.region(most.residual, 4)?,
+            wide: layout.region(most.wide, 4)?,
+            codes: layout.region(most.codes, 1)?,
+            sums: layout.region(most.sums, 2)?,
+            scales: layout.region(most.rows, 4)?,
+            cache_codes: layout.region(cache.0, 1)?,
+            cache_scales: layout.region(cache.1, 4)?,
+            cross_codes: layout.region(most.cross.0, 1)?,
+            cross_scales: layout.region(most.cross.1, 4)?,
+            logits: layout.region(outputs, 4)?,
+            target: most.target,
+            stacks: most.stacks,
         })
     }
 
     /// Bytes of the arena. A session uses exactly these, and no other memory that it is not given.
     pub fn bytes(&self) -> usize {
         self.logits.end
+    }
+
+    /// Bytes of the targets' own keys and values.
+    pub fn self_cache(&self) -> usize {
+        self.cache_codes.len() + self.cache_scales.len()
+    }
+
+    /// Bytes of the source's keys and values.
+    pub fn cross_cache(&self) -> usize {
+        self.cross_codes.len() + self.cross_scales.len()
+    }
+
+    /// All other bytes: what a step works on, outputs, and what is left between regions.
+    pub fn scratch(&self) -> usize {
+        self.bytes() - self.self_cache() - self.cross_cache()
     }
 
     /// The options it was made for.

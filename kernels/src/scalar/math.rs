@@ -67,6 +67,37 @@ pub fn exp(x: f32) -> f32 {
     exp2(x * core::f32::consts::LOG2_E)
 }
 
+/// Natural logarithm of a positive normal number, within 2e-7 of its size or 1e-7; what else it gives is of no use. The polynomial is Cephes'.
+pub fn ln(x: f32) -> f32 {
+    const P: [f32; 9] = [
+        7.037_683_6e-2,
+        -1.151_461e-1,
+        1.167_699_84e-1,
+        -1.242_014_1e-1,
+        1.424_932_3e-1,
+        -1.666_805_7e-1,
+        2.000_071_4e-1,
+        -2.499_999_4e-1,
+        3.333_333e-1,
+    ];
+    let bits = x.to_bits();
+    // The mantissa from the square root of a half to that of two.
+    let (mut m, mut e) = (f32::from_bits(bits & 0x007f_ffff | 0x3f00_0000), (bits >> 23 & 255) as i32 - 126);
+    if m < core::f32::consts::FRAC_1_SQRT_2 {
+        (m, e) = (m + m - 1.0, e - 1);
+    } else {
+        m -= 1.0;
+    }
+    let z = m * m;
+    let mut p = P[0];
+    for c in &P[1..] {
+        p = p * m + c;
+    }
+    let e = e as f32;
+    let y = p * m * z + e * -2.121_944_4e-4 - 0.5 * z;
+    m + y + e * 0.693_359_375
+}
+
 /// Sine and cosine of `phase` / 2^32 turns. Integer phases wrap exactly, so a position of any size needs no range
 /// reduction beyond a shift.
 #[inline(always)]
@@ -111,6 +142,16 @@ mod tests {
             assert_eq!(exp2(x).to_bits(), 254 << 23, "{x}");
         }
         assert_eq!(exp2_below(f32::NAN), 0.0);
+    }
+
+    #[test]
+    fn logarithms_are_within_their_bounds() {
+        for i in 0..1_000_000u32 {
+            let x = f32::from_bits(0x0080_0000 + i * 2130);
+            let (got, want) = (f64::from(ln(x)), f64::from(x).ln());
+            assert!((got - want).abs() < 1e-7 + 2e-7 * want.abs(), "{x:e}: {got} {want}");
+        }
+        assert_eq!(ln(1.0), 0.0);
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(crate) use attention::{Weights, attend_with, softmax, units};
 pub(crate) use elementwise::{add, quantize, rms_norm, rope, silu_mul};
 #[cfg(feature = "families")]
 pub(crate) use families::{activate, layer_norm, mul};
-pub use math::{exp, exp2, sin_cos, sqrt};
+pub use math::{exp, exp2, ln, sin_cos, sqrt};
 pub(crate) use math::{exp2_below, max, round_to_int};
 pub(crate) use matmul::{attend, matmul};
 
@@ -42,4 +42,9 @@ pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
         }
     }
     lanes[0]
+}
+
+/// Euclidean length, with the squares summed in lanes.
+pub fn length(x: &[f32]) -> f32 {
+    sqrt(sum(x, |v| v * v))
 }

@@ -25,7 +25,7 @@ impl Alignment {
             let part = if record.kind == block::ATTENTION { Part::Attention } else { Part::FeedForward };
             places.push(Some(Place { stack: 0, layer: record.layer as usize, part }));
         }
-        let same_width = model.width() == architecture.last().width;
+        let same_width = model.last().is_ok_and(|stack| stack.record.width as usize == architecture.last().width);
         let partner = |own: &Option<Place>| match own {
             _ if !same_width => None,
             None => Some(0),

@@ -81,7 +81,8 @@ impl<'r> Machine<'r> {
         reference: Option<&'r Reference<'r>>,
         progress: &'r (dyn Fn(usize) + Sync),
     ) -> Result<Self, EvaluateError> {
-        let options = Options { context: window, prefill: window.min(CHUNK), logits: window.min(CHUNK) };
+        let options =
+            Options { context: window, prefill: window.min(CHUNK), logits: window.min(CHUNK), ..Options::ONE };
         let plan = |model| Plan::new(model, options).map(|plan| plan.bytes()).map_err(EvaluateError::run);
         let bytes = models.iter().map(plan).collect::<Result<_, _>>()?;
         let align = |r: &'r Reference<'r>| {

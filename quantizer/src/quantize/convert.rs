@@ -22,7 +22,7 @@ use crate::checkpoint::{Activation, Architecture, Block, Checkpoint, CheckpointE
 use crate::evaluate::Place;
 use crate::file::{Kind, WriteError, Writer};
 use crate::fit::{self, FitOutcome, Student};
-use crate::reference::{LinearWeights, RESIDENT_BYTES, Reference};
+use crate::reference::{LinearWeights, NormWeights, RESIDENT_BYTES, Reference};
 use crate::report::Record;
 use crate::vocabulary;
 
@@ -56,7 +56,8 @@ pub fn quantize(
     let first = if fitted.is_some() { done.len() } else { 0 };
     let block = |index: usize| block(&store, first + index);
     let mut record = record::begin(checkpoint, options, &plan, &done, fitted);
-    let mut build = Build::new(architecture, options.embeddings)?;
+    let mut build = Build::new(checkpoint, options);
+    build.stack(architecture.last())?;
     let places: Vec<Place> = Place::all(architecture).collect();
     let left = (0..plan.tasks.len()).filter(|&number| plan.tasks[number].is_some());
     for (index, (number, of)) in left.zip(&done).enumerate() {
@@ -64,29 +65,28 @@ pub fn quantize(
         record::block(&mut record, places[number], options, &plan, number, &block, of);
         build.block(&block)?;
     }
-    let head_format = (!architecture.tied()).then_some(options.head);
-    let (mut outline, sources) = build.finish(&norm, head_format)?;
+    build.end(Some(&NormWeights { weight: norm, eps: architecture.last().norm.as_ref().map_or(0.0, |n| n.eps) }))?;
+    let (mut outline, sources) = build.finish()?;
     outline.tokenizer = tokenizer;
     outline.metadata = metadata;
-    let prompt = golden::prompt(&outline.tokenizer, architecture, options);
-    if !prompt.is_empty() {
-        outline.golden = vec![prompt.len() + golden::length(&prompt, architecture, options)];
-    }
+    let question = golden::question(&outline.tokenizer, architecture, options);
+    outline.golden = question.iter().map(|question| question.tokens()).collect();
     let mut writer = Writer::create(target, store.dir(), outline)?;
     let mut done = weights - tables(architecture);
     let mut step = |n| {
         done += n;
         progress("writing", done, weights);
     };
-    let embedding = architecture.last().input.embedding();
-    let head = architecture.output.head.as_ref().map(|head| &head.weight);
     let mut loaded = None;
     for source in sources {
         writer.tensor(|put| match source {
             Source::Phases(phases) => Ok(put(&phases.iter().flat_map(|p| p.to_le_bytes()).collect::<Vec<_>>())?),
             Source::Vector(vector) => Ok(put(&vector.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())?),
-            Source::Embedding => table(checkpoint, options.embeddings, there(embedding)?, put, &mut step),
-            Source::Head => table(checkpoint, options.head, there(head)?, put, &mut step),
+            Source::Table(of, format) => table(checkpoint, format, &of, put, &mut step),
+            Source::Rows(values, cols, format) => {
+                let weights = LinearWeights { weight: values, bias: None, cols, rounds: false };
+                Ok(pack::write(&blocks::nearest(&weights, format, &vec![1.0; cols]), put)?)
+            }
             Source::Product { block: index, output } => {
                 let loaded = match &mut loaded {
                     Some((at, block)) if *at == index => block,
@@ -97,7 +97,9 @@ pub fn quantize(
         })?;
     }
     let mut finished = writer.finish()?;
-    golden::add(&mut finished, &prompt, options)?;
+    if let Some(question) = &question {
+        golden::add(&mut finished, question)?;
+    }
     let bytes = std::fs::metadata(finished.path()).map_or(0, |m| m.len());
     if let Some(Target::Bytes(most)) = options.target
         && bytes > most

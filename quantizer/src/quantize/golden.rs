@@ -1,61 +1,120 @@
 //! The golden sequence: the finished file is opened and run as a device would, and its answer is put into it.
 
 use kinglet::tokenizer::Tokenizer;
-use kinglet::{Golden, Isa, LogitsHash, Map, Model, Plan, Progress, Serial, Session, argmax};
+use kinglet::{Golden, Isa, LogitsHash, Map, Model, Plan, Progress, Serial, Session, Source, argmax};
 
 use super::{Options, QuantizeError};
-use crate::checkpoint::Architecture;
+use crate::checkpoint::{Architecture, Input, Middle, Sight};
 use crate::file::Finished;
 use crate::memory::Memory;
 
-/// Tokens of the prompt: the text of the options, or, without a tokenizer, the first few of the vocabulary. Empty when no
-/// golden sequence is wanted or fits.
-pub(super) fn prompt(tokenizer: &[u8], architecture: &Architecture, options: &Options) -> Vec<u32> {
-    if options.golden == 0 || architecture.last().context < 2 {
-        return vec![];
-    }
-    let encoded = Tokenizer::parse(tokenizer).ok().and_then(|t| crate::text::encode(&t, &options.prompt, true).ok());
-    let mut tokens = encoded.unwrap_or_else(|| (0..5).map(|i| i % architecture.vocab() as u32).collect());
-    tokens.retain(|&t| (t as usize) < architecture.vocab());
-    tokens.truncate(architecture.last().context / 2);
-    tokens
+/// What the model is given, and how long its answer is.
+#[derive(Debug, Default)]
+pub(super) struct Question {
+    /// Rows of the source, and its tokens if it reads tokens.
+    rows: usize,
+    source: Vec<u32>,
+    /// Tokens of the target; those of a lone decoder begin with the text.
+    prompt: Vec<u32>,
+    answer: usize,
 }
 
-/// Tokens of the answer.
-pub(super) fn length(prompt: &[u32], architecture: &Architecture, options: &Options) -> usize {
-    options.golden.min(architecture.last().context - prompt.len())
+impl Question {
+    /// Tokens of the golden sequence; 0: there is none.
+    pub(super) fn tokens(&self) -> usize {
+        self.source.len() + self.prompt.len() + self.answer
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rows == 0 && self.prompt.is_empty()
+    }
+}
+
+/// The text of the options or, without a tokenizer, the first few tokens of the vocabulary; a pattern where the model reads no tokens. Empty when no
+/// golden sequence is wanted or fits.
+pub(super) fn question(tokenizer: &[u8], architecture: &Architecture, options: &Options) -> Option<Question> {
+    let (first, last) = (architecture.first(), architecture.last());
+    let earlier = |middle: &Middle| matches!(middle, Middle::Attention(a) if a.sight == Sight::Earlier);
+    let alone = architecture.stacks.len() == 1;
+    let answers = last.input.embedding().is_some() && (!alone || last.blocks.iter().any(|b| earlier(&b.middle)));
+    let mut question = Question::default();
+    let text = |vocab: usize, most: usize| {
+        let encoded =
+            Tokenizer::parse(tokenizer).ok().and_then(|t| crate::text::encode(&t, &options.prompt, true).ok());
+        let mut tokens = encoded.unwrap_or_else(|| (0..5).map(|i| i % vocab as u32).collect());
+        tokens.retain(|&t| (t as usize) < vocab);
+        tokens.truncate(most);
+        tokens
+    };
+    if options.golden == 0 {
+        return None;
+    }
+    if !(alone && answers) {
+        match &first.input {
+            Input::Tokens { embed, .. } => {
+                question.source = text(embed.rows(), first.context);
+                question.rows = question.source.len();
+            }
+            Input::Pixels { picture, .. } => question.rows = picture.patches(),
+            Input::Features { class, .. } => question.rows = first.context - usize::from(class.is_some()),
+            Input::Queries(_) | Input::States => {}
+        }
+    }
+    if answers {
+        if last.context < 2 {
+            return None;
+        }
+        question.prompt = match alone {
+            true => text(architecture.vocab(), last.context / 2),
+            false => vec![architecture.start.or(architecture.bos).unwrap_or(0)],
+        };
+        question.answer = options.golden.min(last.context - question.prompt.len());
+    }
+    (!question.is_empty()).then_some(question)
 }
 
 /// Multiply-accumulates between two releases of the map: some 100 MB of weights for one token.
 const PIECE: u64 = 1 << 27;
 
 /// Runs the file and adds its answer.
-pub(super) fn add(file: &mut Finished, prompt: &[u32], options: &Options) -> Result<(), QuantizeError> {
+pub(super) fn add(file: &mut Finished, question: &Question) -> Result<(), QuantizeError> {
     let path = file.path().to_path_buf();
     let fail = |what: &dyn std::fmt::Display| QuantizeError::check(&path, what);
     let map = Map::open(&path).map_err(|e| fail(&e))?;
     let model = Model::open(&map).map_err(|e| fail(&e))?;
-    if prompt.is_empty() {
-        return Ok(());
-    }
-    let answer = options.golden.min(model.context() - prompt.len());
-    let context = prompt.len() + answer;
-    let plan_options = kinglet::Options { context, prefill: prompt.len(), logits: 1 };
-    let mut memory = Memory::new(Plan::new(&model, plan_options).map_err(|e| fail(&e))?.bytes());
-    let session = Session::with(&model, plan_options, memory.bytes(), Isa::detect(), Serial);
+    let options = kinglet::Options::of(&model).map_err(|e| fail(&e))?;
+    let options = kinglet::Options {
+        context: (question.prompt.len() + question.answer).max(1),
+        prefill: question.prompt.len().max(1),
+        ..options
+    };
+    let mut memory = Memory::new(Plan::new(&model, options).map_err(|e| fail(&e))?.bytes());
+    let session = Session::with(&model, options, memory.bytes(), Isa::detect(), Serial);
     let mut session = session.map_err(|e| fail(&e))?;
-    let (mut tokens, mut hash) = (vec![], LogitsHash::default());
-    let mut next = prompt.to_vec();
-    for _ in 0..answer {
-        session.begin(&next, 1).map_err(|e| fail(&e))?;
-        // In pieces, so that the weights of a large model are not all in memory at once.
-        while session.resume(PIECE).map_err(|e| fail(&e))? == Progress::Pending {
+    // In pieces, so that the weights of a large model are not all in memory at once.
+    let run = |session: &mut Session<'_, '_>| {
+        while session.resume(PIECE)? == Progress::Pending {
             map.release();
         }
+        Ok::<(), kinglet::RunError>(())
+    };
+    let (mut tokens, mut hash) = (vec![], LogitsHash::default());
+    if question.rows > 0 {
+        let source = match &question.source[..] {
+            [] => Source::Pattern(question.rows),
+            tokens => Source::Tokens(tokens),
+        };
+        session.begin_source(source).and_then(|()| run(&mut session)).map_err(|e| fail(&e))?;
+        hash.update(session.logits());
+    }
+    let mut next = question.prompt.clone();
+    for _ in 0..question.answer {
+        session.begin(&next, 1).and_then(|()| run(&mut session)).map_err(|e| fail(&e))?;
         let logits = session.logits();
         hash.update(logits);
         tokens.push(argmax(logits));
         next = tokens[tokens.len() - 1..].to_vec();
     }
-    Ok(file.golden(&[Golden { prompt, answer: &tokens, hash: hash.value() }])?)
+    let Question { rows, source, prompt, .. } = question;
+    Ok(file.golden(&[Golden { rows: *rows, source, prompt, answer: &tokens, hash: hash.value() }])?)
 }

@@ -1,23 +1,23 @@
-//! Which tensors and records rounded blocks become.
+//! Which tensors and records the tables and rounded blocks of a checkpoint become.
 
 use std::f64::consts::TAU;
 
 use kinglet::Format;
-use kinglet::format::layout::{BlockRecord, ModelRecord, NONE, block};
+use kinglet::format::layout::{BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, norm, pooling};
 
 use super::rounded::{RoundedBlock, RoundedLinear};
-use super::{QuantizeError, pack};
-use crate::checkpoint::{Activation, Architecture, Rope};
+use super::{Options, QuantizeError, pack};
+use crate::checkpoint::{Activation, Checkpoint, Input, Linear, NormKind, Pooling, Positions, Rope, Stack, TensorRef};
 use crate::file::{Kind, Outline};
 use crate::reference::{Heads, Middle, NormWeights};
 
 /// Where a tensor's numbers come from.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
-    /// The embedding.
-    Embedding,
-    /// The head.
-    Head,
+    /// A table of the checkpoint, in this format.
+    Table(TensorRef, Format),
+    /// Rows of so many numbers, in this format.
+    Rows(Vec<f32>, usize, Format),
     /// The first product of a block, or the second.
     Product {
         /// The block.
@@ -32,35 +32,88 @@ pub(super) enum Source {
 }
 
 /// An outline in the making.
-pub(super) struct Build {
+pub(super) struct Build<'c> {
+    checkpoint: &'c Checkpoint,
+    options: &'c Options,
     outline: Outline,
     sources: Vec<Source>,
+    /// In front of names: which stack it is, if there are several.
+    prefix: String,
 }
 
-impl Build {
-    /// A model without blocks.
-    pub(super) fn new(architecture: &Architecture, embeddings: Format) -> Result<Self, QuantizeError> {
-        let model = ModelRecord {
-            kind: 0,
-            width: architecture.last().width as u32,
-            vocab: architecture.vocab() as u32,
-            context: architecture.last().context as u32,
-            blocks: 0,
-            tensors: 0,
-            embedding: NONE,
-            head: NONE,
-            norm: NONE,
-            norm_eps: architecture.last().norm.as_ref().map_or(0.0, |norm| norm.eps),
-            reserved: [0; 24],
-        };
-        let mut build = Self { outline: Outline::new(model), sources: vec![] };
-        let (rows, cols) = (architecture.vocab(), architecture.last().width);
-        build.outline.model.embedding =
-            build.add("embedding", Kind::Matrix(embeddings), rows, cols, Source::Embedding)?;
-        Ok(build)
+/// Positions and types of tokens are read by rows and added to others: eight bits are enough, and four would be seen.
+const TABLES: Format = Format::Int8;
+
+impl<'c> Build<'c> {
+    /// A model without stacks.
+    pub(super) fn new(checkpoint: &'c Checkpoint, options: &'c Options) -> Self {
+        Self { checkpoint, options, outline: Outline::new(ModelRecord::EMPTY), sources: vec![], prefix: String::new() }
     }
 
-    /// Adds the next block.
+    /// Begins the next stack.
+    pub(super) fn stack(&mut self, stack: &Stack) -> Result<(), QuantizeError> {
+        let number = self.outline.stacks.len();
+        if self.checkpoint.architecture().stacks.len() > 1 {
+            self.prefix = format!("stack {number} ");
+        }
+        let mut record = StackRecord {
+            width: stack.width as u32,
+            out: stack.end_width() as u32,
+            context: stack.context as u32,
+            ..StackRecord::EMPTY
+        };
+        match &stack.input {
+            Input::Tokens { embed, scale, types } => {
+                record.embedding = self.table("embedding", embed, self.options.embeddings)?;
+                record.embedding_scale = *scale;
+                record.types = types.as_ref().map_or(Ok(NONE), |types| self.table("types", types, TABLES))?;
+            }
+            Input::Features { linear, class } => {
+                record.input = input::FEATURES;
+                self.features(&mut record, linear, class.as_ref())?;
+            }
+            Input::Pixels { linear, class, picture } => {
+                record.input = input::PIXELS;
+                self.features(&mut record, linear, class.as_ref())?;
+                let size = |n: usize| {
+                    let what = format!("pictures with {n} rows, columns or channels");
+                    u16::try_from(n).map_err(|_| QuantizeError::Unsupported { what, instead: "at most 65535".into() })
+                };
+                (record.picture_height, record.picture_width) = (size(picture.height)?, size(picture.width)?);
+                (record.patch, record.channels) = (size(picture.patch)?, size(picture.channels)?);
+                record.pixel = self.vector("pixel", &[&picture.scale[..], &picture.offset].concat())?;
+            }
+            Input::Queries(queries) => {
+                record.input = input::QUERIES;
+                record.embedding = self.table("queries", queries, TABLES)?;
+            }
+            Input::States => record.input = input::STATES,
+        }
+        record.positions = match &stack.positions {
+            None => NONE,
+            Some(Positions::Learned(table)) => self.table("positions", table, TABLES)?,
+            Some(Positions::Table(rows)) => {
+                let source = Source::Rows(rows.to_vec(), stack.width, TABLES);
+                self.add("positions", Kind::Matrix(TABLES), rows.len() / stack.width, stack.width, source)?
+            }
+        };
+        self.outline.stacks.push(record);
+        Ok(())
+    }
+
+    fn features(
+        &mut self,
+        record: &mut StackRecord,
+        linear: &Linear,
+        class: Option<&TensorRef>,
+    ) -> Result<(), QuantizeError> {
+        record.embedding = self.table("input", &linear.weight, TABLES)?;
+        record.input_bias = self.read("input bias", linear.bias.as_ref())?;
+        record.class = self.read("class", class)?;
+        Ok(())
+    }
+
+    /// Adds the next block of the last stack begun.
     pub(super) fn block(&mut self, block: &RoundedBlock) -> Result<(), QuantizeError> {
         let index = self.outline.blocks.len();
         let record = match &block.middle {
@@ -68,29 +121,72 @@ impl Build {
             Middle::FeedForward(activation) => self.feed_forward(index, block, *activation)?,
         };
         self.outline.blocks.push(record);
+        if let Some(stack) = self.outline.stacks.last_mut() {
+            stack.blocks += 1;
+        }
         Ok(())
     }
 
-    /// Adds norm and head; no format for a head that is the embedding.
-    pub(super) fn finish(
-        mut self,
-        norm: &[f32],
-        head: Option<Format>,
-    ) -> Result<(Outline, Vec<Source>), QuantizeError> {
-        let norm = self.vector("norm", norm)?;
-        let model = self.outline.model;
-        let head = match head {
-            None => model.embedding,
-            Some(format) => {
-                self.add("head", Kind::Matrix(format), model.vocab as usize, model.width as usize, Source::Head)?
-            }
+    /// Ends the last stack begun, with the norm behind it.
+    pub(super) fn end(&mut self, norm: Option<&NormWeights>) -> Result<(), QuantizeError> {
+        let Some(of) = norm else { return Ok(()) };
+        let (weight, bias) = (self.vector("norm", &of.weight)?, NONE);
+        if let Some(stack) = self.outline.stacks.last_mut() {
+            (stack.norm_kind, stack.norm, stack.norm_bias, stack.norm_eps) =
+                (kind(NormKind::Rms), weight, bias, of.eps);
+        }
+        Ok(())
+    }
+
+    /// Adds what follows the last stack.
+    pub(super) fn finish(mut self) -> Result<(Outline, Vec<Source>), QuantizeError> {
+        self.prefix = String::new();
+        let architecture = self.checkpoint.architecture();
+        let output = &architecture.output;
+        let mut model = self.outline.model;
+        model.pooling = match output.pooling {
+            Pooling::None => pooling::NONE,
+            Pooling::First => pooling::FIRST,
+            Pooling::Mean => pooling::MEAN,
+            Pooling::Max => pooling::MAX,
         };
-        (self.outline.model.norm, self.outline.model.head) = (norm, head);
+        model.normalize = u8::from(output.normalize);
+        model.start = architecture.start.unwrap_or(NONE);
+        if let Some((dense, activation)) = &output.dense {
+            model.dense = self.table("dense", &dense.weight, self.options.head)?;
+            model.dense_bias = self.read("dense bias", dense.bias.as_ref())?;
+            model.dense_activation = code(*activation);
+        }
+        if let Some(head) = &output.head {
+            model.head = match self.outline.stacks.last() {
+                Some(stack) if architecture.tied() => stack.embedding,
+                _ => self.table("head", &head.weight, self.options.head)?,
+            };
+            model.head_bias = self.read("head bias", head.bias.as_ref())?;
+        }
+        self.outline.model = model;
         Ok((self.outline, self.sources))
     }
 
+    /// A table of the checkpoint; the same one is stored once.
+    fn table(&mut self, name: &str, of: &TensorRef, format: Format) -> Result<u32, QuantizeError> {
+        let same = |source: &Source| matches!(source, Source::Table(old, as_old) if old == of && *as_old == format);
+        match self.sources.iter().position(same) {
+            Some(index) => Ok(index as u32),
+            None => self.add(name, Kind::Matrix(format), of.rows(), of.cols(), Source::Table(of.clone(), format)),
+        }
+    }
+
+    /// A vector of the checkpoint.
+    fn read(&mut self, name: &str, of: Option<&TensorRef>) -> Result<u32, QuantizeError> {
+        of.map_or(Ok(NONE), |of| {
+            let vector = self.checkpoint.read(of)?;
+            self.vector(name, &vector)
+        })
+    }
+
     fn add(&mut self, name: &str, kind: Kind, rows: usize, cols: usize, source: Source) -> Result<u32, QuantizeError> {
-        let index = self.outline.tensor(name, kind, rows, cols)?;
+        let index = self.outline.tensor(&format!("{}{name}", self.prefix), kind, rows, cols)?;
         self.sources.push(source);
         Ok(index)
     }
@@ -151,7 +247,7 @@ impl Build {
             head_norm_eps: eps(&heads.query_norm).max(eps(&heads.key_norm)),
             rope: heads.rope.as_ref().map_or(Ok(NONE), |rope| self.rope(rope))?,
             rope_magnitude: heads.rope.as_ref().map_or(0.0, |rope| rope.magnitude),
-            ..EMPTY
+            ..BlockRecord::EMPTY
         })
     }
 
@@ -176,33 +272,25 @@ impl Build {
             output: self.product(&name("down"), &b.output, index, true)?,
             output_bias: self.maybe(&name("down bias"), b.output.bias.as_ref())?,
             inner: b.output.cols as u32,
-            ..EMPTY
+            ..BlockRecord::EMPTY
         })
     }
 }
 
-/// A record that uses nothing.
-const EMPTY: BlockRecord = BlockRecord {
-    kind: 0,
-    norm_kind: 0,
-    join: 0,
-    variant: 0,
-    layer: 0,
-    norm: NONE,
-    norm_eps: 0.0,
-    input: NONE,
-    input_bias: NONE,
-    output: NONE,
-    output_bias: NONE,
-    heads: 0,
-    kv_heads: 0,
-    head_dim: 0,
-    score_scale: 0.0,
-    query_norm: NONE,
-    key_norm: NONE,
-    head_norm_eps: 0.0,
-    rope: NONE,
-    rope_magnitude: 0.0,
-    inner: 0,
-    reserved: [0; 60],
-};
+fn kind(of: NormKind) -> u8 {
+    match of {
+        NormKind::Rms => norm::RMS,
+        NormKind::Layer => norm::LAYER,
+    }
+}
+
+fn code(of: Activation) -> u8 {
+    match of {
+        Activation::Silu => activation::SILU,
+        Activation::Gelu => activation::GELU,
+        Activation::GeluTanh => activation::GELU_TANH,
+        Activation::Relu => activation::RELU,
+        Activation::Tanh => activation::TANH,
+        Activation::Identity => activation::IDENTITY,
+    }
+}

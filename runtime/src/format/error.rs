@@ -42,6 +42,13 @@ pub enum OpenError {
         /// What is wrong.
         problem: TensorProblem,
     },
+    /// A stack is wrong.
+    Stack {
+        /// Its index.
+        index: u32,
+        /// What is wrong.
+        problem: StackProblem,
+    },
     /// A block is wrong.
     Block {
         /// Its index.
@@ -75,16 +82,40 @@ pub enum SectionProblem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ModelProblem {
-    /// An unknown kind of model.
+    /// An unknown way of pooling or activation.
     Kind,
-    /// A width, vocabulary, context or count that is zero or too large.
+    /// A count that is zero or too large, or another than that of all stacks.
     Dimension,
-    /// An epsilon that is negative or not finite.
-    Epsilon,
     /// Bytes that must be zero are not.
     Reserved,
-    /// The embedding, head or norm does not have the model's shape, or the embedding is sparse.
+    /// The dense layer or the head does not have the shape of the last stack, or a language model has no head.
     Shape,
+    /// This build of the runtime leaves out what the model needs.
+    NotBuilt,
+}
+
+/// What is wrong with a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StackProblem {
+    /// There is no such stack.
+    Missing,
+    /// An unknown kind of input or norm.
+    Kind,
+    /// A width or context that is zero or too large.
+    Dimension,
+    /// An epsilon or scale that is negative or not finite.
+    Value,
+    /// A picture that is empty, or not a whole number of patches.
+    Picture,
+    /// A tensor's shape does not fit the stack, or a table is sparse.
+    Shape,
+    /// It goes on with states or looks across, and is the first; or its width is not that of the states.
+    Order,
+    /// This build of the runtime leaves out what the stack needs.
+    NotBuilt,
+    /// Bytes that must be zero are not.
+    Reserved,
 }
 
 /// What is wrong with a tensor.
@@ -125,8 +156,12 @@ pub enum BlockProblem {
     Shape,
     /// A rotary table with no pairs, or more than a head has.
     Rope,
+    /// A table of distances that is not an odd number of values for each head.
+    Relative,
     /// An epsilon or scale that is negative or not finite.
     Value,
+    /// This build of the runtime leaves out what the block needs.
+    NotBuilt,
     /// Bytes that must be zero are not.
     Reserved,
 }
@@ -160,6 +195,7 @@ impl fmt::Display for OpenError {
             Self::Section { kind, problem } => write!(f, "section {kind}: {problem}"),
             Self::Model(problem) => write!(f, "model record: {problem}"),
             Self::Tensor { index, problem } => write!(f, "tensor {index}: {problem}"),
+            Self::Stack { index, problem } => write!(f, "stack {index}: {problem}"),
             Self::Block { index, problem } => write!(f, "block {index}: {problem}"),
         }
     }
@@ -167,6 +203,8 @@ impl fmt::Display for OpenError {
 
 impl core::error::Error for OpenError {}
 
+const NOT_BUILT: &str =
+    "this program's runtime was built without what it needs: turn on the feature `families` of kinglet";
 const NEWER: &str = "bytes that must be zero are not; the file may come from a newer version";
 
 impl fmt::Display for SectionProblem {
@@ -186,11 +224,27 @@ impl fmt::Display for SectionProblem {
 impl fmt::Display for ModelProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Kind => "unknown kind of model; the file may come from a newer version",
-            Self::Dimension => "a dimension or count is zero or too large",
-            Self::Epsilon => "the norm's epsilon is negative or not finite",
+            Self::Kind => "unknown pooling or activation; the file may come from a newer version",
+            Self::Dimension => "a count is zero or too large, or not that of the stacks",
             Self::Reserved => NEWER,
-            Self::Shape => "embedding, head or norm do not have the model's shape",
+            Self::Shape => "dense layer or head do not have the last stack's shape",
+            Self::NotBuilt => NOT_BUILT,
+        })
+    }
+}
+
+impl fmt::Display for StackProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "missing",
+            Self::Kind => "unknown input or norm; the file may come from a newer version",
+            Self::Dimension => "a width or context is zero or too large",
+            Self::Value => "an epsilon or scale is negative or not finite",
+            Self::Picture => "the picture is not a whole number of patches",
+            Self::Shape => "a tensor's shape does not fit the stack",
+            Self::Order => "it needs the states of a stack before it, of its width",
+            Self::NotBuilt => NOT_BUILT,
+            Self::Reserved => NEWER,
         })
     }
 }
@@ -219,7 +273,9 @@ impl fmt::Display for BlockProblem {
             Self::Inner => f.write_str("its width is zero or too large"),
             Self::Shape => f.write_str("a tensor's shape does not fit the block"),
             Self::Rope => f.write_str("the rotary table does not fit the heads"),
+            Self::Relative => f.write_str("the table of distances is not an odd number of values for each head"),
             Self::Value => f.write_str("an epsilon or scale is negative or not finite"),
+            Self::NotBuilt => f.write_str(NOT_BUILT),
             Self::Reserved => f.write_str(NEWER),
         }
     }

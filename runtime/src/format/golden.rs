@@ -29,21 +29,28 @@ impl LogitsHash {
     }
 }
 
-/// A sequence and the hash of the logits that chose its tokens.
+/// A sequence and the hash of the outputs that chose its tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Golden<'a> {
+    /// Rows of the source: as many as `source` has tokens or, where the model reads something else, of [`crate::Source::Pattern`].
+    pub rows: usize,
+    /// Tokens of the source.
+    pub source: &'a [u32],
     /// The tokens given.
     pub prompt: &'a [u32],
     /// The most probable tokens that followed, one after the other.
     pub answer: &'a [u32],
-    /// [`LogitsHash`] of the logits that chose each token of `answer`.
+    /// [`LogitsHash`] of the outputs of the source, if there are any, and of the logits that chose each token of `answer`.
     pub hash: u64,
 }
 
 impl<'a> Golden<'a> {
-    /// `None` without a prompt.
-    pub(super) fn new(record: GoldenRecord, tokens: &'a [u32]) -> Option<Self> {
+    /// `None` with neither source nor prompt. Of a lone stack, `prompt` are the tokens of a decoder, `source` those of an encoder.
+    pub(super) fn new(record: GoldenRecord, tokens: &'a [u32], reads_tokens: bool) -> Option<Self> {
+        let rows = record.source as usize;
+        let (source, tokens) = tokens.split_at_checked(if reads_tokens { rows } else { 0 })?;
         let (prompt, answer) = tokens.split_at_checked(record.prompt as usize)?;
-        (!prompt.is_empty()).then_some(Self { prompt, answer, hash: record.hash })
+        let something = rows > 0 || !prompt.is_empty();
+        something.then_some(Self { rows, source, prompt, answer, hash: record.hash })
     }
 }

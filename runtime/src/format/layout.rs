@@ -1,4 +1,4 @@
-//! The records of a `.kinglet` file, version 1. `docs/format.md` describes them byte for byte; the reader
+//! The records of a `.kinglet` file, version 2. `docs/format.md` describes them byte for byte; the reader
 //! ([`crate::Model`]) and the quantizer's writer share these definitions.
 //!
 //! ```text
@@ -7,19 +7,22 @@
 //! ...  sections                   each at a multiple of 64
 //! ```
 
+pub use super::record::Zeros;
 use super::record::record;
 
 /// First bytes of every file. The last two show a transfer that changed line ends or stopped at an end-of-file character.
 pub const MAGIC: [u8; 8] = *b"KINGLET\x1a";
 /// Version of the format that this crate reads and writes.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Alignment of sections, tensors and of the memory a file is executed from.
 pub const ALIGN: usize = kinglet_kernels::layout::ALIGN;
 /// Tensor index that stands for "none".
 pub const NONE: u32 = u32::MAX;
 /// At most this many sections in a file.
 pub const MAX_SECTIONS: u32 = 64;
-/// At most this many blocks in a stack.
+/// At most this many stacks in a model.
+pub const MAX_STACKS: u32 = 8;
+/// At most this many blocks in all stacks.
 pub const MAX_BLOCKS: u32 = 4096;
 /// At most this many tensors.
 pub const MAX_TENSORS: u32 = 1 << 16;
@@ -40,7 +43,7 @@ record! {
         /// Bytes of the whole file.
         bytes: u64,
         /// Zero.
-        reserved: [u8; 40],
+        reserved: Zeros<40>,
     }
 }
 
@@ -70,7 +73,7 @@ pub mod section {
     pub const TENSORS: u32 = 3;
     /// UTF-8 names that the tensor records point into.
     pub const NAMES: u32 = 4;
-    /// The tokenizer; see `docs/tokenizer.md`.
+    /// The tokenizer of the text that goes in; see `docs/tokenizer.md`.
     pub const TOKENIZER: u32 = 5;
     /// Pairs of strings: each `u32` length of key, `u32` length of value, key, value.
     pub const METADATA: u32 = 6;
@@ -78,33 +81,120 @@ pub mod section {
     pub const GOLDEN: u32 = 7;
     /// The tensors' bytes.
     pub const WEIGHTS: u32 = 8;
+    /// [`super::StackRecord`]s, in the order of execution.
+    pub const STACKS: u32 = 9;
+    /// The tokenizer of the text that comes out, where it is another one.
+    pub const TARGET_TOKENIZER: u32 = 10;
 }
 
 record! {
-    /// What is not in a block.
+    /// What is not in a stack: the counts, and how the last stack's states become the output. A language model has the head at each
+    /// position; an encoder pools its states to one row first, and may have a dense layer with an activation before the head.
     ModelRecord {
-        /// 0: a decoder that maps tokens to the logits of the next token.
-        kind: u32,
-        /// Width of the residual stream.
-        width: u32,
-        /// Tokens in the vocabulary: rows of the embedding and of the head.
-        vocab: u32,
-        /// Positions the model was made for.
-        context: u32,
-        /// Number of blocks.
+        /// Number of stacks.
+        stacks: u32,
+        /// Number of blocks of all stacks.
         blocks: u32,
         /// Number of tensors.
         tensors: u32,
-        /// Matrix, vocab x width.
-        embedding: u32,
-        /// Matrix, vocab x width; the same index as `embedding` where they are tied.
+        /// One of [`pooling`].
+        pooling: u8,
+        /// 1: outputs are divided by their Euclidean length.
+        normalize: u8,
+        /// One of [`activation`]: what follows `dense`.
+        dense_activation: u8,
+        /// Zero.
+        reserved: u8,
+        /// Matrix, n x width of the last stack's states, or none.
+        dense: u32,
+        /// Vector, n, or none.
+        dense_bias: u32,
+        /// Matrix, outputs x width (or n behind `dense`), or none: the states themselves come out. The same index as the last stack's
+        /// embedding where they are tied.
         head: u32,
-        /// Vector of the norm before the head.
+        /// Vector, outputs, or none.
+        head_bias: u32,
+        /// The token that a target begins with, or none.
+        start: u32,
+        /// Zero.
+        reserved2: Zeros<28>,
+    }
+}
+
+/// What becomes of the last stack's states.
+pub mod pooling {
+    /// Each position has its own output.
+    pub const NONE: u8 = 0;
+    /// The first position's, of the class token.
+    pub const FIRST: u8 = 1;
+    /// The mean over positions.
+    pub const MEAN: u8 = 2;
+    /// The largest of each column.
+    pub const MAX: u8 = 3;
+}
+
+/// What a stack reads.
+pub mod input {
+    /// Tokens: rows of `embedding`.
+    pub const TOKENS: u8 = 0;
+    /// Rows of numbers: `embedding` times each, plus `input_bias`.
+    pub const FEATURES: u8 = 1;
+    /// A picture, cut into patches from left to right and top to bottom; the numbers of a patch are those of its rows, pixels, channels. Then as features.
+    pub const PIXELS: u8 = 2;
+    /// Nothing: the rows of `embedding` are its input (queries that a resampler has learned).
+    pub const QUERIES: u8 = 3;
+    /// The states of the stack before.
+    pub const STATES: u8 = 4;
+}
+
+record! {
+    /// A stack of blocks. Its attention across ([`sight::CROSS`]) looks at the final states of the stack before. Fields that the input's
+    /// kind does not use are zero, tensors [`NONE`].
+    StackRecord {
+        /// One of [`input`].
+        input: u8,
+        /// One of [`norm`]: the kind of `norm`.
+        norm_kind: u8,
+        /// Zero.
+        reserved: u16,
+        /// Width of the residual stream where it starts.
+        width: u32,
+        /// Width where it ends.
+        out: u32,
+        /// Positions that it was made for; those of a class token included.
+        context: u32,
+        /// Number of its blocks.
+        blocks: u32,
+        /// Matrix. Tokens: vocabulary x width; features: width x numbers; queries: number x width.
+        embedding: u32,
+        /// The rows of a token's embedding are multiplied by this.
+        embedding_scale: f32,
+        /// Vector, width, or none: added to features' products.
+        input_bias: u32,
+        /// Matrix, context x width, or none: added to the rows.
+        positions: u32,
+        /// Matrix, types x width, or none: a row for the type of each token, added.
+        types: u32,
+        /// Vector, width, or none: a row in front of features.
+        class: u32,
+        /// Vector, `out`, of the norm behind the last block, or none.
         norm: u32,
+        /// Its bias, or none.
+        norm_bias: u32,
         /// Its epsilon.
         norm_eps: f32,
+        /// Rows of a picture.
+        picture_height: u16,
+        /// Columns of a picture.
+        picture_width: u16,
+        /// Rows and columns of a patch.
+        patch: u16,
+        /// Numbers of a pixel.
+        channels: u16,
+        /// Vector, `2 * channels`: a pixel counts `value * scale + offset`; the scales, then the offsets.
+        pixel: u32,
         /// Zero.
-        reserved: [u8; 24],
+        reserved2: Zeros<28>,
     }
 }
 
@@ -114,35 +204,84 @@ pub mod block {
     pub const ATTENTION: u8 = 1;
     /// Feed-forward.
     pub const FEED_FORWARD: u8 = 2;
+    /// One matrix, `output`, and nothing else.
+    pub const PROJECTION: u8 = 3;
+}
+
+/// Kinds of norms.
+pub mod norm {
+    /// `x / sqrt(mean(x^2) + eps) * weight`.
+    pub const RMS: u8 = 0;
+    /// `(x - mean) / sqrt(variance + eps) * weight + bias`.
+    pub const LAYER: u8 = 1;
+}
+
+/// How a branch meets the stream.
+pub mod join {
+    /// `x += branch(norm(x))`.
+    pub const PRE: u8 = 0;
+    /// The stream is normed, too: `x = stream_norm(x) + branch(norm(x))`. Models that norm behind the branch are this, each norm with the
+    /// block after it.
+    pub const POST: u8 = 1;
+    /// `x = branch(norm(x))`, of another width perhaps.
+    pub const REPLACE: u8 = 2;
+}
+
+/// What attention looks at.
+pub mod sight {
+    /// The positions up to its own.
+    pub const EARLIER: u8 = 0;
+    /// All positions.
+    pub const ALL: u8 = 1;
+    /// The final states of the stack before.
+    pub const CROSS: u8 = 2;
+}
+
+/// Activations.
+pub mod activation {
+    /// `x / (1 + exp(-x))`.
+    pub const SILU: u8 = 0;
+    /// `x * (1 + erf(x / sqrt(2))) / 2`.
+    pub const GELU: u8 = 1;
+    /// GELU by the hyperbolic tangent.
+    pub const GELU_TANH: u8 = 2;
+    /// `max(x, 0)`.
+    pub const RELU: u8 = 3;
+    /// Hyperbolic tangent.
+    pub const TANH: u8 = 4;
+    /// `x`.
+    pub const IDENTITY: u8 = 5;
+    /// Added in a block's variant: there is no gate, the activation is all.
+    pub const PLAIN: u8 = 16;
 }
 
 record! {
-    /// A block: one residual branch, `x += out(middle(in(norm(x))))`. Fields that the block's kind does not use are zero,
+    /// A block: one branch, `x += out(middle(in(norm(x))))` or as [`join`] says. Fields that the block's kind does not use are zero,
     /// tensors [`NONE`].
     BlockRecord {
         /// One of [`block`].
         kind: u8,
-        /// 0: RMS norm before the branch.
+        /// One of [`norm`].
         norm_kind: u8,
-        /// 0: the branch is added to its input before the next block starts.
+        /// One of [`join`].
         join: u8,
-        /// Attention: 0, causal softmax. Feed-forward: 0, `silu(gate) * up`.
+        /// Attention: one of [`sight`]. Feed-forward: one of [`activation`], of the gate or plain.
         variant: u8,
         /// Layer of the source model, for people.
         layer: u32,
-        /// Vector, width.
+        /// Vector, width; or none where the block replaces.
         norm: u32,
         /// Epsilon of `norm`.
         norm_eps: f32,
-        /// Matrix, inner x width. Attention: rows of query, then key, then value heads. Feed-forward: gate, then up.
+        /// Matrix, inner x width. Attention: rows of query, then (unless across) key, then value heads. Feed-forward: gate (if there is one), then up.
         input: u32,
         /// Vector added to the result of `input`, or none.
         input_bias: u32,
-        /// Matrix, width x (heads * head_dim, or feed-forward width).
+        /// Matrix, width x (heads * head_dim, feed-forward width, or width).
         output: u32,
         /// Vector added to the result of `output`, or none.
         output_bias: u32,
-        /// Query heads; feed-forward: 0.
+        /// Query heads; not attention: 0.
         heads: u16,
         /// Key/value heads, a divisor of `heads`.
         kv_heads: u16,
@@ -160,10 +299,23 @@ record! {
         rope: u32,
         /// Cosines and sines are multiplied by this.
         rope_magnitude: f32,
-        /// Feed-forward: rows of gate and of up.
+        /// Feed-forward: rows of up.
         inner: u32,
+        /// Bias of `norm`, or none.
+        norm_bias: u32,
+        /// The norm of the stream ([`join::POST`]): a vector of width, or none.
+        stream_norm: u32,
+        /// Its bias, or none.
+        stream_norm_bias: u32,
+        /// Attention across: matrix, (key heads, then value heads) x width of what it looks at.
+        memory: u32,
+        /// Vector added to the result of `memory`, or none.
+        memory_bias: u32,
+        /// Added to scores by distance: for each query head `2 r + 1` numbers, for keys `r` and more positions earlier to `r` and more later, in
+        /// units of log 2; a vector, or none.
+        relative: u32,
         /// Zero.
-        reserved: [u8; 60],
+        reserved: Zeros<36>,
     }
 }
 
@@ -210,19 +362,104 @@ record! {
 }
 
 record! {
-    /// A sequence that the model was run on by its maker: the first `prompt` tokens were given, the others are the most
+    /// A sequence that the model was run on by its maker: the first `prompt` tokens of the target were given, the others are the most
     /// probable ones, one after the other.
     GoldenRecord {
-        /// Tokens given.
+        /// Tokens of the source; of a model that reads no tokens there, rows of [`crate::Source::Pattern`].
+        source: u32,
+        /// Tokens given of the target.
         prompt: u32,
-        /// All tokens; they follow this record.
+        /// Tokens that follow this record: those of the source (if it reads tokens), then those of the target.
         tokens: u32,
-        /// [`crate::LogitsHash`] of the logits at positions `prompt - 1` to `tokens - 2`, those that chose a token.
+        /// Zero.
+        reserved: u32,
+        /// [`crate::LogitsHash`] of the outputs of the source, if there are any, and of the logits that chose a token.
         hash: u64,
     }
 }
 
+impl ModelRecord {
+    /// Neither stacks nor an output.
+    pub const EMPTY: Self = Self {
+        stacks: 0,
+        blocks: 0,
+        tensors: 0,
+        pooling: pooling::NONE,
+        normalize: 0,
+        dense_activation: activation::SILU,
+        reserved: 0,
+        dense: NONE,
+        dense_bias: NONE,
+        head: NONE,
+        head_bias: NONE,
+        start: NONE,
+        reserved2: Zeros::ZERO,
+    };
+}
+
+impl StackRecord {
+    /// Nothing that it may leave out.
+    pub const EMPTY: Self = Self {
+        input: input::TOKENS,
+        norm_kind: norm::RMS,
+        reserved: 0,
+        width: 0,
+        out: 0,
+        context: 0,
+        blocks: 0,
+        embedding: NONE,
+        embedding_scale: 1.0,
+        input_bias: NONE,
+        positions: NONE,
+        types: NONE,
+        class: NONE,
+        norm: NONE,
+        norm_bias: NONE,
+        norm_eps: 0.0,
+        picture_height: 0,
+        picture_width: 0,
+        patch: 0,
+        channels: 0,
+        pixel: NONE,
+        reserved2: Zeros::ZERO,
+    };
+}
+
+impl BlockRecord {
+    /// Nothing that it may leave out.
+    pub const EMPTY: Self = Self {
+        kind: 0,
+        norm_kind: norm::RMS,
+        join: join::PRE,
+        variant: 0,
+        layer: 0,
+        norm: NONE,
+        norm_eps: 0.0,
+        input: NONE,
+        input_bias: NONE,
+        output: NONE,
+        output_bias: NONE,
+        heads: 0,
+        kv_heads: 0,
+        head_dim: 0,
+        score_scale: 0.0,
+        query_norm: NONE,
+        key_norm: NONE,
+        head_norm_eps: 0.0,
+        rope: NONE,
+        rope_magnitude: 0.0,
+        inner: 0,
+        norm_bias: NONE,
+        stream_norm: NONE,
+        stream_norm_bias: NONE,
+        memory: NONE,
+        memory_bias: NONE,
+        relative: NONE,
+        reserved: Zeros::ZERO,
+    };
+}
+
 const _: () = {
-    assert!(Head::SIZE == 64 && SectionEntry::SIZE == 32 && ModelRecord::SIZE == 64);
-    assert!(BlockRecord::SIZE == 128 && TensorRecord::SIZE == 40 && GoldenRecord::SIZE == 16);
+    assert!(Head::SIZE == 64 && SectionEntry::SIZE == 32 && ModelRecord::SIZE == 64 && StackRecord::SIZE == 96);
+    assert!(BlockRecord::SIZE == 128 && TensorRecord::SIZE == 40 && GoldenRecord::SIZE == 24);
 };

@@ -10,7 +10,8 @@ mod sections;
 mod view;
 
 pub use crc::Crc32;
-pub use error::{BlockProblem, ModelProblem, OpenError, SectionProblem, TensorProblem};
+pub use error::{BlockProblem, ModelProblem, OpenError, SectionProblem, StackProblem, TensorProblem};
 pub use golden::{Golden, LogitsHash};
 pub use model::{Model, VerifyError};
-pub use view::{Attention, Block, Middle, Tensor, Values};
+pub(crate) use view::FAMILIES;
+pub use view::{Attention, Block, Input, Join, Linear, Middle, Norm, Output, Picture, Sight, Stack, Tensor, Values};

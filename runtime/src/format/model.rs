@@ -1,13 +1,14 @@
 //! The checked view of a file.
 
 use super::crc::Crc32;
-use super::error::{ModelProblem, OpenError, TensorProblem};
+use super::error::{ModelProblem, OpenError, StackProblem, TensorProblem};
 use super::golden::Golden;
 use super::layout::{
-    BlockRecord, GoldenRecord, MAX_BLOCKS, MAX_DIMENSION, MAX_TENSORS, ModelRecord, TensorRecord, section,
+    BlockRecord, GoldenRecord, MAX_BLOCKS, MAX_STACKS, MAX_TENSORS, ModelRecord, NONE, StackRecord, TensorRecord,
+    activation, pooling, section,
 };
 use super::sections::Sections;
-use super::view::{Values, is_scale};
+use super::view::{FAMILIES, Input, Middle, Sight, Stack, Values};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// A model, read where it lies.
@@ -18,6 +19,7 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 pub struct Model<'a> {
     sections: Sections<'a>,
     record: ModelRecord,
+    stacks: &'a [u8],
     blocks: &'a [u8],
     tensors: &'a [u8],
     weights: &'a [u8],
@@ -77,13 +79,14 @@ impl<'a> Model<'a> {
         let model = Self {
             sections,
             record,
+            stacks: sections.table(section::STACKS, u64::from(record.stacks) * StackRecord::SIZE as u64)?,
             blocks: sections.table(section::BLOCKS, u64::from(record.blocks) * BlockRecord::SIZE as u64)?,
             tensors: sections.table(section::TENSORS, u64::from(record.tensors) * TensorRecord::SIZE as u64)?,
             weights: sections.required(section::WEIGHTS)?,
         };
         model.check_tensors()?;
-        (0..record.blocks).try_for_each(|i| model.block(i).map(|_| ()))?;
-        model.check_ends()?;
+        let states = model.check_stacks()?;
+        model.check_output(states)?;
         Ok(model)
     }
 
@@ -99,13 +102,59 @@ impl<'a> Model<'a> {
         Ok(())
     }
 
-    fn check_ends(&self) -> Result<(), OpenError> {
-        let (vocab, width) = (self.record.vocab as usize, self.record.width as usize);
-        let (embedding, head) = (self.embedding()?, self.head()?);
-        let fits = (embedding.rows(), embedding.cols()) == (vocab, width)
-            && !embedding.is_sparse()
-            && (head.rows(), head.cols()) == (vocab, width)
-            && self.norm()?.len() == width;
+    /// Walks all blocks and returns the width of the last states.
+    fn check_stacks(&self) -> Result<usize, OpenError> {
+        let (mut states, mut blocks) = (0, 0);
+        for index in 0..self.record.stacks {
+            let stack = self.stack(index)?;
+            let order = Err(OpenError::Stack { index, problem: StackProblem::Order });
+            let last = index + 1 == self.record.stacks;
+            let mut width = stack.record.width as usize;
+            // The first stack reads what is given, a decoder tokens, and those between what the stack before leaves.
+            let fits = match stack.input {
+                Input::Tokens { .. } => index == 0 || last,
+                Input::Features { .. } => index == 0,
+                Input::Queries(_) => index > 0,
+                Input::States => index > 0 && width == states,
+            };
+            if !fits {
+                return order;
+            }
+            let mut sees = [false; 2];
+            for at in stack.blocks.0..stack.blocks.1.min(self.record.blocks) {
+                let block = self.block_at(at, width, states)?;
+                if let Middle::Attention(attention) = &block.middle {
+                    sees[0] |= matches!(attention.sight, Sight::Earlier);
+                    sees[1] |= matches!(attention.sight, Sight::All);
+                }
+                width = block.output.rows();
+            }
+            // Only a last stack of tokens goes on from one to the next, and then all of its blocks do.
+            let tokens = matches!(stack.input, Input::Tokens { .. });
+            if (sees[0] && !(last && tokens && !sees[1])) || (index > 0 && tokens && sees[1]) {
+                return order;
+            }
+            if width != stack.record.out as usize {
+                return Err(OpenError::Stack { index, problem: StackProblem::Shape });
+            }
+            (states, blocks) = (width, stack.blocks.1);
+        }
+        if blocks == self.record.blocks { Ok(states) } else { Err(OpenError::Model(ModelProblem::Dimension)) }
+    }
+
+    fn check_output(&self, states: usize) -> Result<(), OpenError> {
+        let output = self.output()?;
+        let mut width = states;
+        let mut fits = true;
+        if let Some((dense, _)) = &output.dense {
+            fits = dense.is(dense.matrix.rows(), width);
+            width = dense.matrix.rows();
+        }
+        match &output.head {
+            Some(head) => fits &= head.is(head.matrix.rows(), width),
+            // A program that has no other models always has a head.
+            None => fits &= FAMILIES,
+        }
         if fits { Ok(()) } else { Err(OpenError::Model(ModelProblem::Shape)) }
     }
 
@@ -114,19 +163,53 @@ impl<'a> Model<'a> {
         &self.record
     }
 
-    /// Width of the residual stream.
+    /// The last stack: the decoder, or the encoder of a model that has no decoder.
+    pub fn last(&self) -> Result<Stack<'a>, OpenError> {
+        self.stack(self.record.stacks - 1)
+    }
+
+    /// Width of the last stack's stream where it starts.
     pub fn width(&self) -> usize {
-        self.record.width as usize
+        self.last().map_or(0, |stack| stack.record.width as usize)
     }
 
-    /// Tokens in the vocabulary.
+    /// Whether the last stack reads tokens one after the other; otherwise the model is an encoder.
+    pub fn is_decoder(&self) -> bool {
+        !FAMILIES || self.decoder().is_ok_and(|decoder| decoder)
+    }
+
+    fn decoder(&self) -> Result<bool, OpenError> {
+        let stack = self.last()?;
+        let mut width = stack.record.width as usize;
+        // The width of a stack before; a stack without a cross block does not look at it.
+        let memory = match self.record.stacks {
+            1 => 0,
+            n => self.stack(n - 2)?.record.out as usize,
+        };
+        let mut sees_all = false;
+        for at in stack.blocks.0..stack.blocks.1 {
+            let block = self.block_at(at, width, memory)?;
+            width = block.output.rows();
+            sees_all |= matches!(block.middle, Middle::Attention(attention) if matches!(attention.sight, Sight::All));
+        }
+        Ok(!sees_all && matches!(stack.input, Input::Tokens { .. }))
+    }
+
+    /// Outputs of the head: tokens of the vocabulary, classes, or the width of what comes out without a head.
     pub fn vocab(&self) -> usize {
-        self.record.vocab as usize
+        match self.output() {
+            Ok(output) => match (output.head, output.dense) {
+                (Some(head), _) => head.matrix.rows(),
+                (None, Some((dense, _))) => dense.matrix.rows(),
+                (None, None) => self.last().map_or(0, |stack| stack.record.out as usize),
+            },
+            Err(_) => 0,
+        }
     }
 
-    /// Positions the model was made for.
+    /// Positions that the last stack was made for.
     pub fn context(&self) -> usize {
-        self.record.context as usize
+        self.last().map_or(0, |stack| stack.record.context as usize)
     }
 
     /// The file's bytes.
@@ -134,9 +217,15 @@ impl<'a> Model<'a> {
         self.sections.file
     }
 
-    /// The tokenizer, if the file has one.
+    /// The tokenizer of the text that goes in, if the file has one.
     pub fn tokenizer(&self) -> Option<Result<Tokenizer<'a>, TokenizerError>> {
         self.sections.find(section::TOKENIZER).map(|(_, bytes)| Tokenizer::parse(bytes))
+    }
+
+    /// The tokenizer of the text that comes out: that of the text that goes in, unless the file has another.
+    pub fn target_tokenizer(&self) -> Option<Result<Tokenizer<'a>, TokenizerError>> {
+        let own = self.sections.find(section::TARGET_TOKENIZER).map(|(_, bytes)| Tokenizer::parse(bytes));
+        own.or_else(|| self.tokenizer())
     }
 
     /// Pairs of free strings, as far as they are well formed.
@@ -155,12 +244,13 @@ impl<'a> Model<'a> {
     /// The golden sequences, as far as they are well formed.
     pub fn golden(&self) -> impl Iterator<Item = Golden<'a>> + use<'a> {
         let mut rest = self.sections.optional(section::GOLDEN);
+        let reads_tokens = matches!(self.stack(0), Ok(Stack { input: Input::Tokens { .. }, .. }));
         core::iter::from_fn(move || {
             let record = GoldenRecord::read(rest)?;
             let tail = rest.get(GoldenRecord::SIZE..)?;
             let (tokens, tail) = tail.split_at_checked((record.tokens as usize).checked_mul(4)?)?;
             rest = tail;
-            Golden::new(record, bytemuck::try_cast_slice(tokens).ok()?)
+            Golden::new(record, bytemuck::try_cast_slice(tokens).ok()?, reads_tokens)
         })
     }
 
@@ -174,6 +264,10 @@ impl<'a> Model<'a> {
 
     pub(super) fn tensor_record(&self, index: u32) -> Option<TensorRecord> {
         TensorRecord::read(self.tensors.get((index as usize).checked_mul(TensorRecord::SIZE)?..)?)
+    }
+
+    pub(super) fn stack_record(&self, index: u32) -> Option<StackRecord> {
+        StackRecord::read(self.stacks.get((index as usize).checked_mul(StackRecord::SIZE)?..)?)
     }
 
     pub(super) fn block_record(&self, index: u32) -> Option<BlockRecord> {
@@ -212,24 +306,24 @@ impl<'a> Model<'a> {
                 return Err(VerifyError::Index { index });
             }
         }
-        match self.tokenizer() {
-            None => Ok(()),
-            Some(tokenizer) => tokenizer.and_then(|t| t.validate()).map_err(VerifyError::Tokenizer),
+        for tokenizer in [self.tokenizer(), self.target_tokenizer()].into_iter().flatten() {
+            tokenizer.and_then(|t| t.validate()).map_err(VerifyError::Tokenizer)?;
         }
+        Ok(())
     }
 }
 
 fn check_record(record: &ModelRecord) -> Result<(), ModelProblem> {
-    if record.kind != 0 {
+    let special = [record.pooling, record.normalize].into_iter().any(|kind| kind != 0) || record.stacks > 1;
+    if !FAMILIES && (special || record.dense != NONE || record.head_bias != NONE) {
+        return Err(ModelProblem::NotBuilt);
+    }
+    if record.pooling > pooling::MAX || record.normalize > 1 || record.dense_activation > activation::IDENTITY {
         return Err(ModelProblem::Kind);
     }
-    if record.reserved.iter().any(|&b| b != 0) {
+    if record.reserved != 0 || !record.reserved2.are() {
         return Err(ModelProblem::Reserved);
     }
-    let sizes = [record.width, record.vocab, record.context];
     let counts = record.blocks <= MAX_BLOCKS && record.tensors <= MAX_TENSORS;
-    if !counts || sizes.into_iter().any(|n| n == 0 || n > MAX_DIMENSION) {
-        return Err(ModelProblem::Dimension);
-    }
-    if is_scale(record.norm_eps) { Ok(()) } else { Err(ModelProblem::Epsilon) }
+    if counts && (1..=MAX_STACKS).contains(&record.stacks) { Ok(()) } else { Err(ModelProblem::Dimension) }
 }

@@ -19,12 +19,12 @@ impl<'a> Sections<'a> {
         if !bytes.starts_with(&MAGIC) {
             return Err(OpenError::NotKinglet);
         }
+        if bytes.as_ptr().align_offset(ALIGN) != 0 {
+            return Err(OpenError::Unaligned);
+        }
         let head = Head::read(bytes).ok_or(OpenError::Truncated { needed: Head::SIZE as u64, found })?;
         if head.version != VERSION {
             return Err(OpenError::Version { found: head.version });
-        }
-        if bytes.as_ptr().align_offset(ALIGN) != 0 {
-            return Err(OpenError::Unaligned);
         }
         let truncated = OpenError::Truncated { needed: head.bytes, found };
         let file = usize::try_from(head.bytes).ok().and_then(|n| bytes.get(..n)).ok_or(truncated)?;

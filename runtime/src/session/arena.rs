@@ -47,9 +47,9 @@ pub(super) struct Arena<'a> {
     pub(super) scales: &'a mut [f32],
     pub(super) cache_codes: &'a mut [i8],
     pub(super) cache_scales: &'a mut [f32],
+    pub(super) cross_codes: &'a mut [i8],
+    pub(super) cross_scales: &'a mut [f32],
     pub(super) logits: &'a mut [f32],
-    /// Columns of `wide`.
-    pub(super) stride: usize,
 }
 
 impl<'a> Arena<'a> {
@@ -75,8 +75,9 @@ impl<'a> Arena<'a> {
             scales: bytemuck::cast_slice_mut(region(&plan.scales)),
             cache_codes: bytemuck::cast_slice_mut(region(&plan.cache_codes)),
             cache_scales: bytemuck::cast_slice_mut(region(&plan.cache_scales)),
+            cross_codes: bytemuck::cast_slice_mut(region(&plan.cross_codes)),
+            cross_scales: bytemuck::cast_slice_mut(region(&plan.cross_scales)),
             logits: bytemuck::cast_slice_mut(region(&plan.logits)),
-            stride: plan.stride,
         })
     }
 }

@@ -1,9 +1,14 @@
-//! A session: one sequence, its cache and the forward pass, in memory that the caller lends.
+//! A session: a source or a sequence of tokens or both, caches and the forward pass, in memory that the caller lends.
+//!
+//! A model reads a *source* ([`Session::encode`]), tokens of a *target* ([`Session::feed`]), or first one and then the other: then each target
+//! looks at the keys and values that the source left behind, and a new target over the same source computes nothing of it again.
 //!
 //! A run (some tokens through all blocks) is a list of small steps; [`Session::resume`] takes as many of them as a budget
 //! allows and can be called again later, with the same bits in the end. [`Session::feed`] does it all at once.
 
 mod arena;
+mod families;
+mod source;
 mod steps;
 mod tap;
 
@@ -13,11 +18,12 @@ use kinglet_kernels::Isa;
 
 use self::arena::Arena;
 pub use self::arena::{Aligned, ArenaError};
-use self::steps::Run;
+pub use self::source::Source;
+use self::steps::{Run, Setting};
 pub use self::tap::TapError;
-use crate::format::{Golden, LogitsHash, Model, OpenError};
+use crate::format::{FAMILIES, Golden, LogitsHash, Model, OpenError};
 use crate::parallel::{Parallel, Serial};
-use crate::plan::{Options, Plan, PlanError};
+use crate::plan::{MAX_TARGETS, Options, Plan, PlanError};
 use crate::sampler::argmax;
 
 /// Why there is no session.
@@ -36,7 +42,7 @@ pub enum SessionError {
 pub enum RunError {
     /// No tokens.
     Empty,
-    /// More tokens at once than the plan's `prefill`, or more logits than its `logits`.
+    /// More tokens at once than the plan's `prefill` or `targets`, or more logits than its `logits`.
     TooMany {
         /// Asked for.
         asked: usize,
@@ -59,6 +65,20 @@ pub enum RunError {
         /// Size of the vocabulary.
         vocab: usize,
     },
+    /// The source has no rows, more than were planned, or numbers that are no whole rows or another picture than the model's.
+    Source {
+        /// Tokens, numbers or bytes that the model reads, at most.
+        most: usize,
+        /// Given.
+        found: usize,
+    },
+    /// The model does not read this: a source where it has none, tokens where it reads features or pictures, or the other way about.
+    Reads {
+        /// What it reads.
+        what: &'static str,
+    },
+    /// A target was begun before there was a source.
+    NoSource,
     /// A position to rewind to that was not reached.
     Position {
         /// Asked for.
@@ -111,11 +131,12 @@ pub enum GoldenError {
 #[derive(Debug)]
 pub struct Session<'m, 'a, P = Serial> {
     model: Model<'m>,
-    isa: Isa,
     parallel: P,
-    options: Options,
+    setting: Setting,
     arena: Arena<'a>,
     position: usize,
+    /// Rows and width of the source's states whose keys and values are there; 0 for none.
+    memory: (usize, usize),
     run: Option<Run>,
     /// Rows of logits that the last run left.
     rows: usize,
@@ -140,25 +161,31 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
     ) -> Result<Self, SessionError> {
         let plan = Plan::new(model, options).map_err(SessionError::Plan)?;
         let arena = Arena::new(&plan, arena).map_err(SessionError::Arena)?;
-        Ok(Self { model: *model, isa, parallel, options, arena, position: 0, run: None, rows: 0 })
+        let setting = Setting::new(model, &plan, isa);
+        Ok(Self { model: *model, parallel, setting, arena, position: 0, memory: (0, 0), run: None, rows: 0 })
     }
 
-    /// Tokens in the cache.
+    /// Tokens of each target in the cache.
     pub fn position(&self) -> usize {
         self.position
     }
 
     /// The options of its plan.
     pub fn options(&self) -> Options {
-        self.options
+        self.setting.options
+    }
+
+    /// Rows of the source that targets look at; 0 when there is none.
+    pub fn source(&self) -> usize {
+        self.memory.0
     }
 
     /// The instruction set it uses.
     pub fn isa(&self) -> Isa {
-        self.isa
+        self.setting.isa
     }
 
-    /// Forgets all tokens from `position` on, and any unfinished run. The tokens before it stay, at no cost.
+    /// Forgets all tokens from `position` on, and any unfinished run. The tokens before it stay, at no cost, and so does the source.
     pub fn rewind(&mut self, position: usize) -> Result<(), RunError> {
         if position > self.position {
             return Err(RunError::Position { asked: position, reached: self.position });
@@ -169,42 +196,62 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         Ok(())
     }
 
-    /// Begins a run of at most `prefill` tokens; the logits of the last `logits` of them are wanted. Nothing is computed but
+    /// Begins a run of at most `prefill` tokens of the first target; the logits of the last `logits` of them are wanted. Nothing is computed but
     /// the look-up of the embeddings.
     pub fn begin(&mut self, tokens: &[u32], logits: usize) -> Result<(), RunError> {
-        if self.run.is_some() {
-            return Err(RunError::Unfinished);
+        if tokens.len() > self.options().prefill {
+            return Err(RunError::TooMany { asked: tokens.len(), most: self.options().prefill });
         }
-        if tokens.len() > self.options.prefill {
-            return Err(RunError::TooMany { asked: tokens.len(), most: self.options.prefill });
+        let most = self.options().logits.min(tokens.len());
+        if logits > most {
+            return Err(RunError::TooMany { asked: logits, most });
         }
-        if logits > self.options.logits.min(tokens.len()) {
-            return Err(RunError::TooMany { asked: logits, most: self.options.logits.min(tokens.len()) });
+        self.begin_run(tokens, logits, false)
+    }
+
+    /// Begins a run of one token for each of several targets, at most as many as planned; the logits of all are wanted.
+    pub fn begin_each(&mut self, tokens: &[u32]) -> Result<(), RunError> {
+        if tokens.len() > self.options().targets {
+            return Err(RunError::TooMany { asked: tokens.len(), most: self.options().targets });
         }
-        self.check(tokens)?;
-        let embedding = self.model.embedding().map_err(RunError::Model)?;
-        let rows = self.arena.residual.chunks_exact_mut(self.model.width());
-        for (&token, row) in tokens.iter().zip(rows) {
-            embedding.dequantize_row(token as usize, row);
-        }
+        self.begin_run(tokens, tokens.len(), true)
+    }
+
+    fn begin_run(&mut self, tokens: &[u32], logits: usize, apart: bool) -> Result<(), RunError> {
+        self.check(tokens, if apart { 1 } else { tokens.len() })?;
+        let index = self.model.record().stacks - 1;
+        let stack = self.model.stack(index).map_err(RunError::Model)?;
+        let start = self.position;
+        source::embed(&stack, tokens, &[], &mut self.arena, |row| start + if apart { 0 } else { row });
         self.rows = 0;
-        self.run = Some(Run::new(self.position, tokens.len(), logits));
+        let mut run = Run::new((index, &stack), &self.setting, start, tokens.len(), logits, self.memory);
+        if apart {
+            run.set_apart();
+        }
+        self.run = Some(run);
         Ok(())
     }
 
-    fn check(&self, tokens: &[u32]) -> Result<(), RunError> {
+    /// Whether `tokens` can be run on the target, which gets longer by `positions`.
+    fn check(&self, tokens: &[u32], positions: usize) -> Result<(), RunError> {
+        if self.run.is_some() {
+            return Err(RunError::Unfinished);
+        }
         if tokens.is_empty() {
             return Err(RunError::Empty);
         }
-        let needed = self.position.saturating_add(tokens.len());
-        if needed > self.options.context {
-            return Err(RunError::ContextFull { needed, context: self.options.context });
+        if !self.setting.is_decoder {
+            return Err(RunError::Reads { what: "a source and no target" });
         }
-        let vocab = self.model.vocab();
-        match tokens.iter().position(|&t| t as usize >= vocab) {
-            Some(index) => Err(RunError::Token { index, token: tokens[index], vocab }),
-            None => Ok(()),
+        if FAMILIES && self.model.record().stacks > 1 && self.memory.0 == 0 {
+            return Err(RunError::NoSource);
         }
+        let (needed, context) = (self.position.saturating_add(positions), self.options().context);
+        if needed > context {
+            return Err(RunError::ContextFull { needed, context });
+        }
+        let stack = self.model.last().map_err(RunError::Model)?;
+        source::check_tokens(&stack, tokens)
     }
 
     /// Goes on with the run until about `budget` multiply-accumulates are done, at least one step. The longest single
@@ -221,13 +268,10 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
     /// Runs all of `tokens`, in chunks of `prefill`, and returns the logits that follow the last. When the tokens cannot
     /// be run, none is.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&mut [f32], RunError> {
-        if self.run.is_some() {
-            return Err(RunError::Unfinished);
-        }
-        self.check(tokens)?;
+        self.check(tokens, tokens.len())?;
         let mut rest = tokens;
         while !rest.is_empty() {
-            let (chunk, tail) = rest.split_at(rest.len().min(self.options.prefill));
+            let (chunk, tail) = rest.split_at(rest.len().min(self.options().prefill));
             self.begin(chunk, usize::from(tail.is_empty()))?;
             self.resume(u64::MAX)?;
             rest = tail;
@@ -238,13 +282,10 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
     /// Runs all of `tokens`, in chunks of `logits`, and calls `sink` with the number of each token and the logits that
     /// follow it.
     pub fn feed_each(&mut self, tokens: &[u32], mut sink: impl FnMut(usize, &mut [f32])) -> Result<(), RunError> {
-        if self.run.is_some() {
-            return Err(RunError::Unfinished);
-        }
-        self.check(tokens)?;
+        self.check(tokens, tokens.len())?;
         let vocab = self.model.vocab();
         let mut index = 0;
-        for chunk in tokens.chunks(self.options.logits) {
+        for chunk in tokens.chunks(self.options().logits.min(self.options().prefill)) {
             self.begin(chunk, chunk.len())?;
             self.resume(u64::MAX)?;
             for row in self.logits().chunks_exact_mut(vocab) {
@@ -255,10 +296,77 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         Ok(())
     }
 
+    /// Runs one token for each of several targets, and returns a row of logits for each.
+    pub fn feed_targets(&mut self, tokens: &[u32]) -> Result<&mut [f32], RunError> {
+        self.begin_each(tokens)?;
+        self.resume(u64::MAX)?;
+        Ok(self.logits())
+    }
+
+    /// Target `i` goes on from where target `from[i]` is: its keys and values are copied, through a little of the stack. After a prompt that the
+    /// first target was fed, zeros give it to all.
+    pub fn reorder(&mut self, from: &[usize]) -> Result<(), RunError> {
+        if self.run.is_some() {
+            return Err(RunError::Unfinished);
+        }
+        let targets = self.options().targets;
+        if let Some(&asked) = from.iter().find(|&&target| target >= targets) {
+            return Err(RunError::TooMany { asked: asked.saturating_add(1), most: targets });
+        }
+        if from.len() > targets {
+            return Err(RunError::TooMany { asked: from.len(), most: targets });
+        }
+        gather(self.arena.cache_codes, self.setting.target.0, from);
+        gather(self.arena.cache_scales, self.setting.target.1, from);
+        Ok(())
+    }
+
+    /// Reads a source: runs the stacks before the decoder, or all of an encoder. Returns the outputs: those of an encoder, otherwise nothing. Targets
+    /// start again.
+    pub fn encode(&mut self, source: Source<'_>) -> Result<&mut [f32], RunError> {
+        self.begin_source(source)?;
+        self.resume(u64::MAX)?;
+        Ok(self.logits())
+    }
+
+    /// Begins to read a source, to be resumed as any run. Any source before it, and its targets, are forgotten.
+    pub fn begin_source(&mut self, source: Source<'_>) -> Result<(), RunError> {
+        if self.run.is_some() {
+            return Err(RunError::Unfinished);
+        }
+        let stack = self.model.stack(0).map_err(RunError::Model)?;
+        if self.setting.is_decoder && self.model.record().stacks == 1 {
+            return Err(RunError::Reads { what: "tokens of a target and no source" });
+        }
+        let (rows, features) = source::read(&stack, source, self.options().source, self.setting.isa, &mut self.arena)?;
+        let logits = match self.setting.is_decoder {
+            true => 0,
+            false if self.model.record().pooling != 0 => 1,
+            false => rows.min(self.options().logits),
+        };
+        let mut run = Run::new((0, &stack), &self.setting, 0, rows, logits, (0, 0));
+        if features {
+            run.from_features();
+        }
+        (self.run, self.rows, self.position, self.memory) = (Some(run), 0, 0, (0, 0));
+        Ok(())
+    }
+
     /// Rewinds to the start and repeats a golden sequence: tokens and bits must be those of the file's maker.
     pub fn check_golden(&mut self, golden: &Golden<'_>) -> Result<(), GoldenError> {
         self.rewind(0).map_err(GoldenError::Run)?;
         let mut hash = LogitsHash::default();
+        if FAMILIES && golden.rows > 0 {
+            let source = match golden.source {
+                [] => Source::Pattern(golden.rows),
+                tokens => Source::Tokens(tokens),
+            };
+            hash.update(self.encode(source).map_err(GoldenError::Run)?);
+        }
+        if golden.prompt.is_empty() {
+            let (want, got) = (golden.hash, hash.value());
+            return if got == want { Ok(()) } else { Err(GoldenError::Hash { want, got }) };
+        }
         let mut logits = self.feed(golden.prompt).map_err(GoldenError::Run)?;
         for (index, &want) in golden.answer.iter().enumerate() {
             hash.update(logits);
@@ -272,6 +380,21 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         }
         let (want, got) = (golden.hash, hash.value());
         if got == want { Ok(()) } else { Err(GoldenError::Hash { want, got }) }
+    }
+}
+
+/// Copies piece `from[i]` to place `i`, all at once.
+fn gather<T: Copy + Default>(all: &mut [T], size: usize, from: &[usize]) {
+    const AT_ONCE: usize = 64;
+    for start in (0..size).step_by(AT_ONCE) {
+        let len = AT_ONCE.min(size - start);
+        let mut copies = [[T::default(); AT_ONCE]; MAX_TARGETS];
+        for (copy, &from) in copies.iter_mut().zip(from) {
+            copy[..len].copy_from_slice(&all[from * size + start..][..len]);
+        }
+        for (to, copy) in copies.iter().take(from.len()).enumerate() {
+            all[to * size + start..][..len].copy_from_slice(&copy[..len]);
+        }
     }
 }
 
@@ -297,6 +420,12 @@ impl fmt::Display for RunError {
                     "{needed} positions are needed, the context has {context}: shorten the prompt or plan a larger context"
                 )
             }
+            Self::Source { most, found: 0 } => write!(f, "the source is empty; the model reads up to {most}"),
+            Self::Source { most, found } => {
+                write!(f, "the source has {found} tokens, numbers or bytes, the model reads {most} as it was planned")
+            }
+            Self::Reads { what } => write!(f, "the model reads {what}"),
+            Self::NoSource => f.write_str("the model looks at a source: read one first"),
             Self::Token { index, token, vocab } => {
                 write!(f, "token {token} (number {index}) is not in the vocabulary of {vocab}")
             }

@@ -1,6 +1,7 @@
 //! Hidden states on their way: the residual stream before the first block and behind each block.
 //!
-//! State 0 is the embedding of the tokens, state n the stream behind block n - 1; the last is what the final norm sees. A tap
+//! State 0 is the input of the first block, state n the stream behind block n - 1; the last is what the final norm sees. Each stack has one state
+//! more than blocks, and they are numbered through all stacks. In a model that norms behind its branches the stream is tapped before that norm. A tap
 //! looks at a state where it lies, between two steps, so it costs no memory, changes no bit, and is the same however the run
 //! is divided: each state is shown exactly once. A program that taps nothing contains nothing of this.
 
@@ -19,7 +20,7 @@ pub enum TapError {
     State {
         /// Asked for.
         asked: u32,
-        /// The last one: the number of blocks.
+        /// The last one.
         last: u32,
     },
     /// The buffer has another length than the states need.
@@ -38,14 +39,18 @@ impl<P: Parallel> Session<'_, '_, P> {
         let mut run = self.run.take().ok_or(RunError::Idle)?;
         loop {
             // There are that many; a slice that cannot panic leaves nothing behind where the tap does nothing.
-            let rows = self.arena.residual.get(..run.tokens() * self.model.width());
+            let rows = self.arena.residual.get(..run.rows() * run.width());
             if let (Some(state), Some(rows)) = (run.state(), rows) {
                 tap(state, rows);
             }
-            let cost = run.step(&self.model, self.isa, &self.parallel, &self.options, &mut self.arena, budget);
+            let cost = run.step(&self.model, &self.parallel, &self.setting, &mut self.arena, budget);
             let cost = cost.map_err(RunError::Model)?;
             if run.is_done() {
-                self.position += run.tokens();
+                if run.is_target(&self.setting) {
+                    self.position += run.positions();
+                } else {
+                    self.memory = (run.rows(), run.width());
+                }
                 self.rows = run.logits();
                 return Ok(Progress::Done);
             }
@@ -60,11 +65,10 @@ impl<P: Parallel> Session<'_, '_, P> {
     /// [`Self::feed`], and copies the states of these numbers to `buffer`: for each of them, in the order given, a row of
     /// the model's width for each token.
     pub fn feed_tapped(&mut self, tokens: &[u32], states: &[u32], buffer: &mut [f32]) -> Result<&mut [f32], TapError> {
-        if self.run.is_some() {
-            return Err(TapError::Run(RunError::Unfinished));
-        }
-        self.check(tokens).map_err(TapError::Run)?;
-        let (width, last) = (self.model.width(), self.model.record().blocks);
+        self.check(tokens, tokens.len()).map_err(TapError::Run)?;
+        let stack = self.model.last().map_err(|error| TapError::Run(RunError::Model(error)))?;
+        let (width, record) = (stack.record.width as usize, self.model.record());
+        let last = record.blocks + record.stacks - 1;
         if let Some(&asked) = states.iter().find(|&&state| state > last) {
             return Err(TapError::State { asked, last });
         }
@@ -75,7 +79,7 @@ impl<P: Parallel> Session<'_, '_, P> {
         }
         let mut done = 0;
         while done < tokens.len() {
-            let end = tokens.len().min(done + self.options.prefill);
+            let end = tokens.len().min(done + self.options().prefill);
             self.begin(&tokens[done..end], usize::from(end == tokens.len())).map_err(TapError::Run)?;
             let copy = |state, rows: &[f32]| {
                 let places = buffer.chunks_exact_mut(each).zip(states);

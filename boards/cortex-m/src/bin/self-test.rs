@@ -52,7 +52,7 @@ fn main() -> ! {
     say!("{}: {} bytes of model, checksums ok", board::NAME, model.bytes().len());
     let mut planned = 0;
     for prefill in PREFILLS {
-        let options = Options { context: longest(&model), prefill, logits: 1 };
+        let options = Options { context: longest(&model), prefill, ..Options::ONE };
         planned = goldens(&model, options, &mut arena, fault == "golden");
         if let (true, Some(memory)) = (fault == "arena", arena.lend(planned + 1)) {
             memory[planned] = 0;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use kinglet::{Golden, Isa, LogitsHash, Model, Options, Parallel, Plan, Serial, Session, Threads};
+use kinglet::{Golden, Isa, LogitsHash, Model, Options, Parallel, Plan, Serial, Session, Source as Read, Threads};
 use kinglet_quantizer::Memory;
 
 use crate::model::Source;
@@ -49,23 +49,39 @@ impl Args {
 fn check<P: Parallel>(model: &Model<'_>, golden: &Golden<'_>, isa: Isa, parallel: P, chunk: usize) -> Result<()> {
     let how = format!("{}, {} thread(s), chunks of {chunk}", isa.name(), parallel.ways());
     let tokens = [golden.prompt, golden.answer].concat();
-    let context = tokens.len().min(model.context());
+    let context = tokens.len().min(model.context()).max(1);
     let chunk = chunk.min(context);
-    let options = Options { context, prefill: chunk, logits: chunk };
+    let logits = if tokens.is_empty() { 1 } else { chunk };
+    let options = Options { context, prefill: chunk, logits, ..Options::of(model)? };
     let mut memory = Memory::new(Plan::new(model, options)?.bytes());
     let mut session = Session::with(model, options, memory.bytes(), isa, parallel)?;
     session.check_golden(golden).with_context(|| how.clone())?;
 
+    // The source in small pieces of work.
+    let mut outputs = LogitsHash::default();
+    if golden.rows > 0 {
+        session.begin_source(match golden.source {
+            [] => Read::Pattern(golden.rows),
+            tokens => Read::Tokens(tokens),
+        })?;
+        while session.resume(10_007)? == kinglet::Progress::Pending {}
+        outputs.update(session.logits());
+    }
+    let Some((_, inputs)) = tokens.split_last() else {
+        if outputs.value() != golden.hash {
+            bail!("{how}, in pieces: the outputs' hash is {:016x}, should be {:016x}", outputs.value(), golden.hash);
+        }
+        return Ok(());
+    };
     // All positions at once, then again in small pieces of work.
     session.rewind(0)?;
-    let inputs = &tokens[..tokens.len() - 1];
-    let mut hash = LogitsHash::default();
+    let mut hash = outputs;
     session.feed_each(inputs, |i, logits| {
         if i + 1 >= golden.prompt.len() {
             hash.update(logits);
         }
     })?;
-    let mut pieces = LogitsHash::default();
+    let mut pieces = outputs;
     session.rewind(0)?;
     for (first, part) in inputs.chunks(chunk).enumerate() {
         session.begin(part, part.len())?;

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use kinglet::format::{Middle, Values};
-use kinglet::{Model, Options, Plan};
+use kinglet::format::layout::pooling;
+use kinglet::format::{Input, Join, Middle, Sight, Values};
+use kinglet::{Activation, Model, Options, Plan};
 use serde::Serialize;
 
 use crate::model::{Source, bar, bytes, bytes_per_token};
@@ -21,6 +22,12 @@ pub(crate) struct Args {
     /// Tokens of a prompt that are run together
     #[arg(long, value_name = "N", default_value_t = 16)]
     prefill: usize,
+    /// Positions of the source, for models that read one; by default what the model was made for
+    #[arg(long, value_name = "N")]
+    source: Option<usize>,
+    /// Targets side by side, such as the beams of a search
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    targets: usize,
     /// Compare every checksum too; reads the whole file
     #[arg(long)]
     verify: bool,
@@ -33,10 +40,8 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Report {
     file_bytes: u64,
-    width: usize,
-    vocab: usize,
-    context: usize,
-    tied: bool,
+    stacks: Vec<String>,
+    output: String,
     tokenizer: bool,
     metadata: Vec<(String, String)>,
     blocks: Vec<BlockRow>,
@@ -82,13 +87,21 @@ struct GoldenRow {
 struct PlanRow {
     context: usize,
     prefill: usize,
-    activations: usize,
-    cache: usize,
-    logits: usize,
+    source: usize,
+    targets: usize,
+    scratch: usize,
+    self_cache: usize,
+    cross_cache: usize,
     total: usize,
 }
 
 impl Args {
+    fn options(&self, model: &Model<'_>) -> Result<Options> {
+        let of = Options::of(model)?;
+        let (context, source) = (self.context.unwrap_or(of.context), self.source.unwrap_or(of.source));
+        Ok(Options { context, prefill: self.prefill.min(context), source, targets: self.targets, ..of })
+    }
+
     pub(crate) fn run(self) -> Result<()> {
         let source = Source::open(self.file.as_deref())?;
         let model = source.model(self.file.as_deref())?;
@@ -98,7 +111,7 @@ impl Args {
             progress.finish_and_clear();
             result.context("the file is damaged")?;
         }
-        let report = report(&model, self.context.unwrap_or(model.context()), self.prefill)?;
+        let report = report(&model, self.options(&model)?)?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {
@@ -111,8 +124,8 @@ impl Args {
     }
 }
 
-fn report(model: &Model<'_>, context: usize, prefill: usize) -> Result<Report> {
-    let plan = Plan::new(model, Options { context, prefill, logits: 1 })?;
+fn report(model: &Model<'_>, options: Options) -> Result<Report> {
+    let plan = Plan::new(model, options)?;
     let tensors = (0..model.record().tensors).map(|i| tensor(model, i)).collect::<Result<Vec<_>>>()?;
     let matrices = || tensors.iter().filter(|t| t.format != "f32" && t.format != "u32");
     let weights = matrices().map(|t| t.rows as u64 * t.cols as u64).sum();
@@ -120,10 +133,8 @@ fn report(model: &Model<'_>, context: usize, prefill: usize) -> Result<Report> {
     let record = model.record();
     Ok(Report {
         file_bytes: model.bytes().len() as u64,
-        width: model.width(),
-        vocab: model.vocab(),
-        context: model.context(),
-        tied: record.embedding == record.head,
+        stacks: (0..record.stacks).map(|i| stack(model, i)).collect::<Result<_>>()?,
+        output: output(model)?,
         tokenizer: model.tokenizer().is_some(),
         metadata: model.metadata().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
         blocks: (0..record.blocks).map(|i| block(model, i)).collect::<Result<_>>()?,
@@ -136,11 +147,13 @@ fn report(model: &Model<'_>, context: usize, prefill: usize) -> Result<Report> {
             .map(|g| GoldenRow { prompt: g.prompt.len(), answer: g.answer.len(), hash: format!("{:016x}", g.hash) })
             .collect(),
         plan: PlanRow {
-            context,
-            prefill,
-            activations: plan.cache_codes.start,
-            cache: plan.logits.start - plan.cache_codes.start,
-            logits: plan.bytes() - plan.logits.start,
+            context: options.context,
+            prefill: options.prefill,
+            source: options.source,
+            targets: options.targets,
+            scratch: plan.scratch(),
+            self_cache: plan.self_cache(),
+            cross_cache: plan.cross_cache(),
             total: plan.bytes(),
         },
         tensors,
@@ -178,6 +191,66 @@ fn tensor(model: &Model<'_>, index: u32) -> Result<TensorRow> {
     })
 }
 
+fn stack(model: &Model<'_>, index: u32) -> Result<String> {
+    let stack = model.stack(index)?;
+    let class = |class: bool| if class { ", a class token" } else { "" };
+    let input = match &stack.input {
+        Input::Tokens { embedding, types, .. } => {
+            let types = types.map_or(String::new(), |types| format!(" of {} types", types.rows()));
+            format!("{} tokens{types}", embedding.rows())
+        }
+        Input::Features { picture: Some(p), class: c, .. } => format!(
+            "pictures of {} x {} x {}, patches of {}{}",
+            p.height,
+            p.width,
+            p.channels,
+            p.patch,
+            class(c.is_some())
+        ),
+        Input::Features { linear, class: c, .. } => {
+            format!("rows of {} features{}", linear.matrix.cols(), class(c.is_some()))
+        }
+        Input::Queries(queries) => format!("{} queries", queries.rows()),
+        Input::States => "the states before".to_owned(),
+    };
+    let positions = if stack.positions.is_some() { ", positions added" } else { "" };
+    let (first, end) = stack.blocks;
+    let blocks = if first == end { "no blocks".to_owned() } else { format!("blocks {first} to {}", end - 1) };
+    Ok(format!("{input}, width {}, context {}{positions}, {blocks}", stack.record.width, stack.record.context))
+}
+
+fn output(model: &Model<'_>) -> Result<String> {
+    let output = model.output()?;
+    let mut text = match output.pooling {
+        pooling::FIRST => "the first state".to_owned(),
+        pooling::MEAN => "the mean of all states".to_owned(),
+        pooling::MAX => "the largest of all states".to_owned(),
+        _ => "each state".to_owned(),
+    };
+    if let Some((dense, activation)) = &output.dense {
+        text += &format!(", a layer of {} ({})", dense.matrix.rows(), name(*activation));
+    }
+    match &output.head {
+        Some(head) => {
+            let tied = model.record().head == model.last()?.record.embedding;
+            text += &format!(", {} logits{}", head.matrix.rows(), if tied { " by the embedding" } else { "" });
+        }
+        None => text += &format!(", {} numbers", model.vocab()),
+    }
+    Ok(text + if output.normalize { ", of length 1" } else { "" })
+}
+
+fn name(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Silu => "silu",
+        Activation::Gelu => "gelu",
+        Activation::GeluTanh => "gelu (tanh)",
+        Activation::Relu => "relu",
+        Activation::Tanh => "tanh",
+        Activation::Identity => "no activation",
+    }
+}
+
 fn block(model: &Model<'_>, index: u32) -> Result<BlockRow> {
     let block = model.block(index)?;
     let (kind, mut shape) = match &block.middle {
@@ -189,12 +262,32 @@ fn block(model: &Model<'_>, index: u32) -> Result<BlockRow> {
             if a.query_norm.is_some() || a.key_norm.is_some() {
                 shape += ", head norms";
             }
-            ("attention", shape)
+            if !a.relative.is_empty() {
+                shape += &format!(", bias by distance up to {}", a.relative.len() / a.heads / 2);
+            }
+            match &a.sight {
+                Sight::Earlier => ("attention", shape),
+                Sight::All => ("attention", shape + ", to all positions"),
+                Sight::Cross(_) => ("across", shape),
+            }
         }
-        Middle::FeedForward { inner } => ("feed-forward", format!("width {inner}, silu, gated")),
+        Middle::FeedForward { inner, gated, activation, .. } => {
+            let gated = if *gated { ", gated" } else { "" };
+            ("feed-forward", format!("width {inner}, {}{gated}", name(*activation)))
+        }
+        Middle::Projection => ("projection", format!("to width {}", block.output.rows())),
     };
-    if block.input_bias.is_some() || block.output_bias.is_some() {
+    let input_bias = block.input().is_some_and(|input| input.bias.is_some());
+    if input_bias || block.output_bias.is_some() {
         shape += ", biases";
+    }
+    if block.norm.is_some_and(|norm| norm.is_layer()) {
+        shape += ", layer norm";
+    }
+    match block.join {
+        Join::Pre => {}
+        Join::Post(_) => shape += ", the stream is normed, too",
+        Join::Replace => shape += ", in place of the stream",
     }
     Ok(BlockRow { index, layer: block.record.layer, kind, shape })
 }
@@ -203,15 +296,10 @@ impl Report {
     fn text(&self) -> String {
         let mut out = String::new();
         let mut line = |text: String| out += &(text + "\n");
-        let tied = if self.tied { "tied" } else { "own" };
-        line(format!(
-            "width {}, vocabulary {} ({tied} head), context {}, {} blocks, {}",
-            self.width,
-            self.vocab,
-            self.context,
-            self.blocks.len(),
-            bytes(self.file_bytes)
-        ));
+        for (index, stack) in self.stacks.iter().enumerate() {
+            line(format!("stack {index}: {stack}"));
+        }
+        line(format!("output: {}; {} blocks, {}", self.output, self.blocks.len(), bytes(self.file_bytes)));
         for (key, value) in &self.metadata {
             // Whole records lie there, too.
             match value.char_indices().nth(200) {
@@ -219,7 +307,7 @@ impl Report {
                 Some(_) => line(format!("{key}: {} bytes; --json shows them", value.len())),
             }
         }
-        line("\nblocks (each: x += out(middle(in(rms_norm(x)))))".into());
+        line("\nblocks (each: x += out(middle(in(norm(x)))), unless it says otherwise)".into());
         for b in &self.blocks {
             line(format!("{:4}  layer {:<3} {:13} {}", b.index, b.layer, b.kind, b.shape));
         }
@@ -248,11 +336,13 @@ impl Report {
             line(format!("golden: {} tokens after {}, logits {}", g.answer, g.prompt, g.hash));
         }
         let p = &self.plan;
+        let source = if p.source > 0 { format!("a source of {} positions, ", p.source) } else { String::new() };
+        let targets = if p.targets > 1 { format!("{} targets of ", p.targets) } else { String::new() };
         line(format!(
-            "working memory for {} positions, {} tokens at a time: {} bytes exactly",
+            "working memory for {source}{targets}{} positions, {} tokens at a time: {} bytes exactly",
             p.context, p.prefill, p.total
         ));
-        line(format!("  activations {}, cache {}, logits {}", p.activations, p.cache, p.logits));
+        line(format!("  self cache {}, cross cache {}, scratch {}", p.self_cache, p.cross_cache, p.scratch));
         out
     }
 }

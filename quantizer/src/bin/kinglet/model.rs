@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use kinglet::format::{Linear, Norm};
 use kinglet::{Isa, Map, Model, Parallel, Serial, Threads};
 
 /// Where a model's bytes are.
@@ -31,14 +32,17 @@ impl Source {
     }
 }
 
-/// Bytes of weights that one decode step reads.
+/// Bytes of weights that one decode step reads; of an encoder, all that its last stack has.
 pub(crate) fn bytes_per_token(model: &Model<'_>) -> Result<u64> {
-    let mut bytes = model.head()?.bytes() + model.norm()?.len() * 4;
-    for index in 0..model.record().blocks {
+    let linear = |linear: &Linear<'_>| linear.matrix.bytes() + linear.bias.map_or(0, |bias| bias.len() * 4);
+    let norm =
+        |norm: Option<Norm<'_>>| norm.map_or(0, |norm| 4 * (norm.weight.len() + norm.bias.map_or(0, <[f32]>::len)));
+    let stack = model.last()?;
+    let mut bytes = model.output()?.head.as_ref().map_or(0, linear) + norm(stack.norm);
+    for index in stack.blocks.0..stack.blocks.1 {
         let block = model.block(index)?;
-        bytes += block.input.bytes() + block.output.bytes() + block.norm.len() * 4;
-        let biases = [block.input_bias, block.output_bias];
-        bytes += biases.iter().flatten().map(|b| b.len() * 4).sum::<usize>();
+        bytes += block.input().map_or(0, linear) + block.output.bytes() + norm(block.norm);
+        bytes += block.output_bias.map_or(0, |bias| bias.len() * 4);
     }
     Ok(bytes as u64)
 }

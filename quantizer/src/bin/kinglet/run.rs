@@ -105,7 +105,7 @@ impl Work for Generate<'_> {
 
     fn run<P: Parallel>(self, isa: Isa, parallel: P) -> Result<()> {
         let Self { args, model, tokenizer, prompt, context } = self;
-        let options = Options { context, prefill: args.prefill.clamp(1, prompt.len()), logits: 1 };
+        let options = Options { context, prefill: args.prefill.clamp(1, prompt.len()), logits: 1, ..Options::ONE };
         let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
         let planned = memory.bytes().len();
         let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;

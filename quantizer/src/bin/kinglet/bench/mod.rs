@@ -178,7 +178,7 @@ impl Work for Measure<'_> {
             .next()
             .context("the file carries no golden answer, so nothing could be trusted; quantize with --golden")?;
         let context = longest.max(golden.prompt.len() + golden.answer.len()).min(model.context());
-        let options = Options { context, prefill: args.prefill.min(context), logits: 1 };
+        let options = Options { context, prefill: args.prefill.min(context), ..Options::ONE };
         let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
         let working_memory = memory.bytes().len();
         let start = Instant::now();

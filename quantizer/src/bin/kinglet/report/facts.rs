@@ -1,7 +1,7 @@
 //! What can be read off a file and its checkpoint.
 
 use anyhow::Result;
-use kinglet::format::{Middle, Values};
+use kinglet::format::{Input, Middle, Sight, Values};
 use kinglet::{Format, Matrix, Model};
 use kinglet_quantizer::checkpoint::{Architecture, Block, Checkpoint, Kept, TensorRef};
 use kinglet_quantizer::report::{Component, Means, ModelFacts, Size, Tensor};
@@ -9,7 +9,7 @@ use kinglet_quantizer::report::{Component, Means, ModelFacts, Size, Tensor};
 pub(super) fn model(model: &Model<'_>, architecture: &Architecture) -> ModelFacts {
     ModelFacts {
         family: architecture.family.clone(),
-        width: model.width(),
+        width: model.last().map_or(0, |stack| stack.record.width as usize),
         vocab: model.vocab(),
         context: model.context(),
         blocks: model.record().blocks as usize,
@@ -76,15 +76,37 @@ pub(super) fn means(model: &Model<'_>, checkpoint: &Checkpoint) -> Result<Means>
 
 pub(super) fn components(model: &Model<'_>) -> Result<Vec<Component>> {
     let [mut embedding, mut head, mut attention, mut feed_forward] = [Sum::default(); 4];
-    embedding.add(&model.embedding()?);
-    let tied = model.record().head == model.record().embedding;
-    if !tied {
-        head.add(&model.head()?);
+    let (mut tied, mut tables) = (false, vec![]);
+    for index in 0..model.record().stacks {
+        let stack = model.stack(index)?;
+        match &stack.input {
+            Input::Tokens { embedding: table, .. } | Input::Queries(table) => {
+                tied = model.record().head == stack.record.embedding;
+                tables.push((stack.record.embedding, *table));
+            }
+            Input::Features { linear, .. } => tables.push((stack.record.embedding, linear.matrix)),
+            Input::States => {}
+        }
+    }
+    tables.sort_by_key(|(index, _)| *index);
+    tables.dedup_by_key(|(index, _)| *index);
+    tables.iter().for_each(|(_, table)| embedding.add(table));
+    let output = model.output()?;
+    for linear in output.dense.iter().map(|(dense, _)| dense).chain(output.head.as_ref().filter(|_| !tied)) {
+        head.add(&linear.matrix);
     }
     for index in 0..model.record().blocks {
         let block = model.block(index)?;
-        let sum = if matches!(block.middle, Middle::Attention(_)) { &mut attention } else { &mut feed_forward };
-        sum.add(&block.input);
+        let sum = match &block.middle {
+            Middle::Attention(a) => {
+                if let Sight::Cross(memory) = &a.sight {
+                    attention.add(&memory.matrix);
+                }
+                &mut attention
+            }
+            Middle::FeedForward { .. } | Middle::Projection => &mut feed_forward,
+        };
+        block.input().into_iter().for_each(|input| sum.add(&input.matrix));
         sum.add(&block.output);
     }
     let matrices = [

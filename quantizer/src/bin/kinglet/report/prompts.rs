@@ -87,7 +87,7 @@ pub(super) fn run(model: &Model<'_>, reference: &Reference<'_>, prompts: &[Strin
         return Ok(vec![]);
     }
     let tokenizer = model.tokenizer().context("the file carries no tokenizer")??;
-    let options = Options { context, prefill: context.min(32), logits: 1 };
+    let options = Options { context, prefill: context.min(32), logits: 1, ..Options::ONE };
     let mut memory = Memory::new(Plan::new(model, options)?.bytes());
     let session = Session::with(model, options, memory.bytes(), isa()?, kinglet::Serial)?;
     let mut speaker = Speaker { session, tokenizer: &tokenizer };

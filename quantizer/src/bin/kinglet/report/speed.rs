@@ -25,7 +25,7 @@ impl Work for Measure<'_> {
         let Some(golden) = model.golden().next() else { return Ok(None) };
         let tokens = tokens.min(model.context());
         let context = tokens.max(golden.prompt.len() + golden.answer.len()).min(model.context());
-        let options = Options { context, prefill: golden.prompt.len().clamp(1, context), logits: 1 };
+        let options = Options { context, prefill: golden.prompt.len().clamp(1, context), logits: 1, ..Options::ONE };
         let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
         let threads = parallel.ways();
         let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;
