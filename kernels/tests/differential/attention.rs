@@ -1,16 +1,15 @@
 //! Attention: lengths around panels of 16 and chunks of 64 positions, queries in every number, and caches of any bits.
 
 use kinglet_kernels::cache::CacheShape;
-use kinglet_kernels::{Isa, Sight};
+use kinglet_kernels::{Bias, Isa, Sight};
 
 use crate::support::*;
 
-/// A query's attention in f64, from the keys and values as they were before they were quantized.
-fn plain(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], scale: f32) -> Vec<f64> {
-    let scores: Vec<f64> = keys
-        .iter()
-        .map(|k| k.iter().zip(q).map(|(&k, &q)| f64::from(k) * f64::from(q)).sum::<f64>() * f64::from(scale))
-        .collect();
+/// A query's attention in f64, from the keys and values as they were before they were quantized. `bias` is added to the score of a
+/// position.
+fn plain(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], scale: f32, bias: impl Fn(usize) -> f64) -> Vec<f64> {
+    let product = |k: &[f32]| k.iter().zip(q).map(|(&k, &q)| f64::from(k) * f64::from(q)).sum::<f64>();
+    let scores: Vec<f64> = keys.iter().enumerate().map(|(j, k)| product(k) * f64::from(scale) + bias(j)).collect();
     let top = scores.iter().copied().fold(f64::MIN, f64::max);
     let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
     let weight = |s: &f64| (s - top).exp() / sum;
@@ -41,14 +40,19 @@ fn equals_the_reference_and_is_attention() {
                 isa.attend(&cache.head(), Sight::earlier(len), scale, &mut got, 1, head_dim);
                 assert_eq!(bits(&got), bits(&want), "{isa:?} {context} {head_dim} {len}");
             }
-            for (got, exact) in want.iter().zip(plain(&q, &keys, &values, scale)) {
+            for (got, exact) in want.iter().zip(plain(&q, &keys, &values, scale, |_| 0.0)) {
                 assert!((exact - f64::from(*got)).abs() < 0.12, "{context} {head_dim} {len}: {exact} {got}");
             }
         }
     }
 }
 
-/// Queries at once are the same queries one by one, whatever lies between and behind them.
+/// A table of a bias up to `reach` positions away.
+fn table(heads: usize, reach: usize, random: &mut Random) -> Vec<f32> {
+    random.floats(heads * (2 * reach + 1))
+}
+
+/// Queries at once are the same queries one by one, whatever lies between and behind them, what they see, and with a bias or without.
 fn assert_rows_are_single_queries(
     cache: &Cache,
     len: usize,
@@ -60,17 +64,121 @@ fn assert_rows_are_single_queries(
     let head_dim = cache.shape.head_dim;
     let stride = heads * head_dim + gap;
     let q = random.floats(rows * stride - gap);
-    let mut want = q.clone();
-    for row in 0..rows {
-        for query in want[row * stride..][..heads * head_dim].chunks_exact_mut(head_dim) {
-            Isa::SCALAR.attend(&cache.head(), Sight::earlier(len + row), 0.3, query, 1, head_dim);
+    // Near enough to be clamped, and too far for that.
+    let reach = [0, 3, 40, 400][(rows + heads) % 4];
+    let table = table(heads, reach, random);
+    let first = [len - 1, 0, 1000][rows % 3];
+    let other = [(true, true), (false, false), (false, true)][(rows + heads + len) % 3];
+    for (earlier, biased) in [(true, false), other] {
+        let sight = |len, row, table| {
+            let sight = if earlier { Sight::earlier(len + row) } else { Sight::all(len) };
+            if biased { sight.with_bias(Bias { table, first: first + row }) } else { sight }
+        };
+        let mut want = q.clone();
+        for row in 0..rows {
+            let queries = want[row * stride..][..heads * head_dim].chunks_exact_mut(head_dim);
+            for (query, table) in queries.zip(table.chunks_exact(2 * reach + 1)) {
+                Isa::SCALAR.attend(&cache.head(), sight(len, row, table), 0.3, query, 1, head_dim);
+            }
+        }
+        for isa in all_sets() {
+            let mut got = q.clone();
+            isa.attend(&cache.head(), sight(len, 0, &table), 0.3, &mut got, heads, stride);
+            let what = format!("{heads} heads, {rows} rows from {len}, earlier {earlier}, biased {biased}");
+            assert_eq!(bits(&got), bits(&want), "{isa:?} {:?} {what}", cache.shape);
         }
     }
-    for isa in all_sets() {
-        let mut got = q.clone();
-        isa.attend(&cache.head(), Sight::earlier(len), 0.3, &mut got, heads, stride);
-        assert_eq!(bits(&got), bits(&want), "{isa:?} {:?} {heads} heads, {rows} rows from {len}", cache.shape);
+}
+
+/// What every position and a bias of every reach make of a score.
+#[test]
+#[cfg_attr(miri, ignore = "safe code around the products")]
+fn bias_and_sight_are_attention() {
+    let mut random = Random(6);
+    let rows = 5;
+    for (len, head_dim, heads) in [(1, 8, 2), (5, 64, 1), (37, 20, 3), (64, 16, 1), (77, 33, 4), (197, 64, 2)] {
+        let mut cache = Cache::garbage(CacheShape::new(len, head_dim), &mut random);
+        let (mut keys, mut values) = (vec![], vec![]);
+        for position in 0..len {
+            let (k, v) = (random.floats(head_dim), random.floats(head_dim));
+            cache.store(position, &k, &v);
+            keys.push(k);
+            values.push(v);
+        }
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let q = random.floats(rows * heads * head_dim);
+        for (reach, first) in [(0, 0), (2, 0), (30, 9), (128, 60), (500, 190), (3, 1000)] {
+            let table = table(heads, reach, &mut random);
+            for (earlier, seen) in [(false, len), (true, len.saturating_sub(rows - 1).max(1))] {
+                if earlier && len < rows {
+                    continue;
+                }
+                let sight = if earlier { Sight::earlier(seen) } else { Sight::all(seen) };
+                let mut got = q.clone();
+                let sight = sight.with_bias(Bias { table: &table, first });
+                Isa::SCALAR.attend(&cache.head(), sight, scale, &mut got, heads, heads * head_dim);
+                for (i, (q, got)) in q.chunks(head_dim).zip(got.chunks(head_dim)).enumerate() {
+                    let (row, head) = (i / heads, i % heads);
+                    let seen = if earlier { seen + row } else { seen };
+                    let distance = |j: usize| j as isize - (first + row) as isize;
+                    let place = |j| (distance(j).clamp(-(reach as isize), reach as isize) + reach as isize) as usize;
+                    let bias = |j| f64::from(table[head * (2 * reach + 1) + place(j)]) * std::f64::consts::LN_2;
+                    for (exact, got) in plain(q, &keys[..seen], &values[..seen], scale, bias).iter().zip(got) {
+                        let error = (exact - f64::from(*got)).abs();
+                        assert!(error < 0.12, "{len} x {head_dim}, query {i}, reach {reach} from {first}: {error}");
+                    }
+                }
+            }
+        }
     }
+}
+
+/// A bias that is infinite hides a position, or is the only one that counts; any bits are the same nonsense.
+#[test]
+#[cfg_attr(miri, ignore = "safe code around the products")]
+fn hostile_biases_are_the_same() {
+    let mut random = Random(7);
+    let cache = Cache::random(150, 24, &mut random);
+    let wild = [0.0, -1.0, 1e-45, 1e30, f32::MIN, f32::NEG_INFINITY, f32::INFINITY, f32::NAN];
+    for round in 0..300 {
+        let q = random.floats(6 * 24);
+        let reach = round % 90;
+        let some = &wild[..2 + round % 7];
+        let table: Vec<f32> = (0..2 * (2 * reach + 1)).map(|_| random.pick(some)).collect();
+        let bias = Bias { table: &table, first: round % 50 };
+        let run = |isa: Isa| {
+            let mut q = q.clone();
+            isa.attend(&cache.head(), Sight::all(150 - round % 20).with_bias(bias), 0.3, &mut q, 2, 48);
+            bits(&q)
+        };
+        let want = run(Isa::SCALAR);
+        for isa in vector_sets() {
+            assert_eq!(run(isa), want, "{isa:?} round {round}");
+        }
+    }
+    // All but the first position hidden: its value.
+    let mut one = [f32::NEG_INFINITY; 299];
+    one[149] = 0.0;
+    let (mut hidden, mut alone) = (vec![1.0; 24], vec![1.0; 24]);
+    Isa::SCALAR.attend(
+        &cache.head(),
+        Sight::all(150).with_bias(Bias { table: &one, first: 0 }),
+        0.3,
+        &mut hidden,
+        1,
+        24,
+    );
+    Isa::SCALAR.attend(&cache.head(), Sight::all(1), 0.3, &mut alone, 1, 24);
+    assert_eq!(bits(&hidden), bits(&alone));
+}
+
+#[test]
+#[should_panic(expected = "sight.fits")]
+fn a_table_of_no_reach_is_refused() {
+    let mut random = Random(8);
+    let cache = Cache::random(16, 4, &mut random);
+    let sight = Sight::all(16).with_bias(Bias { table: &[0.0; 4], first: 0 });
+    Isa::SCALAR.attend(&cache.head(), sight, 1.0, &mut [1.0; 8], 2, 8);
 }
 
 #[test]

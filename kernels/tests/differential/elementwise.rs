@@ -1,6 +1,6 @@
 //! Norms, activations, rotation and quantization: every length up to some vectors, and every kind of number.
 
-use kinglet_kernels::Isa;
+use kinglet_kernels::{Activation, Isa};
 use proptest::prelude::*;
 
 use crate::support::*;
@@ -8,17 +8,31 @@ use crate::support::*;
 /// An operation on `x` with a second operand of the same length.
 type Op = fn(Isa, x: &mut [f32], y: &[f32]);
 
-const OPS: [(&str, Op); 5] = [
+const OPS: [(&str, Op); 13] = [
     ("rms_norm", |isa, x, y| rms_norm(isa, x, y, 1e-5)),
     ("rms_norm without eps", |isa, x, y| rms_norm(isa, x, y, 0.0)),
     ("add", Isa::add),
     ("silu_mul", Isa::silu_mul),
     ("rope", |isa, x, y| isa.rope(x, &y[..x.len() / 2], &y[x.len() / 2..][..x.len() / 2])),
+    ("mul", Isa::mul),
+    ("layer_norm", |isa, x, y| layer_norm(isa, x, y, 1e-5)),
+    ("layer_norm without eps", |isa, x, y| layer_norm(isa, x, y, 0.0)),
+    ("silu", |isa, x, _| isa.activate(Activation::Silu, x)),
+    ("gelu", |isa, x, _| isa.activate(Activation::Gelu, x)),
+    ("gelu_tanh", |isa, x, _| isa.activate(Activation::GeluTanh, x)),
+    ("relu", |isa, x, _| isa.activate(Activation::Relu, x)),
+    ("tanh", |isa, x, _| isa.activate(Activation::Tanh, x)),
 ];
 
 fn rms_norm(isa: Isa, x: &mut [f32], weight: &[f32], eps: f32) {
     let from = x.to_vec();
     isa.rms_norm(&from, weight, eps, x);
+}
+
+/// The weights backwards serve as the bias.
+fn layer_norm(isa: Isa, x: &mut [f32], weight: &[f32], eps: f32) {
+    let (from, bias): (Vec<f32>, Vec<f32>) = (x.to_vec(), weight.iter().rev().copied().collect());
+    isa.layer_norm(&from, weight, &bias, eps, x);
 }
 
 const SPECIAL: [f32; 14] = [
@@ -99,20 +113,122 @@ fn special_numbers_at_every_place() {
     }
 }
 
+const ACTIVATIONS: [Activation; 6] = [
+    Activation::Silu,
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Relu,
+    Activation::Tanh,
+    Activation::Identity,
+];
+
 /// Bit patterns at even distances through all f32: the whole range of the exponential.
 #[test]
 #[cfg_attr(miri, ignore = "safe code")]
-fn silu_of_numbers_of_every_size() {
+fn activations_of_numbers_of_every_size() {
     let x: Vec<f32> = (0..=u32::MAX).step_by(4099).map(f32::from_bits).collect();
     let silu = |isa: Isa| {
         let mut out = x.clone();
         isa.silu_mul(&mut out, &vec![1.0; x.len()]);
         bits(&out)
     };
-    let want = silu(Isa::SCALAR);
-    for isa in vector_sets() {
+    let activated = |isa: Isa, activation| {
+        let mut out = x.clone();
+        isa.activate(activation, &mut out);
+        out
+    };
+    for activation in ACTIVATIONS {
+        let want = activated(Isa::SCALAR, activation);
+        for (x, y) in x.iter().zip(&want) {
+            assert!(!x.is_finite() || y.is_finite(), "{activation:?} of {x:e} is {y:e}");
+            assert_eq!(x.is_nan(), y.is_nan(), "{activation:?} of {x:e} is {y:e}");
+        }
+        for isa in vector_sets() {
+            for ((x, got), want) in x.iter().zip(bits(&activated(isa, activation))).zip(bits(&want)) {
+                assert_eq!(got, want, "{isa:?} {activation:?} {x:e}");
+            }
+        }
+    }
+    let want = bits(&activated(Isa::SCALAR, Activation::Silu));
+    for isa in Isa::available() {
         for ((x, got), want) in x.iter().zip(silu(isa)).zip(&want) {
             assert_eq!(got, *want, "{isa:?} {x:e}");
+        }
+    }
+}
+
+/// erf in f64: its series below 3, and above it the continued fraction of erfc.
+fn erf(x: f64) -> f64 {
+    if x < 0.0 {
+        return -erf(-x);
+    }
+    let around = 2.0 / std::f64::consts::PI.sqrt();
+    if x < 3.0 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..100 {
+            term *= -x * x / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        around * sum
+    } else {
+        let fraction = (1..60).rev().fold(x, |fraction, k| x + f64::from(k) / 2.0 / fraction);
+        1.0 - around / 2.0 * (-x * x).exp() / fraction
+    }
+}
+
+/// The largest absolute errors beyond the rounding of the result, as the numbers contract states them.
+#[test]
+#[cfg_attr(miri, ignore = "safe code")]
+fn activations_are_within_their_bounds() {
+    let u = |x: f64| (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+    type Exact<'a> = &'a dyn Fn(f64) -> f64;
+    let all: [(Activation, Exact<'_>, f64); 6] = [
+        (Activation::Silu, &|x| x / (1.0 + (-x).exp()), 1.1e-6),
+        (Activation::Gelu, &|x| x * (1.0 + erf(x / 2f64.sqrt())) / 2.0, 7e-7),
+        (Activation::GeluTanh, &|x| x * (1.0 + u(x).tanh()) / 2.0, 1.1e-6),
+        (Activation::Relu, &|x| x.max(0.0), 0.0),
+        (Activation::Tanh, &f64::tanh, 2e-6),
+        (Activation::Identity, &|x| x, 0.0),
+    ];
+    for (activation, exact, bound) in all {
+        let x: Vec<f32> = (-2_000_000..=2_000_000).map(|i| i as f32 * 1e-5).chain([-1e4, 1e4, 1e30]).collect();
+        let mut got = x.clone();
+        Isa::SCALAR.activate(activation, &mut got);
+        let (mut worst, mut at) = (0.0, 0.0);
+        for (&x, got) in x.iter().zip(got) {
+            let want = exact(f64::from(x));
+            let error = (f64::from(got) - want).abs() - want.abs() / 8_388_608.0;
+            if error > worst {
+                (worst, at) = (error, x);
+            }
+        }
+        assert!(worst <= bound, "{activation:?}: {worst:e} at {at}");
+    }
+    let mut ends = [f32::NEG_INFINITY, f32::INFINITY, f32::MIN, f32::MAX];
+    Isa::SCALAR.activate(Activation::Gelu, &mut ends);
+    assert_eq!(ends.map(|v| v.abs() < 1e-30), [true, false, true, false]);
+    assert_eq!(ends[1..], [f32::INFINITY, ends[2], f32::MAX]);
+}
+
+/// Layer norm in f64, also where the mean is a hundred times the deviation.
+#[test]
+#[cfg_attr(miri, ignore = "safe code")]
+fn layer_norm_is_close() {
+    let mut random = Random(5);
+    for n in [1, 2, 15, 16, 17, 64, 192, 384, 1000] {
+        for shift in [0.0, 1.0, -200.0] {
+            let x: Vec<f32> = random.floats(n).iter().map(|x| x + shift).collect();
+            let (weight, bias) = (random.floats(n), random.floats(n));
+            let mut got = vec![0.0; n];
+            Isa::SCALAR.layer_norm(&x, &weight, &bias, 1e-5, &mut got);
+            let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64;
+            let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n as f64;
+            for i in 0..n {
+                let normed = (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt();
+                let want = normed * f64::from(weight[i]) + f64::from(bias[i]);
+                let error = (f64::from(got[i]) - want).abs();
+                assert!(error < 1e-6 * (4.0 + f64::from(shift.abs())), "{n} numbers around {shift}: {error:e}");
+            }
         }
     }
 }

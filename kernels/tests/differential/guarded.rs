@@ -7,7 +7,7 @@ use std::ptr::{null_mut, slice_from_raw_parts_mut};
 
 use bytemuck::Pod;
 use kinglet_kernels::cache::Head;
-use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Sight};
+use kinglet_kernels::{Activation, Activations, ActivationsMut, Bias, Format, Isa, Sight};
 
 use crate::support::*;
 
@@ -190,11 +190,26 @@ fn elementwise() {
             isa.silu_mul(&mut gate, &operands[1]);
             let mut rotated = Guarded::new(&z, at);
             isa.rope(&mut rotated, &operands[0], &operands[1]);
-            [norm, sum, gate, rotated].map(|v| bits(&v))
+            let mut product = Guarded::new(&x, at);
+            isa.mul(&mut product, &operands[1]);
+            let mut layer = Guarded::new(&vec![0.0; n], at);
+            isa.layer_norm(&operands[0], &operands[1], &operands[1], 1e-5, &mut layer);
+            let activated =
+                [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh].map(|activation| {
+                    let mut x = Guarded::new(&x, at);
+                    isa.activate(activation, &mut x);
+                    bits(&x)
+                });
+            ([norm, sum, gate, rotated, product, layer].map(|v| bits(&v)), activated)
         };
         let want = run(Isa::SCALAR, At::Start);
         everywhere(|isa, at| assert_eq!(run(isa, at), want, "{isa:?} {at:?} {n}"));
     }
+}
+
+/// Earlier positions, with a bias by distance.
+fn biased(len: usize, table: &[f32]) -> Sight<'_> {
+    Sight::earlier(len).with_bias(Bias { table, first: len - 1 })
 }
 
 #[test]
@@ -209,13 +224,15 @@ fn attend() {
                 if len == 0 || len + rows - 1 > cache.shape.positions {
                     continue;
                 }
+                let table = random.floats(heads * 41);
                 let mut want = q.clone();
-                Isa::SCALAR.attend(&cache.head(), Sight::earlier(len), 0.3, &mut want, heads, stride);
+                Isa::SCALAR.attend(&cache.head(), biased(len, &table), 0.3, &mut want, heads, stride);
                 everywhere(|isa, at| {
+                    let table = Guarded::operand(&table, at);
                     let (codes, scales) = (Guarded::operand(&cache.codes, at), Guarded::operand(&cache.scales, at));
                     let head = Head::new(cache.shape, &codes, &scales);
                     let mut got = Guarded::new(&q, at);
-                    isa.attend(&head, Sight::earlier(len), 0.3, &mut got, heads, stride);
+                    isa.attend(&head, biased(len, &table), 0.3, &mut got, heads, stride);
                     assert_eq!(bits(&got), bits(&want), "{isa:?} {at:?} {:?} {heads} {rows} {len}", cache.shape);
                 });
             }
