@@ -172,8 +172,7 @@ impl Isa {
     pub fn attend(self, head: &Head<'_>, sight: Sight<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
         let width = heads * head.shape().head_dim;
         assert!(0 < width && width <= stride && !q.is_empty() && (q.len() - 1) % stride + 1 >= width);
-        let last = (q.len() - 1) / stride;
-        assert!(0 < sight.len(0) && sight.len(last) <= head.shape().positions && sight.fits(heads, last));
+        assert!(sight.fits(head.shape().positions, heads, (q.len() - 1) / stride));
         dispatch!(self, attend(head, sight, scale, q, heads, stride));
     }
 

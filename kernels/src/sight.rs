@@ -23,10 +23,10 @@ impl Sight<'_> {
         self.len + self.rest.more(row)
     }
 
-    /// Whether a bias, if there is one, is a table for `heads` heads, and no position of `rows` rows is out of range.
+    /// Whether each row up to `last` sees a position and no more than there are, and a bias, if there is one, is a table for `heads` heads.
     #[inline(always)]
-    pub(crate) fn fits(&self, heads: usize, rows: usize) -> bool {
-        self.rest.fits(heads, rows)
+    pub(crate) fn fits(&self, positions: usize, heads: usize, last: usize) -> bool {
+        0 < self.len && self.len(last) <= positions && self.rest.fits(heads, last)
     }
 
     /// Adds the bias of head `head` of `heads` to scores of row `row`, of which the first is that of position `first`.
@@ -78,9 +78,9 @@ mod rest {
             self.step * row
         }
 
-        pub(super) fn fits(&self, heads: usize, rows: usize) -> bool {
+        pub(super) fn fits(&self, heads: usize, last: usize) -> bool {
             self.bias.is_none_or(|Bias { table, first }| {
-                table.len().is_multiple_of(heads) && table.len() / heads % 2 == 1 && first.checked_add(rows).is_some()
+                table.len().is_multiple_of(heads) && table.len() / heads % 2 == 1 && first.checked_add(last).is_some()
             })
         }
 

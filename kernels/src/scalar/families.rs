@@ -48,6 +48,13 @@ fn each(x: &mut [f32], f: impl Fn(f32) -> f32) {
     }
 }
 
+/// `y`, or NaN where `x` is: powers of NaN are numbers, and a compiler that may use WebAssembly's relaxed vectors makes one of a clamp,
+/// too.
+#[inline(always)]
+fn or_nan(x: f32, y: f32) -> f32 {
+    if x.is_nan() { x } else { y }
+}
+
 #[inline(always)]
 fn relu(x: f32) -> f32 {
     if x < 0.0 { 0.0 } else { x }
@@ -56,9 +63,7 @@ fn relu(x: f32) -> f32 {
 /// `1 - 2 / (1 + e^(2x))`.
 #[inline(always)]
 fn tanh(x: f32) -> f32 {
-    let y = 1.0 - 2.0 / (1.0 + exp2(x * (2.0 * LOG2_E)));
-    // The power of a NaN is a number.
-    if x.is_nan() { x } else { y }
+    or_nan(x, 1.0 - 2.0 / (1.0 + exp2(x * (2.0 * LOG2_E))))
 }
 
 /// `x * (1 + erf(x / sqrt 2)) / 2` as `max(x, 0) - |x| erfc(|x| / sqrt 2) / 2`: erfc is Abramowitz and Stegun's 7.1.26. Where the
@@ -80,6 +85,6 @@ fn gelu(x: f32) -> f32 {
 fn gelu_tanh(x: f32) -> f32 {
     /// `-2 sqrt(2 / pi) log2(e)`.
     const FACTOR: f32 = -2.302_208_198_141_5;
-    let x = if x < -10.0 { -10.0 } else { x };
-    x / (1.0 + exp2(x * (FACTOR + 0.044_715 * FACTOR * (x * x))))
+    let z = if x < -10.0 { -10.0 } else { x };
+    or_nan(x, z / (1.0 + exp2(z * (FACTOR + 0.044_715 * FACTOR * (z * z)))))
 }
