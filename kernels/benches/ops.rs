@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, SamplingMode};
 use kinglet_kernels::cache::{self, CacheShape, Head};
 use kinglet_kernels::layout::ALIGN;
-use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Matrix, Sight, activations, scalar};
+use kinglet_kernels::{Activation, Activations, ActivationsMut, Format, Isa, Matrix, Sight, activations, scalar};
 
 const DECODE: [(usize, usize); 3] = [(512, 512), (4096, 4096), (32768, 8192)];
 const PREFILL: (usize, usize, usize) = (1024, 1024, 64);
@@ -298,6 +298,19 @@ fn elementwise(run: &mut Run) {
         isa.rms_norm(&x, &y, 1e-5, black_box(&mut out));
         answer_of(answer, &out)
     });
+    run.case("layer_norm", moving(16), |isa, answer| {
+        isa.layer_norm(&x, &y, &x, 1e-5, black_box(&mut out));
+        answer_of(answer, &out)
+    });
+    for (name, activation) in
+        [("gelu", Activation::Gelu), ("gelu_tanh", Activation::GeluTanh), ("tanh", Activation::Tanh)]
+    {
+        run.case(name, moving(8), |isa, answer| {
+            out.copy_from_slice(&x);
+            isa.activate(activation, black_box(&mut out));
+            answer_of(answer, &out)
+        });
+    }
     run.case("silu_mul", moving(12), |isa, answer| {
         out.copy_from_slice(&x);
         isa.silu_mul(black_box(&mut out), &y);

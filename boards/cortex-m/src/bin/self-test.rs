@@ -159,6 +159,8 @@ fn attention(
         out
     });
     same(isa, got, want, format_args!("attend {dim} x {heads}, {len} positions, scale {scale}, odd {odd}"));
+    #[cfg(feature = "families")]
+    families::attention(isa, &head, (len, heads), [scale, odd], (q, random), &mut memory);
 }
 
 /// `odd` is added to one number.
@@ -184,6 +186,68 @@ fn elementwise(isa: Isa, n: usize, [size, odd]: [f32; 2], random: &mut Random, m
     if (&got.3, &got.4) != (&want.3, &want.4) {
         say!("{}: quantize {n}, size {size}, odd {odd}: other codes", isa.name());
         exit(Exit::Wrong)
+    }
+    #[cfg(feature = "families")]
+    families::elementwise(isa, [x, y], format_args!("{n}, size {size}, odd {odd}"), &mut memory);
+}
+
+/// What only some families need.
+#[cfg(feature = "families")]
+mod families {
+    use kinglet_kernels::{Activation, Bias};
+
+    use super::*;
+
+    const ACTIVATIONS: [Activation; 5] =
+        [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh];
+
+    /// All positions with a bias, of which some numbers are `odd` and some hide what they are added to.
+    pub(super) fn attention(
+        isa: Isa,
+        head: &Head<'_>,
+        (len, heads): (usize, usize),
+        [scale, odd]: [f32; 2],
+        (q, random): (&[f32], &mut Random),
+        memory: &mut Memory<'_>,
+    ) {
+        let table = memory.floats(heads * 81);
+        random.floats(table, 8.0);
+        table.iter_mut().step_by(5).for_each(|add| *add = f32::NEG_INFINITY);
+        table[random.bits() as usize % 81] = odd;
+        let sight = Sight::all(len).with_bias(Bias { table, first: len / 2 });
+        let [got, want] = [isa, Isa::SCALAR].map(|isa| {
+            let out = memory.floats(q.len());
+            out.copy_from_slice(q);
+            isa.attend(head, sight, scale, out, heads, out.len() / 2);
+            out
+        });
+        same(
+            isa,
+            got,
+            want,
+            format_args!("attend with bias, {heads} heads, {len} positions, scale {scale}, odd {odd}"),
+        );
+    }
+
+    pub(super) fn elementwise(isa: Isa, [x, y]: [&[f32]; 2], what: core::fmt::Arguments<'_>, memory: &mut Memory<'_>) {
+        let [got, want] = [isa, Isa::SCALAR].map(|isa| {
+            let (normed, product) = (memory.floats(x.len()), memory.floats(x.len()));
+            isa.layer_norm(x, y, y, 1e-5, normed);
+            product.copy_from_slice(x);
+            isa.mul(product, y);
+            let activated = ACTIVATIONS.map(|activation| {
+                let out = memory.floats(x.len());
+                out.copy_from_slice(x);
+                isa.activate(activation, out);
+                out
+            });
+            (normed, product, activated)
+        });
+        same(isa, got.0, want.0, format_args!("layer_norm {what}"));
+        same(isa, got.1, want.1, format_args!("mul {what}"));
+        for (i, (got, want)) in got.2.iter().zip(&want.2).enumerate() {
+            same(isa, got, want, format_args!("{:?} {what}", ACTIVATIONS[i]));
+        }
     }
 }
 
