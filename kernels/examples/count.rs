@@ -9,7 +9,7 @@ use std::hint::black_box;
 
 use kinglet_kernels::cache::{self, CacheShape, Head};
 use kinglet_kernels::layout::{ALIGN, GROUP, PANEL, Planes};
-use kinglet_kernels::{Activation, Activations, ActivationsMut, Format, Isa, Matrix, Sight, activations};
+use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Matrix, Sight, activations};
 
 /// Rows and columns of the matrices.
 const SHAPES: [(usize, usize); 4] = [(512, 512), (288, 288), (768, 288), (288, 768)];
@@ -33,8 +33,6 @@ enum Case {
     Quantize,
     SiluMul,
     Rope,
-    LayerNorm,
-    Gelu,
 }
 
 impl Case {
@@ -47,7 +45,7 @@ impl Case {
         }
         all.extend(Format::ALL.into_iter().flat_map(|format| [4, 2, 1].map(|quarters| Self::Sparse(format, quarters))));
         all.extend(HEADS.map(Self::Attend));
-        all.extend([Self::RmsNorm, Self::Quantize, Self::SiluMul, Self::Rope, Self::LayerNorm, Self::Gelu]);
+        all.extend([Self::RmsNorm, Self::Quantize, Self::SiluMul, Self::Rope]);
         all
     }
 
@@ -60,8 +58,6 @@ impl Case {
             Self::Quantize => format!("quantize/{LEN}"),
             Self::SiluMul => format!("silu_mul/{LEN}"),
             Self::Rope => format!("rope/{LEN}"),
-            Self::LayerNorm => format!("layer_norm/{LEN}"),
-            Self::Gelu => format!("gelu/{LEN}"),
         }
     }
 
@@ -81,8 +77,6 @@ impl Case {
                     Self::RmsNorm => measured(|| isa.rms_norm(&x, &y, 1e-5, &mut out)),
                     Self::Quantize => measured(|| isa.quantize(&x, &mut to, 0)),
                     Self::SiluMul => measured(|| isa.silu_mul(&mut x, &y)),
-                    Self::LayerNorm => measured(|| isa.layer_norm(&x, &y, &y, 1e-5, &mut out)),
-                    Self::Gelu => measured(|| isa.activate(Activation::Gelu, &mut x)),
                     _ => measured(|| isa.rope(&mut x, &y[..LEN / 2], &y[LEN / 2..])),
                 }
                 black_box((x, out, codes));

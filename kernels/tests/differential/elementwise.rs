@@ -191,7 +191,7 @@ fn activations_are_within_their_bounds() {
         (Activation::Identity, &|x| x, 0.0),
     ];
     for (activation, exact, bound) in all {
-        let x: Vec<f32> = (-2_000_000..=2_000_000).map(|i| i as f32 * 1e-5).chain([-1e4, 1e4, 1e30]).collect();
+        let x: Vec<f32> = (-200_000..=200_000).map(|i| i as f32 * 1e-4).chain([-1e4, 1e4, 1e30]).collect();
         let mut got = x.clone();
         Isa::SCALAR.activate(activation, &mut got);
         let (mut worst, mut at) = (0.0, 0.0);
