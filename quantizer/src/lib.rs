@@ -14,6 +14,7 @@
 //! | [`vocabulary`] | finds the tokens that a text needs |
 //! | [`mod@evaluate`] | says what quantization cost |
 //! | [`report`] | shows it, on one page |
+//! | [`media`] | turns picture and sound files into what a model is given |
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -23,6 +24,7 @@ pub mod checkpoint;
 pub mod evaluate;
 pub mod file;
 pub mod fit;
+pub mod media;
 mod memory;
 pub mod probe;
 pub mod prune;
