@@ -26,6 +26,8 @@ pub mod file;
 pub mod fit;
 pub mod media;
 mod memory;
+#[cfg(test)]
+mod models;
 pub mod probe;
 pub mod prune;
 pub mod quantize;

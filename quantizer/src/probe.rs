@@ -1,28 +1,28 @@
 //! What changing one block does to the predictions, and what blocks are like.
 //!
-//! A probe runs the f32 model once on some sequences and keeps the stream before each block; a changed block then costs the blocks
-//! behind it only. Damage is the mean Kullback-Leibler divergence of the changed model's predictions from the f32 model's, in nats.
+//! A probe runs the f32 model once on some samples and keeps the stream before each block; a changed block then costs the blocks
+//! behind it only. Damage is the mean Kullback-Leibler divergence of the changed model's predictions from the f32 model's, in nats; of models
+//! that predict no tokens, the squared error of their outputs as a part of their own square.
 //!
 //! Beside it stand two figures that need no output: the plasticity of a block f, the mean of `|f(x) - f(y)| / |x - y|` over pairs of inputs
-//! (Odonnat et al., arXiv 2602.06883), for its inputs in place and for token embeddings; and its influence, 1 minus the mean cosine of the
-//! stream before and behind it (ShortGPT: Men et al., arXiv 2403.03853).
+//! (Odonnat et al., arXiv 2602.06883), for its inputs in place and for what its stack begins with; and its influence, 1 minus the mean cosine
+//! of the stream before and behind it (ShortGPT: Men et al., arXiv 2403.03853).
 
+use crate::checkpoint::Join;
 use crate::fit::loss;
-use crate::reference::{BlockWeights, LinearWeights, NormWeights, Reference, ReferenceError, ops};
+use crate::reference::{Batch, BlockWeights, LinearWeights, Reference, ReferenceError, Sample};
 
-/// A model with its streams on some sequences.
+/// A model with its streams on some samples.
 #[derive(Debug)]
 pub struct Probe<'r, 'c> {
     reference: &'r Reference<'c>,
-    lengths: Vec<usize>,
     /// Before each block, and behind the last.
-    streams: Vec<Vec<f32>>,
-    /// The f32 model's logits.
+    batches: Vec<Batch>,
+    /// The f32 model's outputs.
     target: Vec<f32>,
     /// Blocks that are left out.
     dropped: Vec<bool>,
-    norm: NormWeights,
-    head: LinearWeights,
+    head: Option<LinearWeights>,
 }
 
 /// What a block is like.
@@ -30,7 +30,7 @@ pub struct Probe<'r, 'c> {
 pub struct Profile {
     /// Plasticity on its own inputs.
     pub plasticity: f64,
-    /// Plasticity on token embeddings.
+    /// Plasticity on what its stack begins with: token embeddings, mostly.
     pub on_embeddings: f64,
     /// Influence.
     pub influence: f64,
@@ -40,34 +40,40 @@ impl<'r, 'c> Probe<'r, 'c> {
     /// Runs the model.
     ///
     /// # Errors
-    /// What is wrong with tokens or weights.
-    pub fn new(reference: &'r Reference<'c>, sequences: &[&[u32]]) -> Result<Self, ReferenceError> {
-        let batch = reference.embed(sequences)?;
-        let blocks = reference.architecture().count();
+    /// What is wrong with samples or weights.
+    pub fn new(reference: &'r Reference<'c>, samples: &[Sample]) -> Result<Self, ReferenceError> {
+        let mut batch = reference.begin(samples)?;
+        batch.enter(0);
         let mut probe = Self {
             reference,
-            lengths: batch.lengths().to_vec(),
-            streams: vec![batch.stream().to_vec()],
+            batches: vec![batch],
             target: vec![],
-            dropped: vec![false; blocks],
-            norm: reference.final_norm()?,
+            dropped: vec![false; reference.architecture().count()],
             head: reference.head_weights()?,
         };
         probe.run(0)?;
-        probe.target = probe.head.apply(&probe.norm.apply(&probe.streams[blocks]));
+        probe.target = probe.outputs(&probe.batches[probe.dropped.len()])?;
         Ok(probe)
     }
 
     /// Streams from a block on.
     fn run(&mut self, from: usize) -> Result<(), ReferenceError> {
-        self.streams.truncate(from + 1);
+        self.batches.truncate(from + 1);
         for block in from..self.dropped.len() {
-            let mut stream = self.streams[block].clone();
-            if !self.dropped[block] {
-                ops::add(&mut stream, &self.reference.block(block)?.branch(&self.lengths, &self.streams[block]));
-            }
-            self.streams.push(stream);
+            let mut batch = self.batches[block].clone();
+            self.advance(&mut batch, block)?;
+            self.batches.push(batch);
         }
+        Ok(())
+    }
+
+    /// Takes a batch through a block that was not left out, and to the next.
+    fn advance(&self, batch: &mut Batch, block: usize) -> Result<(), ReferenceError> {
+        if !self.dropped[block] {
+            let weights = self.reference.block(block)?;
+            through(batch, &weights);
+        }
+        batch.enter(block + 1);
         Ok(())
     }
 
@@ -76,19 +82,20 @@ impl<'r, 'c> Probe<'r, 'c> {
         self.reference
     }
 
-    /// Lengths of the sequences.
-    pub fn lengths(&self) -> &[usize] {
-        &self.lengths
-    }
-
-    /// The stream before a block.
-    pub fn stream(&self, block: usize) -> &[f32] {
-        &self.streams[block]
+    /// What there is before a block.
+    pub fn batch(&self, block: usize) -> &Batch {
+        &self.batches[block]
     }
 
     /// Whether a block was left out.
     pub fn is_dropped(&self, block: usize) -> bool {
         self.dropped[block]
+    }
+
+    /// Whether a block can be left out: not if it makes another stream.
+    pub fn can_be_dropped(&self, block: usize) -> bool {
+        let block = self.reference.architecture().block(block);
+        block.is_some_and(|block| block.join != Join::Replace)
     }
 
     /// Leaves a block out from now on.
@@ -105,24 +112,32 @@ impl<'r, 'c> Probe<'r, 'c> {
     /// # Errors
     /// What is wrong with the weights.
     pub fn damage(&self, block: usize, with: Option<&BlockWeights>) -> Result<f64, ReferenceError> {
-        let mut stream = self.streams[block].clone();
+        let mut batch = self.batches[block].clone();
         if let Some(with) = with {
-            ops::add(&mut stream, &with.branch(&self.lengths, &self.streams[block]));
+            through(&mut batch, with);
         }
+        batch.enter(block + 1);
         for next in block + 1..self.dropped.len() {
-            if !self.dropped[next] {
-                let branch = self.reference.block(next)?.branch(&self.lengths, &stream);
-                ops::add(&mut stream, &branch);
-            }
+            self.advance(&mut batch, next)?;
         }
-        Ok(self.divergence(&stream))
+        let mut outputs = self.outputs(&batch)?;
+        let architecture = self.reference.architecture();
+        if architecture.is_language_model() {
+            let positions = outputs.len() / architecture.outputs();
+            return Ok(loss(&mut outputs, &self.target, architecture.outputs()) / positions.max(1) as f64);
+        }
+        let square = |x: f32| f64::from(x) * f64::from(x);
+        let missing: f64 = outputs.iter().zip(&self.target).map(|(a, b)| square(a - b)).sum();
+        let whole: f64 = self.target.iter().map(|&x| square(x)).sum();
+        Ok(if whole > 0.0 { missing / whole } else { missing })
     }
 
-    /// The damage of a last stream.
-    fn divergence(&self, stream: &[f32]) -> f64 {
-        let mut logits = self.head.apply(&self.norm.apply(stream));
-        let sum = loss(&mut logits, &self.target, self.head.rows());
-        sum / (stream.len() / self.norm.weight.len()).max(1) as f64
+    /// The outputs of a batch behind all blocks.
+    fn outputs(&self, batch: &Batch) -> Result<Vec<f32>, ReferenceError> {
+        let mut outputs = vec![];
+        let head = self.head.as_ref().map(|head| head.weight.as_slice());
+        self.reference.head_with(head, batch, &mut (), |_, _, row| outputs.extend_from_slice(row))?;
+        Ok(outputs)
     }
 
     /// What a block is like.
@@ -131,46 +146,62 @@ impl<'r, 'c> Probe<'r, 'c> {
     /// What is wrong with the weights.
     pub fn profile(&self, block: usize) -> Result<Profile, ReferenceError> {
         let weights = self.reference.block(block)?;
-        let own = &self.streams[block];
-        let branch = weights.branch(&self.lengths, own);
-        let behind: Vec<f32> = own.iter().zip(&branch).map(|(x, y)| x + y).collect();
-        let embeddings = &self.streams[0];
+        let own = &self.batches[block];
+        let architecture = self.reference.architecture();
+        let embeddings = &self.batches[architecture.numbers(architecture.stack_of(block)).start];
+        let plasticity = |batch: &Batch| {
+            let branch: Vec<f32> =
+                batch.parts(usize::MAX).flat_map(|part| weights.branch(part.sequences, part.stream)).collect();
+            self::plasticity(batch, &branch)
+        };
+        let mut behind = own.clone();
+        through(&mut behind, &weights);
+        let same_width = embeddings.width() == own.width();
         Ok(Profile {
-            plasticity: self.plasticity(own, &branch),
-            on_embeddings: self.plasticity(embeddings, &weights.branch(&self.lengths, embeddings)),
-            influence: self.influence(own, &behind),
+            plasticity: plasticity(own),
+            on_embeddings: plasticity(if same_width { embeddings } else { own }),
+            influence: influence(own, &behind),
         })
     }
+}
 
-    /// Mean ratio over pairs of neighbouring sequences, as far as both go.
-    fn plasticity(&self, inputs: &[f32], outputs: &[f32]) -> f64 {
-        let width = self.norm.weight.len();
-        let (mut start, mut ratios) = (0, vec![]);
-        for pair in self.lengths.windows(2) {
-            let next = start + pair[0] * width;
-            let length = pair[0].min(pair[1]) * width;
-            let distance = |of: &[f32]| {
-                let both = of[start..start + length].iter().zip(&of[next..next + length]);
-                both.map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>().sqrt()
-            };
-            let apart = distance(inputs);
-            if apart > 0.0 {
-                ratios.push(distance(outputs) / apart);
-            }
-            start = next;
+/// Takes a batch through a block.
+fn through(batch: &mut Batch, block: &BlockWeights) {
+    batch.step(usize::MAX, |part| block.advance(part.sequences, part.stream));
+}
+
+/// Mean ratio over pairs of neighbouring sequences, as far as both go.
+fn plasticity(batch: &Batch, outputs: &[f32]) -> f64 {
+    let rows: usize = batch.lengths().iter().sum();
+    let (inputs, widths) = (batch.stream(), [batch.width(), outputs.len() / rows.max(1)]);
+    let (mut start, mut ratios) = (0, vec![]);
+    for pair in batch.lengths().windows(2) {
+        let (next, length) = (start + pair[0], pair[0].min(pair[1]));
+        let distance = |of: &[f32], width: usize| {
+            let both = of[start * width..][..length * width].iter().zip(&of[next * width..][..length * width]);
+            both.map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>().sqrt()
+        };
+        let apart = distance(inputs, widths[0]);
+        if apart > 0.0 {
+            ratios.push(distance(outputs, widths[1]) / apart);
         }
-        mean(&ratios)
+        start = next;
     }
+    mean(&ratios)
+}
 
-    fn influence(&self, before: &[f32], behind: &[f32]) -> f64 {
-        let width = self.norm.weight.len();
-        let cosines = before.chunks(width).zip(behind.chunks(width)).map(|(x, y)| {
-            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-            let norms = (dot(x, x) * dot(y, y)).sqrt();
-            if norms > 0.0 { dot(x, y) / norms } else { 1.0 }
-        });
-        1.0 - mean(&cosines.collect::<Vec<_>>())
+/// Nothing can be said of streams of different widths.
+fn influence(before: &Batch, behind: &Batch) -> f64 {
+    if before.width() != behind.width() {
+        return 0.0;
     }
+    let rows = before.stream().chunks(before.width()).zip(behind.stream().chunks(behind.width()));
+    let cosines = rows.map(|(x, y)| {
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let norms = (dot(x, x) * dot(y, y)).sqrt();
+        if norms > 0.0 { dot(x, y) / norms } else { 1.0 }
+    });
+    1.0 - mean(&cosines.collect::<Vec<_>>())
 }
 
 fn mean(values: &[f64]) -> f64 {

@@ -6,10 +6,12 @@
 //! Units go one after the other, the cheapest first, so damage is measured on activations and not read off magnitudes.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
+use crate::checkpoint::Sight;
 use crate::quantize::{Moments, MomentsError};
 use crate::reference::{BlockWeights, LinearWeights, Middle};
 
@@ -64,7 +66,8 @@ pub fn units(block: &BlockWeights) -> usize {
     match &block.middle {
         Middle::Attention(heads) if heads.kv_heads > 1 => heads.kv_heads,
         Middle::Attention(heads) => heads.heads,
-        Middle::FeedForward(_) => block.output.cols,
+        Middle::FeedForward { .. } => block.output.cols,
+        Middle::Projection => 1,
     }
 }
 
@@ -99,28 +102,43 @@ fn without(block: &BlockWeights, kept: &[usize], weight: Vec<f32>) -> BlockWeigh
     let mut block = block.clone();
     let columns: Vec<usize> = kept.iter().flat_map(|&unit| unit * size..(unit + 1) * size).collect();
     block.output = LinearWeights { weight, cols: columns.len(), ..block.output.clone() };
-    let rows: Vec<usize> = match &mut block.middle {
-        Middle::FeedForward(_) => columns.iter().copied().chain(columns.iter().map(|c| all + c)).collect(),
+    // Rows of the first product, and of the memory's.
+    let (rows, of_memory): (Vec<usize>, Vec<usize>) = match &mut block.middle {
+        Middle::FeedForward { gated, .. } => {
+            let second = columns.iter().map(|c| all + c).filter(|_| *gated);
+            (columns.iter().copied().chain(second).collect(), vec![])
+        }
+        Middle::Projection => (vec![], vec![]),
         Middle::Attention(heads) => {
             let (keys, values) = (heads.keys().start, heads.values().start);
             let shared: Vec<usize> = match heads.kv_heads > 1 {
                 true => kept.iter().flat_map(|&unit| unit * heads.dim..(unit + 1) * heads.dim).collect(),
                 false => (0..heads.dim).collect(),
             };
+            let group = if heads.kv_heads > 1 { heads.group() } else { 1 };
+            if let Some(relative) = &heads.relative {
+                let size = relative.len() / heads.heads;
+                let own = kept.iter().flat_map(|&unit| unit * group * size..(unit + 1) * group * size);
+                heads.relative = Some(Arc::new(own.map(|at| relative[at]).collect()));
+            }
+            heads.heads = kept.len() * group;
             if heads.kv_heads > 1 {
-                heads.heads = kept.len() * heads.group();
                 heads.kv_heads = kept.len();
-            } else {
-                heads.heads = kept.len();
             }
             let of = |start: usize| shared.iter().map(move |row| start + row);
-            columns.iter().copied().chain(of(keys)).chain(of(values)).collect()
+            let others = of(keys).chain(of(values));
+            match heads.sight {
+                Sight::Cross => (columns, others.collect()),
+                Sight::Earlier | Sight::All => (columns.iter().copied().chain(others).collect(), vec![]),
+            }
         }
     };
-    let input = &mut block.input;
-    input.weight = rows.iter().flat_map(|&row| &input.weight[row * input.cols..][..input.cols]).copied().collect();
-    if let Some(bias) = &mut input.bias {
-        *bias = rows.iter().map(|&row| bias[row]).collect();
+    for (of, rows) in [(&mut block.input, rows), (&mut block.memory, of_memory)] {
+        let Some(of) = of else { continue };
+        of.weight = rows.iter().flat_map(|&row| &of.weight[row * of.cols..][..of.cols]).copied().collect();
+        if let Some(bias) = &mut of.bias {
+            *bias = rows.iter().map(|&row| bias[row]).collect();
+        }
     }
     block
 }
@@ -242,8 +260,8 @@ fn solve(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64> {
 mod tests {
     use super::*;
     use crate::checkpoint::{Activation, Rope};
-    use crate::reference::{Heads, NormWeights};
-    use crate::testing::numbers;
+    use crate::reference::Heads;
+    use crate::testing::{block, numbers};
 
     fn linear(rows: usize, cols: usize, seed: u32) -> LinearWeights {
         LinearWeights { weight: numbers(rows * cols, seed), bias: Some(numbers(rows, seed + 1)), cols, rounds: false }
@@ -257,12 +275,8 @@ mod tests {
     }
 
     fn feed_forward(inner: usize) -> BlockWeights {
-        BlockWeights {
-            norm: NormWeights { weight: vec![1.0; 8], eps: 1e-5 },
-            input: linear(2 * inner, 8, 1),
-            middle: Middle::FeedForward(Activation::Silu),
-            output: linear(8, inner, 2),
-        }
+        let middle = Middle::FeedForward { activation: Activation::Silu, gated: true };
+        block(vec![1.0; 8], linear(2 * inner, 8, 1), middle, linear(8, inner, 2))
     }
 
     #[test]
@@ -274,9 +288,10 @@ mod tests {
         let before = block.clone();
         let (block, error) = cut(&block, &moments(&x, 12), &[1], Refit::LeastSquares).unwrap().remove(0);
         assert!(error < 5e-3, "{error}");
-        assert_eq!((block.output.cols, block.input.rows()), (11, 22));
+        let (was, is) = (before.input.as_ref().unwrap(), block.input.as_ref().unwrap());
+        assert_eq!((block.output.cols, is.rows()), (11, 22));
         // Either of the two went, and the other took over its weights.
-        let gone = if block.input.weight[2 * 8..3 * 8] == before.input.weight[2 * 8..3 * 8] { 5 } else { 2 };
+        let gone = if is.weight[2 * 8..3 * 8] == was.weight[2 * 8..3 * 8] { 5 } else { 2 };
         let other = if gone == 5 { 2 } else { 4 };
         for r in 0..8 {
             let (want, found) = (
@@ -299,22 +314,24 @@ mod tests {
             query_norm: None,
             key_norm: None,
             rope: Some(Rope { inv_freq: vec![1.0], magnitude: 1.0 }),
+            sight: Sight::Earlier,
+            relative: Some(Arc::new(numbers(6 * 3, 5))),
         };
-        let block = BlockWeights {
-            norm: NormWeights { weight: vec![1.0; 8], eps: 1e-5 },
-            input: linear(24, 8, 1),
-            middle: Middle::Attention(heads),
-            output: linear(8, 12, 2),
-        };
+        let block = block(vec![1.0; 8], linear(24, 8, 1), Middle::Attention(heads), linear(8, 12, 2));
         // The second group does nothing.
         let mut x = numbers(200 * 12, 4);
         x.chunks_mut(12).for_each(|row| row[4..8].fill(0.0));
         let before = block.clone();
         let (block, error) = cut(&block, &moments(&x, 12), &[1], Refit::LeastSquares).unwrap().remove(0);
         let Middle::Attention(heads) = &block.middle else { unreachable!() };
-        assert_eq!((heads.heads, heads.kv_heads, block.output.cols, block.input.rows()), (4, 2, 8, 16));
+        assert_eq!(
+            (heads.heads, heads.kv_heads, block.output.cols, block.input.as_ref().unwrap().rows()),
+            (4, 2, 8, 16)
+        );
+        let table = numbers(6 * 3, 5);
+        assert_eq!(heads.relative.as_deref().unwrap()[..], [&table[..6], &table[12..]].concat());
         assert!(error < 0.05, "{error}");
-        let row = |block: &BlockWeights, row: usize| block.input.weight[row * 8..][..8].to_vec();
+        let row = |block: &BlockWeights, row: usize| block.input.as_ref().unwrap().weight[row * 8..][..8].to_vec();
         for (new, old) in [(0, 0), (4, 8), (8, 12), (10, 16), (12, 18), (14, 22)] {
             assert_eq!(row(&block, new), row(&before, old), "{new} {old}");
         }

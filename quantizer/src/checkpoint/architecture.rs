@@ -91,9 +91,15 @@ impl Architecture {
         self.output.head.as_ref().or(dense).map_or(self.last().end_width(), Linear::rows)
     }
 
-    /// Whether each position predicts the token behind it: one stack after the other or a single one, the last causal with a head.
+    /// Whether each position of the last stack predicts a token.
     pub fn is_language_model(&self) -> bool {
         self.output.pooling == Pooling::None && self.output.head.is_some() && self.vocab() > 0
+    }
+
+    /// Whether it is the token behind each position, since none sees later ones.
+    pub fn is_causal(&self) -> bool {
+        let earlier = |block: &Block| matches!(&block.middle, Middle::Attention(a) if a.sight == Sight::Earlier);
+        self.is_language_model() && self.last().blocks.iter().any(earlier)
     }
 
     /// Whether the head is the embedding of the last stack.
@@ -287,7 +293,7 @@ pub(super) enum Order {
 
 impl TensorRef {
     /// A tensor as it lies.
-    pub(super) fn stored(name: &str, rows: usize, cols: usize) -> Self {
+    pub(crate) fn stored(name: &str, rows: usize, cols: usize) -> Self {
         Self { name: name.to_owned(), rows, cols, order: Order::Stored, factor: 1.0 }
     }
 

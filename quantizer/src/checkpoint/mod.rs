@@ -114,6 +114,12 @@ impl Checkpoint {
         Ok(Self { path: path.to_owned(), architecture, tensors, gguf, kept: None })
     }
 
+    /// A directory whose tensors are to be read as this says.
+    #[cfg(test)]
+    pub(crate) fn described(path: &Path, architecture: Architecture) -> Result<Self, CheckpointError> {
+        Ok(Self { path: path.to_owned(), architecture, tensors: Tensors::open(path)?, gguf: None, kept: None })
+    }
+
     /// The directory or file.
     pub fn path(&self) -> &Path {
         &self.path

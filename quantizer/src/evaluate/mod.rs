@@ -213,6 +213,11 @@ pub enum EvaluateError {
         /// Logits found.
         got: usize,
     },
+    /// The reference does not continue texts.
+    #[error(
+        "the reference does not predict the next token of a text, so a text says nothing of it: give a decoder's checkpoint"
+    )]
+    Kind,
     /// The reference could not be run.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
@@ -258,6 +263,10 @@ pub fn evaluate_all(
     let want = models[0].vocab();
     if let Some(got) = models.iter().map(Model::vocab).find(|&got| got != want) {
         return Err(EvaluateError::OtherVocabulary { want, got });
+    }
+    let causal = |r: &Reference<'_>| r.architecture().stacks.len() == 1 && r.architecture().is_causal();
+    if !reference.is_none_or(causal) {
+        return Err(EvaluateError::Kind);
     }
     if let Some(got) = reference.map(|r| r.architecture().outputs()).filter(|&got| got != want) {
         return Err(EvaluateError::Vocabulary { want, got });

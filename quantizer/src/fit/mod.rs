@@ -13,9 +13,10 @@ use kinglet::Format;
 use kinglet_kernels::layout::GROUP;
 use rayon::prelude::*;
 
+use crate::checkpoint::{Architecture, Block, Join, Middle, Norm, NormKind, Sight};
 use crate::quantize::round::SUB_SCALE;
 use crate::quantize::{RoundedBlock, RoundedLinear};
-use crate::reference::{Batch, LinearWeights, NormWeights, Reference, ReferenceError, ops};
+use crate::reference::{Batch, LinearWeights, NormWeights, Reference, ReferenceError, Sample, Sequences};
 
 /// Tokens of a step.
 const TOKENS: usize = 2048;
@@ -35,6 +36,27 @@ pub struct FitOptions {
     pub rate: f32,
 }
 
+/// Whether a model is of the kind that gradients are known for: one causal stack behind root-mean-square norms, with gated feed-forwards.
+pub(crate) fn knows(architecture: &Architecture) -> bool {
+    let rms = |norm: &Option<Norm>| norm.as_ref().is_some_and(|n| n.kind == NormKind::Rms && n.bias.is_none());
+    let block = |block: &Block| {
+        let middle = match &block.middle {
+            Middle::Attention(a) => a.sight == Sight::Earlier && a.relative.is_none(),
+            Middle::FeedForward(f) => f.gate.is_some(),
+            Middle::Projection(_) => false,
+        };
+        middle && block.join == Join::Pre && rms(&block.norm)
+    };
+    let output = &architecture.output;
+    architecture.stacks.len() == 1
+        && architecture.is_language_model()
+        && architecture.blocks().all(block)
+        && rms(&architecture.last().norm)
+        && output.dense.is_none()
+        && !output.normalize
+        && output.head.as_ref().is_some_and(|head| head.bias.is_none())
+}
+
 /// A rounded model in memory.
 pub(crate) struct Student {
     pub(crate) blocks: Vec<RoundedBlock>,
@@ -52,7 +74,7 @@ pub struct FitOutcome {
 }
 
 /// Some sequences, with where the f32 model takes them.
-struct Sample {
+struct Lesson {
     batch: Batch,
     /// The f32 model's stream before its last norm.
     teacher: Vec<f32>,
@@ -68,28 +90,26 @@ struct Teacher {
 pub(crate) fn fit(
     reference: &Reference<'_>,
     student: &mut Student,
-    sequences: &[Vec<u32>],
+    all: &[Sample],
     options: FitOptions,
     progress: &mut dyn FnMut(usize),
 ) -> Result<FitOutcome, ReferenceError> {
-    let teacher = Teacher { norm: reference.final_norm()?, head: reference.head_weights()? };
-    let held: Vec<&[u32]> = sequences.iter().step_by(HELD_OUT).map(Vec::as_slice).collect();
-    let seen: Vec<&[u32]> =
-        sequences.iter().enumerate().filter(|(i, _)| i % HELD_OUT != 0).map(|(_, s)| s.as_slice()).collect();
-    let samples = |of: &[&[u32]]| -> Result<Vec<Sample>, ReferenceError> {
-        let mut groups: Vec<Vec<&[u32]>> = vec![vec![]];
+    let teacher = Teacher { norm: student.norm.clone(), head: LinearWeights { rounds: false, ..student.head.clone() } };
+    let (held, seen): (Vec<_>, Vec<_>) = all.iter().enumerate().partition(|(i, _)| i % HELD_OUT == 0);
+    let lessons = |of: &[(usize, &Sample)]| -> Result<Vec<Lesson>, ReferenceError> {
+        let mut groups: Vec<Vec<Sample>> = vec![vec![]];
         let mut tokens = 0;
-        for &sequence in of {
+        for (_, sample) in of {
             if tokens >= TOKENS {
                 groups.push(vec![]);
                 tokens = 0;
             }
-            tokens += sequence.len();
-            groups.last_mut().expect("there is one").push(sequence);
+            tokens += sample.size(reference.architecture());
+            groups.last_mut().expect("there is one").push((*sample).clone());
         }
-        groups.iter().filter(|group| !group.is_empty()).map(|group| sample(reference, group)).collect()
+        groups.iter().filter(|group| !group.is_empty()).map(|group| lesson(reference, group)).collect()
     };
-    let (held, seen) = (samples(&held)?, samples(&seen)?);
+    let (held, seen) = (lessons(&held)?, lessons(&seen)?);
     let before = divergence(student, &teacher, &held);
     let mut outcome = FitOutcome { before, after: before };
     if seen.is_empty() || options.steps == 0 {
@@ -114,24 +134,23 @@ pub(crate) fn fit(
     Ok(outcome)
 }
 
-fn sample(reference: &Reference<'_>, sequences: &[&[u32]]) -> Result<Sample, ReferenceError> {
-    let batch = reference.embed(sequences)?;
+fn lesson(reference: &Reference<'_>, samples: &[Sample]) -> Result<Lesson, ReferenceError> {
+    let batch = reference.begin(samples)?;
     let mut last = batch.clone();
     for block in 0..reference.architecture().count() {
         reference.advance(&mut last, block, &mut ())?;
     }
-    Ok(Sample { batch, teacher: last.stream().to_vec() })
+    Ok(Lesson { batch, teacher: last.stream().to_vec() })
 }
 
 /// Mean divergence over all positions.
-fn divergence(student: &Student, teacher: &Teacher, samples: &[Sample]) -> f64 {
+fn divergence(student: &Student, teacher: &Teacher, samples: &[Lesson]) -> f64 {
     let (mut sum, mut tokens) = (0.0, 0);
     for sample in samples {
         let lengths = sample.batch.lengths();
         let mut stream = sample.batch.stream().to_vec();
         for block in &student.blocks {
-            let branch = block.weights().branch(lengths, &stream);
-            ops::add(&mut stream, &branch);
+            stream = block.weights().advance(Sequences::alone(lengths), &stream);
         }
         let mut logits = student.head.apply(&student.norm.apply(&stream));
         let targets = teacher.head.apply(&teacher.norm.apply(&sample.teacher));
@@ -162,15 +181,12 @@ pub(crate) fn loss(logits: &mut [f32], targets: &[f32], vocab: usize) -> f64 {
 }
 
 /// One step along the gradient.
-fn take(student: &mut Student, teacher: &Teacher, sample: &Sample, state: &mut State, rate: f32) {
+fn take(student: &mut Student, teacher: &Teacher, sample: &Lesson, state: &mut State, rate: f32) {
     let lengths = sample.batch.lengths();
     let weights: Vec<_> = student.blocks.iter().map(RoundedBlock::weights).collect();
     let mut streams = vec![sample.batch.stream().to_vec()];
     for block in &weights {
-        let mut next = streams[streams.len() - 1].clone();
-        let branch = block.branch(lengths, &next);
-        ops::add(&mut next, &branch);
-        streams.push(next);
+        streams.push(block.advance(Sequences::alone(lengths), &streams[streams.len() - 1]));
     }
     let last = streams.pop().unwrap_or_default();
     let mut logits = student.head.apply(&student.norm.apply(&last));
@@ -184,8 +200,8 @@ fn take(student: &mut Student, teacher: &Teacher, sample: &Sample, state: &mut S
     pace.scale(&mut student.norm.weight, &norm);
     for ((block, weights), stream) in student.blocks.iter_mut().zip(&weights).zip(&streams).rev() {
         let found = tape::block(weights, lengths, stream, &mut gradient);
-        pace.scale(&mut block.norm.weight, &found.norm);
-        pace.linear(&mut block.input, &found.input);
+        pace.scale(&mut block.norm.as_mut().expect("as `knows` says").weight, &found.norm);
+        pace.linear(block.input.as_mut().expect("as `knows` says"), &found.input);
         pace.linear(&mut block.output, &found.output);
     }
 }
@@ -210,8 +226,8 @@ impl State {
     fn new(student: &Student) -> Self {
         let (mut parameters, mut sub_scales) = (student.norm.weight.len(), vec![]);
         for block in student.blocks.iter().rev() {
-            parameters += block.norm.weight.len();
-            for linear in [&block.input, &block.output] {
+            parameters += block.norm.as_ref().map_or(0, |norm| norm.weight.len());
+            for (_, linear) in block.products() {
                 parameters += linear.rows.len() + linear.bias.as_ref().map_or(0, Vec::len);
                 let subs = linear.rows.iter().flat_map(|row| &row.sub_scales);
                 sub_scales.extend(subs.map(|&sub| f32::from(sub)));

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::checkpoint::Activation;
 use crate::reference::attention::{Turns, attend, turn};
 use crate::reference::product::{columns, multiply, part, view, view_mut};
-use crate::reference::{BlockWeights, Heads, LinearWeights, Middle, NormWeights, ops};
+use crate::reference::{BlockWeights, Heads, LinearWeights, Middle, NormWeights, Sequences, ops};
 
 /// The gradients of a product's weights.
 pub(super) struct LinearGradient {
@@ -29,24 +29,27 @@ pub(super) struct BlockGradient {
 
 /// Takes `gradient`, that of the stream behind a block, back to the stream before it, which is `stream`.
 pub(super) fn block(of: &BlockWeights, lengths: &[usize], stream: &[f32], gradient: &mut [f32]) -> BlockGradient {
-    let normed = of.norm.apply(stream);
-    let projected = of.input.apply(&normed);
+    let (Some(of_norm), Some(of_input)) = (&of.norm, &of.input) else { unreachable!("as `knows` says") };
+    let normed = of_norm.apply(stream);
+    let projected = of_input.apply(&normed);
     // Queries and keys in place, as `mix` leaves them nowhere.
     let mut turned = projected.clone();
     let mixed = match &of.middle {
         Middle::Attention(heads) => {
             turn(heads, lengths, &mut turned);
-            attend(heads, lengths, &turned)
+            attend(heads, Sequences::alone(lengths), &turned, &turned)
         }
-        Middle::FeedForward(activation) => ops::gate(*activation, &projected, of.output.cols),
+        Middle::FeedForward { activation, .. } => ops::gate(*activation, &projected, of.output.cols),
+        Middle::Projection => unreachable!("as `knows` says"),
     };
     let (output, to_mixed) = linear(&of.output, &mixed, gradient);
     let to_projected = match &of.middle {
         Middle::Attention(heads) => attention(heads, lengths, &projected, &turned, &to_mixed),
-        Middle::FeedForward(activation) => gate(*activation, &projected, &to_mixed, of.output.cols),
+        Middle::FeedForward { activation, .. } => gate(*activation, &projected, &to_mixed, of.output.cols),
+        Middle::Projection => unreachable!("as `knows` says"),
     };
-    let (input, to_normed) = linear(&of.input, &normed, &to_projected);
-    let (norm, to_stream) = norm(&of.norm, stream, &to_normed);
+    let (input, to_normed) = linear(of_input, &normed, &to_projected);
+    let (norm, to_stream) = norm(of_norm, stream, &to_normed);
     ops::add(gradient, &to_stream);
     BlockGradient { norm, input, output }
 }
@@ -214,8 +217,8 @@ impl Shared<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::Rope;
-    use crate::testing::numbers;
+    use crate::checkpoint::{NormKind, Rope, Sight};
+    use crate::testing::{self, numbers};
 
     fn linear_of(rows: usize, cols: usize, seed: u32) -> LinearWeights {
         let weight = numbers(rows * cols, seed).iter().map(|w| w * 0.5).collect();
@@ -224,7 +227,7 @@ mod tests {
 
     /// What the loss is: some fixed weighting of the outputs.
     fn loss(of: &BlockWeights, lengths: &[usize], stream: &[f32], weighting: &[f32]) -> f64 {
-        let out = of.branch(lengths, stream);
+        let out = of.branch(Sequences::alone(lengths), stream);
         let all = out.iter().zip(stream).zip(weighting);
         all.map(|((o, s), w)| f64::from(*w) * (f64::from(*o) + f64::from(*s))).sum()
     }
@@ -232,7 +235,8 @@ mod tests {
     #[test]
     fn gradients_are_those_of_differences() {
         let (width, dim) = (12, 4);
-        let norm = |n: usize| NormWeights { weight: numbers(n, 7).iter().map(|w| 1.0 + w / 2.0).collect(), eps: 1e-5 };
+        let weight = |n: usize| -> Vec<f32> { numbers(n, 7).iter().map(|w| 1.0 + w / 2.0).collect() };
+        let norm = |n: usize| NormWeights { kind: NormKind::Rms, weight: weight(n), bias: None, eps: 1e-5 };
         let rope = Rope { inv_freq: vec![1.0, 0.1], magnitude: 1.1 };
         let heads = Heads {
             heads: 4,
@@ -242,20 +246,13 @@ mod tests {
             query_norm: Some(norm(dim)),
             key_norm: Some(norm(dim)),
             rope: Some(rope),
+            sight: Sight::Earlier,
+            relative: None,
         };
+        let gated = Middle::FeedForward { activation: Activation::Silu, gated: true };
         let blocks = [
-            BlockWeights {
-                norm: norm(width),
-                input: linear_of(32, width, 3),
-                middle: Middle::Attention(heads),
-                output: linear_of(width, 16, 4),
-            },
-            BlockWeights {
-                norm: norm(width),
-                input: linear_of(20, width, 5),
-                middle: Middle::FeedForward(Activation::Silu),
-                output: linear_of(width, 10, 6),
-            },
+            testing::block(weight(width), linear_of(32, width, 3), Middle::Attention(heads), linear_of(width, 16, 4)),
+            testing::block(weight(width), linear_of(20, width, 5), gated, linear_of(width, 10, 6)),
         ];
         let lengths = [5, 3];
         let stream = numbers(8 * width, 11);
@@ -289,9 +286,9 @@ mod tests {
                 )*};
             }
             check! {
-                "norm": of.norm.weight, gradient.norm, 1;
-                "input": of.input.weight, gradient.input.weight, 7;
-                "input bias": of.input.bias.as_mut().unwrap(), gradient.input.bias, 3;
+                "norm": of.norm.as_mut().unwrap().weight, gradient.norm, 1;
+                "input": of.input.as_mut().unwrap().weight, gradient.input.weight, 7;
+                "input bias": of.input.as_mut().unwrap().bias.as_mut().unwrap(), gradient.input.bias, 3;
                 "output": of.output.weight, gradient.output.weight, 7;
                 "output bias": of.output.bias.as_mut().unwrap(), gradient.output.bias, 3;
             }

@@ -1,5 +1,5 @@
-//! Rounding a block: its first product against the inputs that the rounded blocks before it give, its second against what the rounded
-//! first one gives. The calibration sequences then go through the rounded block, on to the next.
+//! Rounding a block: its first product (and that of the memory) against the inputs that the rounded blocks before it give, its last against
+//! what the rounded first one gives. The calibration samples then go through the rounded block, on to the next.
 //!
 //! If they also go through the f32 blocks, each product takes over what those before it have changed: the first aims at what it would
 //! give on the f32 inputs (as GPTAQ: Li et al., arXiv 2504.02692), the second at the f32 model's stream itself.
@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::gptq::Inputs;
 use super::moments::{Moments, MomentsError};
-use super::packed::{Packed, Rows, TOKENS};
+use super::packed::{self, Packed, Rows, TOKENS};
 use super::round::{Levels, round};
 use super::rounded::{RoundedBlock, RoundedLinear};
 use super::store::as_name;
 use super::{codebook, fold};
+use crate::checkpoint::NormKind;
 use crate::prune::{self, Refit};
-use crate::reference::{Batch, BlockWeights, LinearWeights, Part, ops, product};
+use crate::reference::{Batch, BlockWeights, LinearWeights, Part, Site, joined, ops, product};
 
 /// Rows that a codebook is fitted to.
 pub(super) const CODEBOOK_ROWS: usize = 256;
@@ -26,12 +27,9 @@ const SAMPLE: usize = 512;
 /// What is to be done with a block.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Task {
-    /// The format of the first product.
-    #[serde(with = "as_name")]
-    pub(super) input: Format,
-    /// The format of the second.
-    #[serde(with = "as_name")]
-    pub(super) output: Format,
+    /// The format of each product.
+    #[serde(with = "as_name::all")]
+    pub(super) formats: [Format; 3],
     /// Heads or channels to take out.
     pub(super) cut: usize,
     /// How.
@@ -43,15 +41,15 @@ pub(super) struct Task {
 /// What was done to a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Done {
-    /// The squared error of the outputs of both products, as a part of their own square.
-    pub(super) errors: [f64; 2],
-    /// The same of the second product for what was taken out.
+    /// The squared error of the outputs of each product, as a part of their own square.
+    pub(super) errors: [f64; 3],
+    /// The same of the last product for what was taken out.
     pub(super) cut: f64,
-    /// Whether the inputs of the products were folded.
-    pub(super) folded: [bool; 2],
+    /// Whether the inputs of each product were folded.
+    pub(super) folded: [bool; 3],
 }
 
-/// Calibration sequences on their way through a model that is being rounded.
+/// Calibration samples on their way through a model that is being rounded.
 pub(super) struct Streams {
     /// Through the rounded blocks.
     pub(super) own: Batch,
@@ -68,95 +66,135 @@ pub(super) fn quantize(
 ) -> Result<(RoundedBlock, Done), MomentsError> {
     let mut done = Done::default();
     let Some(Streams { own, exact }) = streams else {
-        let (input, input_error) = linear(&block.input, task.input, None)?;
-        let (output, output_error) = linear(&block.output, task.output, None)?;
-        let BlockWeights { norm, middle, .. } = block;
-        done.errors = [input_error, output_error];
-        return Ok((RoundedBlock { layer, norm, input, middle, output }, done));
+        let mut products = [None, None, None];
+        for site in Site::OF_BLOCK {
+            if let Some(of) = block.product(site) {
+                let (product, error) = linear(of, task.formats[site as usize], None)?;
+                (products[site as usize], done.errors[site as usize]) = (Some(product), error);
+            }
+        }
+        return Ok((assembled(layer, block, products), done));
     };
     let original = exact.as_ref().map(|_| block.clone());
     if task.cut > 0 {
         let mut moments = Moments::new(block.output.cols);
         for part in own.parts(TOKENS) {
-            moments.add(&block.middle.mix(&part.lengths, block.input.apply(&block.norm.apply(part.stream))));
+            moments.add(&block.mixed(part.sequences, block.normed(part.stream)));
         }
         moments.finish()?;
         for (cut, error) in prune::cut(&block, &moments, &[task.cut], task.refit)? {
             (block, done.cut) = (cut, error);
         }
     }
-    let unfolded = exact.as_ref().map(|_| (block.norm.clone(), block.input.clone()));
-    if task.fold
-        && let Some(part) = own.parts(SAMPLE).into_iter().next()
-    {
-        done.folded = fold(&mut block, task, &part);
+    let unfolded = exact.as_ref().map(|_| block.clone());
+    if task.fold {
+        done.folded = fold(&mut block, task, own);
     }
 
-    let mut moments = Moments::new(block.input.cols);
-    let mut drift = vec![];
-    for part in own.parts(TOKENS) {
-        moments.add(&ops::rounded(&block.norm.apply(part.stream), block.input.cols));
-    }
-    if let (Some(exact), Some((norm, input))) = (exact.as_mut(), &unfolded) {
-        drift = vec![0.0; block.input.weight.len()];
-        for (part, exact) in own.parts(TOKENS).into_iter().zip(exact.parts(TOKENS)) {
-            let x = ops::rounded(&block.norm.apply(part.stream), block.input.cols);
-            let mut missing = input.apply(&norm.apply(exact.stream));
-            ops::subtract(&mut missing, &block.input.apply(&x));
-            product::add_outer(&x, &missing, block.input.cols, &mut drift);
+    let mut products = [None, None, None];
+    for site in [Site::Input, Site::Memory] {
+        let Some(mut of) = block.product(site).cloned() else { continue };
+        let seen = |block: &BlockWeights, part: &Part<'_>| match site {
+            Site::Memory => part.sequences.memory.to_vec(),
+            _ => block.normed(part.stream),
+        };
+        let wanted = exact.as_ref().zip(unfolded.as_ref().and_then(|block| Some((block, block.product(site)?))));
+        let mut moments = Moments::new(of.cols);
+        let mut drift = if wanted.is_some() { vec![0.0; of.weight.len()] } else { vec![] };
+        let mut of_exact = wanted.as_ref().map(|(exact, _)| exact.parts(TOKENS));
+        for part in own.parts(TOKENS) {
+            let x = ops::rounded(&seen(&block, &part), of.cols);
+            moments.add(&x);
+            let exact = of_exact.as_mut().and_then(Iterator::next);
+            if let (Some(exact), Some((_, (unfolded, product)))) = (exact, &wanted) {
+                let mut missing = product.apply(&seen(unfolded, &exact));
+                ops::subtract(&mut missing, &of.apply(&x));
+                product::add_outer(&x, &missing, of.cols, &mut drift);
+            }
         }
+        let (product, error) = calibrated(&mut of, task.formats[site as usize], moments, &drift)?;
+        (products[site as usize], done.errors[site as usize]) = (Some(product), error);
     }
-    let (input, input_error) = calibrated(&mut block.input, task.input, moments, &drift)?;
     if let (Some(exact), Some(original)) = (exact.as_mut(), &original) {
-        for part in exact.parts(TOKENS) {
-            ops::add(part.stream, &original.branch(&part.lengths, part.stream));
-        }
+        exact.step(TOKENS, |part| original.advance(part.sequences, part.stream));
     }
 
     let mut moments = Moments::new(block.output.cols);
     let mut kept = vec![];
-    let mut packed = Packed::new(&input);
-    for part in own.parts(TOKENS) {
-        let normed = Rows::new(&block.norm.apply(part.stream), input.cols);
-        let mixed = Rows::new(&block.middle.mix(&part.lengths, packed.apply(&normed)), block.output.cols);
-        moments.add(&mixed.values());
-        kept.push(mixed);
+    {
+        let [mut input, mut memory] = [0, 1].map(|site: usize| products[site].as_ref().map(Packed::new));
+        for part in own.parts(TOKENS) {
+            let mixed = packed::mixed(block.norm.as_ref(), &block.middle, input.as_mut(), memory.as_mut(), &part);
+            let mixed = Rows::new(&mixed, block.output.cols);
+            moments.add(&mixed.values());
+            kept.push(mixed);
+        }
     }
-    let mut output = block.output;
+    let mut output = block.output.clone();
     let mut drift = vec![];
     if let Some(exact) = exact {
         drift = vec![0.0; output.weight.len()];
-        for ((part, exact), mixed) in own.parts(TOKENS).into_iter().zip(exact.parts(TOKENS)).zip(&kept) {
+        for ((part, exact), mixed) in own.parts(TOKENS).zip(exact.parts(TOKENS)).zip(&kept) {
             let x = mixed.values();
             let mut missing = exact.stream.to_vec();
-            ops::subtract(&mut missing, part.stream);
+            if let Some(base) = block.base(part.stream) {
+                ops::subtract(&mut missing, &base);
+            }
             ops::subtract(&mut missing, &output.apply(&x));
             product::add_outer(&x, &missing, output.cols, &mut drift);
         }
     }
-    let (output, output_error) = calibrated(&mut output, task.output, moments, &drift)?;
+    let (output, error) = calibrated(&mut output, task.formats[Site::Output as usize], moments, &drift)?;
+    done.errors[Site::Output as usize] = error;
     let mut packed = Packed::new(&output);
-    for (part, mixed) in own.parts(TOKENS).into_iter().zip(kept) {
-        ops::add(part.stream, &packed.apply(&mixed));
-    }
-    done.errors = [input_error, output_error];
-    Ok((RoundedBlock { layer, norm: block.norm, input, middle: block.middle, output }, done))
+    let mut kept = kept.into_iter();
+    own.step(TOKENS, |part| {
+        let branch = kept.next().map_or_else(Vec::new, |mixed| packed.apply(&mixed));
+        joined(block.base(part.stream), branch)
+    });
+    products[Site::Output as usize] = Some(output);
+    Ok((assembled(layer, block, products), done))
 }
 
-/// Folds outliers away where that helps; tells at which products.
-fn fold(block: &mut BlockWeights, task: Task, part: &Part<'_>) -> [bool; 2] {
-    let normed = block.norm.apply(part.stream);
-    let mixed = block.middle.mix(&part.lengths, block.input.apply(&normed));
-    let output = fold::factors(&block.output, &mixed, &fold::groups(block), task.output);
-    if let Some(factors) = &output {
-        fold::into_input(block, factors);
+/// A block with rounded products in the place of its own.
+fn assembled(layer: usize, block: BlockWeights, products: [Option<RoundedLinear>; 3]) -> RoundedBlock {
+    let BlockWeights { norm, join, stream_norm, middle, .. } = block;
+    let [input, memory, output] = products;
+    let output = output.expect("every block has a last product");
+    RoundedBlock { layer, norm, join, stream_norm, input, memory, middle, output }
+}
+
+/// Folds offsets and outliers away where that helps; tells at which products.
+fn fold(block: &mut BlockWeights, task: Task, own: &Batch) -> [bool; 3] {
+    let mut folded = [false; 3];
+    let reader = block.reader();
+    if block.norm.as_ref().is_some_and(|norm| norm.kind == NormKind::Layer)
+        && let (Some(part), Some(of)) = (own.parts(TOKENS).next(), block.product(reader))
+    {
+        let normed = block.normed(part.stream);
+        if let Some(offsets) = fold::helpful_offsets(of, &normed, task.formats[reader as usize]) {
+            fold::offsets_into_norm(block, &offsets);
+            folded[reader as usize] = true;
+        }
     }
-    let own: Vec<usize> = (0..block.input.cols).collect();
-    let input = fold::factors(&block.input, &normed, &own, task.input);
-    if let Some(factors) = &input {
-        fold::into_norm(block, factors);
+    let Some(part) = own.parts(SAMPLE).next() else { return folded };
+    let normed = block.normed(part.stream);
+    if let Some(groups) = fold::groups(block) {
+        let mixed = block.mixed(part.sequences, normed.clone());
+        let output = fold::factors(&block.output, &mixed, &groups, task.formats[Site::Output as usize]);
+        if let Some(factors) = &output {
+            fold::into_input(block, factors);
+            folded[Site::Output as usize] = true;
+        }
     }
-    [input.is_some(), output.is_some()]
+    if let (Some(_), Some(of)) = (&block.norm, block.product(reader)) {
+        let own: Vec<usize> = (0..of.cols).collect();
+        if let Some(factors) = fold::factors(of, &normed, &own, task.formats[reader as usize]) {
+            fold::into_norm(block, &factors);
+            folded[reader as usize] = true;
+        }
+    }
+    folded
 }
 
 /// Rounds a product for inputs with these moments. With a drift, `X^T R` for what its outputs should have more, R, the weights take that

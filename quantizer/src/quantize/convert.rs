@@ -18,8 +18,7 @@ use super::record::{self, record_path};
 use super::round::{Levels, Row, round};
 use super::store::Store;
 use super::{Options, QuantizeError, Summary, Target};
-use crate::checkpoint::{Activation, Architecture, Block, Checkpoint, CheckpointError, Middle, TensorRef};
-use crate::evaluate::Place;
+use crate::checkpoint::{Architecture, Block, Checkpoint, CheckpointError, Middle, TensorRef};
 use crate::file::{Kind, WriteError, Writer};
 use crate::fit::{self, FitOutcome, Student};
 use crate::reference::{LinearWeights, NormWeights, RESIDENT_BYTES, Reference};
@@ -42,7 +41,6 @@ pub fn quantize(
     progress: &dyn Fn(&str, u64, u64),
 ) -> Result<Summary, QuantizeError> {
     let architecture = checkpoint.architecture();
-    supported(architecture)?;
     let tokenizer = checkpoint.tokenizer()?;
     let store = Store::open(target, &key(checkpoint, options))?;
     let weights = weights(architecture);
@@ -57,15 +55,20 @@ pub fn quantize(
     let block = |index: usize| block(&store, first + index);
     let mut record = record::begin(checkpoint, options, &plan, &done, fitted);
     let mut build = Build::new(checkpoint, options);
-    build.stack(architecture.last())?;
-    let places: Vec<Place> = Place::all(architecture).collect();
-    let left = (0..plan.tasks.len()).filter(|&number| plan.tasks[number].is_some());
-    for (index, (number, of)) in left.zip(&done).enumerate() {
-        let block = block(index)?;
-        record::block(&mut record, places[number], options, &plan, number, &block, of);
-        build.block(&block)?;
+    let mut left =
+        (0..plan.tasks.len()).filter(|&number| plan.tasks[number].is_some()).zip(&done).enumerate().peekable();
+    for (number, stack) in architecture.stacks.iter().enumerate() {
+        build.stack(stack)?;
+        let numbers = architecture.numbers(number);
+        while let Some((index, (number, of))) = left.next_if(|(_, (number, _))| numbers.contains(number)) {
+            let block = block(index)?;
+            record::block(&mut record, architecture, options, &plan, number, &block, of);
+            build.block(&block)?;
+        }
+        let last = number + 1 == architecture.stacks.len();
+        let norm = if last { norm.clone() } else { build.norm(stack)? };
+        build.end(norm.as_ref())?;
     }
-    build.end(Some(&NormWeights { weight: norm, eps: architecture.last().norm.as_ref().map_or(0.0, |n| n.eps) }))?;
     let (mut outline, sources) = build.finish()?;
     outline.tokenizer = tokenizer;
     outline.metadata = metadata;
@@ -87,12 +90,13 @@ pub fn quantize(
                 let weights = LinearWeights { weight: values, bias: None, cols, rounds: false };
                 Ok(pack::write(&blocks::nearest(&weights, format, &vec![1.0; cols]), put)?)
             }
-            Source::Product { block: index, output } => {
+            Source::Product { block: index, site } => {
                 let loaded = match &mut loaded {
                     Some((at, block)) if *at == index => block,
                     other => &mut other.insert((index, block(index)?)).1,
                 };
-                Ok(pack::write(if output { &loaded.output } else { &loaded.input }, put)?)
+                let product = loaded.product(site).ok_or_else(|| lost(&store, index))?;
+                Ok(pack::write(product, put)?)
             }
         })?;
     }
@@ -119,28 +123,6 @@ fn write_record(path: &Path, store: &Store, record: &Record) -> Result<(), Quant
     store.keep(RECORD, record)?;
     let result = std::fs::rename(store.dir().join(RECORD), path);
     Ok(result.map_err(|source| WriteError::Io { path: path.to_path_buf(), source })?)
-}
-
-/// Refuses what the runtime does not have.
-fn supported(architecture: &Architecture) -> Result<(), QuantizeError> {
-    for block in architecture.blocks() {
-        if let Middle::FeedForward(f) = &block.middle
-            && f.activation != Activation::Silu
-        {
-            let what = format!("the activation {:?} of layer {}", f.activation, block.layer);
-            return Err(QuantizeError::Unsupported { what, instead: "it has silu".into() });
-        }
-    }
-    Ok(())
-}
-
-/// A table that the file has, so the checkpoint must.
-fn there(table: Option<&TensorRef>) -> Result<&TensorRef, QuantizeError> {
-    let missing = || QuantizeError::Unsupported {
-        what: "a model without embedding or head".into(),
-        instead: "decoders are".into(),
-    };
-    table.ok_or_else(missing)
 }
 
 /// What the file says about itself.
@@ -218,7 +200,7 @@ fn overhead(architecture: &Architecture, options: &Options, tokenizer: &[u8], me
 }
 
 /// Rounds all blocks that are not in the store yet.
-fn round_blocks(
+pub(super) fn round_blocks(
     checkpoint: &Checkpoint,
     options: &Options,
     plan: &Plan,
@@ -228,11 +210,10 @@ fn round_blocks(
     let architecture = checkpoint.architecture();
     // Blocks are read when their turn comes.
     let reference = Reference::with_memory(checkpoint, 0)?;
-    let sequences: Vec<&[u32]> = options.calibration.iter().map(Vec::as_slice).collect();
-    let mut streams = match sequences.is_empty() {
+    let mut streams = match options.calibration.is_empty() {
         true => None,
         false => {
-            let own = reference.embed(&sequences)?;
+            let own = reference.begin(&options.calibration)?;
             Some(Streams { exact: options.correct.then(|| own.clone()), own })
         }
     };
@@ -245,6 +226,10 @@ fn round_blocks(
             }
             continue;
         };
+        if let Some(Streams { own, exact }) = &mut streams {
+            own.enter(number);
+            exact.iter_mut().for_each(|exact| exact.enter(number));
+        }
         let index = all.len();
         match store.get::<Done>(index) {
             Some((block, done)) => {
@@ -276,19 +261,29 @@ fn fitted(
     store: &Store,
     done: &[Done],
     progress: &dyn Fn(&str, u64, u64),
-) -> Result<(Vec<f32>, Option<FitOutcome>), QuantizeError> {
+) -> Result<(Option<NormWeights>, Option<FitOutcome>), QuantizeError> {
     const NORM: &str = "norm.json";
     let reference = Reference::with_memory(checkpoint, 0)?;
     if options.fit.steps == 0 || options.calibration.is_empty() {
-        return Ok((reference.final_norm()?.weight, None));
+        return Ok((reference.final_norm()?, None));
     }
-    if let Some(kept) = store.kept(NORM) {
-        return Ok(kept);
+    let refused = || QuantizeError::Unsupported {
+        what: "fitting a model of this kind".into(),
+        instead:
+            "decoders of one stack with root-mean-square norms and gated feed-forwards can be fitted (leave --fit out)"
+                .into(),
+    };
+    if !fit::knows(checkpoint.architecture()) {
+        return Err(refused());
     }
     let reference = Reference::new(checkpoint)?;
-    let head = LinearWeights { rounds: true, ..reference.head_weights()? };
+    let (Some(norm), Some(head)) = (reference.final_norm()?, reference.head_weights()?) else { return Err(refused()) };
+    if let Some((weight, fitted)) = store.kept(NORM) {
+        return Ok((Some(NormWeights { weight, ..norm }), fitted));
+    }
+    let head = LinearWeights { rounds: true, ..head };
     let blocks = (0..done.len()).map(|index| block(store, index)).collect::<Result<Vec<_>, _>>()?;
-    let mut student = Student { blocks, norm: reference.final_norm()?, head };
+    let mut student = Student { blocks, norm, head };
     let steps = options.fit.steps as u64;
     let outcome = fit::fit(&reference, &mut student, &options.calibration, options.fit, &mut |step| {
         progress("fitting", step as u64, steps);
@@ -296,14 +291,17 @@ fn fitted(
     for (index, (block, of)) in student.blocks.iter().zip(done).enumerate() {
         store.put(done.len() + index, block, of)?;
     }
-    let kept = (student.norm.weight, Some(outcome));
-    store.keep(NORM, &kept)?;
-    Ok(kept)
+    let fitted = Some(outcome);
+    store.keep(NORM, &(&student.norm.weight, &fitted))?;
+    Ok((Some(student.norm), fitted))
 }
 
 fn block(store: &Store, index: usize) -> Result<super::rounded::RoundedBlock, QuantizeError> {
-    let found = store.get::<Done>(index).map(|(block, _)| block);
-    found.ok_or_else(|| QuantizeError::Lost { block: index, dir: store.dir().to_path_buf() })
+    store.get::<Done>(index).map(|(block, _)| block).ok_or_else(|| lost(store, index))
+}
+
+fn lost(store: &Store, block: usize) -> QuantizeError {
+    QuantizeError::Lost { block, dir: store.dir().to_path_buf() }
 }
 
 type Put<'p> = &'p mut dyn FnMut(&[u8]) -> Result<(), WriteError>;

@@ -4,16 +4,17 @@
 //!
 //! How strong the factors are is tried out: the best is the one whose rounded product, with rounded inputs, is nearest to the original.
 //!
-//! Where a norm's output is itself the stream (encoders with the norm behind the branch), a factor would change the function. An offset does
-//! not: the stream carries `x - c`, the norm's bias gives up c, the bias of each product that reads the stream gains W c ([`shift`]), and that of
-//! the product that adds to the stream gains c. [`offsets`] chooses c.
+//! A layer norm has a bias, so offsets can be folded, too: the product sees `x - c`, the norm's bias gives up c, and the bias of the product
+//! gains W c ([`shift`]). [`offsets`] chooses c. Where a norm's output is itself the stream (encoders with the norm behind the branch), the
+//! stream keeps its own norm and all of this happens to the branch's.
 
 use kinglet::Format;
 use rayon::prelude::*;
 
 use super::blocks::nearest;
+use crate::checkpoint::{Activation, Sight};
 use crate::reference::product::rows_by_rows;
-use crate::reference::{BlockWeights, LinearWeights, Middle, ops};
+use crate::reference::{BlockWeights, LinearWeights, Middle, Site, ops};
 
 /// Rows of weights that factors are tried on.
 const ROWS: usize = 256;
@@ -118,39 +119,75 @@ pub fn shift(of: &mut LinearWeights, offsets: &[f32]) {
     }
 }
 
-/// Folds factors of the first product's inputs into the norm.
-pub(super) fn into_norm(block: &mut BlockWeights, factors: &[f32]) {
-    block.norm.weight.iter_mut().zip(factors).for_each(|(w, f)| *w /= f);
-    scale_columns(&mut block.input, factors);
+/// The same for inputs of a product, if its error is less with them when all is rounded.
+pub(super) fn helpful_offsets(of: &LinearWeights, x: &[f32], format: Format) -> Option<Vec<f32>> {
+    let offsets = offsets(x, of.cols);
+    let moved: Vec<f32> = x.chunks(of.cols).flat_map(|row| row.iter().zip(&offsets).map(|(x, c)| x - c)).collect();
+    let step = of.rows().div_ceil(ROWS);
+    let weight: Vec<f32> = of.weight.chunks(of.cols).step_by(step).flatten().copied().collect();
+    let linear = LinearWeights { weight, bias: None, cols: of.cols, rounds: true };
+    let error = |x: &[f32]| -> f64 {
+        let rounded = nearest(&linear, format, &ops::squares(x, of.cols)).weights();
+        let (found, wanted) = (rounded.apply(x), rows_by_rows(x, &linear.weight, of.cols));
+        found.iter().zip(&wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+    };
+    (error(&moved) < 0.98 * error(x)).then_some(offsets)
 }
 
-/// Folds factors of the second product's inputs into the first product.
+/// Folds offsets of what a layer norm gives into its bias, and into that of the product behind it.
+pub(super) fn offsets_into_norm(block: &mut BlockWeights, offsets: &[f32]) {
+    if let Some(norm) = &mut block.norm {
+        let bias = norm.bias.get_or_insert_with(|| vec![0.0; offsets.len()]);
+        ops::subtract(bias, offsets);
+    }
+    if let Some(of) = block.product_mut(block.reader()) {
+        shift(of, offsets);
+    }
+}
+
+/// Folds factors of what the norm gives into it.
+pub(super) fn into_norm(block: &mut BlockWeights, factors: &[f32]) {
+    if let Some(norm) = &mut block.norm {
+        for vector in [&mut norm.weight].into_iter().chain(&mut norm.bias) {
+            vector.iter_mut().zip(factors).for_each(|(w, f)| *w /= f);
+        }
+    }
+    if let Some(of) = block.product_mut(block.reader()) {
+        scale_columns(of, factors);
+    }
+}
+
+/// Folds factors of the last product's inputs into the one that makes them.
 pub(super) fn into_input(block: &mut BlockWeights, factors: &[f32]) {
-    let (first, of_rows): (usize, Vec<f32>) = match &block.middle {
-        Middle::FeedForward(_) => (block.output.cols, factors.to_vec()),
+    let (site, first, of_rows): (Site, usize, Vec<f32>) = match &block.middle {
+        Middle::FeedForward { gated: true, .. } => (Site::Input, block.output.cols, factors.to_vec()),
+        Middle::FeedForward { .. } | Middle::Projection => (Site::Input, 0, factors.to_vec()),
         Middle::Attention(heads) => {
             let first_of = |kv: usize| kv * heads.group() * heads.dim;
-            (
-                heads.values().start,
-                (0..heads.kv_heads).flat_map(|kv| factors[first_of(kv)..][..heads.dim].to_vec()).collect(),
-            )
+            let of_values = (0..heads.kv_heads).flat_map(|kv| factors[first_of(kv)..][..heads.dim].to_vec());
+            let site = if heads.sight == Sight::Cross { Site::Memory } else { Site::Input };
+            (site, heads.values().start, of_values.collect())
         }
     };
-    let input = &mut block.input;
-    for (i, factor) in of_rows.iter().enumerate() {
-        input.weight[(first + i) * input.cols..][..input.cols].iter_mut().for_each(|w| *w /= factor);
-        if let Some(bias) = &mut input.bias {
-            bias[first + i] /= factor;
+    if let Some(input) = block.product_mut(site) {
+        for (i, factor) in of_rows.iter().enumerate() {
+            input.weight[(first + i) * input.cols..][..input.cols].iter_mut().for_each(|w| *w /= factor);
+            if let Some(bias) = &mut input.bias {
+                bias[first + i] /= factor;
+            }
         }
     }
     scale_columns(&mut block.output, factors);
 }
 
-/// Which inputs of the second product must share a factor: those that are one value's.
-pub(super) fn groups(block: &BlockWeights) -> Vec<usize> {
+/// Which inputs of the last product must share a factor: those that are one value's. Nothing where factors cannot pass what makes them.
+pub(super) fn groups(block: &BlockWeights) -> Option<Vec<usize>> {
+    let cols = 0..block.output.cols;
     match &block.middle {
-        Middle::FeedForward(_) => (0..block.output.cols).collect(),
-        Middle::Attention(h) => (0..block.output.cols).map(|c| c / h.dim / h.group() * h.dim + c % h.dim).collect(),
+        Middle::Attention(h) => Some(cols.map(|c| c / h.dim / h.group() * h.dim + c % h.dim).collect()),
+        Middle::FeedForward { gated: true, .. }
+        | Middle::FeedForward { activation: Activation::Relu | Activation::Identity, .. } => Some(cols.collect()),
+        Middle::FeedForward { .. } | Middle::Projection => None,
     }
 }
 

@@ -19,6 +19,8 @@ mod record;
 pub mod round;
 mod rounded;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -36,7 +38,7 @@ use crate::checkpoint::CheckpointError;
 use crate::file::WriteError;
 use crate::fit::FitOptions;
 use crate::prune::Prune;
-use crate::reference::ReferenceError;
+use crate::reference::{ReferenceError, Sample};
 use crate::report::Record;
 use crate::tokenizer::TokenizerImportError as ImportError;
 
@@ -49,8 +51,8 @@ pub struct Options {
     pub embeddings: Format,
     /// Format of an untied head.
     pub head: Format,
-    /// Token sequences to calibrate on; without any, weights are rounded to the nearest values.
-    pub calibration: Vec<Vec<u32>>,
+    /// What to calibrate on; without any, weights are rounded to the nearest values.
+    pub calibration: Vec<Sample>,
     /// What to choose each product's format for, between `weights` and int8; nothing for `weights` everywhere.
     pub target: Option<Target>,
     /// What to take out.
@@ -98,7 +100,8 @@ pub enum Target {
     Bits(f64),
     /// Bytes of the file.
     Bytes(u64),
-    /// Predicted mean divergence from the f32 model, nats: the sum of what each product's rounding does alone.
+    /// Predicted damage, as [`Probe`](crate::probe::Probe) measures it (mean divergence from the f32 model, nats): the sum of what each
+    /// product's rounding does alone.
     Divergence(f64),
     /// Seconds that one thread of this machine spends in the products of the blocks for a token.
     Seconds(f64),

@@ -3,13 +3,17 @@
 use std::f64::consts::TAU;
 
 use kinglet::Format;
-use kinglet::format::layout::{BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, norm, pooling};
+use kinglet::format::layout::{
+    BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, join, norm, pooling, sight,
+};
 
 use super::rounded::{RoundedBlock, RoundedLinear};
 use super::{Options, QuantizeError, pack};
-use crate::checkpoint::{Activation, Checkpoint, Input, Linear, NormKind, Pooling, Positions, Rope, Stack, TensorRef};
+use crate::checkpoint::{
+    Activation, Checkpoint, Input, Join, Linear, NormKind, Pooling, Positions, Rope, Sight, Stack, TensorRef,
+};
 use crate::file::{Kind, Outline};
-use crate::reference::{Heads, Middle, NormWeights};
+use crate::reference::{Heads, Middle, NormWeights, Site};
 
 /// Where a tensor's numbers come from.
 #[derive(Clone, Debug)]
@@ -23,7 +27,7 @@ pub(super) enum Source {
         /// The block.
         block: usize,
         /// Which of its products.
-        output: bool,
+        site: Site,
     },
     /// These numbers.
     Vector(Vec<f32>),
@@ -116,10 +120,22 @@ impl<'c> Build<'c> {
     /// Adds the next block of the last stack begun.
     pub(super) fn block(&mut self, block: &RoundedBlock) -> Result<(), QuantizeError> {
         let index = self.outline.blocks.len();
-        let record = match &block.middle {
-            Middle::Attention(heads) => self.attention(index, block, heads)?,
-            Middle::FeedForward(activation) => self.feed_forward(index, block, *activation)?,
+        let kind = match &block.middle {
+            Middle::Attention(heads) if heads.sight == Sight::Cross => "cross attention",
+            Middle::Attention(_) => "attention",
+            Middle::FeedForward { .. } => "feed-forward",
+            Middle::Projection => "projection",
         };
+        let mut record = self.common(index, block, kind)?;
+        match &block.middle {
+            Middle::Attention(heads) => self.attention(&mut record, index, block, heads)?,
+            Middle::FeedForward { activation, gated } => {
+                let plain = if *gated { 0 } else { activation::PLAIN };
+                (record.kind, record.variant) = (block::FEED_FORWARD, code(*activation) | plain);
+                record.inner = block.output.cols as u32;
+            }
+            Middle::Projection => record.kind = block::PROJECTION,
+        }
         self.outline.blocks.push(record);
         if let Some(stack) = self.outline.stacks.last_mut() {
             stack.blocks += 1;
@@ -127,13 +143,17 @@ impl<'c> Build<'c> {
         Ok(())
     }
 
+    /// The norm behind a stack of the checkpoint.
+    pub(super) fn norm(&self, stack: &Stack) -> Result<Option<NormWeights>, QuantizeError> {
+        Ok(NormWeights::maybe(self.checkpoint, &stack.norm)?)
+    }
+
     /// Ends the last stack begun, with the norm behind it.
     pub(super) fn end(&mut self, norm: Option<&NormWeights>) -> Result<(), QuantizeError> {
         let Some(of) = norm else { return Ok(()) };
-        let (weight, bias) = (self.vector("norm", &of.weight)?, NONE);
+        let (weight, bias) = (self.vector("norm", &of.weight)?, self.norm_bias("norm bias", of)?);
         if let Some(stack) = self.outline.stacks.last_mut() {
-            (stack.norm_kind, stack.norm, stack.norm_bias, stack.norm_eps) =
-                (kind(NormKind::Rms), weight, bias, of.eps);
+            (stack.norm_kind, stack.norm, stack.norm_bias, stack.norm_eps) = (kind(of.kind), weight, bias, of.eps);
         }
         Ok(())
     }
@@ -191,8 +211,8 @@ impl<'c> Build<'c> {
         Ok(index)
     }
 
-    fn product(&mut self, name: &str, of: &RoundedLinear, block: usize, output: bool) -> Result<u32, QuantizeError> {
-        let source = Source::Product { block, output };
+    fn product(&mut self, name: &str, of: &RoundedLinear, block: usize, site: Site) -> Result<u32, QuantizeError> {
+        let source = Source::Product { block, site };
         self.add(name, pack::kind(of), of.rows.len(), of.cols, source)
     }
 
@@ -218,62 +238,92 @@ impl<'c> Build<'c> {
         }
     }
 
-    fn attention(&mut self, index: usize, b: &RoundedBlock, heads: &Heads) -> Result<BlockRecord, QuantizeError> {
+    /// What all kinds of blocks have.
+    fn common(&mut self, index: usize, b: &RoundedBlock, kind: &str) -> Result<BlockRecord, QuantizeError> {
+        let name = |part: &str| format!("layer {} {kind} {part}", b.layer);
+        let mut record = BlockRecord { layer: b.layer as u32, ..BlockRecord::EMPTY };
+        if let Some(norm) = &b.norm {
+            (record.norm_kind, record.norm_eps) = (self::kind(norm.kind), norm.eps);
+            record.norm = self.vector(&name("norm"), &norm.weight)?;
+            record.norm_bias = self.norm_bias(&name("norm bias"), norm)?;
+        }
+        record.join = match b.join {
+            Join::Pre => join::PRE,
+            Join::Post => join::POST,
+            Join::Replace => join::REPLACE,
+        };
+        if let Some(norm) = &b.stream_norm {
+            record.stream_norm = self.vector(&name("stream norm"), &norm.weight)?;
+            record.stream_norm_bias = self.norm_bias(&name("stream norm bias"), norm)?;
+        }
+        if let Some(input) = &b.input {
+            let part = match (&b.middle, &b.memory) {
+                (Middle::Attention(_), None) => "query key value",
+                (Middle::Attention(_), Some(_)) => "query",
+                (Middle::FeedForward { gated: false, .. }, _) => "up",
+                _ => "gate up",
+            };
+            record.input = self.product(&name(part), input, index, Site::Input)?;
+            record.input_bias = self.maybe(&name(&format!("{part} bias")), input.bias.as_ref())?;
+        }
+        if let Some(memory) = &b.memory {
+            record.memory = self.product(&name("key value"), memory, index, Site::Memory)?;
+            record.memory_bias = self.maybe(&name("key value bias"), memory.bias.as_ref())?;
+        }
+        let part = if matches!(b.middle, Middle::FeedForward { .. }) { "down" } else { "output" };
+        record.output = self.product(&name(part), &b.output, index, Site::Output)?;
+        record.output_bias = self.maybe(&name(&format!("{part} bias")), b.output.bias.as_ref())?;
+        Ok(record)
+    }
+
+    /// The bias of a norm; a layer norm always has one in a file.
+    fn norm_bias(&mut self, name: &str, norm: &NormWeights) -> Result<u32, QuantizeError> {
+        match (&norm.bias, norm.kind) {
+            (None, NormKind::Layer) => self.vector(name, &vec![0.0; norm.weight.len()]),
+            (bias, _) => self.maybe(name, bias.as_ref()),
+        }
+    }
+
+    fn attention(
+        &mut self,
+        record: &mut BlockRecord,
+        index: usize,
+        b: &RoundedBlock,
+        heads: &Heads,
+    ) -> Result<(), QuantizeError> {
         let name = |part: &str| format!("layer {} attention {part}", b.layer);
         let eps = |norm: &Option<NormWeights>| norm.as_ref().map_or(0.0, |n| n.eps);
-        let mut head_norm =
-            |part: &str, norm: &Option<NormWeights>| self.maybe(&name(part), norm.as_ref().map(|n| &n.weight));
-        let query_norm = head_norm("query norm", &heads.query_norm)?;
-        let key_norm = head_norm("key norm", &heads.key_norm)?;
         let count = |n: usize| {
             let what = format!("{n} attention heads");
             u16::try_from(n).map_err(|_| QuantizeError::Unsupported { what, instead: "at most 65535".into() })
         };
-        Ok(BlockRecord {
-            kind: block::ATTENTION,
-            layer: b.layer as u32,
-            norm: self.vector(&name("norm"), &b.norm.weight)?,
-            norm_eps: b.norm.eps,
-            input: self.product(&name("query key value"), &b.input, index, false)?,
-            input_bias: self.maybe(&name("query key value bias"), b.input.bias.as_ref())?,
-            output: self.product(&name("output"), &b.output, index, true)?,
-            output_bias: self.maybe(&name("output bias"), b.output.bias.as_ref())?,
-            heads: count(heads.heads)?,
-            kv_heads: count(heads.kv_heads)?,
-            head_dim: heads.dim as u32,
-            score_scale: heads.scale,
-            query_norm,
-            key_norm,
-            head_norm_eps: eps(&heads.query_norm).max(eps(&heads.key_norm)),
-            rope: heads.rope.as_ref().map_or(Ok(NONE), |rope| self.rope(rope))?,
-            rope_magnitude: heads.rope.as_ref().map_or(0.0, |rope| rope.magnitude),
-            ..BlockRecord::EMPTY
-        })
-    }
-
-    fn feed_forward(
-        &mut self,
-        index: usize,
-        b: &RoundedBlock,
-        activation: Activation,
-    ) -> Result<BlockRecord, QuantizeError> {
-        if activation != Activation::Silu {
-            let what = format!("the activation {activation:?} of layer {}", b.layer);
-            return Err(QuantizeError::Unsupported { what, instead: "it has silu".into() });
+        (record.kind, record.variant) = match heads.sight {
+            Sight::Earlier => (block::ATTENTION, sight::EARLIER),
+            Sight::All => (block::ATTENTION, sight::ALL),
+            Sight::Cross => (block::ATTENTION, sight::CROSS),
+        };
+        (record.heads, record.kv_heads) = (count(heads.heads)?, count(heads.kv_heads)?);
+        (record.head_dim, record.score_scale) = (heads.dim as u32, heads.scale);
+        record.query_norm = self.maybe(&name("query norm"), heads.query_norm.as_ref().map(|n| &n.weight))?;
+        record.key_norm = self.maybe(&name("key norm"), heads.key_norm.as_ref().map(|n| &n.weight))?;
+        record.head_norm_eps = eps(&heads.query_norm).max(eps(&heads.key_norm));
+        if heads.sight == Sight::Cross && (heads.key_norm.is_some() || heads.rope.is_some()) {
+            let what = format!("a norm or rotation of the keys that block {index} looks at across");
+            return Err(QuantizeError::Unsupported { what, instead: "leave them out".into() });
         }
-        let name = |part: &str| format!("layer {} feed-forward {part}", b.layer);
-        Ok(BlockRecord {
-            kind: block::FEED_FORWARD,
-            layer: b.layer as u32,
-            norm: self.vector(&name("norm"), &b.norm.weight)?,
-            norm_eps: b.norm.eps,
-            input: self.product(&name("gate up"), &b.input, index, false)?,
-            input_bias: self.maybe(&name("gate up bias"), b.input.bias.as_ref())?,
-            output: self.product(&name("down"), &b.output, index, true)?,
-            output_bias: self.maybe(&name("down bias"), b.output.bias.as_ref())?,
-            inner: b.output.cols as u32,
-            ..BlockRecord::EMPTY
-        })
+        if let Some(rope) = &heads.rope {
+            (record.rope, record.rope_magnitude) = (self.rope(rope)?, rope.magnitude);
+        }
+        if let Some(relative) = &heads.relative {
+            // In powers of two, as the runtime computes the softmax.
+            let scaled: Vec<f32> = relative.iter().map(|x| x * std::f32::consts::LOG2_E).collect();
+            let same = |source: &Source| matches!(source, Source::Vector(old) if *old == scaled);
+            record.relative = match self.sources.iter().position(same) {
+                Some(index) => index as u32,
+                None => self.vector("bias by distance", &scaled)?,
+            };
+        }
+        Ok(())
     }
 }
 

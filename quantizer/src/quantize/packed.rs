@@ -11,7 +11,7 @@ use super::pack;
 use super::rounded::{RoundedBlock, RoundedLinear};
 use crate::file::Kind;
 use crate::memory::Memory;
-use crate::reference::{Batch, ops};
+use crate::reference::{Batch, Middle, NormWeights, Part, base, joined, ops};
 
 /// Tokens that go through a product at once.
 pub(super) const TOKENS: usize = 2048;
@@ -98,12 +98,30 @@ impl<'l> Packed<'l> {
     }
 }
 
+/// What the last product of a block sees, the others being rounded.
+pub(super) fn mixed(
+    norm: Option<&NormWeights>,
+    middle: &Middle,
+    input: Option<&mut Packed<'_>>,
+    memory: Option<&mut Packed<'_>>,
+    part: &Part<'_>,
+) -> Vec<f32> {
+    let normed = norm.map_or_else(|| part.stream.to_vec(), |norm| norm.apply(part.stream));
+    let projected = match input {
+        Some(input) => input.apply(&Rows::new(&normed, input.of.cols)),
+        None => normed,
+    };
+    let of_memory = memory.map_or_else(Vec::new, |of| of.apply(&Rows::new(part.sequences.memory, of.of.cols)));
+    middle.mix(part.sequences, projected, of_memory)
+}
+
 /// Takes a batch through a rounded block.
 pub(super) fn advance(block: &RoundedBlock, batch: &mut Batch) {
-    let (mut input, mut output) = (Packed::new(&block.input), Packed::new(&block.output));
-    for part in batch.parts(TOKENS) {
-        let normed = Rows::new(&block.norm.apply(part.stream), block.input.cols);
-        let mixed = Rows::new(&block.middle.mix(&part.lengths, input.apply(&normed)), block.output.cols);
-        ops::add(part.stream, &output.apply(&mixed));
-    }
+    let [mut input, mut memory] = [&block.input, &block.memory].map(|of| of.as_ref().map(Packed::new));
+    let mut output = Packed::new(&block.output);
+    batch.step(TOKENS, |part| {
+        let mixed = mixed(block.norm.as_ref(), &block.middle, input.as_mut(), memory.as_mut(), &part);
+        let branch = output.apply(&Rows::new(&mixed, block.output.cols));
+        joined(base(block.join, block.stream_norm.as_ref(), part.stream), branch)
+    });
 }

@@ -2,7 +2,7 @@
 //! how its products are coded.
 //!
 //! Everything is measured as damage to the predictions of the f32 model ([`Probe`]), one change at a time, on some of the calibration
-//! sequences. Pruning comes first, formats are then chosen for what is left.
+//! samples. Pruning comes first, formats are then chosen for what is left.
 
 use std::time::Instant;
 
@@ -15,10 +15,11 @@ use super::blocks::{Task, nearest};
 use super::budget::{self, Form, Limit};
 use super::store::as_name;
 use super::{Moments, Options, QuantizeError, Target};
+use crate::checkpoint::{Architecture, Sight};
 use crate::memory::Memory;
 use crate::probe::Probe;
 use crate::prune::{self, Units};
-use crate::reference::{BlockWeights, Middle, Reference, ReferenceError, ops};
+use crate::reference::{BlockWeights, Middle, Reference, ReferenceError, Sample, Site, ops};
 
 /// Tokens that damage is measured on, at most.
 const TOKENS: usize = 4096;
@@ -44,7 +45,7 @@ pub(super) struct Figures {
     /// Plasticity in place and on embeddings, and influence.
     pub(super) profile: Option<[f64; 3]>,
     /// Damage of rounding each product alone to each format.
-    pub(super) rounding: [Vec<Rounding>; 2],
+    pub(super) rounding: [Vec<Rounding>; 3],
     /// Damage of taking out so many units.
     pub(super) cuts: Vec<(usize, f64)>,
 }
@@ -67,13 +68,7 @@ pub(super) fn plan(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Plan, QuantizeError> {
     let blocks = reference.architecture().count();
-    let task = Task {
-        input: options.weights,
-        output: options.weights,
-        cut: 0,
-        refit: options.prune.refit,
-        fold: options.fold,
-    };
+    let task = Task { formats: [options.weights; 3], cut: 0, refit: options.prune.refit, fold: options.fold };
     let mut plan = Plan { tasks: vec![Some(task); blocks], figures: vec![Figures::default(); blocks] };
     if !(options.explain || options.target.is_some() || options.prune.any()) {
         return Ok(plan);
@@ -81,13 +76,16 @@ pub(super) fn plan(
     if options.calibration.is_empty() {
         return Err(QuantizeError::NothingToMeasure);
     }
-    let mut probe =
-        Probe::new(reference, &sample(&options.calibration, TOKENS.min(LOGITS / reference.architecture().outputs())))?;
+    let architecture = reference.architecture();
+    let most = if architecture.is_language_model() { TOKENS.min(LOGITS / architecture.outputs()) } else { TOKENS };
+    let mut probe = Probe::new(reference, &sample(&options.calibration, architecture, most))?;
     for (block, figures) in plan.figures.iter_mut().enumerate() {
         progress(block, 3 * blocks);
         let profile = probe.profile(block)?;
         figures.profile = Some([profile.plasticity, profile.on_embeddings, profile.influence]);
-        figures.without = Some(probe.damage(block, None)?);
+        if probe.can_be_dropped(block) {
+            figures.without = Some(probe.damage(block, None)?);
+        }
     }
     drop_blocks(&mut plan, &mut probe, options)?;
     if options.prune.units != Units::All {
@@ -117,33 +115,40 @@ pub(super) fn plan(
 /// What a block is like, as far as sizes are concerned.
 #[derive(Clone, Copy)]
 struct Shape {
-    /// 0 for attention, 1 for a feed-forward.
+    /// 0 for attention, 1 for a feed-forward, 2 for what has no units.
     kind: usize,
     units: usize,
-    /// Inputs and outputs of the block.
-    width: usize,
-    /// Columns of the second product, and rows of the first, that belong to a unit.
-    unit: [usize; 2],
-    /// Rows of the first product that belong to none.
-    shared: usize,
+    /// Rows and columns of each product.
+    whole: [Option<(usize, usize)>; 3],
+    /// Those of them that belong to a unit.
+    unit: [(usize, usize); 3],
 }
 
 impl Shape {
     fn of(block: &BlockWeights) -> Self {
         let units = prune::units(block);
-        let (columns, rows) = (block.output.cols / units, block.input.rows());
-        let (kind, shared) = match &block.middle {
-            Middle::Attention(heads) if heads.kv_heads == 1 => (0, 2 * heads.dim),
-            Middle::Attention(_) => (0, 0),
-            Middle::FeedForward(_) => (1, 0),
+        let whole = Site::OF_BLOCK.map(|site| block.product(site).map(|of| (of.rows(), of.cols)));
+        let (kind, input, memory) = match &block.middle {
+            Middle::Attention(heads) => {
+                let query = heads.queries().end / units;
+                // A single key and value head belongs to no unit.
+                let others = if heads.kv_heads > 1 { 2 * heads.dim } else { 0 };
+                match heads.sight {
+                    Sight::Cross => (0, query, others),
+                    Sight::Earlier | Sight::All => (0, query + others, 0),
+                }
+            }
+            Middle::FeedForward { gated, .. } => (1, if *gated { 2 } else { 1 }, 0),
+            Middle::Projection => (2, 0, 0),
         };
-        Self { kind, units, width: block.output.rows(), unit: [columns, (rows - shared) / units], shared }
+        let columns = if kind == 2 { 0 } else { block.output.cols / units };
+        Self { kind, units, whole, unit: [(input, 0), (memory, 0), (0, columns)] }
     }
 
-    /// Rows and columns of both products when so many units are gone.
-    fn products(&self, cut: usize) -> [(usize, usize); 2] {
-        let left = self.units - cut;
-        [(left * self.unit[1] + self.shared, self.width), (self.width, left * self.unit[0])]
+    /// Rows and columns of all products when so many units are gone.
+    fn products(&self, cut: usize) -> impl Iterator<Item = (Site, usize, usize)> {
+        let sizes = Site::OF_BLOCK.into_iter().zip(self.whole).zip(self.unit);
+        sizes.filter_map(move |((site, whole), unit)| whole.map(|(r, c)| (site, r - cut * unit.0, c - cut * unit.1)))
     }
 }
 
@@ -175,10 +180,10 @@ fn balance(plan: &Plan, shapes: &[Shape], target: Target, overhead: u64) -> Resu
     }
 }
 
-/// Sequences at equal distances, of about so many tokens in all.
-fn sample(sequences: &[Vec<u32>], most: usize) -> Vec<&[u32]> {
-    let tokens: usize = sequences.iter().map(Vec::len).sum();
-    sequences.iter().step_by(tokens.div_ceil(most.max(1)).max(1)).map(Vec::as_slice).collect()
+/// Samples at equal distances, of about so many tokens in all.
+fn sample(samples: &[Sample], architecture: &Architecture, most: usize) -> Vec<Sample> {
+    let tokens: usize = samples.iter().map(|sample| sample.size(architecture)).sum();
+    samples.iter().step_by(tokens.div_ceil(most.max(1)).max(1)).cloned().collect()
 }
 
 /// Leaves the blocks out that are missed least, one after the other.
@@ -189,16 +194,18 @@ fn drop_blocks(plan: &mut Plan, probe: &mut Probe<'_, '_>, options: &Options) ->
     }
     for _ in 0..options.prune.blocks {
         let mut least: Option<(f64, usize)> = None;
-        for block in (0..blocks).filter(|&block| !probe.is_dropped(block)) {
+        for block in (0..blocks).filter(|&block| !probe.is_dropped(block) && probe.can_be_dropped(block)) {
             let damage = probe.damage(block, None)?;
             if least.is_none_or(|(least, _)| damage < least) {
                 least = Some((damage, block));
             }
         }
-        if let Some((_, block)) = least {
-            probe.drop_block(block)?;
-            plan.tasks[block] = None;
-        }
+        let Some((_, block)) = least else {
+            let what = format!("{} of {blocks} blocks, some of which make another stream,", options.prune.blocks);
+            return Err(QuantizeError::Prune { what });
+        };
+        probe.drop_block(block)?;
+        plan.tasks[block] = None;
     }
     Ok(())
 }
@@ -213,13 +220,16 @@ fn measure_cuts(
     for index in 0..plan.tasks.len() {
         progress(index);
         let block = probe.reference().block(index)?;
-        if plan.tasks[index].is_none() {
+        // What has one unit, or none, keeps it.
+        if plan.tasks[index].is_none() || prune::units(&block) < 2 {
             continue;
         }
         let singular = |source| QuantizeError::Moments { block: index, source };
         let units = prune::units(&block);
         let mut moments = Moments::new(block.output.cols);
-        moments.add(&block.middle.mix(probe.lengths(), block.input.apply(&block.norm.apply(probe.stream(index)))));
+        for part in probe.batch(index).parts(usize::MAX) {
+            moments.add(&block.mixed(part.sequences, block.normed(part.stream)));
+        }
         moments.finish().map_err(singular)?;
         let counts: Vec<usize> = (step(units)..units).step_by(step(units)).collect();
         let cuts = prune::cut(&block, &moments, &counts, options.prune.refit).map_err(singular)?;
@@ -288,17 +298,25 @@ fn measure_rounding(
             continue;
         }
         let block = reference.block(index)?;
-        let normed = block.norm.apply(probe.stream(index));
-        let mixed = block.middle.mix(probe.lengths(), block.input.apply(&normed));
-        let importances = [ops::squares(&normed, block.input.cols), ops::squares(&mixed, block.output.cols)];
-        for (product, importance) in importances.iter().enumerate() {
+        let Some(part) = probe.batch(index).parts(usize::MAX).next() else { continue };
+        let normed = block.normed(part.stream);
+        let mixed = block.mixed(part.sequences, normed.clone());
+        for site in Site::OF_BLOCK {
+            let Some(product) = block.product(site) else { continue };
+            let seen = match site {
+                Site::Input => &normed,
+                Site::Memory => part.sequences.memory,
+                Site::Output | Site::Head => &mixed,
+            };
+            let importance = ops::squares(seen, product.cols);
             for format in formats(options) {
                 let mut with = block.clone().into_owned();
-                let of = if product == 0 { &mut with.input } else { &mut with.output };
-                *of = nearest(of, format, importance).weights();
-                of.rounds = false;
+                if let Some(of) = with.product_mut(site) {
+                    *of = nearest(of, format, &importance).weights();
+                    of.rounds = false;
+                }
                 let damage = probe.damage(index, Some(&with))?;
-                plan.figures[index].rounding[product].push(Rounding { format, damage });
+                plan.figures[index].rounding[site as usize].push(Rounding { format, damage });
             }
         }
     }
@@ -323,11 +341,11 @@ fn choose_formats(
     let (mut places, mut products) = (vec![], vec![]);
     let (mut whole, mut cut, mut times) = (0, 0.0, vec![]);
     for (index, (task, shape)) in plan.tasks.iter().zip(shapes).enumerate() {
-        whole += shape.products(0).iter().map(|(rows, cols)| rows * cols).sum::<usize>();
+        whole += shape.products(0).map(|(_, rows, cols)| rows * cols).sum::<usize>();
         let Some(task) = task else { continue };
         cut += damage_of_cut(&plan.figures[index], task.cut);
-        for (product, (rows, cols)) in shape.products(task.cut).into_iter().enumerate() {
-            let forms = plan.figures[index].rounding[product].iter().map(|&Rounding { format, damage }| {
+        for (site, rows, cols) in shape.products(task.cut) {
+            let forms = plan.figures[index].rounding[site as usize].iter().map(|&Rounding { format, damage }| {
                 let cost = match target {
                     Target::Seconds(_) => seconds(format, rows, cols, &mut times),
                     Target::Bits(_) => bits(format) * (rows * cols) as f64,
@@ -338,7 +356,7 @@ fn choose_formats(
                 Form { format, cost, damage }
             });
             products.push(forms.collect::<Vec<_>>());
-            places.push((index, product));
+            places.push((index, site));
         }
     }
     // Bits are those of the weights that there were: what is gone has none.
@@ -359,11 +377,11 @@ fn choose_formats(
         },
     })?;
     let (mut cost, mut damage) = (0.0, cut);
-    for (((index, product), forms), form) in places.into_iter().zip(&products).zip(chosen) {
+    for (((index, site), forms), form) in places.into_iter().zip(&products).zip(chosen) {
         cost += forms[form].cost;
         damage += forms[form].damage;
         if let Some(task) = &mut plan.tasks[index] {
-            *(if product == 0 { &mut task.input } else { &mut task.output }) = forms[form].format;
+            task.formats[site as usize] = forms[form].format;
         }
     }
     Ok((cost, damage))
@@ -413,8 +431,10 @@ mod tests {
 
     #[test]
     fn samples_are_spread_over_the_text() {
-        let sequences = vec![vec![0; 256]; 128];
-        assert_eq!(sample(&sequences, 4096).len(), 16);
-        assert_eq!(sample(&sequences[..3], 4096).len(), 3);
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/storyteller");
+        let checkpoint = crate::checkpoint::Checkpoint::open(dir).unwrap();
+        let samples = vec![Sample::from(vec![0; 256]); 128];
+        let sample = |samples: &[Sample]| sample(samples, checkpoint.architecture(), 4096).len();
+        assert_eq!((sample(&samples), sample(&samples[..3])), (16, 3));
     }
 }

@@ -10,10 +10,11 @@ use super::pack;
 use super::plan::{Plan, Rounding};
 use super::rounded::RoundedBlock;
 use super::store::as_name::name;
-use crate::checkpoint::Checkpoint;
-use crate::evaluate::{Part, Place};
+use crate::checkpoint::{Architecture, Block, Checkpoint, Middle, Sight};
+use crate::evaluate::Place;
 use crate::fit::FitOutcome;
 use crate::prune::Refit;
+use crate::reference::Site;
 use crate::report::{BlockFigures, Note, Record, Sensitivity, Tensor};
 
 /// Where the record of a file is.
@@ -24,12 +25,29 @@ pub fn record_path(file: &Path) -> PathBuf {
 }
 
 /// Names of the products of a block.
-pub(super) fn names(place: Place) -> [String; 2] {
-    let parts = match place.part {
-        Part::Attention | Part::CrossAttention => ["query key value", "output"],
-        Part::FeedForward | Part::Projection => ["gate up", "down"],
+pub(super) fn names(place: Place, block: &Block) -> [String; 3] {
+    let parts = match &block.middle {
+        Middle::Attention(a) if a.sight == Sight::Cross => ["query", "key value", "output"],
+        Middle::Attention(_) => ["query key value", "", "output"],
+        Middle::FeedForward(f) if f.gate.is_none() => ["up", "", "down"],
+        Middle::FeedForward(_) => ["gate up", "", "down"],
+        Middle::Projection(_) => return std::array::from_fn(|_| place.to_string()),
     };
     parts.map(|part| format!("{place} {part}"))
+}
+
+/// Products of the rounded block.
+fn count(block: &Block) -> usize {
+    match &block.middle {
+        Middle::Projection(_) => 1,
+        _ if block.is_cross() => 3,
+        _ => 2,
+    }
+}
+
+/// What damage is measured in.
+fn unit(architecture: &Architecture) -> &'static str {
+    if architecture.is_language_model() { "nats" } else { "of the output's square" }
 }
 
 /// Writes down what is known before the blocks are seen again.
@@ -46,7 +64,7 @@ pub(super) fn begin(
     if options.calibration.is_empty() {
         note("rounding", "to the nearest values; no calibration".to_owned());
     } else {
-        let tokens: usize = options.calibration.iter().map(Vec::len).sum();
+        let tokens: usize = options.calibration.iter().map(|sample| sample.size(architecture)).sum();
         note("calibration", format!("{tokens} tokens in {} sequences", options.calibration.len()));
         let corrected = match options.correct {
             true => "each block also makes up for what those before it lost",
@@ -54,9 +72,11 @@ pub(super) fn begin(
         };
         let how = "scales by the importance of inputs, codes by GPTQ in activation order, then coordinate descent";
         note("rounding", format!("{how}; {corrected}"));
+        let left = architecture.blocks().zip(&plan.tasks).filter(|(_, task)| task.is_some());
+        let products: usize = left.map(|(block, _)| count(block)).sum();
         let folded = done.iter().flat_map(|done| done.folded).filter(|folded| *folded).count();
         if options.fold {
-            note("outliers", format!("folded away in front of {folded} of {} products", 2 * done.len()));
+            note("outliers", format!("folded away in front of {folded} of {} products", products));
         }
     }
     let gone: Vec<String> = Place::all(architecture)
@@ -97,8 +117,8 @@ pub(super) fn begin(
             format!("{steps} steps; divergence on held-out sequences {before:.5} before, {after:.5} after"),
         );
     }
-    for (place, figures) in Place::all(architecture).zip(&plan.figures) {
-        for (name_of, roundings) in names(place).into_iter().zip(&figures.rounding) {
+    for ((place, of), figures) in Place::all(architecture).zip(architecture.blocks()).zip(&plan.figures) {
+        for (name_of, roundings) in names(place, of).into_iter().zip(&figures.rounding) {
             record.sensitivity.extend(roundings.iter().map(|r| Sensitivity {
                 name: name_of.clone(),
                 format: name(r.format).to_owned(),
@@ -106,7 +126,8 @@ pub(super) fn begin(
             }));
         }
         let worst = |roundings: &Vec<_>| roundings.iter().map(|r: &Rounding| r.damage).reduce(f64::max);
-        let rounding = figures.rounding.iter().map(worst).sum::<Option<f64>>();
+        let measured = figures.rounding.iter().filter_map(worst);
+        let rounding = measured.reduce(|a, b| a + b);
         if let Some([plasticity, on_embeddings, influence]) = figures.profile {
             record.blocks.push(BlockFigures {
                 place,
@@ -124,15 +145,17 @@ pub(super) fn begin(
 /// Writes down the products of a block, which is the `number`th of the checkpoint.
 pub(super) fn block(
     record: &mut Record,
-    place: Place,
+    architecture: &Architecture,
     options: &Options,
     plan: &Plan,
     number: usize,
     block: &RoundedBlock,
     done: &Done,
 ) {
-    let names = names(place);
-    for (i, (linear, name_of)) in [&block.input, &block.output].into_iter().zip(names).enumerate() {
+    let described = Place::all(architecture).nth(number).zip(architecture.block(number));
+    let Some(names) = described.map(|(place, block)| names(place, block)) else { return };
+    for (site, linear) in block.products() {
+        let i = site as usize;
         let (rows, cols) = (linear.rows.len(), linear.cols);
         let zeros: usize = linear.rows.iter().flat_map(|row| row.integers(&linear.levels)).filter(|q| *q == 0).count();
         let bytes = pack::kind(linear).bytes(rows, cols).unwrap_or(0);
@@ -143,7 +166,11 @@ pub(super) fn block(
             (Some(_), Some(own)) => {
                 let other = if linear.format == Format::Int8 { options.weights } else { Format::Int8 };
                 if let Some(other_damage) = damage(other) {
-                    reasons.push(format!("alone costs {own:.5} nats, {other_damage:.5} in {}", name(other)));
+                    reasons.push(format!(
+                        "alone costs {own:.5} {}, {other_damage:.5} in {}",
+                        unit(architecture),
+                        name(other)
+                    ));
                 }
             }
             _ => reasons.push("as asked".to_owned()),
@@ -151,11 +178,11 @@ pub(super) fn block(
         if done.folded[i] {
             reasons.push("outliers folded".to_owned());
         }
-        if i == 1 && done.cut > 0.0 {
+        if site == Site::Output && done.cut > 0.0 {
             reasons.push(format!("pruned: {:.2}% of its output's square lost", done.cut * 100.0));
         }
         record.tensors.push(Tensor {
-            name: name_of,
+            name: names[i].clone(),
             rows,
             cols,
             format: name(linear.format).to_owned(),

@@ -3,7 +3,8 @@
 use kinglet::Format;
 
 use super::round::{Levels, Row};
-use crate::reference::{BlockWeights, LinearWeights, Middle, NormWeights};
+use crate::checkpoint::Join;
+use crate::reference::{BlockWeights, LinearWeights, Middle, NormWeights, Site};
 
 /// A rounded matrix, with the bias of its product.
 #[derive(Clone, Debug)]
@@ -29,15 +30,21 @@ impl RoundedLinear {
     }
 }
 
-/// A rounded block.
+/// A rounded block: as [`BlockWeights`], with rounded products.
 #[derive(Clone, Debug)]
 pub struct RoundedBlock {
     /// The layer of the checkpoint that it belongs to.
     pub layer: usize,
     /// The norm before the branch.
-    pub norm: NormWeights,
-    /// From the stream.
-    pub input: RoundedLinear,
+    pub norm: Option<NormWeights>,
+    /// How the branch joins the stream.
+    pub join: Join,
+    /// With [`Join::Post`] the norm of the stream itself.
+    pub stream_norm: Option<NormWeights>,
+    /// From the stream; a projection has none.
+    pub input: Option<RoundedLinear>,
+    /// From the states of the stack before: keys, then values.
+    pub memory: Option<RoundedLinear>,
     /// What happens between the products.
     pub middle: Middle,
     /// Back to the stream.
@@ -45,11 +52,29 @@ pub struct RoundedBlock {
 }
 
 impl RoundedBlock {
+    /// One of its products, if it has that.
+    pub fn product(&self, site: Site) -> Option<&RoundedLinear> {
+        match site {
+            Site::Input => self.input.as_ref(),
+            Site::Memory => self.memory.as_ref(),
+            Site::Output => Some(&self.output),
+            Site::Head => None,
+        }
+    }
+
+    /// All products, in order.
+    pub fn products(&self) -> impl Iterator<Item = (Site, &RoundedLinear)> {
+        Site::OF_BLOCK.into_iter().filter_map(|site| Some((site, self.product(site)?)))
+    }
+
     /// The block that the runtime computes, but for the rounding of keys and values.
     pub fn weights(&self) -> BlockWeights {
         BlockWeights {
             norm: self.norm.clone(),
-            input: self.input.weights(),
+            join: self.join,
+            stream_norm: self.stream_norm.clone(),
+            input: self.input.as_ref().map(RoundedLinear::weights),
+            memory: self.memory.as_ref().map(RoundedLinear::weights),
             middle: self.middle.clone(),
             output: self.output.weights(),
         }

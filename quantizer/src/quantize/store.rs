@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kinglet::Format;
 use safetensors::tensor::{Dtype, SafeTensors, View};
@@ -17,12 +18,14 @@ use serde::{Deserialize, Serialize};
 use super::QuantizeError;
 use super::round::{Levels, Row};
 use super::rounded::{RoundedBlock, RoundedLinear};
-use crate::checkpoint::{Activation, Rope};
+use crate::checkpoint::{Activation, Join, NormKind, Rope, Sight};
 use crate::file::WriteError;
-use crate::reference::{Heads, Middle, NormWeights};
+use crate::reference::{Heads, Middle, NormWeights, Site};
 
 const KEY: &str = "key";
 const ABOUT: &str = "about";
+/// Of the products of a block.
+const NAMES: [&str; 3] = ["input", "memory", "output"];
 
 /// The directory of a command at work.
 #[derive(Debug)]
@@ -59,19 +62,28 @@ impl View for &Tensor<'_> {
 #[derive(Serialize, Deserialize)]
 struct About<T> {
     layer: usize,
-    #[serde(with = "as_name")]
-    input: Format,
-    #[serde(with = "as_name")]
-    output: Format,
-    eps: f32,
+    #[serde(with = "as_name::all")]
+    formats: [Format; 3],
+    norms: [Option<(NormKind, f32)>; 2],
+    join: Join,
     middle: AboutMiddle,
     extra: T,
 }
 
 #[derive(Serialize, Deserialize)]
 enum AboutMiddle {
-    Attention { heads: [usize; 3], scale: f32, eps: [Option<f32>; 2], rope: Option<(Vec<f64>, f32)> },
-    FeedForward(Activation),
+    Attention {
+        heads: [usize; 3],
+        scale: f32,
+        norms: [Option<(NormKind, f32)>; 2],
+        rope: Option<(Vec<f64>, f32)>,
+        sight: Sight,
+    },
+    FeedForward {
+        activation: Activation,
+        gated: bool,
+    },
+    Projection,
 }
 
 impl Store {
@@ -145,8 +157,38 @@ impl Store {
             tensors.push((name.to_owned(), Tensor { dtype, shape, bytes: bytes.into() }));
         };
         let f32s = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-        put("norm", Dtype::F32, vec![block.norm.weight.len()], f32s(&block.norm.weight));
-        for (name, linear) in [("input", &block.input), ("output", &block.output)] {
+        let mut norm = |name: &str, norm: &Option<NormWeights>| {
+            let norm = norm.as_ref()?;
+            put(name, Dtype::F32, vec![norm.weight.len()], f32s(&norm.weight));
+            if let Some(bias) = &norm.bias {
+                put(&format!("{name}.bias"), Dtype::F32, vec![bias.len()], f32s(bias));
+            }
+            Some((norm.kind, norm.eps))
+        };
+        let norms = [norm("norm", &block.norm), norm("stream_norm", &block.stream_norm)];
+        let middle = match &block.middle {
+            Middle::FeedForward { activation, gated } => {
+                AboutMiddle::FeedForward { activation: *activation, gated: *gated }
+            }
+            Middle::Projection => AboutMiddle::Projection,
+            Middle::Attention(h) => {
+                let norms = [norm("query_norm", &h.query_norm), norm("key_norm", &h.key_norm)];
+                if let Some(relative) = &h.relative {
+                    put("relative", Dtype::F32, vec![relative.len()], f32s(relative));
+                }
+                AboutMiddle::Attention {
+                    heads: [h.heads, h.kv_heads, h.dim],
+                    scale: h.scale,
+                    norms,
+                    rope: h.rope.as_ref().map(|rope| (rope.inv_freq.clone(), rope.magnitude)),
+                    sight: h.sight,
+                }
+            }
+        };
+        let mut formats = [block.output.format; 3];
+        for (site, linear) in block.products() {
+            let name = NAMES[site as usize];
+            formats[site as usize] = linear.format;
             let bytes = |of: fn(&Row) -> &[i8]| -> Vec<u8> {
                 linear.rows.iter().flat_map(|row| of(row).iter().map(|&c| c as u8)).collect()
             };
@@ -161,25 +203,7 @@ impl Store {
                 put(&format!("{name}.bias"), Dtype::F32, vec![bias.len()], f32s(bias));
             }
         }
-        let middle = match &block.middle {
-            Middle::FeedForward(activation) => AboutMiddle::FeedForward(*activation),
-            Middle::Attention(h) => {
-                let norms = [("query_norm", &h.query_norm), ("key_norm", &h.key_norm)];
-                for (name, norm) in norms {
-                    if let Some(norm) = norm {
-                        put(name, Dtype::F32, vec![norm.weight.len()], f32s(&norm.weight));
-                    }
-                }
-                AboutMiddle::Attention {
-                    heads: [h.heads, h.kv_heads, h.dim],
-                    scale: h.scale,
-                    eps: norms.map(|(_, norm)| norm.as_ref().map(|norm| norm.eps)),
-                    rope: h.rope.as_ref().map(|rope| (rope.inv_freq.clone(), rope.magnitude)),
-                }
-            }
-        };
-        let (input, output) = (block.input.format, block.output.format);
-        let about = About { layer: block.layer, input, output, eps: block.norm.eps, middle, extra };
+        let about = About { layer: block.layer, formats, norms, join: block.join, middle, extra };
         let about = serde_json::to_string(&about).map_err(|e| self.fail(e.into()))?;
         let about = HashMap::from([(ABOUT.to_owned(), about)]);
         let tensors: Vec<(&str, &Tensor<'_>)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
@@ -215,21 +239,34 @@ impl Store {
                 bias: f32s(&format!("{name}.bias")),
             })
         };
-        let norm = |name: &str, eps: Option<f32>| eps.and_then(|eps| Some(NormWeights { weight: f32s(name)?, eps }));
+        let norm = |name: &str, about: Option<(NormKind, f32)>| {
+            about.and_then(|(kind, eps)| {
+                Some(NormWeights { kind, weight: f32s(name)?, bias: f32s(&format!("{name}.bias")), eps })
+            })
+        };
         let middle = match about.middle {
-            AboutMiddle::FeedForward(activation) => Middle::FeedForward(activation),
-            AboutMiddle::Attention { heads: [heads, kv_heads, dim], scale, eps, rope } => {
+            AboutMiddle::FeedForward { activation, gated } => Middle::FeedForward { activation, gated },
+            AboutMiddle::Projection => Middle::Projection,
+            AboutMiddle::Attention { heads: [heads, kv_heads, dim], scale, norms, rope, sight } => {
                 let rope = rope.map(|(inv_freq, magnitude)| Rope { inv_freq, magnitude });
-                let [query_norm, key_norm] = [norm("query_norm", eps[0]), norm("key_norm", eps[1])];
-                Middle::Attention(Heads { heads, kv_heads, dim, scale, query_norm, key_norm, rope })
+                let [query_norm, key_norm] = [norm("query_norm", norms[0]), norm("key_norm", norms[1])];
+                let relative = f32s("relative").map(Arc::new);
+                Middle::Attention(Heads { heads, kv_heads, dim, scale, query_norm, key_norm, rope, sight, relative })
             }
         };
+        let [input, memory, output] = Site::OF_BLOCK.map(|site| {
+            let name = NAMES[site as usize];
+            linear(name, about.formats[site as usize])
+        });
         let block = RoundedBlock {
             layer: about.layer,
-            norm: norm("norm", Some(about.eps))?,
-            input: linear("input", about.input)?,
+            norm: norm("norm", about.norms[0]),
+            join: about.join,
+            stream_norm: norm("stream_norm", about.norms[1]),
+            input,
+            memory,
             middle,
-            output: linear("output", about.output)?,
+            output: output?,
         };
         Some((block, about.extra))
     }
@@ -263,5 +300,22 @@ pub(super) mod as_name {
         let found = String::deserialize(from)?;
         let format = Format::ALL.into_iter().find(|&format| name(format) == found);
         format.ok_or_else(|| serde::de::Error::custom("not a format"))
+    }
+
+    /// The formats of all products of a block.
+    pub(crate) mod all {
+        use super::{Deserialize, Deserializer, Format, Serializer};
+        use serde::Serialize;
+
+        #[derive(Serialize, Deserialize)]
+        struct Named(#[serde(with = "super")] Format);
+
+        pub(crate) fn serialize<S: Serializer>(formats: &[Format; 3], to: S) -> Result<S::Ok, S::Error> {
+            formats.map(Named).serialize(to)
+        }
+
+        pub(crate) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<[Format; 3], D::Error> {
+            Ok(<[Named; 3]>::deserialize(from)?.map(|named| named.0))
+        }
     }
 }

@@ -1,27 +1,57 @@
-//! Rotary positions and causal attention, for sequences one after the other.
+//! Rotary positions and attention, for sequences one after the other.
+
+use std::ops::Range;
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
+use super::batch::Sequences;
 use super::ops::softmax;
 use super::product::{columns, part, view, view_mut};
-use super::weights::Heads;
-use crate::checkpoint::Rope;
+use super::weights::{Heads, NormWeights};
+use crate::checkpoint::{Rope, Sight};
 
 /// Queries that go together; later keys than theirs are left out of the product.
 const QUERIES_AT_ONCE: usize = 64;
 
-/// Norms queries and keys and turns them by their positions.
+/// Norms queries and keys that lie together and turns them by their positions.
 pub(crate) fn turn(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
+    let stride = heads.values().end;
+    turn_columns(heads, heads.query_norm.as_ref(), lengths, heads.queries(), stride, projected);
+    turn_columns(heads, heads.key_norm.as_ref(), lengths, heads.keys(), stride, projected);
+}
+
+/// The same for queries alone.
+pub(crate) fn turn_queries(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
+    let columns = heads.queries();
+    turn_columns(heads, heads.query_norm.as_ref(), lengths, columns.clone(), columns.end, projected);
+}
+
+/// The same for keys, behind which there are values.
+pub(crate) fn turn_keys(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
+    turn_columns(heads, heads.key_norm.as_ref(), lengths, heads.keys(), heads.values().end, projected);
+}
+
+/// Norms and turns the heads in some columns of rows of `stride` numbers.
+fn turn_columns(
+    heads: &Heads,
+    norm: Option<&NormWeights>,
+    lengths: &[usize],
+    columns: Range<usize>,
+    stride: usize,
+    projected: &mut [f32],
+) {
     let longest = lengths.iter().copied().max().unwrap_or(0);
     let turns = heads.rope.as_ref().map(|rope| Turns::new(rope, longest));
-    let rows: Vec<&mut [f32]> = projected.chunks_mut(heads.values().end).collect();
+    if turns.is_none() && norm.is_none() {
+        return;
+    }
+    let rows: Vec<&mut [f32]> = projected.chunks_mut(stride).collect();
     let positions = lengths.iter().flat_map(|length| 0..*length);
     let rows: Vec<(&mut [f32], usize)> = rows.into_iter().zip(positions).collect();
     rows.into_par_iter().with_min_len(32).for_each(|(row, position)| {
-        for (i, head) in row[..heads.keys().end].chunks_mut(heads.dim).enumerate() {
-            let norm = if i < heads.heads { &heads.query_norm } else { &heads.key_norm };
+        for head in row[columns.clone()].chunks_mut(heads.dim) {
             if let Some(norm) = norm {
                 head.copy_from_slice(&norm.apply(head));
             }
@@ -61,32 +91,40 @@ impl Turns {
     }
 }
 
-/// What each head has gathered, a row for each token.
-pub(crate) fn attend(heads: &Heads, lengths: &[usize], projected: &[f32]) -> Vec<f32> {
+/// What each head has gathered, a row for each token. Keys and values are among the columns of `others`, which are the memory's rows
+/// where that is what queries see, and `projected` elsewhere.
+pub(crate) fn attend(heads: &Heads, sequences: Sequences<'_>, projected: &[f32], others: &[f32]) -> Vec<f32> {
+    let lengths = sequences.lengths;
+    let (seen, stride) = match heads.sight {
+        Sight::Cross => (sequences.memory_lengths, heads.queries().end),
+        Sight::Earlier | Sight::All => (lengths, heads.values().end),
+    };
     let tokens: usize = lengths.iter().sum();
     let (dim, width) = (heads.dim, heads.queries().end);
     let mut out = vec![0.0; tokens * width];
-    let projected = view(projected, tokens, heads.values().end);
+    let projected = view(projected, tokens, stride);
+    let others = view(others, seen.iter().sum(), heads.values().end);
     let mut jobs = Vec::new();
     let mut rest = view_mut(&mut out, tokens, width);
-    let mut start = 0;
-    for &length in lengths {
-        let (sequence, others) = rest.split_at(Axis(0), length);
-        rest = others;
-        let rows = start..start + length;
+    let (mut start, mut seen_start) = (0, 0);
+    for (&length, &keys) in lengths.iter().zip(seen) {
+        let (sequence, later) = rest.split_at(Axis(0), length);
+        rest = later;
+        let (rows, seen) = (start..start + length, seen_start..seen_start + keys);
         for (head, out) in columns(sequence, dim).into_iter().enumerate() {
-            let at =
-                |first: usize, head: usize| part(projected, rows.clone(), first + head * dim..first + (head + 1) * dim);
+            let at = |first: usize, head: usize| first + head * dim..first + (head + 1) * dim;
             let shared = head / heads.group();
             jobs.push(Head {
-                query: at(0, head),
-                key: at(heads.keys().start, shared),
-                value: at(heads.values().start, shared),
+                query: part(projected, rows.clone(), at(0, head)),
+                key: part(others, seen.clone(), at(heads.keys().start, shared)),
+                value: part(others, seen.clone(), at(heads.values().start, shared)),
                 scale: heads.scale,
+                causal: heads.sight == Sight::Earlier,
+                relative: heads.relative_of(head),
                 out,
             });
         }
-        start += length;
+        (start, seen_start) = (start + length, seen_start + keys);
     }
     jobs.into_par_iter().for_each(Head::run);
     out
@@ -98,27 +136,113 @@ struct Head<'a> {
     key: ArrayView2<'a, f32>,
     value: ArrayView2<'a, f32>,
     scale: f32,
+    /// Whether later keys are left out.
+    causal: bool,
+    relative: Option<&'a [f32]>,
     out: ArrayViewMut2<'a, f32>,
 }
 
 impl Head<'_> {
     fn run(mut self) {
-        let length = self.query.nrows();
-        let mut space = vec![0.0; QUERIES_AT_ONCE.min(length) * length];
+        let (length, keys) = (self.query.nrows(), self.key.nrows());
+        if keys == 0 {
+            return;
+        }
+        let mut space = vec![0.0; QUERIES_AT_ONCE.min(length) * keys];
         for start in (0..length).step_by(QUERIES_AT_ONCE) {
             let end = length.min(start + QUERIES_AT_ONCE);
-            let scores = &mut space[..(end - start) * end];
+            let seen = if self.causal { end } else { keys };
+            let scores = &mut space[..(end - start) * seen];
             let query = self.query.slice_axis(Axis(0), (start..end).into());
-            let key = self.key.slice_axis(Axis(0), (..end).into());
-            general_mat_mul(self.scale, &query, &key.t(), 0.0, &mut view_mut(scores, end - start, end));
-            for (i, row) in scores.chunks_mut(end).enumerate() {
-                let (seen, later) = row.split_at_mut(start + i + 1);
+            let key = self.key.slice_axis(Axis(0), (..seen).into());
+            general_mat_mul(self.scale, &query, &key.t(), 0.0, &mut view_mut(scores, end - start, seen));
+            for (i, row) in scores.chunks_mut(seen).enumerate() {
+                let (seen, later) = row.split_at_mut(if self.causal { start + i + 1 } else { seen });
+                if let Some(table) = self.relative {
+                    add_relative(table, start + i, seen);
+                }
                 softmax(seen);
                 later.fill(0.0);
             }
-            let value = self.value.slice_axis(Axis(0), (..end).into());
+            let value = self.value.slice_axis(Axis(0), (..seen).into());
             let mut out = self.out.slice_axis_mut(Axis(0), (start..end).into());
-            general_mat_mul(1.0, &view(scores, end - start, end), &value, 0.0, &mut out);
+            general_mat_mul(1.0, &view(scores, end - start, seen), &value, 0.0, &mut out);
+        }
+    }
+}
+
+/// Adds a head's relative numbers to the scores of the query at a position.
+fn add_relative(table: &[f32], query: usize, scores: &mut [f32]) {
+    let reach = (table.len() / 2) as isize;
+    for (key, score) in scores.iter_mut().enumerate() {
+        let distance = (key as isize - query as isize).clamp(-reach, reach);
+        *score += table[(distance + reach) as usize];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::testing::numbers;
+
+    fn heads(sight: Sight, relative: bool) -> Heads {
+        // A reach of 2, so that most keys are beyond it.
+        let relative = relative.then(|| Arc::new(numbers(4 * 5, 9)));
+        let (query_norm, key_norm, rope) = (None, None, None);
+        Heads { heads: 4, kv_heads: 2, dim: 3, scale: 0.7, query_norm, key_norm, rope, sight, relative }
+    }
+
+    /// The same, number by number.
+    fn plain(heads: &Heads, sequences: Sequences<'_>, projected: &[f32], others: &[f32]) -> Vec<f64> {
+        let cross = heads.sight == Sight::Cross;
+        let seen = if cross { sequences.memory_lengths } else { sequences.lengths };
+        let (stride, other_stride) = (if cross { 12 } else { 24 }, if cross { 12 } else { 24 });
+        let (mut out, mut first, mut first_seen) = (vec![], 0, 0);
+        for (&length, &keys) in sequences.lengths.iter().zip(seen) {
+            for i in 0..length {
+                for head in 0..4 {
+                    let query = &projected[(first + i) * stride + head * 3..][..3];
+                    let last = if heads.sight == Sight::Earlier { i + 1 } else { keys };
+                    let at = |j: usize, column: usize| {
+                        &others[(first_seen + j) * other_stride + column + head / 2 * 3..][..3]
+                    };
+                    let score = |j: usize| {
+                        let dot: f32 = query.iter().zip(at(j, heads.keys().start)).map(|(a, b)| a * b).sum();
+                        let away = (j as i64 - i as i64).clamp(-2, 2) + 2;
+                        let more = heads.relative.as_ref().map_or(0.0, |table| table[head * 5 + away as usize]);
+                        f64::from(dot * 0.7 + more).exp()
+                    };
+                    let sum: f64 = (0..last).map(score).sum();
+                    out.extend((0..3).map(|k| {
+                        let value = |j: usize| f64::from(at(j, heads.values().start)[k]);
+                        (0..last).map(|j| score(j) * value(j)).sum::<f64>() / sum
+                    }));
+                }
+            }
+            (first, first_seen) = (first + length, first_seen + keys);
+        }
+        out
+    }
+
+    #[test]
+    fn every_sight_is_what_it_says() {
+        let (lengths, memory_lengths) = ([70, 3], [5, 90]);
+        for sight in [Sight::Earlier, Sight::All, Sight::Cross] {
+            for relative in [false, true] {
+                let heads = heads(sight, relative);
+                let cross = sight == Sight::Cross;
+                let projected = numbers(73 * if cross { 12 } else { 24 }, 1);
+                let others = if cross { numbers(95 * 12, 2) } else { projected.clone() };
+                let sequences = Sequences { lengths: &lengths, memory: &[], memory_lengths: &memory_lengths };
+                let found = attend(&heads, sequences, &projected, &others);
+                let expected = plain(&heads, sequences, &projected, &others);
+                assert_eq!(found.len(), expected.len());
+                for (found, expected) in found.iter().zip(expected) {
+                    assert!((f64::from(*found) - expected).abs() < 1e-5, "{sight:?} {relative}");
+                }
+            }
         }
     }
 }

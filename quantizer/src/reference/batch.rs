@@ -1,89 +1,380 @@
-//! Sequences on their way through the stack.
+//! Samples on their way through the chain of stacks.
+//!
+//! All inputs are checked and looked up when a batch is made, those of later stacks too: what happens where one stack hands over to
+//! the next needs nothing but the batch.
 
-use super::ReferenceError;
-use crate::checkpoint::Checkpoint;
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
 
-/// The residual stream of some sequences: a row for each token, one sequence after the other.
+use super::{LinearWeights, NormWeights, ReferenceError, ops};
+use crate::checkpoint::{Architecture, Checkpoint, CheckpointError, Input, Picture, Positions, Stack, TensorRef};
+
+/// What a model is given.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
-    width: usize,
-    lengths: Vec<usize>,
-    stream: Vec<f32>,
+pub struct Sample {
+    /// What the first stack reads.
+    pub source: Source,
+    /// What later stacks read that have tokens; nothing for models of one stack.
+    pub target: Vec<u32>,
 }
 
-/// Some whole sequences of a batch.
+/// What the first stack reads.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// Tokens.
+    Tokens {
+        /// Which.
+        tokens: Vec<u32>,
+        /// The type of each; without any, all are of the first.
+        types: Vec<u32>,
+    },
+    /// Rows of numbers, one after the other.
+    Features(Vec<f32>),
+    /// A picture: red, green and blue bytes, row by row.
+    Pixels(Vec<u8>),
+}
+
+impl From<Vec<u32>> for Sample {
+    fn from(tokens: Vec<u32>) -> Self {
+        Self { source: Source::Tokens { tokens, types: vec![] }, target: vec![] }
+    }
+}
+
+impl Sample {
+    /// Rows that the stacks make of it, in all, about: what it costs to run.
+    pub fn size(&self, architecture: &Architecture) -> usize {
+        let own = match (&self.source, &architecture.first().input) {
+            (Source::Tokens { tokens, .. }, _) => tokens.len(),
+            (Source::Features(numbers), Input::Features { linear, .. }) => numbers.len() / linear.cols(),
+            (Source::Pixels(_), Input::Pixels { picture, .. }) => picture.patches(),
+            _ => 0,
+        };
+        own + self.target.len()
+    }
+}
+
+/// Rows of sequences, one after the other.
+#[derive(Debug, Clone, PartialEq)]
+struct States {
+    width: usize,
+    lengths: Vec<usize>,
+    numbers: Vec<f32>,
+}
+
+/// What a later stack begins with.
+#[derive(Debug, PartialEq)]
+struct Entry {
+    /// The number of its first block.
+    start: usize,
+    /// The norm behind the stack before.
+    norm: Option<NormWeights>,
+    /// Its rows; nothing for those of the stack before.
+    rows: Option<States>,
+    /// What is added then.
+    positions: Option<Vec<f32>>,
+}
+
+/// The residual streams of some samples, a row for each token, and what they attend to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    own: States,
+    memory: Option<Arc<States>>,
+    later: Arc<Vec<Entry>>,
+    /// How many of those have begun.
+    entered: usize,
+}
+
+/// The sequences of some samples, and what they attend to.
+#[derive(Debug, Clone, Copy)]
+pub struct Sequences<'b> {
+    /// Rows of each sequence.
+    pub lengths: &'b [usize],
+    /// The states of the stack before, as rows.
+    pub memory: &'b [f32],
+    /// Rows of each sequence there.
+    pub memory_lengths: &'b [usize],
+}
+
+impl<'b> Sequences<'b> {
+    /// Sequences that attend to themselves.
+    pub fn alone(lengths: &'b [usize]) -> Self {
+        Self { lengths, memory: &[], memory_lengths: &[] }
+    }
+}
+
+/// Some whole sequences of a batch, none of them empty.
 pub(crate) struct Part<'b> {
-    /// Their lengths, none of them 0.
-    pub(crate) lengths: Vec<usize>,
-    pub(crate) stream: &'b mut [f32],
+    pub(crate) sequences: Sequences<'b>,
+    pub(crate) stream: &'b [f32],
 }
 
 impl Batch {
-    /// Checks the sequences and looks their tokens up.
-    pub(super) fn embed(checkpoint: &Checkpoint, sequences: &[&[u32]]) -> Result<Self, ReferenceError> {
+    /// Checks samples and looks them up.
+    pub(super) fn embed(checkpoint: &Checkpoint, samples: &[Cow<'_, Sample>]) -> Result<Self, ReferenceError> {
         let architecture = checkpoint.architecture();
-        let stack = architecture.last();
-        let (width, vocab, context) = (stack.width, architecture.vocab(), stack.context);
-        let mut stream = Vec::new();
-        let mut row = vec![0.0; width];
-        for (sequence, tokens) in sequences.iter().enumerate() {
-            if tokens.len() > context {
-                return Err(ReferenceError::Length { sequence, length: tokens.len(), context });
-            }
-            for (position, &token) in tokens.iter().enumerate() {
-                let Some(at) = usize::try_from(token).ok().filter(|at| *at < vocab) else {
-                    return Err(ReferenceError::Token { sequence, position, token, vocab });
-                };
-                let embed = stack.input.embedding().expect("tokens");
-                checkpoint.read_rows(embed, at..at + 1, &mut row)?;
-                stream.extend_from_slice(&row);
-            }
+        let mut later = vec![];
+        for (number, stack) in architecture.stacks.iter().enumerate().skip(1) {
+            let reader = Reader { checkpoint, stack };
+            let rows = match &stack.input {
+                Input::Tokens { embed, .. } => {
+                    let target = |sample: &Cow<'_, Sample>| sample.target.clone();
+                    Some(reader.all(samples, |at, sample| reader.tokens(at, embed, &target(sample), &[]))?)
+                }
+                Input::Queries(queries) => {
+                    let rows = checkpoint.read(queries)?;
+                    Some(reader.all(samples, |_, _| Ok(rows.clone()))?)
+                }
+                Input::States => None,
+                Input::Features { .. } | Input::Pixels { .. } => return Err(ReferenceError::Chain),
+            };
+            later.push(Entry {
+                start: architecture.numbers(number).start,
+                norm: NormWeights::maybe(checkpoint, &architecture.stacks[number - 1].norm)?,
+                // Positions are those of the rows, and known for them already.
+                positions: if rows.is_none() { reader.positions()? } else { None },
+                rows,
+            });
         }
-        let lengths = sequences.iter().map(|tokens| tokens.len()).collect();
-        Ok(Self { width, lengths, stream })
+        let reader = Reader { checkpoint, stack: architecture.first() };
+        let own = reader.all(samples, |at, sample| reader.source(at, &sample.source))?;
+        Ok(Self { own, memory: None, later: Arc::new(later), entered: 0 })
     }
 
-    /// Tokens in each of the sequences.
+    /// Hands over to the stack of a block, unless that was done.
+    pub(crate) fn enter(&mut self, block: usize) {
+        while let Some(entry) = self.later.get(self.entered).filter(|entry| entry.start <= block) {
+            if let Some(norm) = &entry.norm {
+                self.own.numbers = norm.apply(&self.own.numbers);
+            }
+            match &entry.rows {
+                Some(rows) => self.memory = Some(Arc::new(std::mem::replace(&mut self.own, rows.clone()))),
+                None => {
+                    if let Some(positions) = &entry.positions {
+                        add_positions(&mut self.own, positions);
+                    }
+                }
+            }
+            self.entered += 1;
+        }
+    }
+
+    /// The batch behind all blocks.
+    pub(super) fn finished(&self) -> Cow<'_, Self> {
+        let mut batch = Cow::Borrowed(self);
+        if self.entered < self.later.len() {
+            batch.to_mut().enter(usize::MAX);
+        }
+        batch
+    }
+
+    /// Rows of each of the sequences in the stack at hand.
     pub fn lengths(&self) -> &[usize] {
-        &self.lengths
+        &self.own.lengths
     }
 
     /// Numbers in a row.
     pub fn width(&self) -> usize {
-        self.width
+        self.own.width
     }
 
-    /// The residual stream, a row for each token.
+    /// The residual stream of the stack at hand, a row for each token.
     pub fn stream(&self) -> &[f32] {
-        &self.stream
+        &self.own.numbers
     }
 
     /// Sequence and position of each row.
     pub(super) fn positions(&self) -> impl Iterator<Item = (usize, usize)> {
-        let numbered = self.lengths.iter().enumerate();
+        let numbered = self.own.lengths.iter().enumerate();
         numbered.flat_map(|(sequence, &length)| (0..length).map(move |position| (sequence, position)))
     }
 
-    /// Divides the batch into parts of whole sequences, each with as many as are
-    /// needed to reach `tokens`.
-    pub(crate) fn parts(&mut self, tokens: usize) -> Vec<Part<'_>> {
-        let mut parts = Vec::new();
-        let mut rest = self.stream.as_mut_slice();
-        let mut lengths = Vec::new();
-        let mut gathered = 0;
-        for &length in self.lengths.iter().filter(|length| **length > 0) {
-            lengths.push(length);
+    /// Divides the batch into parts of whole sequences, each with as many as are needed to reach `tokens`.
+    fn groups(&self, tokens: usize) -> Vec<Range<usize>> {
+        let (mut groups, mut first, mut gathered) = (vec![], 0, 0);
+        for (at, length) in self.own.lengths.iter().enumerate() {
             gathered += length;
             if gathered >= tokens {
-                let (stream, others) = rest.split_at_mut(gathered * self.width);
-                parts.push(Part { lengths: std::mem::take(&mut lengths), stream });
-                rest = others;
-                gathered = 0;
+                groups.push(first..at + 1);
+                (first, gathered) = (at + 1, 0);
             }
         }
         if gathered > 0 {
-            parts.push(Part { lengths, stream: rest });
+            groups.push(first..self.own.lengths.len());
         }
-        parts
+        groups
+    }
+
+    /// Its parts, of about so many tokens each.
+    pub(crate) fn parts(&self, tokens: usize) -> impl Iterator<Item = Part<'_>> {
+        let (mut start, mut memory_start) = (0, 0);
+        self.groups(tokens).into_iter().map(move |group| {
+            let lengths = &self.own.lengths[group.clone()];
+            let size = lengths.iter().sum::<usize>() * self.own.width;
+            let stream = &self.own.numbers[start..start + size];
+            start += size;
+            let Some(memory) = &self.memory else { return Part { sequences: Sequences::alone(lengths), stream } };
+            let memory_lengths = &memory.lengths[group];
+            let size = memory_lengths.iter().sum::<usize>() * memory.width;
+            let states = &memory.numbers[memory_start..memory_start + size];
+            memory_start += size;
+            Part { sequences: Sequences { lengths, memory: states, memory_lengths }, stream }
+        })
+    }
+
+    /// Replaces the stream of each part by another with as many rows.
+    pub(crate) fn step(&mut self, tokens: usize, mut with: impl FnMut(Part<'_>) -> Vec<f32>) {
+        let rows: usize = self.own.lengths.iter().sum();
+        let mut new = Vec::with_capacity(self.own.numbers.len());
+        for part in self.parts(tokens) {
+            new.append(&mut with(part));
+        }
+        self.own.width = new.len().checked_div(rows).unwrap_or(self.own.width);
+        self.own.numbers = new;
+    }
+}
+
+/// Adds the rows of a table to those of each sequence.
+fn add_positions(states: &mut States, table: &[f32]) {
+    let mut rows = states.numbers.as_mut_slice();
+    for &length in &states.lengths {
+        let (own, others) = rows.split_at_mut(length * states.width);
+        ops::add(own, table);
+        rows = others;
+    }
+}
+
+/// Looks up what a stack begins with.
+struct Reader<'c> {
+    checkpoint: &'c Checkpoint,
+    stack: &'c Stack,
+}
+
+impl Reader<'_> {
+    /// The rows of all samples, with their positions.
+    fn all(
+        &self,
+        samples: &[Cow<'_, Sample>],
+        mut rows: impl FnMut(usize, &Cow<'_, Sample>) -> Result<Vec<f32>, ReferenceError>,
+    ) -> Result<States, ReferenceError> {
+        let mut states = States { width: self.stack.width, lengths: vec![], numbers: vec![] };
+        for (sequence, sample) in samples.iter().enumerate() {
+            let mut own = rows(sequence, sample)?;
+            let length = own.len() / self.stack.width;
+            self.fits(sequence, length)?;
+            states.lengths.push(length);
+            states.numbers.append(&mut own);
+        }
+        if let Some(positions) = self.positions()? {
+            add_positions(&mut states, &positions);
+        }
+        Ok(states)
+    }
+
+    fn fits(&self, sequence: usize, length: usize) -> Result<(), ReferenceError> {
+        let context = self.stack.context;
+        if length > context { Err(ReferenceError::Length { sequence, length, context }) } else { Ok(()) }
+    }
+
+    fn positions(&self) -> Result<Option<Vec<f32>>, CheckpointError> {
+        Ok(match &self.stack.positions {
+            None => None,
+            Some(Positions::Learned(table)) => Some(self.checkpoint.read(table)?),
+            Some(Positions::Table(table)) => Some(table.to_vec()),
+        })
+    }
+
+    fn source(&self, sequence: usize, source: &Source) -> Result<Vec<f32>, ReferenceError> {
+        let wrong = |reads| Err(ReferenceError::Source { sequence, reads });
+        match (&self.stack.input, source) {
+            (Input::Tokens { embed, .. }, Source::Tokens { tokens, types }) => {
+                self.tokens(sequence, embed, tokens, types)
+            }
+            (Input::Tokens { .. }, _) => wrong("tokens"),
+            (Input::Features { linear, class }, Source::Features(numbers)) => {
+                if numbers.len() % linear.cols() != 0 {
+                    return Err(ReferenceError::Size { sequence, found: numbers.len(), of: linear.cols() });
+                }
+                self.features(linear, class.as_ref(), numbers)
+            }
+            (Input::Features { .. }, _) => wrong("rows of numbers"),
+            (Input::Pixels { linear, class, picture }, Source::Pixels(bytes)) => {
+                if bytes.len() != picture.bytes() {
+                    return Err(ReferenceError::Size { sequence, found: bytes.len(), of: picture.bytes() });
+                }
+                self.features(linear, class.as_ref(), &patches(picture, bytes))
+            }
+            (Input::Pixels { .. }, _) => wrong("a picture"),
+            (Input::Queries(_) | Input::States, _) => Err(ReferenceError::Chain),
+        }
+    }
+
+    fn tokens(
+        &self,
+        sequence: usize,
+        embed: &TensorRef,
+        tokens: &[u32],
+        types: &[u32],
+    ) -> Result<Vec<f32>, ReferenceError> {
+        let Input::Tokens { scale, types: of_types, .. } = &self.stack.input else { return Err(ReferenceError::Chain) };
+        // Before anything is read.
+        self.fits(sequence, tokens.len())?;
+        let mut stream = vec![0.0; tokens.len() * self.stack.width];
+        let mut row = vec![0.0; self.stack.width];
+        for (position, (stream, &token)) in stream.chunks_mut(self.stack.width).zip(tokens).enumerate() {
+            let find = |id: u32, table: &TensorRef| {
+                let at = usize::try_from(id).ok().filter(|at| *at < table.rows());
+                at.ok_or(ReferenceError::Token { sequence, position, token: id, vocab: table.rows() })
+            };
+            let at = find(token, embed)?;
+            self.checkpoint.read_rows(embed, at..at + 1, stream)?;
+            stream.iter_mut().for_each(|number| *number *= scale);
+            if let Some(table) = of_types {
+                let at = find(types.get(position).copied().unwrap_or(0), table)?;
+                self.checkpoint.read_rows(table, at..at + 1, &mut row)?;
+                ops::add(stream, &row);
+            }
+        }
+        Ok(stream)
+    }
+
+    fn features(
+        &self,
+        linear: &crate::checkpoint::Linear,
+        class: Option<&TensorRef>,
+        numbers: &[f32],
+    ) -> Result<Vec<f32>, ReferenceError> {
+        let mut rows = class.map_or(Ok(vec![]), |class| self.checkpoint.read(class))?;
+        rows.append(&mut LinearWeights::read(self.checkpoint, &[linear])?.apply(numbers));
+        Ok(rows)
+    }
+}
+
+/// The numbers of each patch, row by row; in a patch in the order (y, x, channel).
+fn patches(picture: &Picture, bytes: &[u8]) -> Vec<f32> {
+    let Picture { height, width, patch, channels, scale, offset } = picture;
+    let mut numbers = Vec::with_capacity(bytes.len());
+    for (top, left) in (0..*height).step_by(*patch).flat_map(|top| (0..*width).step_by(*patch).map(move |x| (top, x))) {
+        for y in top..top + patch {
+            let row = &bytes[(y * width + left) * channels..][..patch * channels];
+            let channels = scale.iter().zip(offset).cycle();
+            numbers.extend(row.iter().zip(channels).map(|(&byte, (scale, offset))| f32::from(byte) * scale + offset));
+        }
+    }
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_are_cut_into_patches() {
+        let picture =
+            Picture { height: 2, width: 4, patch: 2, channels: 2, scale: vec![1.0, 2.0], offset: vec![0.0, 0.5] };
+        let bytes: Vec<u8> = (0..16).collect();
+        let found = patches(&picture, &bytes);
+        assert_eq!(found[..8], [0.0, 2.5, 2.0, 6.5, 8.0, 18.5, 10.0, 22.5]);
+        assert_eq!(found[8..], [4.0, 10.5, 6.0, 14.5, 12.0, 26.5, 14.0, 30.5]);
     }
 }

@@ -1,21 +1,23 @@
-//! From the residual stream to logits.
+//! From the states of the last stack to logits, or to one result for each sample.
 //!
 //! The head is often the largest matrix of a small model. When it is not kept
 //! in memory, it is read in bands of rows for each group of tokens.
+
+use std::borrow::Cow;
 
 use ndarray::Axis;
 
 use super::batch::Batch;
 use super::product::{rows_by_rows_into, view_mut};
-use super::{NormWeights, Observation, Observer, ReferenceError, Site};
-use crate::checkpoint::Checkpoint;
+use super::{LinearWeights, NormWeights, Observation, Observer, ReferenceError, Site, ops};
+use crate::checkpoint::{Checkpoint, Pooling, TensorRef};
 
 /// Tokens whose logits are in memory together.
 const TOKENS_AT_ONCE: usize = 256;
 /// Bytes of the head that are read at once.
 const BAND_BYTES: usize = 1 << 26;
 
-/// Hands over the logits of every position, in order.
+/// Hands over the results, in order: of every position, or one for each sample that is not empty.
 pub(super) fn run(
     checkpoint: &Checkpoint,
     resident: Option<&[f32]>,
@@ -23,32 +25,77 @@ pub(super) fn run(
     observer: &mut dyn Observer,
     mut sink: impl FnMut(usize, usize, &[f32]),
 ) -> Result<(), ReferenceError> {
+    let batch = batch.finished();
     let architecture = checkpoint.architecture();
-    let (width, vocab) = (architecture.last().width, architecture.outputs());
+    let output = &architecture.output;
     let norm = NormWeights::maybe(checkpoint, &architecture.last().norm)?;
-    let mut positions = batch.positions();
-    let mut logits = Vec::new();
-    for stream in batch.stream().chunks(TOKENS_AT_ONCE * width) {
-        let normed = norm.as_ref().map_or_else(|| stream.to_vec(), |norm| norm.apply(stream));
-        let observation =
-            Observation { block: architecture.count(), site: Site::Head, activations: &normed, cols: width };
-        observer.observe(&observation);
-        logits.resize(stream.len() / width * vocab, 0.0);
-        product(checkpoint, resident, &normed, &mut logits)?;
-        for (row, (sequence, position)) in logits.chunks(vocab).zip(&mut positions) {
-            sink(sequence, position, row);
+    let dense = match &output.dense {
+        Some((linear, activation)) => Some((LinearWeights::read(checkpoint, &[linear])?, *activation)),
+        None => None,
+    };
+    let bias = output.head.as_ref().and_then(|head| head.bias.as_ref());
+    let bias = bias.map(|bias| checkpoint.read(bias)).transpose()?;
+    let width = batch.width();
+    let rows = match output.pooling {
+        Pooling::None => Cow::Borrowed(batch.stream()),
+        pooling => Cow::Owned(pooled(&batch, norm.as_ref(), pooling)),
+    };
+    let norm = norm.filter(|_| output.pooling == Pooling::None);
+    let mut places: Box<dyn Iterator<Item = (usize, usize)>> = match output.pooling {
+        Pooling::None => Box::new(batch.positions()),
+        _ => Box::new(batch.positions().filter(|(_, position)| *position == 0)),
+    };
+    let mut results = vec![];
+    for rows in rows.chunks(TOKENS_AT_ONCE * width) {
+        let mut rows = norm.as_ref().map_or_else(|| rows.to_vec(), |norm| norm.apply(rows));
+        let mut cols = width;
+        if let Some((linear, activation)) = &dense {
+            rows = linear.apply(&rows);
+            cols = linear.rows();
+            rows.iter_mut().for_each(|number| *number = ops::activate(*activation, *number));
+        }
+        let outputs = architecture.outputs();
+        if let Some(head) = &output.head {
+            observer.observe(&Observation { block: architecture.count(), site: Site::Head, activations: &rows, cols });
+            results.resize(rows.len() / cols * outputs, 0.0);
+            product(checkpoint, &head.weight, resident, &rows, &mut results)?;
+        } else {
+            results = rows;
+        }
+        for row in results.chunks_mut(outputs) {
+            if let Some(bias) = &bias {
+                ops::add(row, bias);
+            }
+            if output.normalize {
+                ops::normalize(row);
+            }
+            if let Some((sequence, position)) = places.next() {
+                sink(sequence, position, row);
+            }
         }
     }
     Ok(())
 }
 
+/// One row for each sequence that is not empty.
+fn pooled(batch: &Batch, norm: Option<&NormWeights>, pooling: Pooling) -> Vec<f32> {
+    let states = norm.map_or_else(|| batch.stream().to_vec(), |norm| norm.apply(batch.stream()));
+    let (mut rows, mut rest) = (vec![], states.as_slice());
+    for &length in batch.lengths().iter().filter(|length| **length > 0) {
+        let (own, others) = rest.split_at(length * batch.width());
+        rows.append(&mut ops::pool(pooling, own, batch.width()));
+        rest = others;
+    }
+    rows
+}
+
 fn product(
     checkpoint: &Checkpoint,
+    head: &TensorRef,
     resident: Option<&[f32]>,
     normed: &[f32],
     logits: &mut [f32],
 ) -> Result<(), ReferenceError> {
-    let head = &checkpoint.architecture().output.head.as_ref().expect("a head").weight;
     let (width, vocab) = (head.cols(), head.rows());
     let mut logits = view_mut(logits, normed.len() / width, vocab);
     if let Some(weight) = resident {

@@ -5,9 +5,12 @@
 //! needed once for all of them, and in memory one block at a time:
 //!
 //! ```text
-//! embed -> Batch --advance(block 0)--> Batch --advance(block 1)--> ... --head--> logits
+//! embed -> Batch --advance(block 0)--> Batch --advance(block 1)--> ... --head--> logits, or what is pooled
 //!                      ^ BlockWeights: resident, or read and dropped
 //! ```
+//!
+//! Blocks are numbered over all stacks. The first block of a later stack finds the hand-over done: the states of the stack before have
+//! become the memory, or its input.
 //!
 //! [`Reference::run`] and [`Reference::logits`] do all of it; a quantizer that
 //! rounds block after block takes the steps itself, with weights of its own.
@@ -31,9 +34,10 @@ use std::borrow::Cow;
 
 use crate::checkpoint::{Architecture, Checkpoint, CheckpointError};
 
-pub use batch::Batch;
 pub(crate) use batch::Part;
+pub use batch::{Batch, Sample, Sequences, Source};
 pub use weights::{BlockWeights, Heads, LinearWeights, Middle, NormWeights};
+pub(crate) use weights::{base, joined};
 
 /// Weights up to this many bytes as f32 are kept in memory by [`Reference::new`].
 pub const RESIDENT_BYTES: usize = 1 << 29;
@@ -74,6 +78,27 @@ pub enum ReferenceError {
         /// The longest possible.
         context: usize,
     },
+    /// A sample of another kind than the model reads.
+    #[error("sample {sequence} is nothing that the model reads: give it {reads}")]
+    Source {
+        /// The sample.
+        sequence: usize,
+        /// What the model reads.
+        reads: &'static str,
+    },
+    /// Numbers that make no whole rows, or a picture of another size.
+    #[error("sample {sequence} has {found} numbers, which is not a multiple of {of}")]
+    Size {
+        /// The sample.
+        sequence: usize,
+        /// Numbers of it.
+        found: usize,
+        /// Numbers of a row, or of a picture.
+        of: usize,
+    },
+    /// A chain that no importer makes.
+    #[error("the model's stacks do not follow from each other; this is a defect of the importer, please report it")]
+    Chain,
 }
 
 /// Which products see some activations as their input.
@@ -81,10 +106,17 @@ pub enum ReferenceError {
 pub enum Site {
     /// The first product of a block.
     Input,
-    /// The second.
+    /// The product of the memory, in blocks that attend to it.
+    Memory,
+    /// The last.
     Output,
     /// The head, with the number of blocks as its block.
     Head,
+}
+
+impl Site {
+    /// Those of a block, in order: `site as usize` is the place of each.
+    pub const OF_BLOCK: [Self; 3] = [Self::Input, Self::Memory, Self::Output];
 }
 
 /// The input of one or several products, for some tokens.
@@ -128,7 +160,7 @@ pub struct Reference<'c> {
 #[derive(Debug)]
 struct Resident {
     blocks: Vec<BlockWeights>,
-    head: Vec<f32>,
+    head: Option<Vec<f32>>,
 }
 
 impl<'c> Reference<'c> {
@@ -153,7 +185,8 @@ impl<'c> Reference<'c> {
         if weights::bytes(architecture) <= bytes {
             let blocks = (0..architecture.count()).map(|block| reference.block_weights(block));
             let blocks = blocks.collect::<Result<_, _>>()?;
-            reference.resident = Some(Resident { blocks, head: reference.head_weights()?.weight });
+            let head = reference.head_weights()?.map(|head| head.weight);
+            reference.resident = Some(Resident { blocks, head });
         }
         Ok(reference)
     }
@@ -181,20 +214,48 @@ impl<'c> Reference<'c> {
     ///
     /// Tokens or lengths that the model does not have, and what is wrong with the weights.
     pub fn run(&self, sequences: &[&[u32]], sink: impl FnMut(usize, usize, &[f32])) -> Result<(), ReferenceError> {
-        let mut batch = self.embed(sequences)?;
-        for block in 0..self.architecture().count() {
-            self.advance(&mut batch, block, &mut ())?;
-        }
-        self.head(&batch, &mut (), sink)
+        self.finish(self.embed(sequences)?, sink)
     }
 
-    /// Begins: checks the sequences and looks their tokens up.
+    /// Begins, for a model that reads tokens: checks the sequences and looks their tokens up.
     ///
     /// # Errors
     ///
     /// Tokens or lengths that the model does not have, and what is wrong with the embedding.
     pub fn embed(&self, sequences: &[&[u32]]) -> Result<Batch, ReferenceError> {
-        Batch::embed(self.checkpoint, sequences)
+        let samples: Vec<_> = sequences.iter().map(|tokens| Cow::Owned(Sample::from(tokens.to_vec()))).collect();
+        Batch::embed(self.checkpoint, &samples)
+    }
+
+    /// Begins: checks the samples and looks up what the stacks begin with.
+    ///
+    /// # Errors
+    ///
+    /// Samples of another kind or size than the model reads, and what is wrong with the weights of the inputs.
+    pub fn begin(&self, samples: &[Sample]) -> Result<Batch, ReferenceError> {
+        let samples: Vec<_> = samples.iter().map(Cow::Borrowed).collect();
+        Batch::embed(self.checkpoint, &samples)
+    }
+
+    /// Runs samples and hands over the results, in order: as [`Self::run`] does for every position, or one for each sample where
+    /// states are pooled.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::begin`], and what is wrong with the weights.
+    pub fn run_samples(
+        &self,
+        samples: &[Sample],
+        sink: impl FnMut(usize, usize, &[f32]),
+    ) -> Result<(), ReferenceError> {
+        self.finish(self.begin(samples)?, sink)
+    }
+
+    fn finish(&self, mut batch: Batch, sink: impl FnMut(usize, usize, &[f32])) -> Result<(), ReferenceError> {
+        for block in 0..self.architecture().count() {
+            self.advance(&mut batch, block, &mut ())?;
+        }
+        self.head(&batch, &mut (), sink)
     }
 
     /// Takes a batch through the block of this number.
@@ -234,16 +295,22 @@ impl<'c> Reference<'c> {
     ///
     /// If the sizes of the weights do not fit the batch or each other.
     pub fn advance_with(&self, batch: &mut Batch, block: usize, weights: &BlockWeights, observer: &mut dyn Observer) {
-        for part in batch.parts(TOKENS_AT_ONCE) {
+        batch.enter(block);
+        batch.step(TOKENS_AT_ONCE, |part| {
             let mut observe = |site, activations: &[f32], cols| {
                 observer.observe(&Observation { block, site, activations, cols });
             };
-            let normed = weights.norm.apply(part.stream);
-            observe(Site::Input, &normed, weights.input.cols);
-            let mixed = weights.middle.mix(&part.lengths, weights.input.apply(&normed));
+            let normed = weights.normed(part.stream);
+            if let Some(input) = &weights.input {
+                observe(Site::Input, &normed, input.cols);
+            }
+            if let Some(memory) = &weights.memory {
+                observe(Site::Memory, part.sequences.memory, memory.cols);
+            }
+            let mixed = weights.mixed(part.sequences, normed);
             observe(Site::Output, &mixed, weights.output.cols);
-            ops::add(part.stream, &weights.output.apply(&mixed));
-        }
+            joined(weights.base(part.stream), weights.output.apply(&mixed))
+        });
     }
 
     /// Reads the weights of a block.
@@ -259,27 +326,26 @@ impl<'c> Reference<'c> {
         Ok(BlockWeights::read(self.checkpoint, self.architecture().block(block).expect("a block of this number"))?)
     }
 
-    /// Reads the last norm.
+    /// Reads the norm behind the last block, if there is one.
     ///
     /// # Errors
     ///
     /// What is wrong with it.
-    pub fn final_norm(&self) -> Result<NormWeights, ReferenceError> {
-        let norm = self.architecture().last().norm.as_ref().expect("a norm");
-        Ok(NormWeights::read(self.checkpoint, norm)?)
+    pub fn final_norm(&self) -> Result<Option<NormWeights>, ReferenceError> {
+        Ok(NormWeights::maybe(self.checkpoint, &self.architecture().last().norm)?)
     }
 
-    /// Reads the head.
+    /// Reads the head, if there is one.
     ///
     /// # Errors
     ///
     /// What is wrong with it.
-    pub fn head_weights(&self) -> Result<LinearWeights, ReferenceError> {
-        let head = &self.architecture().output.head.as_ref().expect("a head").weight;
-        Ok(LinearWeights { weight: self.checkpoint.read(head)?, bias: None, cols: head.cols(), rounds: false })
+    pub fn head_weights(&self) -> Result<Option<LinearWeights>, ReferenceError> {
+        let head = self.architecture().output.head.as_ref();
+        Ok(head.map(|head| LinearWeights::read(self.checkpoint, &[head])).transpose()?)
     }
 
-    /// Ends: hands over the logits of every position, as [`Self::run`] does.
+    /// Ends: hands over the results, as [`Self::run_samples`] does.
     ///
     /// # Errors
     ///
@@ -290,7 +356,18 @@ impl<'c> Reference<'c> {
         observer: &mut dyn Observer,
         sink: impl FnMut(usize, usize, &[f32]),
     ) -> Result<(), ReferenceError> {
-        let resident = self.resident.as_ref().map(|resident| resident.head.as_slice());
-        head::run(self.checkpoint, resident, batch, observer, sink)
+        self.head_with(None, batch, observer, sink)
+    }
+
+    /// The same with the head's weights, if someone has them.
+    pub(crate) fn head_with(
+        &self,
+        weights: Option<&[f32]>,
+        batch: &Batch,
+        observer: &mut dyn Observer,
+        sink: impl FnMut(usize, usize, &[f32]),
+    ) -> Result<(), ReferenceError> {
+        let resident = || self.resident.as_ref().and_then(|resident| resident.head.as_deref());
+        head::run(self.checkpoint, weights.or_else(resident), batch, observer, sink)
     }
 }

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::checkpoint::Activation;
+use crate::checkpoint::{Activation, Pooling};
 
 /// Norms each run of as many numbers as there are weights.
 pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
@@ -15,6 +15,21 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
         let scale = (1.0 / (sum / x.len() as f64 + f64::from(eps)).sqrt()) as f32;
         for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
             *out = weight * (x * scale);
+        }
+    });
+    out
+}
+
+/// The same of what is left when each run's mean is taken from it.
+pub(crate) fn layer_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    out.par_chunks_mut(weight.len()).zip(x.par_chunks(weight.len())).with_min_len(64).for_each(|(out, x)| {
+        let count = x.len() as f64;
+        let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
+        let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / count;
+        let scale = 1.0 / (variance + f64::from(eps)).sqrt();
+        for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+            *out = weight * ((f64::from(*x) - mean) * scale) as f32;
         }
     });
     out
@@ -30,6 +45,31 @@ pub(crate) fn gate(activation: Activation, both: &[f32], inner: usize) -> Vec<f3
         }
     });
     out
+}
+
+/// `activation(x)` of all numbers.
+pub(crate) fn activate_all(activation: Activation, x: &mut [f32]) {
+    x.par_iter_mut().with_min_len(4096).for_each(|x| *x = activate(activation, *x));
+}
+
+/// One row of `width` numbers of several.
+pub(crate) fn pool(pooling: Pooling, rows: &[f32], width: usize) -> Vec<f32> {
+    let of = |k: usize| rows[k..].iter().step_by(width).copied();
+    let count = (rows.len() / width) as f64;
+    match pooling {
+        Pooling::None => rows.to_vec(),
+        Pooling::First => rows[..width].to_vec(),
+        Pooling::Mean => (0..width).map(|k| (of(k).map(f64::from).sum::<f64>() / count) as f32).collect(),
+        Pooling::Max => (0..width).map(|k| of(k).fold(f32::NEG_INFINITY, f32::max)).collect(),
+    }
+}
+
+/// Divides a row by its length; zeros stay.
+pub(crate) fn normalize(row: &mut [f32]) {
+    let length = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    if length > 0.0 {
+        row.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+    }
 }
 
 /// The scale of a row in int8; not finite if a number of the row is not.
@@ -157,6 +197,27 @@ mod tests {
         near(Activation::GeluTanh, 1.0, 0.841_192);
         near(Activation::Relu, -1.0, 0.0);
         near(Activation::Relu, 2.5, 2.5);
+    }
+
+    #[test]
+    fn layer_norms_have_mean_and_variance() {
+        // Mean 2.5, variance 1.25.
+        let found = layer_norm(&[1.0, 2.0, 3.0, 4.0], &[1.0, 1.0, 2.0, -1.0], 0.0);
+        for (found, expected) in found.iter().zip([-1.341_640_8, -0.447_213_6, 0.894_427_2, -1.341_640_8]) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn rows_are_pooled() {
+        let rows = [1.0, -2.0, 3.0, -4.0, 5.0, 0.0];
+        let pooled = |pooling| pool(pooling, &rows, 2);
+        assert_eq!(pooled(Pooling::First), [1.0, -2.0]);
+        assert_eq!(pooled(Pooling::Mean), [3.0, -2.0]);
+        assert_eq!(pooled(Pooling::Max), [5.0, 0.0]);
+        let mut row = [3.0, 4.0];
+        normalize(&mut row);
+        assert_eq!(row, [0.6, 0.8]);
     }
 
     #[test]

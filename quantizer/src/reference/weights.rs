@@ -1,17 +1,27 @@
-//! Weights as f32, a block at a time, in the shape in which the runtime has them: `x += output(middle(input(norm(x))))`.
+//! Weights as f32, a block at a time, in the shape in which the runtime has them: `f(x) = output(middle(input(norm(x)), memory))`, and
+//! x joins the result as the block says.
 //!
 //! A block says all that is needed to run it, so a pruned or rounded one runs as any other.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::{attention, ops, product};
-use crate::checkpoint::{self, Activation, Architecture, Block, Checkpoint, CheckpointError, Linear, Norm, Rope};
+use super::batch::Sequences;
+use super::{Site, attention, ops, product};
+use crate::checkpoint::{
+    self, Activation, Architecture, Block, Checkpoint, CheckpointError, Join, Linear, Norm, NormKind, Relative, Rope,
+    Sight,
+};
 
 /// A norm.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormWeights {
+    /// What is divided by what.
+    pub kind: NormKind,
     /// One number for each of the inputs.
     pub weight: Vec<f32>,
+    /// One number for each of the inputs.
+    pub bias: Option<Vec<f32>>,
     /// Keeps the division finite.
     pub eps: f32,
 }
@@ -33,9 +43,16 @@ pub struct LinearWeights {
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlockWeights {
     /// The norm before the branch.
-    pub norm: NormWeights,
-    /// From the stream. Attention: rows of all query heads, then key heads, then value heads. Feed-forward: gate, then up.
-    pub input: LinearWeights,
+    pub norm: Option<NormWeights>,
+    /// How the branch joins the stream.
+    pub join: Join,
+    /// With [`Join::Post`] the norm of the stream itself: in a checkpoint it is that of the branch, until that takes in factors or offsets.
+    pub stream_norm: Option<NormWeights>,
+    /// From the stream. Attention: rows of all query heads, then (unless they are the memory's) key heads, then value heads.
+    /// Feed-forward: gate, if there is one, then up. A projection has none.
+    pub input: Option<LinearWeights>,
+    /// From the states of the stack before: rows of all key heads, then value heads.
+    pub memory: Option<LinearWeights>,
     /// What happens between the products.
     pub middle: Middle,
     /// Back to the stream.
@@ -45,24 +62,42 @@ pub struct BlockWeights {
 /// What a block does between its two products.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Middle {
-    /// Causal self-attention.
+    /// Attention.
     Attention(Heads),
-    /// `activation(gate) .* up`.
-    FeedForward(Activation),
+    /// `activation(gate) .* up`, or `activation(up)`.
+    FeedForward {
+        /// The activation.
+        activation: Activation,
+        /// Whether there is a gate.
+        gated: bool,
+    },
+    /// Nothing: there is one product only.
+    Projection,
 }
 
 impl Middle {
-    /// What the second product sees: from the outputs of the first, for sequences of these lengths.
-    pub fn mix(&self, lengths: &[usize], mut projected: Vec<f32>) -> Vec<f32> {
+    /// What the last product sees: from the outputs of the first, and of the memory's.
+    pub fn mix(&self, sequences: Sequences<'_>, mut projected: Vec<f32>, memory: Vec<f32>) -> Vec<f32> {
         match self {
-            Self::Attention(heads) => {
-                attention::turn(heads, lengths, &mut projected);
-                attention::attend(heads, lengths, &projected)
+            Self::Attention(heads) if heads.sight == Sight::Cross => {
+                let mut memory = memory;
+                attention::turn_queries(heads, sequences.lengths, &mut projected);
+                attention::turn_keys(heads, sequences.memory_lengths, &mut memory);
+                attention::attend(heads, sequences, &projected, &memory)
             }
-            Self::FeedForward(activation) => {
-                let both = projected.len() / lengths.iter().sum::<usize>().max(1);
+            Self::Attention(heads) => {
+                attention::turn(heads, sequences.lengths, &mut projected);
+                attention::attend(heads, sequences, &projected, &projected)
+            }
+            Self::FeedForward { activation, gated: true } => {
+                let both = projected.len() / sequences.lengths.iter().sum::<usize>().max(1);
                 ops::gate(*activation, &projected, both / 2)
             }
+            Self::FeedForward { activation, gated: false } => {
+                ops::activate_all(*activation, &mut projected);
+                projected
+            }
+            Self::Projection => projected,
         }
     }
 }
@@ -84,6 +119,11 @@ pub struct Heads {
     pub key_norm: Option<NormWeights>,
     /// Rotary positions.
     pub rope: Option<Rope>,
+    /// What queries see.
+    pub sight: Sight,
+    /// What is added to the scaled scores: for each query head `2 * reach + 1` numbers, that of a key at its query's own position in the
+    /// middle, later keys behind it; keys further away than the reach have the outermost.
+    pub relative: Option<Arc<Vec<f32>>>,
 }
 
 impl Heads {
@@ -92,40 +132,67 @@ impl Heads {
         0..self.heads * self.dim
     }
 
-    /// Columns of keys.
+    /// Columns of keys, among the outputs of the first product or of the memory's.
     pub fn keys(&self) -> Range<usize> {
-        self.heads * self.dim..(self.heads + self.kv_heads) * self.dim
+        let start = if self.sight == Sight::Cross { 0 } else { self.heads * self.dim };
+        start..start + self.kv_heads * self.dim
     }
 
-    /// Columns of values.
+    /// Columns of values, behind those of keys.
     pub fn values(&self) -> Range<usize> {
-        (self.heads + self.kv_heads) * self.dim..(self.heads + 2 * self.kv_heads) * self.dim
+        let start = self.keys().end;
+        start..start + self.kv_heads * self.dim
     }
 
     /// Query heads that share a key and value head.
     pub fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
+
+    /// The relative numbers of a query head.
+    pub(crate) fn relative_of(&self, head: usize) -> Option<&[f32]> {
+        let table = self.relative.as_ref()?;
+        table.chunks(table.len() / self.heads).nth(head)
+    }
+}
+
+/// The numbers of a table in buckets at each distance, a row for each head.
+fn expanded(checkpoint: &Checkpoint, relative: &Relative) -> Result<Arc<Vec<f32>>, CheckpointError> {
+    let (table, heads) = (checkpoint.read(&relative.table)?, relative.table.cols());
+    let reach = relative.max_distance as isize;
+    let of_head = |head: usize| {
+        let (table, relative) = (&table, relative);
+        (-reach..=reach).map(move |distance| table[relative.bucket(distance) * heads + head])
+    };
+    Ok(Arc::new((0..heads).flat_map(of_head).collect()))
 }
 
 impl NormWeights {
     pub(super) fn read(checkpoint: &Checkpoint, norm: &Norm) -> Result<Self, CheckpointError> {
-        Ok(Self { weight: checkpoint.read(&norm.weight)?, eps: norm.eps })
+        let bias = norm.bias.as_ref().map(|bias| checkpoint.read(bias)).transpose()?;
+        Ok(Self { kind: norm.kind, weight: checkpoint.read(&norm.weight)?, bias, eps: norm.eps })
     }
 
-    pub(super) fn maybe(checkpoint: &Checkpoint, norm: &Option<Norm>) -> Result<Option<Self>, CheckpointError> {
+    pub(crate) fn maybe(checkpoint: &Checkpoint, norm: &Option<Norm>) -> Result<Option<Self>, CheckpointError> {
         norm.as_ref().map(|norm| Self::read(checkpoint, norm)).transpose()
     }
 
     /// Norms each run of as many numbers as there are weights.
     pub fn apply(&self, x: &[f32]) -> Vec<f32> {
-        ops::rms_norm(x, &self.weight, self.eps)
+        let mut out = match self.kind {
+            NormKind::Rms => ops::rms_norm(x, &self.weight, self.eps),
+            NormKind::Layer => ops::layer_norm(x, &self.weight, self.eps),
+        };
+        if let Some(bias) = &self.bias {
+            out.chunks_mut(bias.len()).for_each(|row| ops::add(row, bias));
+        }
+        out
     }
 }
 
 impl LinearWeights {
     /// Reads matrices that lie one below the other. Where only some have a bias, that of the others is zero.
-    fn read(checkpoint: &Checkpoint, parts: &[&Linear]) -> Result<Self, CheckpointError> {
+    pub(super) fn read(checkpoint: &Checkpoint, parts: &[&Linear]) -> Result<Self, CheckpointError> {
         let (mut weight, mut bias) = (vec![], vec![]);
         for part in parts {
             weight.append(&mut checkpoint.read(&part.weight)?);
@@ -172,12 +239,15 @@ impl LinearWeights {
 impl BlockWeights {
     /// Reads the weights of a block.
     pub(super) fn read(checkpoint: &Checkpoint, block: &Block) -> Result<Self, CheckpointError> {
-        let norm = NormWeights::maybe(checkpoint, &block.norm)?.expect("a norm");
-        Ok(match &block.middle {
-            checkpoint::Middle::Attention(a) => Self {
-                norm,
-                input: LinearWeights::read(checkpoint, &[&a.query, &a.key, &a.value])?,
-                middle: Middle::Attention(Heads {
+        let norm = NormWeights::maybe(checkpoint, &block.norm)?;
+        let read = |parts: &[&Linear]| LinearWeights::read(checkpoint, parts);
+        let (input, memory, middle, output) = match &block.middle {
+            checkpoint::Middle::Attention(a) => {
+                let (input, memory) = match a.sight {
+                    Sight::Cross => (read(&[&a.query])?, Some(read(&[&a.key, &a.value])?)),
+                    Sight::Earlier | Sight::All => (read(&[&a.query, &a.key, &a.value])?, None),
+                };
+                let heads = Heads {
                     heads: a.heads,
                     kv_heads: a.kv_heads,
                     dim: a.head_dim,
@@ -185,22 +255,95 @@ impl BlockWeights {
                     query_norm: NormWeights::maybe(checkpoint, &a.query_norm)?,
                     key_norm: NormWeights::maybe(checkpoint, &a.key_norm)?,
                     rope: a.rope.clone(),
-                }),
-                output: LinearWeights::read(checkpoint, &[&a.output])?,
-            },
-            checkpoint::Middle::FeedForward(f) => Self {
-                norm,
-                input: LinearWeights::read(checkpoint, &[f.gate.as_ref().expect("a gate"), &f.up])?,
-                middle: Middle::FeedForward(f.activation),
-                output: LinearWeights::read(checkpoint, &[&f.down])?,
-            },
-            checkpoint::Middle::Projection(_) => unimplemented!("no importer gives it yet"),
-        })
+                    sight: a.sight,
+                    relative: a.relative.as_ref().map(|relative| expanded(checkpoint, relative)).transpose()?,
+                };
+                (Some(input), memory, Middle::Attention(heads), read(&[&a.output])?)
+            }
+            checkpoint::Middle::FeedForward(f) => {
+                let parts: Vec<&Linear> = f.gate.iter().chain([&f.up]).collect();
+                let middle = Middle::FeedForward { activation: f.activation, gated: f.gate.is_some() };
+                (Some(read(&parts)?), None, middle, read(&[&f.down])?)
+            }
+            checkpoint::Middle::Projection(linear) => (None, None, Middle::Projection, read(&[linear])?),
+        };
+        let stream_norm = norm.clone().filter(|_| block.join == Join::Post);
+        Ok(Self { norm, join: block.join, stream_norm, input, memory, middle, output })
     }
 
-    /// What the branch adds to the stream.
-    pub fn branch(&self, lengths: &[usize], stream: &[f32]) -> Vec<f32> {
-        self.output.apply(&self.middle.mix(lengths, self.input.apply(&self.norm.apply(stream))))
+    /// What the first product sees.
+    pub fn normed(&self, stream: &[f32]) -> Vec<f32> {
+        self.norm.as_ref().map_or_else(|| stream.to_vec(), |norm| norm.apply(stream))
+    }
+
+    /// What the last product sees, from what the first does.
+    pub fn mixed(&self, sequences: Sequences<'_>, normed: Vec<f32>) -> Vec<f32> {
+        let projected = match &self.input {
+            Some(input) => input.apply(&normed),
+            None => normed,
+        };
+        let memory = self.memory.as_ref().map_or_else(Vec::new, |of| of.apply(sequences.memory));
+        self.middle.mix(sequences, projected, memory)
+    }
+
+    /// The result of the branch.
+    pub fn branch(&self, sequences: Sequences<'_>, stream: &[f32]) -> Vec<f32> {
+        self.output.apply(&self.mixed(sequences, self.normed(stream)))
+    }
+
+    /// What the result of the branch is added to.
+    pub fn base(&self, stream: &[f32]) -> Option<Vec<f32>> {
+        base(self.join, self.stream_norm.as_ref(), stream)
+    }
+
+    /// The stream behind the block.
+    pub fn advance(&self, sequences: Sequences<'_>, stream: &[f32]) -> Vec<f32> {
+        joined(self.base(stream), self.branch(sequences, stream))
+    }
+
+    /// One of its products, if it has that.
+    pub fn product(&self, site: Site) -> Option<&LinearWeights> {
+        match site {
+            Site::Input => self.input.as_ref(),
+            Site::Memory => self.memory.as_ref(),
+            Site::Output => Some(&self.output),
+            Site::Head => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn product_mut(&mut self, site: Site) -> Option<&mut LinearWeights> {
+        match site {
+            Site::Input => self.input.as_mut(),
+            Site::Memory => self.memory.as_mut(),
+            Site::Output => Some(&mut self.output),
+            Site::Head => None,
+        }
+    }
+
+    /// The product that reads what the norm gives.
+    pub fn reader(&self) -> Site {
+        if self.input.is_some() { Site::Input } else { Site::Output }
+    }
+}
+
+/// What a branch's result is added to; nothing where it replaces the stream.
+pub(crate) fn base(join: Join, stream_norm: Option<&NormWeights>, stream: &[f32]) -> Option<Vec<f32>> {
+    match (join, stream_norm) {
+        (Join::Replace, _) => None,
+        (Join::Post, Some(norm)) => Some(norm.apply(stream)),
+        (Join::Pre | Join::Post, _) => Some(stream.to_vec()),
+    }
+}
+
+/// A branch's result added to that.
+pub(crate) fn joined(base: Option<Vec<f32>>, branch: Vec<f32>) -> Vec<f32> {
+    match base {
+        None => branch,
+        Some(mut base) => {
+            ops::add(&mut base, &branch);
+            base
+        }
     }
 }
 

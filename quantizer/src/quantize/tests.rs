@@ -1,0 +1,182 @@
+//! The way from f32 blocks to rounded ones, for models of every kind.
+
+use std::path::Path;
+
+use kinglet::Format;
+
+use super::blocks::Task;
+use super::convert::round_blocks;
+use super::plan::{self, Plan};
+use super::store::Store;
+use super::{Options, RoundedBlock, Target, fold, packed};
+use crate::checkpoint::Checkpoint;
+use crate::models;
+use crate::prune::{Prune, Refit, Units};
+use crate::reference::{BlockWeights, Reference, Sample, Site};
+use crate::testing::numbers;
+
+/// The rounded blocks of a model.
+fn rounded(checkpoint: &Checkpoint, options: &Options, plan: &Plan) -> Vec<RoundedBlock> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("m.kinglet"), "").unwrap();
+    let done = round_blocks(checkpoint, options, plan, &store, &mut |_| ()).unwrap();
+    (0..done.len()).map(|index| store.get::<super::blocks::Done>(index).unwrap().0).collect()
+}
+
+fn everywhere(checkpoint: &Checkpoint, options: &Options) -> Plan {
+    let task = Task { formats: [options.weights; 3], cut: 0, refit: Refit::LeastSquares, fold: options.fold };
+    let blocks = checkpoint.architecture().count();
+    Plan { tasks: vec![Some(task); blocks], figures: vec![] }
+}
+
+/// What a model gives: f32, or with these blocks in the places that the plan left.
+fn outputs(checkpoint: &Checkpoint, samples: &[Sample], rounded: Option<(&[RoundedBlock], &Plan)>) -> Vec<Vec<f32>> {
+    let reference = Reference::new(checkpoint).unwrap();
+    let mut batch = reference.begin(samples).unwrap();
+    let mut of_plan = rounded.map(|(blocks, plan)| (blocks.iter(), plan));
+    for number in 0..checkpoint.architecture().count() {
+        match &mut of_plan {
+            None => reference.advance(&mut batch, number, &mut ()).unwrap(),
+            Some((blocks, plan)) => {
+                if plan.tasks[number].is_some() {
+                    batch.enter(number);
+                    packed::advance(blocks.next().unwrap(), &mut batch);
+                }
+            }
+        }
+    }
+    let mut all = vec![];
+    reference.head(&batch, &mut (), |_, _, row| all.push(row.to_vec())).unwrap();
+    all
+}
+
+/// Squared error as a part of the square.
+fn error(found: &[Vec<f32>], wanted: &[Vec<f32>]) -> f64 {
+    assert_eq!(found.len(), wanted.len());
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let missing: f64 = found.iter().flatten().zip(wanted.iter().flatten()).map(|(a, b)| square(a - b)).sum();
+    missing / wanted.iter().flatten().map(|&x| square(x)).sum::<f64>()
+}
+
+#[test]
+fn models_of_every_kind_are_rounded() {
+    for models::Model { name, checkpoint, samples, .. } in models::all() {
+        let (seen, new) = samples.split_at(40);
+        let wanted = outputs(&checkpoint, new, None);
+        assert!(wanted.iter().flatten().all(|x| x.is_finite()));
+        let cost = |options: &Options| {
+            let plan = everywhere(&checkpoint, options);
+            error(&outputs(&checkpoint, new, Some((&rounded(&checkpoint, options, &plan), &plan))), &wanted)
+        };
+        let nearest = |weights| Options { weights, ..Options::default() };
+        let (int8, int4) = (cost(&nearest(Format::Int8)), cost(&nearest(Format::Int4Codebook)));
+        let calibrated = Options { calibration: seen.to_vec(), ..nearest(Format::Int4Codebook) };
+        let best = cost(&calibrated);
+        let plain = cost(&Options { correct: false, fold: false, ..calibrated });
+        println!("{name}: int8 {int8:.2e}, int4 {int4:.2e}, calibrated {plain:.2e}, corrected {best:.2e}");
+        assert!(int8 < 1e-3 && int4 < 0.1, "{name}: {int8} {int4}");
+        assert!(best < int4, "{name}: {best} {int4}");
+    }
+}
+
+#[test]
+fn blocks_are_kept_and_found_again() {
+    for models::Model { checkpoint, samples, .. } in models::all() {
+        let options = Options { calibration: samples, ..Options::default() };
+        let plan = everywhere(&checkpoint, &options);
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("m.kinglet"), "").unwrap();
+        let round = || round_blocks(&checkpoint, &options, &plan, &store, &mut |_| ()).unwrap();
+        let first = round();
+        let weights = |index| store.get::<super::blocks::Done>(index).unwrap().0.weights();
+        let before: Vec<BlockWeights> = (0..first.len()).map(weights).collect();
+        // The second half again, behind the first half as it was kept.
+        for index in first.len() / 2..first.len() {
+            std::fs::remove_file(store.dir().join(format!("block{index:04}.safetensors"))).unwrap();
+        }
+        assert_eq!(round().len(), first.len());
+        assert!((0..first.len()).map(weights).eq(before));
+    }
+}
+
+#[test]
+fn what_is_folded_is_the_same_function() {
+    for models::Model { name, checkpoint, samples, .. } in models::all() {
+        let reference = Reference::new(&checkpoint).unwrap();
+        let mut batch = reference.begin(&samples).unwrap();
+        for number in 0..checkpoint.architecture().count() {
+            batch.enter(number);
+            let block = reference.block_weights(number).unwrap();
+            let mut folded = block.clone();
+            let some = |count: usize| numbers(count, 3).iter().map(|x| x.exp()).collect::<Vec<f32>>();
+            if let (Some(norm), Some(of)) = (&block.norm, block.product(block.reader())) {
+                if norm.bias.is_some() {
+                    fold::offsets_into_norm(&mut folded, &numbers(of.cols, 4));
+                }
+                fold::into_norm(&mut folded, &some(of.cols));
+            }
+            if let Some(groups) = fold::groups(&block) {
+                let factors = some(block.output.cols);
+                fold::into_input(&mut folded, &groups.iter().map(|&g| factors[g]).collect::<Vec<_>>());
+            }
+            let through = |block: &BlockWeights| {
+                let mut batch = batch.clone();
+                reference.advance_with(&mut batch, number, block, &mut ());
+                batch.stream().to_vec()
+            };
+            let (was, is) = (through(&block), through(&folded));
+            assert!(was.iter().zip(&is).all(|(a, b)| (a - b).abs() < 1e-4 * (1.0 + a.abs())), "{name} block {number}");
+            reference.advance(&mut batch, number, &mut ()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn targets_and_pruning_know_every_kind() {
+    for models::Model { name, checkpoint, samples, .. } in models::all() {
+        let prune = Prune { units: Units::Part { heads: 0.25, channels: 0.25 }, blocks: 1, refit: Refit::LeastSquares };
+        let weights = Format::Int4Codebook;
+        let options = Options {
+            weights,
+            calibration: samples.clone(),
+            prune,
+            target: Some(Target::Bits(4.5)),
+            ..Options::default()
+        };
+        let reference = Reference::new(&checkpoint).unwrap();
+        let plan = plan::plan(&reference, &options, 0, &mut |_, _| ()).unwrap();
+        assert_eq!(plan.tasks.iter().filter(|task| task.is_none()).count(), 1, "{name}");
+        assert!(plan.tasks.iter().flatten().any(|task| task.cut > 0), "{name}");
+        for (figures, task) in plan.figures.iter().zip(&plan.tasks).filter(|(_, task)| task.is_some()) {
+            let measured = figures.rounding.iter().flatten().all(|r| r.damage.is_finite() && r.damage >= 0.0);
+            assert!(measured && !figures.rounding[Site::Output as usize].is_empty(), "{name}: {task:?}");
+        }
+        let blocks = rounded(&checkpoint, &options, &plan);
+        let wanted = outputs(&checkpoint, &samples, None);
+        let lost = error(&outputs(&checkpoint, &samples, Some((&blocks, &plan))), &wanted);
+        println!("{name}: {lost:.3}");
+        assert!(lost < 1.0, "{name}: {lost}");
+        let too_many = Options { prune: Prune { blocks: plan.tasks.len(), ..prune }, ..options };
+        assert!(plan::plan(&reference, &too_many, 0, &mut |_, _| ()).is_err());
+    }
+}
+
+/// all-MiniLM-L6-v2 through the ordinary pipeline: 1 - cosine of 128 sentence embeddings, calibrated on 256 sentences.
+#[test]
+#[ignore = "needs a checkpoint"]
+fn minilm_keeps_its_embeddings() {
+    let Some((checkpoint, [train, dev])) = models::minilm(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"))
+    else {
+        return;
+    };
+    let wanted = outputs(&checkpoint, &dev, None);
+    for weights in [Format::Int8, Format::Int4Codebook] {
+        for (correct, fold) in [(false, false), (false, true), (true, false), (true, true)] {
+            let options = Options { weights, calibration: train.clone(), correct, fold, ..Options::default() };
+            let plan = everywhere(&checkpoint, &options);
+            let found = outputs(&checkpoint, &dev, Some((&rounded(&checkpoint, &options, &plan), &plan)));
+            // Of length 1, so half of the squared distance is 1 - cosine.
+            println!("{weights:?} correct {correct} fold {fold}: {:.6}", error(&found, &wanted) / 2.0);
+        }
+    }
+}
