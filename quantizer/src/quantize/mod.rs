@@ -57,7 +57,7 @@ pub struct Options {
     pub target: Option<Target>,
     /// What to take out.
     pub prune: Prune,
-    /// Whether each block makes up for what rounding and pruning did before it; costs a second pass, in f32.
+    /// Whether each block makes up for what rounding and pruning did before it; costs a second pass, in f32. Of causal models only.
     pub correct: bool,
     /// Whether outliers of activations are folded into what is in front of a product, where that helps.
     pub fold: bool,

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use kinglet::Format;
 
-use super::Options;
 use super::blocks::Done;
 use super::pack;
 use super::plan::{Plan, Rounding};
 use super::rounded::RoundedBlock;
 use super::store::as_name::name;
+use super::{Options, convert};
 use crate::checkpoint::{Architecture, Block, Checkpoint, Middle, Sight};
 use crate::evaluate::Place;
 use crate::fit::FitOutcome;
@@ -66,7 +66,7 @@ pub(super) fn begin(
     } else {
         let tokens: usize = options.calibration.iter().map(|sample| sample.size(architecture)).sum();
         note("calibration", format!("{tokens} tokens in {} sequences", options.calibration.len()));
-        let corrected = match options.correct {
+        let corrected = match convert::corrects(architecture, options) {
             true => "each block also makes up for what those before it lost",
             false => "each block on its own",
         };
