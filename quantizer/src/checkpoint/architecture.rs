@@ -15,8 +15,8 @@
 //!
 //! Invariants of every value made by this crate: there is a stack, all sizes are at least 1, each tensor exists with the shape given, the
 //! shapes of a block agree with each other and with the width that the blocks before it leave, `kv_heads` divides `heads`, rotated
-//! pairs fit a head, cross attention and [`Input::States`] have a stack before them, and only blocks that replace the stream are
-//! without a norm or change its width.
+//! pairs fit a head, cross attention and [`Input::States`] have a stack before them, only blocks that replace the stream change its
+//! width, and only they, and the first block of a stack whose norms follow its branches, are without a norm.
 
 use std::sync::Arc;
 
@@ -35,6 +35,8 @@ pub struct Architecture {
     pub eos: Vec<u32>,
     /// The token that begins an answer, of models with a source and a target.
     pub start: Option<u32>,
+    /// What the outputs of a classifier stand for, one for each; empty where nothing says it.
+    pub labels: Vec<String>,
 }
 
 impl Architecture {
@@ -407,7 +409,8 @@ impl Linear {
 pub struct Block {
     /// The layer of the checkpoint it belongs to, counted from 0 in each stack.
     pub layer: usize,
-    /// The norm before it; only blocks that replace the stream may be without.
+    /// The norm before it. Without one are some blocks that replace the stream, and the first of a stack whose norms follow its branches
+    /// and whose input has none: it joins as [`Join::Pre`], `x + f(x)`.
     pub norm: Option<Norm>,
     /// How its result joins the stream.
     pub join: Join,

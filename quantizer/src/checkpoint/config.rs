@@ -5,17 +5,18 @@
 
 use serde_json::Value;
 
-use super::family::{self, Bias, FAMILIES, Family};
+use super::families;
+use super::family::{Bias, FAMILIES, Family};
 use super::fields::{Fields, MAX_SIZE};
 use super::rope_settings::RopeSettings;
 use super::{Activation, CheckpointError, Rope, special_tokens, window};
 
 /// Deeper than any model; bounds the stack before its tensors are looked up.
-const MAX_LAYERS: usize = 4096;
+pub(super) const MAX_LAYERS: usize = 4096;
 /// Wider than any head; bounds the tables of rotations.
 const MAX_HEAD_DIM: usize = 1 << 16;
 
-const UNQUANTIZED: &str = "weights must be plain F32, F16 or BF16: use the unquantized checkpoint";
+pub(super) const UNQUANTIZED: &str = "weights must be plain F32, F16 or BF16: use the unquantized checkpoint";
 
 /// Settings that, unless off, change the computation beyond what blocks can say.
 const MUST_BE_OFF: &[(&str, &str)] = &[
@@ -94,29 +95,29 @@ impl Config {
             heads,
             kv_heads: kv_heads(fields, family, heads)?,
             head_dim,
-            eps: eps(fields)?,
-            activation: activation(fields)?,
+            eps: eps(fields, "rms_norm_eps", 1e-6)?,
+            activation: activation(fields, "hidden_act", "silu")?,
             tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
             input_bias: bias(fields, family.input_bias)?,
             output_bias: bias(fields, family.output_bias)?,
             feed_forward_bias: bias(fields, family.feed_forward_bias)?,
             rope: settings.rope(context)?,
-            bos: special_tokens::bos(fields, generation, family, vocab)?,
-            eos: special_tokens::eos(fields, generation, family, vocab)?,
+            bos: special_tokens::bos(fields, generation, family.bos, vocab)?,
+            eos: special_tokens::eos(fields, generation, family.eos, vocab)?,
         })
     }
 }
 
 fn family(fields: Fields<'_>) -> Result<&'static Family, CheckpointError> {
     const KEY: &str = "architectures";
-    let expected = || format!("a list of one name; {}", family::supported(FAMILIES));
+    let expected = || format!("a list of one name; {}", families::supported());
     let value = fields.get(KEY).ok_or_else(|| fields.missing(KEY, &expected()))?;
     let names = value.as_array().map(Vec::as_slice);
     let Some([Value::String(name)]) = names else {
         return Err(fields.bad(KEY, &expected()));
     };
     let family = FAMILIES.iter().find(|family| family.architecture == name);
-    let family = family.ok_or_else(|| fields.unsupported(KEY, &family::supported(FAMILIES)))?;
+    let family = family.ok_or_else(|| fields.unsupported(KEY, &families::supported()))?;
     // The reference takes defaults from one and layers from the other.
     match fields.text("model_type")? {
         Some(kind) if kind != family.name => {
@@ -182,21 +183,33 @@ fn kv_heads(fields: Fields<'_>, family: &Family, heads: usize) -> Result<usize, 
     }
 }
 
-fn eps(fields: Fields<'_>) -> Result<f32, CheckpointError> {
-    match fields.number("rms_norm_eps")?.unwrap_or(1e-6) {
+/// What keeps the division of a norm finite.
+pub(super) fn eps(fields: Fields<'_>, key: &str, default: f64) -> Result<f32, CheckpointError> {
+    match fields.number(key)?.unwrap_or(default) {
         eps if (0.0..=1.0).contains(&eps) => Ok(eps as f32),
-        _ => Err(fields.bad("rms_norm_eps", "a number from 0 to 1")),
+        _ => Err(fields.bad(key, "a number from 0 to 1")),
     }
 }
 
-fn activation(fields: Fields<'_>) -> Result<Activation, CheckpointError> {
-    match fields.text("hidden_act")?.unwrap_or("silu") {
-        "silu" | "swish" => Ok(Activation::Silu),
-        "gelu" => Ok(Activation::Gelu),
-        // Two spellings of one formula.
-        "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
-        "relu" => Ok(Activation::Relu),
-        _ => Err(fields.unsupported("hidden_act", "supported are silu, gelu, gelu_pytorch_tanh and relu")),
+/// An activation by the name that `transformers` has for it.
+pub(super) fn activation(fields: Fields<'_>, key: &str, default: &str) -> Result<Activation, CheckpointError> {
+    let name = fields.text(key)?.unwrap_or(default);
+    named_activation(name).ok_or_else(|| fields.unsupported(key, ACTIVATIONS))
+}
+
+/// The activations, for messages.
+pub(super) const ACTIVATIONS: &str = "supported are silu, gelu, gelu_pytorch_tanh, relu and tanh";
+
+/// The activation of this name.
+pub(super) fn named_activation(name: &str) -> Option<Activation> {
+    match name {
+        "silu" | "swish" => Some(Activation::Silu),
+        "gelu" => Some(Activation::Gelu),
+        // Spellings of one formula.
+        "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" | "gelu_tanh" => Some(Activation::GeluTanh),
+        "relu" => Some(Activation::Relu),
+        "tanh" => Some(Activation::Tanh),
+        _ => None,
     }
 }
 

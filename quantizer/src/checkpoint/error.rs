@@ -36,7 +36,7 @@ pub enum CheckpointError {
         limit: u64,
     },
     /// Not JSON, or not an object.
-    #[error("{} is not a JSON object: {source}; fetch it again", path.display())]
+    #[error("{} is not the JSON it should be: {source}; fetch it again", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -123,6 +123,26 @@ pub enum CheckpointError {
         asked: usize,
         /// The longest possible.
         limit: usize,
+    },
+    /// A context was asked for, and the model has one only.
+    #[error(
+        "a context of {asked} was asked for, but what this model reads always makes {context} rows: leave the context out"
+    )]
+    FixedContext {
+        /// The context asked for.
+        asked: usize,
+        /// The only one.
+        context: usize,
+    },
+    /// A table of positions that would be computed, and too large.
+    #[error(
+        "positions are computed at import, and a table of {rows} rows of {width} numbers is too large: ask for a shorter context"
+    )]
+    PositionTable {
+        /// Its rows.
+        rows: usize,
+        /// Numbers in a row.
+        width: usize,
     },
     /// Rotary settings that overflow together.
     #[error("the rotary settings give no finite frequencies ({settings}): one of them is far out of range")]

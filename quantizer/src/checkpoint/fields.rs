@@ -19,6 +19,10 @@ pub(super) const MAX_SIZE: usize = 1 << 24;
 
 /// Reads a JSON object of at most `limit` bytes.
 pub(super) fn read_object(path: &Path, limit: u64) -> Result<Map<String, Value>, CheckpointError> {
+    read_json(path, limit)
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path, limit: u64) -> Result<T, CheckpointError> {
     let (file, bytes) = file::open(path)?;
     if bytes > limit {
         return Err(CheckpointError::JsonTooLong { path: path.to_owned(), bytes, limit });
@@ -27,6 +31,11 @@ pub(super) fn read_object(path: &Path, limit: u64) -> Result<Map<String, Value>,
     // `take`: the file may grow between the two calls.
     file.take(limit).read_to_end(&mut text).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
     serde_json::from_slice(&text).map_err(|source| CheckpointError::Json { path: path.to_owned(), source })
+}
+
+/// Reads a JSON list of at most `limit` bytes.
+pub(super) fn read_list(path: &Path, limit: u64) -> Result<Vec<Value>, CheckpointError> {
+    read_json(path, limit)
 }
 
 /// How the source of some settings spells the names of config.json.

@@ -21,6 +21,16 @@ impl<'a> Finder<'a> {
         Self { tensors, used: BTreeSet::new(), incomplete }
     }
 
+    /// Whether there is such a tensor.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some()
+    }
+
+    /// Rows of a matrix, where there is one.
+    pub(super) fn rows(&self, name: &str) -> Option<usize> {
+        self.tensors.get(name).and_then(|stored| stored.shape.first().copied())
+    }
+
     /// A vector.
     pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<TensorRef, CheckpointError> {
         self.find(name, &[len], self.incomplete)
@@ -29,6 +39,11 @@ impl<'a> Finder<'a> {
     /// A matrix.
     pub(super) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<TensorRef, CheckpointError> {
         self.find(name, &[rows, cols], self.incomplete)
+    }
+
+    /// A tensor of several dimensions, as a matrix with a row for each of the first.
+    pub(super) fn matrix_of(&mut self, name: &str, shape: &[usize]) -> Result<TensorRef, CheckpointError> {
+        self.find(name, shape, self.incomplete)
     }
 
     /// Looks a tensor up and checks its shape, but for dimensions of 1, and its type. More than two dimensions give a row for each of

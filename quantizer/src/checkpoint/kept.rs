@@ -42,6 +42,10 @@ impl Checkpoint {
         if self.kept.is_some() {
             return refuse("others were taken out before; open the checkpoint again");
         }
+        let tables = || architecture.stacks.iter().filter_map(|stack| stack.input.embedding());
+        if tables().any(|table| Some(table) != tables().next()) {
+            return refuse("source and target have vocabularies of their own");
+        }
         if !ids.is_sorted_by(|a, b| a < b) {
             return refuse("their ids do not ascend");
         }

@@ -49,6 +49,7 @@ pub(super) fn describe(
         bos: config.bos,
         eos: config.eos,
         start: None,
+        labels: vec![],
     })
 }
 

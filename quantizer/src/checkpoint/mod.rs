@@ -34,6 +34,7 @@ mod config;
 mod directory;
 mod element;
 mod error;
+mod families;
 mod family;
 mod fields;
 mod file;

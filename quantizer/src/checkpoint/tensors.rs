@@ -40,6 +40,15 @@ impl Tensors {
         self.entries.get(name)
     }
 
+    /// Adds those of a folder, under its name and theirs.
+    pub(super) fn add_folder(&mut self, folder: &str, others: Self) {
+        let first = self.files.len();
+        self.files.extend(others.files);
+        for (name, stored) in others.entries {
+            self.entries.insert(format!("{folder}/{name}"), Stored { file: first + stored.file, ..stored });
+        }
+    }
+
     /// All names, in order.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)

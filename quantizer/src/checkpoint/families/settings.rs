@@ -1,0 +1,100 @@
+//! Settings that several families have, under their names.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::super::config::{self, UNQUANTIZED};
+use super::super::fields::{Fields, MAX_SIZE};
+use super::super::{CheckpointError, Positions};
+
+/// The most numbers of a table of positions that is computed.
+const MAX_TABLE: usize = 1 << 26;
+/// The context of a model that has no longest one.
+pub(super) const DEFAULT_CONTEXT: usize = 512;
+
+/// Refuses weights that are not plain, heads that are missing, and these settings unless they are off.
+pub(super) fn refuse(fields: Fields<'_>, switches: &[(&str, &str)]) -> Result<(), CheckpointError> {
+    const PRUNED: &str = "pruned_heads";
+    if fields.get(PRUNED).is_some_and(|heads| heads.as_object().is_none_or(|heads| !heads.is_empty())) {
+        return Err(fields.unsupported(PRUNED, "layers with all their heads are supported"));
+    }
+    config::refuse_switched_on(fields, &[("quantization_config", UNQUANTIZED), ("compression_config", UNQUANTIZED)])?;
+    config::refuse_switched_on(fields, switches)
+}
+
+/// Refuses any other text than this, which is also what is meant when there is none.
+pub(super) fn only(fields: Fields<'_>, key: &str, text: &str) -> Result<(), CheckpointError> {
+    match fields.text(key)? {
+        Some(other) if other != text => Err(fields.unsupported(key, &format!("supported is {text:?}"))),
+        _ => Ok(()),
+    }
+}
+
+/// A number of heads that divides the width.
+pub(super) fn heads(fields: Fields<'_>, key: &str, width: usize) -> Result<usize, CheckpointError> {
+    let heads = fields.required_size(key, MAX_SIZE)?;
+    match width.is_multiple_of(heads) {
+        true => Ok(heads),
+        false => Err(fields.bad(key, &format!("a divisor of the width, {width}"))),
+    }
+}
+
+/// The context: what is asked for, up to the longest, which it is if nothing is asked for.
+pub(super) fn context(asked: Option<usize>, longest: usize) -> Result<usize, CheckpointError> {
+    match asked {
+        Some(asked) if !(1..=longest).contains(&asked) => Err(CheckpointError::Context { asked, limit: longest }),
+        asked => Ok(asked.unwrap_or(longest)),
+    }
+}
+
+/// The context of a model for which any is good.
+pub(super) fn free_context(asked: Option<usize>, default: usize) -> Result<usize, CheckpointError> {
+    context(asked.or(Some(default)), MAX_SIZE)
+}
+
+/// The context of a model whose input is always of the same size.
+pub(super) fn fixed_context(asked: Option<usize>, context: usize) -> Result<usize, CheckpointError> {
+    match asked {
+        Some(asked) if asked != context => Err(CheckpointError::FixedContext { asked, context }),
+        _ => Ok(context),
+    }
+}
+
+/// How many classes there are, and their names if they have some.
+pub(super) fn labels(fields: Fields<'_>) -> Result<(usize, Vec<String>), CheckpointError> {
+    const KEY: &str = "id2label";
+    let count = fields.size("num_labels", MAX_SIZE)?;
+    let Some(value) = fields.get(KEY) else {
+        // As the library has it.
+        return Ok((count.unwrap_or(2), vec![]));
+    };
+    let names = value.as_object().and_then(|names| {
+        let name = |id: usize| names.get(&id.to_string()).and_then(Value::as_str).map(str::to_owned);
+        (0..names.len()).map(name).collect::<Option<Vec<String>>>()
+    });
+    match names.filter(|names| !names.is_empty() && count.is_none_or(|count| count == names.len())) {
+        Some(names) => Ok((names.len(), names)),
+        None => Err(fields.bad(KEY, "a name for each number from 0 on, as many as num_labels")),
+    }
+}
+
+/// Sinusoids: sines in the first half of a row, cosines in the second, of the position times each frequency.
+pub(super) fn sinusoids(
+    rows: usize,
+    width: usize,
+    first: usize,
+    frequency: impl Fn(usize) -> f64,
+) -> Result<Positions, CheckpointError> {
+    if rows.checked_mul(width).is_none_or(|numbers| numbers > MAX_TABLE) {
+        return Err(CheckpointError::PositionTable { rows, width });
+    }
+    let sines = width.div_ceil(2);
+    let angle = |row: usize, at: usize| (first + row) as f64 * frequency(at);
+    let number = |row: usize, col: usize| match col.checked_sub(sines) {
+        None => angle(row, col).sin() as f32,
+        Some(col) => angle(row, col).cos() as f32,
+    };
+    let table = (0..rows).flat_map(|row| (0..width).map(move |col| (row, col)));
+    Ok(Positions::Table(Arc::new(table.map(|(row, col)| number(row, col)).collect())))
+}

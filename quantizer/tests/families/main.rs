@@ -1,0 +1,6 @@
+//! Importers of families other than Llama's: tiny random checkpoints against `transformers`, and real ones, in f32.
+
+mod golden;
+mod real;
+mod refused;
+mod support;

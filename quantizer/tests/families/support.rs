@@ -1,0 +1,61 @@
+//! Reading results that others computed, and comparing.
+
+use std::path::{Path, PathBuf};
+
+use kinglet_quantizer::checkpoint::Checkpoint;
+use kinglet_quantizer::reference::{Reference, Sample, Source};
+
+/// A tiny checkpoint.
+pub(crate) fn family(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/families").join(name)
+}
+
+/// A real checkpoint, which is not part of the repository: it is looked for in `$KINGLET_SHARED`, or `../shared` beside the repository.
+pub(crate) fn real(name: &str) -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    let dir = std::env::var_os("KINGLET_SHARED").map_or(beside, PathBuf::from).join("models").join(name);
+    let there = dir.join("model.safetensors").is_file();
+    if !there {
+        println!("skipped: {} is not there", dir.display());
+    }
+    there.then_some(dir)
+}
+
+/// Numbers of a .npy file of this kind.
+pub(crate) fn npy<T, const BYTES: usize>(path: &Path, kind: &str, read: fn([u8; BYTES]) -> T) -> Vec<T> {
+    let bytes = std::fs::read(path).unwrap();
+    let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    let (header, numbers) = bytes[10..].split_at(header);
+    let header = String::from_utf8_lossy(header);
+    assert!(header.contains(kind) && header.contains("'fortran_order': False"), "{header}");
+    numbers.as_chunks().0.iter().map(|number| read(*number)).collect()
+}
+
+/// Tokens to read, and nothing to answer.
+pub(crate) fn tokens(tokens: &[u32]) -> Sample {
+    Sample::from(tokens.to_vec())
+}
+
+/// Something to read, and an answer.
+pub(crate) fn answered(source: Source, target: &[u32]) -> Sample {
+    Sample { source, target: target.to_vec() }
+}
+
+/// The results of each sample, position after position.
+pub(crate) fn results(checkpoint: &Checkpoint, samples: &[Sample]) -> Vec<Vec<f32>> {
+    let mut found = vec![vec![]; samples.len()];
+    let reference = Reference::new(checkpoint).unwrap();
+    reference.run_samples(samples, |sample, _, row| found[sample].extend_from_slice(row)).unwrap();
+    found
+}
+
+/// The largest difference of as many numbers on both sides.
+pub(crate) fn difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let pairs = found.iter().zip(expected);
+    pairs.fold(0.0, |largest, (a, b)| {
+        let difference = (a - b).abs();
+        assert!(!difference.is_nan());
+        largest.max(difference)
+    })
+}
