@@ -269,7 +269,7 @@ record! {
         variant: u8,
         /// Layer of the source model, for people.
         layer: u32,
-        /// Vector, width; or none where the block replaces.
+        /// Vector, width; or none where the branch sees the stream as it is.
         norm: u32,
         /// Epsilon of `norm`.
         norm_eps: f32,

@@ -627,7 +627,7 @@ impl Block<'_> {
             Middle::Projection => width,
         };
         let shapes = fits(&self.norm, width)
-            && (self.norm.is_some() || replaces)
+            && (self.norm.is_some() || (FAMILIES && !matches!(self.join, Join::Post(_))))
             && (replaces || self.output.rows() == width)
             && self.output.cols() == middle
             && self.output_bias.is_none_or(|bias| bias.len() == self.output.rows())
