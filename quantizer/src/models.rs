@@ -98,8 +98,15 @@ impl Maker {
             (name.clone(), view.unwrap())
         });
         safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
-        let architecture =
-            Architecture { family: name.to_owned(), stacks, output, bos: None, eos: vec![], start: Some(1) };
+        let architecture = Architecture {
+            family: name.to_owned(),
+            stacks,
+            output,
+            bos: None,
+            eos: vec![],
+            start: Some(1),
+            labels: vec![],
+        };
         let checkpoint = Checkpoint::described(dir.path(), architecture).unwrap();
         Model { name, checkpoint, samples, _dir: dir }
     }
@@ -290,7 +297,14 @@ pub(crate) fn minilm(shared: &std::path::Path) -> Option<(Checkpoint, [Vec<Sampl
     let positions = Some(Positions::Learned(table("position_embeddings", 512)));
     let stack = Stack { width, context: 512, input, positions, blocks, norm: Some(norm(before)) };
     let output = Output { pooling: Pooling::Mean, dense: None, head: None, normalize: true };
-    let architecture =
-        Architecture { family: "bert".into(), stacks: vec![stack], output, bos: None, eos: vec![], start: None };
+    let architecture = Architecture {
+        family: "bert".into(),
+        stacks: vec![stack],
+        output,
+        bos: None,
+        eos: vec![],
+        start: None,
+        labels: vec![],
+    };
     Some((Checkpoint::described(&folder, architecture).ok()?, samples))
 }

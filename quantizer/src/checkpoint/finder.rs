@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::tensors::{Tensors, squeezed};
+use super::tensors::Tensors;
 use super::{CheckpointError, TensorRef};
 
 /// Extra tensors listed in the error.
@@ -46,7 +46,7 @@ impl<'a> Finder<'a> {
         self.find(name, shape, self.incomplete)
     }
 
-    /// Looks a tensor up and checks its shape, but for dimensions of 1, and its type. More than two dimensions give a row for each of
+    /// Looks a tensor up and checks its shape, but for dimensions of 1 in front, and its type. More than two dimensions give a row for each of
     /// the first.
     pub(super) fn find(
         &mut self,
@@ -57,9 +57,8 @@ impl<'a> Finder<'a> {
         let Some(stored) = self.tensors.get(name) else {
             return Err(CheckpointError::MissingTensor { tensor: name.to_owned(), shape: shape.to_owned(), hint });
         };
-        // Between dimensions of the same number all have to agree.
-        let same =
-            stored.shape == shape || stored.shape.len() != shape.len() && squeezed(&stored.shape).eq(squeezed(shape));
+        let more = stored.shape.len().saturating_sub(shape.len());
+        let same = stored.shape.iter().take(more).all(|size| *size == 1) && stored.shape.iter().skip(more).eq(shape);
         if !same {
             return Err(CheckpointError::WrongShape {
                 tensor: name.to_owned(),

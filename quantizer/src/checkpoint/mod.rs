@@ -1,8 +1,9 @@
-//! Checkpoints of the Llama class: Hugging Face directories, and GGUF files.
+//! Checkpoints: Hugging Face directories, and GGUF files of the Llama class.
 //!
 //! ```text
-//! config.json --------------\
-//! GGUF's metadata ----------> Config --\
+//! config.json of other families ---> families --\
+//! config.json ---------------\                   \
+//! GGUF's metadata ----------> Config --\          \
 //!                                       > Architecture: blocks that name tensors
 //! *.safetensors headers ----> Tensors -/          |
 //! GGUF's tensor infos ------/    \-- data ----------> read_rows: f32, a few rows at a time
@@ -12,9 +13,10 @@
 //! file is translated into the words of config.json, so one reader checks both;
 //! tensors keep their own names, which one table for each source lists.
 //!
-//! This module is the only place that knows families (Llama, Mistral, Qwen2,
-//! Qwen3), and knows them as the rows of one table. What comes out is an
-//! [`Architecture`]: stacks of blocks, each of which says what it computes.
+//! This module is the only place that knows families. Those that are like Llama
+//! (Mistral, Qwen2, Qwen3) are rows of one table, the others have a module each in
+//! `families`. What comes out is an [`Architecture`]: stacks of blocks, each of which
+//! says what it computes.
 //!
 //! Invariants:
 //!
@@ -64,6 +66,7 @@ use file::PositionedFile;
 use gguf::Gguf;
 use tensors::Tensors;
 
+use crate::tokenizer::words::{self, Side, Tokens};
 use crate::tokenizer::{self, TokenizerImportError};
 
 /// An open checkpoint.
@@ -140,12 +143,32 @@ impl Checkpoint {
         let section = match &self.gguf {
             Some(gguf) => gguf.tokenizer(&self.tensors)?,
             None if self.path.join("tokenizer.json").exists() => tokenizer::import(&self.path)?,
-            None => Vec::new(),
+            None => self.listed(Side::Source, self.architecture.first())?,
         };
         match &self.kept {
             Some(kept) if !section.is_empty() => tokenizer::restricted(&section, kept.ids()),
             _ => Ok(section),
         }
+    }
+
+    /// The tokenizer section for answers, of models whose answers have a vocabulary of their own; empty for others.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::tokenizer`].
+    pub fn target_tokenizer(&self) -> Result<Vec<u8>, TokenizerImportError> {
+        match self.path.join("tokenizer.json").exists() {
+            true => Ok(Vec::new()),
+            false => self.listed(Side::Target, self.architecture.last()),
+        }
+    }
+
+    /// The section for a list of tokens, of a stack that reads them.
+    fn listed(&self, side: Side, stack: &Stack) -> Result<Vec<u8>, TokenizerImportError> {
+        let Some(embed) = stack.input.embedding() else { return Ok(Vec::new()) };
+        let Architecture { bos, eos, .. } = &self.architecture;
+        // Ends are those of answers.
+        words::import(&self.path, side, Tokens { count: embed.rows(), bos: *bos, eos })
     }
 
     /// The tokens that were kept; `None` if none were taken out.

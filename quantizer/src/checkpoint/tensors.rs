@@ -87,7 +87,7 @@ impl Tensors {
 }
 
 /// Dimensions that are not 1.
-pub(super) fn squeezed(shape: &[usize]) -> impl Iterator<Item = &usize> {
+fn squeezed(shape: &[usize]) -> impl Iterator<Item = &usize> {
     shape.iter().filter(|size| **size != 1)
 }
 

@@ -10,6 +10,7 @@
 //! | `pipeline` | normalizer, pre-tokenizer, decoder and post-processor |
 //! | `vocab` | tokens and their ids |
 //! | `gguf` | the other form, in which GGUF files have all of this |
+//! | `words` | vocabularies that are only lists |
 //! | `special` | the files beside `tokenizer.json` |
 //! | `classes` | Unicode classes |
 //! | `write` | filling the runtime's layout |
@@ -23,6 +24,7 @@ mod keep;
 mod pipeline;
 mod special;
 mod vocab;
+pub(crate) mod words;
 mod write;
 
 use std::borrow::Cow;

@@ -58,7 +58,7 @@ fn senseless_settings_are_named_with_their_value() {
 #[test]
 fn unsupported_settings_say_what_is_supported() {
     for (key, value, word) in [
-        ("architectures", json!(["GPT2LMHeadModel"]), "Qwen3ForCausalLM"),
+        ("architectures", json!(["BloomForCausalLM"]), "Qwen3ForCausalLM"),
         ("quantization_config", json!({"bits": 4}), "unquantized"),
         ("is_encoder_decoder", json!(true), "decoders"),
         ("attn_logit_softcapping", json!(50.0), "plain softmax"),

@@ -1,10 +1,11 @@
 //! Every tiny checkpoint gives the results of its own library. Those were computed for padded sources with a mask; here nothing is padded.
 
+use kinglet::tokenizer::Tokenizer;
 use kinglet_quantizer::checkpoint::{Checkpoint, Input, Join, Pooling};
 use kinglet_quantizer::reference::{Sample, Source};
 use serde_json::Value;
 
-use super::support::{difference, family, results};
+use super::support::{decoded, difference, encoded, family, results};
 
 /// Largest difference of a result.
 const TOLERANCE: f32 = 1e-4;
@@ -125,7 +126,9 @@ fn special_tokens_are_those_of_the_settings() {
 #[test]
 fn a_shorter_context_cuts_the_positions() {
     // What is asked for, what is given without.
-    for (name, own) in [("bert_mean", 24), ("bert_sentence_cls", 16), ("gpt2", 24), ("bart", 24), ("marian", 24), ("t5", 512)] {
+    for (name, own) in
+        [("bert_mean", 24), ("bert_sentence_cls", 16), ("gpt2", 24), ("bart", 24), ("marian", 24), ("t5", 512)]
+    {
         assert_eq!(open(name).architecture().last().context, own, "{name}");
         let checkpoint = Checkpoint::with_context(family(name), 12).unwrap();
         assert!(checkpoint.architecture().stacks.iter().all(|stack| stack.context == 12), "{name}");
@@ -158,4 +161,17 @@ fn one_vocabulary_is_cut_down_and_two_are_not() {
         assert_eq!(checkpoint.architecture().outputs(), 40, "{name}");
     }
     assert!(open("opennmt_pre").keep_tokens(kept()).is_err());
+}
+
+#[test]
+fn source_and_target_have_letters_of_their_own() {
+    let checkpoint = open("opennmt_pre");
+    let (sources, targets) = (checkpoint.tokenizer().unwrap(), checkpoint.target_tokenizer().unwrap());
+    let (sources, targets) = (Tokenizer::parse(&sources).unwrap(), Tokenizer::parse(&targets).unwrap());
+    assert_eq!((sources.vocab_len(), targets.vocab_len()), (50, 43));
+    // The last row is that of all unknown characters.
+    assert_eq!(encoded(&sources, "caω\u{3bc} ").unwrap(), [5, 3, 49, 40, 49]);
+    assert_eq!(encoded(&targets, "ca\u{3bc}").unwrap(), [5, 3, 40]);
+    assert_eq!(decoded(&targets, &[3, 5, 40, 2]), "ac\u{3bc}");
+    assert!(open("t5").tokenizer().unwrap().is_empty());
 }

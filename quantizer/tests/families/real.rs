@@ -1,25 +1,20 @@
 //! Real checkpoints, which are not part of the repository, against the results of their reference implementations.
 
+use kinglet::tokenizer::Tokenizer;
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::reference::{Reference, Sample, Source};
 use serde_json::Value;
 
-use super::support::{answered, difference, npy, real, results, tokens};
+use super::support::{answered, decoded, difference, encoded, npy, real, results, tokens};
 
 #[test]
 fn sentences_have_their_embeddings() {
     let Some(dir) = real("minilm") else { return };
     let checkpoint = Checkpoint::open(&dir).unwrap();
     assert_eq!(checkpoint.architecture().last().context, 256);
-    let text = std::fs::read(dir.join("tokenizer.json")).unwrap();
-    let tokenizer = tokenizers::Tokenizer::from_bytes(text).unwrap();
     let golden: Value = serde_json::from_slice(&std::fs::read(dir.join("golden/sentences20.json")).unwrap()).unwrap();
-    let list = golden.as_array().or_else(|| golden["sentences"].as_array()).expect("sentences");
-    let samples: Vec<Sample> = list.iter().map(|text| {
-        let mut tokenizer = tokenizer.clone();
-        tokenizer.with_padding(None).with_truncation(None).unwrap();
-        tokens(tokenizer.encode(text.as_str().unwrap(), true).unwrap().get_ids())
-    }).collect();
+    let ids = |item: &Value| serde_json::from_value::<Vec<u32>>(item["ids"].clone()).unwrap();
+    let samples: Vec<Sample> = golden.as_array().unwrap().iter().map(|item| tokens(&ids(item))).collect();
     let expected = npy(&dir.join("golden/embeddings20.npy"), "<f4", f32::from_le_bytes);
     for (found, expected) in results(&checkpoint, &samples).iter().zip(expected.chunks(384)) {
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
@@ -67,7 +62,8 @@ fn names_are_transliterated() {
         reference.advance(&mut batch, block, &mut ()).unwrap();
     }
     let norm = checkpoint.architecture().first().norm.as_ref().unwrap();
-    let (weight, bias) = (checkpoint.read(&norm.weight).unwrap(), checkpoint.read(norm.bias.as_ref().unwrap()).unwrap());
+    let (weight, bias) =
+        (checkpoint.read(&norm.weight).unwrap(), checkpoint.read(norm.bias.as_ref().unwrap()).unwrap());
     let states = batch.stream().chunks(32).flat_map(|row| {
         let mean = row.iter().sum::<f32>() / 32.0;
         let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / 32.0;
@@ -105,4 +101,28 @@ fn pictures_are_seen() {
     let difference = difference(&found, &expected);
     println!("vit_tiny {difference:.2e}");
     assert!(difference < 1e-3, "{difference}");
+}
+
+#[test]
+fn letters_and_words_are_tokens() {
+    let Some(dir) = real("ct2_aren") else { return };
+    let checkpoint = Checkpoint::open(&dir).unwrap();
+    let (sources, targets) = (checkpoint.tokenizer().unwrap(), checkpoint.target_tokenizer().unwrap());
+    let (sources, targets) = (Tokenizer::parse(&sources).unwrap(), Tokenizer::parse(&targets).unwrap());
+    let golden: Value = serde_json::from_slice(&std::fs::read(dir.join("golden/greedy.json")).unwrap()).unwrap();
+    for item in golden["items"].as_array().unwrap() {
+        let list = |key: &str| serde_json::from_value::<Vec<u32>>(item[key].clone()).unwrap();
+        assert_eq!(encoded(&sources, item["source"].as_str().unwrap()).unwrap(), list("source_ids"));
+        assert_eq!(decoded(&targets, &list("greedy_ids")), item["greedy"].as_str().unwrap());
+    }
+    let Some(dir) = real("capp_gpt2") else { return };
+    let checkpoint = Checkpoint::open(&dir).unwrap();
+    let words = checkpoint.tokenizer().unwrap();
+    let words = Tokenizer::parse(&words).unwrap();
+    let text = "geometry_prismatic holes_normal <SOS> Milling Secondary Milling Drilling <EOC>";
+    let ids = encoded(&words, text).unwrap();
+    assert_eq!(ids, [2, 8, 49, 37, 30, 45, 50]);
+    assert_eq!(decoded(&words, &ids), text);
+    assert!(encoded(&words, "Milling Cooking").is_err());
+    assert!(checkpoint.target_tokenizer().unwrap().is_empty());
 }

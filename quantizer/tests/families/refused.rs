@@ -13,7 +13,7 @@ fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let name = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &name) } else { drop(std::fs::copy(&path, name).unwrap()) }
+        if path.is_dir() { copy(&path, &name) } else { assert!(std::fs::copy(&path, name).is_ok()) }
     }
 }
 
@@ -103,7 +103,9 @@ fn settings_and_tensors_agree() {
         let error = changed(name, key, &value).expect_err(&format!("{name}: {key}: {value}"));
         let kind = matches!(
             error,
-            CheckpointError::ExtraTensors { .. } | CheckpointError::MissingTensor { .. } | CheckpointError::WrongShape { .. }
+            CheckpointError::ExtraTensors { .. }
+                | CheckpointError::MissingTensor { .. }
+                | CheckpointError::WrongShape { .. }
         );
         assert!(kind, "{name}: {key}: {error}");
     }
@@ -154,7 +156,9 @@ fn modules_are_followed_or_refused() {
 #[test]
 fn pictures_need_their_preprocessor() {
     let file = "preprocessor_config.json";
-    for (pointer, value) in [("/image_mean", json!([0.5])), ("/image_std", json!([0, 1, 1])), ("/rescale_factor", json!(0))] {
+    for (pointer, value) in
+        [("/image_mean", json!([0.5])), ("/image_std", json!([0, 1, 1])), ("/rescale_factor", json!(0))]
+    {
         let error = Checkpoint::open(with("vit", file, pointer, &value).path()).expect_err(pointer).to_string();
         assert!(error.contains(file), "{pointer}: {error}");
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use kinglet::tokenizer::{Detokenizer, EncodeError, Tokenizer, max_tokens, scratch_words};
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::reference::{Reference, Sample, Source};
 
@@ -58,4 +59,22 @@ pub(crate) fn difference(found: &[f32], expected: &[f32]) -> f32 {
         assert!(!difference.is_nan());
         largest.max(difference)
     })
+}
+
+/// The tokens of a text.
+pub(crate) fn encoded(tokenizer: &Tokenizer<'_>, text: &str) -> Result<Vec<u32>, EncodeError> {
+    let (mut scratch, mut out) = (vec![0; scratch_words(text.len())], vec![0; max_tokens(text.len())]);
+    let count = tokenizer.encode(text, true, &mut scratch, &mut out)?;
+    out.truncate(count);
+    Ok(out)
+}
+
+/// The text of some tokens.
+pub(crate) fn decoded(tokenizer: &Tokenizer<'_>, ids: &[u32]) -> String {
+    let mut detokenizer = Detokenizer::new(tokenizer);
+    let mut text = String::new();
+    for &id in ids {
+        detokenizer.push(tokenizer, id).for_each(|piece| text.push_str(piece));
+    }
+    text + detokenizer.finish().unwrap_or("")
 }
