@@ -62,6 +62,7 @@ pub use architecture::{
 pub use error::CheckpointError;
 pub use kept::Kept;
 
+use families::PREPROCESSOR;
 use file::PositionedFile;
 use gguf::Gguf;
 use tensors::Tensors;
@@ -149,6 +150,13 @@ impl Checkpoint {
             Some(kept) if !section.is_empty() => tokenizer::restricted(&section, kept.ids()),
             _ => Ok(section),
         }
+    }
+
+    /// The file that says how pictures are made ready (their size and the way to it), of models that read pictures. Scale and offset of
+    /// their bytes are in [`Picture`] already.
+    pub fn preparation(&self) -> Option<PathBuf> {
+        let reads = matches!(self.architecture.first().input, Input::Pixels { .. });
+        reads.then(|| self.path.join(PREPROCESSOR))
     }
 
     /// The tokenizer section for answers, of models whose answers have a vocabulary of their own; empty for others.

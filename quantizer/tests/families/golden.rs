@@ -148,6 +148,8 @@ fn pictures_are_described() {
     let checkpoint = open("vit");
     let Input::Pixels { picture, .. } = &checkpoint.architecture().first().input else { panic!("no picture") };
     assert_eq!((picture.height, picture.width, picture.patch, picture.channels), (12, 8, 4, 3));
+    assert!(checkpoint.preparation().unwrap().ends_with("preprocessor_config.json"));
+    assert_eq!(open("kwt").preparation(), None);
     assert!(difference(&picture.scale, &[2.0 / 255.0, 4.0 / 255.0, 5.0 / 255.0]) < 1e-9);
     assert!(difference(&picture.offset, &[-1.0, -1.6, -1.5]) < 1e-6);
 }

@@ -38,6 +38,7 @@ use super::tensors::Tensors;
 use super::{Architecture, CheckpointError};
 
 pub(super) use sentence::Modules;
+pub(super) use vit::PREPROCESSOR;
 
 /// What an importer reads.
 #[derive(Clone, Copy)]

@@ -8,7 +8,8 @@ use super::super::{Activation, Architecture, CheckpointError, Linear, Middle, Po
 use super::parts::{Chain, Parts, attention, plain};
 use super::{Source, settings};
 
-const PREPROCESSOR: &str = "preprocessor_config.json";
+/// How pictures are made ready.
+pub(in super::super) const PREPROCESSOR: &str = "preprocessor_config.json";
 /// Pixels on a side, at most.
 const MAX_SIDE: usize = 1 << 13;
 
