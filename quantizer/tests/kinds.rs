@@ -205,9 +205,10 @@ fn ranks(x: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..x.len()).collect();
     order.sort_by(|&a, &b| x[a].total_cmp(&x[b]));
     let mut ranks = vec![0.0; x.len()];
+    let mut first = 0;
     for run in order.chunk_by(|&a, &b| x[a] == x[b]) {
-        let first = order.iter().position(|i| *i == run[0]).unwrap();
         run.iter().for_each(|&i| ranks[i] = first as f64 + (run.len() - 1) as f64 / 2.0);
+        first += run.len();
     }
     ranks
 }
@@ -237,8 +238,7 @@ fn sentences_have_their_embeddings() {
     tokenizer.with_padding(None).with_truncation(None).unwrap();
     let tokens = |text: &str| tokenizer.encode(text, true).unwrap().get_ids().to_vec();
     let golden = json(&dir.join("golden/sentences20.json"));
-    let list = golden.as_array().or_else(|| golden["sentences"].as_array()).unwrap();
-    let sentences: Vec<&str> = list.iter().map(|text| text.as_str().unwrap()).collect();
+    let sentences: Vec<&str> = golden.as_array().unwrap().iter().map(|item| item["text"].as_str().unwrap()).collect();
     let wanted = floats(&dir.join("golden/embeddings20.npy"));
     let development = pairs(&data.join("sts-dev.csv"));
     // Sentences of the training part, for calibration.
