@@ -185,7 +185,11 @@ fn pictures_are_seen() {
             });
             let least = cosines.fold(1.0, f64::min);
             let all = cosine(&states_normed(&states, &norm), hidden);
-            println!("vit_tiny int8: class {} ({}), states' cosine {all:.5}, least of a patch {least:.5}", argmax(&found), argmax(want));
+            println!(
+                "vit_tiny int8: class {} ({}), states' cosine {all:.5}, least of a patch {least:.5}",
+                argmax(&found),
+                argmax(want)
+            );
             assert_eq!(argmax(&found), argmax(want));
             assert!(all >= 0.995, "{all}");
         }
@@ -245,8 +249,7 @@ fn sentences_have_their_embeddings() {
     let train = pairs(&data.join("sts-train.csv"));
     let sample = |text: &str| Sample { source: Given::Tokens { tokens: tokens(text), types: vec![] }, target: vec![] };
     let calibration: Vec<Sample> = train.iter().step_by(train.len() / 512).map(|(_, a, _)| sample(a)).collect();
-    for (name, format, least, away) in
-        [("int8", Format::Int8, 0.999, 0.002), ("int4", Format::Int4Codebook, 0.0, 0.01)]
+    for (name, format, least, away) in [("int8", Format::Int8, 0.999, 0.002), ("int4", Format::Int4Codebook, 0.0, 0.01)]
     {
         let options =
             quantize::Options { weights: format, calibration: calibration.clone(), golden: 0, ..Default::default() };
