@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{aligned, shared};
-use kinglet::format::layout::{BlockRecord, Head, ModelRecord, SectionEntry, section};
+use kinglet::format::layout::{BlockRecord, Head, ModelRecord, StackRecord, SectionEntry, section};
 use kinglet::{Format, Isa, Map, Model, Options, Plan, Session, argmax};
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::evaluate::{EvaluateError, Evaluation, Part, Place, Protocol, evaluate, evaluate_all};
@@ -194,6 +194,11 @@ fn without_block(file: &[u8], block: usize) -> Memory {
         }
         if entry.kind == section::MODEL {
             let mut record = ModelRecord::read(&bytes[start..end]).unwrap();
+            record.blocks -= 1;
+            bytes[start..end].copy_from_slice(&record.write());
+        }
+        if entry.kind == section::STACKS {
+            let mut record = StackRecord::read(&bytes[start..end]).unwrap();
             record.blocks -= 1;
             bytes[start..end].copy_from_slice(&record.write());
         }

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use kinglet::{Isa, Model, Options, Parallel, Plan, Session};
+use kinglet::format::Input;
+use kinglet::{Isa, Model, Options, Parallel, Plan, Session, Source as Read};
 use kinglet_quantizer::Memory;
 use serde::Serialize;
 
@@ -21,9 +22,11 @@ use crate::model::{Source, Work, bytes, bytes_per_token, with_threads};
 /// as many threads, and the other program of --compare; figures are medians, and ratios are medians of the ratios within a
 /// round. On a shared machine compare only what was measured in one run.
 ///
-/// --compare takes a shell command that starts the other program. It prints one line that names it, then reads lines "prefill
-/// N" and "decode DEPTH N" from standard input and answers each with the seconds that it took. `bench/llama.py` does so for llama.cpp;
-/// `bench/compare` runs a whole table.
+/// Of a model that reads a source, reading one of --prompt tokens (a whole picture, all frames) is a work of its own; its decoder is measured over it.
+///
+/// --compare takes a shell command that starts the other program. It prints one line that names it, then reads lines "source N", "prefill
+/// N" and "decode DEPTH N" from standard input and answers each with the seconds that it took. `bench/llama.py` does so for llama.cpp,
+/// `bench/onnx.py` for an encoder in onnxruntime; `bench/compare` runs a whole table.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The .kinglet file; without one, the built-in model
@@ -75,6 +78,7 @@ struct Report {
 #[derive(Clone, Copy, Serialize)]
 #[serde(tag = "work", rename_all = "lowercase")]
 enum Task {
+    Source { rows: usize },
     Prefill { tokens: usize },
     Decode { depth: usize, tokens: usize },
 }
@@ -115,9 +119,16 @@ impl Args {
         Ok(())
     }
 
-    fn tasks(&self) -> Vec<Task> {
-        let mut tasks = vec![Task::Prefill { tokens: self.prompt }];
-        tasks.extend(self.depth.iter().map(|&depth| Task::Decode { depth, tokens: self.decode }));
+    fn tasks(&self, source: usize, decoder: bool) -> Vec<Task> {
+        let mut tasks = vec![];
+        if source > 0 {
+            tasks.push(Task::Source { rows: source });
+        } else {
+            tasks.push(Task::Prefill { tokens: self.prompt });
+        }
+        if decoder {
+            tasks.extend(self.depth.iter().map(|&depth| Task::Decode { depth, tokens: self.decode }));
+        }
         tasks
     }
 }
@@ -129,6 +140,7 @@ impl Report {
         println!("open {:.2} ms, first token {:.2} ms", self.open_seconds * 1e3, self.first_token_seconds * 1e3);
         for figures in &self.works {
             let name = match figures.task {
+                Task::Source { rows } => format!("source of {rows}"),
                 Task::Prefill { tokens } => format!("prefill of {tokens}"),
                 Task::Decode { depth, .. } => format!("decode at {depth}"),
             };
@@ -136,6 +148,9 @@ impl Report {
                 "{name:16} {:10.1} tokens/s ({:.1} to {:.1})",
                 figures.tokens_per_second, figures.slowest, figures.fastest
             );
+            if let Task::Source { rows } = figures.task {
+                print!(", {:.2} ms", rows as f64 / figures.tokens_per_second * 1e3);
+            }
             if let Some(part) = figures.of_read_bandwidth {
                 print!(", {:.0}% of the read bandwidth", part * 100.0);
             }
@@ -165,9 +180,16 @@ impl Work for Measure<'_> {
     fn run<P: Parallel>(self, isa: Isa, parallel: P) -> Result<Report> {
         let Self { args, model, open_seconds } = self;
         let threads = parallel.ways();
+        let of = Options::of(&model)?;
+        let decoder = model.is_decoder();
+        let alone = decoder && of.source == 0;
         let deepest = args.depth.iter().max().copied().unwrap_or(0);
-        let longest = args.prompt.max(deepest.saturating_add(args.decode));
-        if longest > model.context() {
+        let longest = match (alone, decoder) {
+            (true, _) => args.prompt.max(deepest.saturating_add(args.decode)),
+            (_, true) => deepest.saturating_add(args.decode),
+            _ => 1,
+        };
+        if decoder && longest > model.context() {
             bail!(
                 "{longest} positions do not fit the model's context of {}; choose a smaller --prompt, --depth or --decode",
                 model.context()
@@ -177,30 +199,56 @@ impl Work for Measure<'_> {
             .golden()
             .next()
             .context("the file carries no golden answer, so nothing could be trusted; quantize with --golden")?;
-        let context = longest.max(golden.prompt.len() + golden.answer.len()).min(model.context());
-        let options = Options { context, prefill: args.prefill.min(context), ..Options::ONE };
+        let context = longest.max(golden.prompt.len() + golden.answer.len()).min(model.context()).max(1);
+        let options = Options { context, prefill: args.prefill.min(context), ..of };
         let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
         let working_memory = memory.bytes().len();
+        // Any tokens do: no step depends on which they are.
+        let token = |i: usize| (i * 7919 % model.vocab()) as u32;
+        let prompt: Vec<u32> = (0..longest.max(args.prompt)).map(token).collect();
+        // An encoder's outputs may be more than it has tokens.
+        let known = match &model.stack(0)?.input {
+            Input::Tokens { embedding, .. } => embedding.rows(),
+            _ => 1,
+        };
+        let asked: Vec<u32> = prompt.iter().map(|&token| token % known as u32).collect();
+        let (rows, read) = match (alone, &model.stack(0)?.input) {
+            (true, _) => (0, Read::Tokens(&[])),
+            (_, Input::Tokens { .. }) => {
+                let rows = args.prompt.min(of.source);
+                (rows, Read::Tokens(&asked[..rows]))
+            }
+            (_, Input::Features { class, .. }) => {
+                let rows = of.source - usize::from(class.is_some());
+                (rows, Read::Pattern(rows))
+            }
+            _ => bail!("the model begins with neither tokens nor features"),
+        };
         let start = Instant::now();
         let mut session = Session::with(&model, options, memory.bytes(), isa, &parallel)?;
-        session.feed(&[0])?;
+        if !alone {
+            session.encode(read)?;
+        }
+        if decoder {
+            session.feed(&[0])?;
+        }
         let first_token_seconds = start.elapsed().as_secs_f64();
         session.check_golden(&golden).context("the golden answer is wrong on this machine; nothing was measured")?;
 
-        // Any tokens do: no step depends on which they are.
-        let token = |i: usize| (i * 7919 % model.vocab()) as u32;
-        let prompt: Vec<u32> = (0..longest).map(token).collect();
+        if !alone {
+            session.encode(read)?;
+        }
         let mut peer = args.compare.as_deref().map(Peer::start).transpose()?;
         let bandwidth = Bandwidth::new();
-        let tasks = args.tasks();
+        let tasks = args.tasks(rows, decoder);
         let mut rounds: Vec<Vec<Turn>> = vec![];
         let mut reads = vec![];
         for round in 0..=args.repeat {
             let turns = tasks.iter().map(|&task| {
-                let read = bandwidth.measure(&parallel);
-                let own = once(&mut session, task, &prompt)?;
+                let bandwidth = bandwidth.measure(&parallel);
+                let own = once(&mut session, task, read, &prompt)?;
                 let peer = peer.as_mut().map(|peer| peer.measure(task)).transpose()?;
-                Ok(Turn { own, peer, read })
+                Ok(Turn { own, peer, read: bandwidth })
             });
             let turns = turns.collect::<Result<Vec<_>>>()?;
             // The first warms up.
@@ -255,9 +303,14 @@ impl Figures {
 }
 
 /// Tokens a second of one run of `task`.
-fn once<P: Parallel>(session: &mut Session<'_, '_, P>, task: Task, tokens: &[u32]) -> Result<f64> {
+fn once<P: Parallel>(session: &mut Session<'_, '_, P>, task: Task, source: Read<'_>, tokens: &[u32]) -> Result<f64> {
     session.rewind(0)?;
     let (count, start) = match task {
+        Task::Source { rows } => {
+            let start = Instant::now();
+            session.encode(source)?;
+            (rows, start)
+        }
         Task::Prefill { tokens: count } => {
             let start = Instant::now();
             session.feed(&tokens[..count])?;

@@ -39,6 +39,7 @@ impl Peer {
     /// Tokens a second.
     pub(super) fn measure(&mut self, task: Task) -> Result<f64> {
         let (request, tokens) = match task {
+            Task::Source { rows } => (format!("source {rows}"), rows),
             Task::Prefill { tokens } => (format!("prefill {tokens}"), tokens),
             Task::Decode { depth, tokens } => (format!("decode {depth} {tokens}"), tokens),
         };
