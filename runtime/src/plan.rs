@@ -25,7 +25,7 @@ use core::ops::Range;
 use kinglet_kernels::activations;
 use kinglet_kernels::cache::CacheShape;
 
-use crate::format::layout::MAX_STACKS;
+use crate::format::layout::{ALIGN, MAX_STACKS};
 use crate::format::{Attention, FAMILIES, Input, Middle, Model, OpenError, Sight, Stack};
 
 /// The most targets that share a source.
@@ -53,7 +53,7 @@ impl Options {
     /// As much source and context as the model was made for, one token at a time.
     pub fn of(model: &Model<'_>) -> Result<Self, OpenError> {
         let first = model.stack(0)?.record.context as usize;
-        let one = model.record().stacks == 1;
+        let one = model.stacks() == 1;
         let decoder = model.is_decoder();
         Ok(Self {
             context: if decoder { model.context() } else { 1 },
@@ -89,6 +89,8 @@ pub enum PlanError {
     Model(OpenError),
 }
 
+const NO_SOURCE: &str = "the model reads no source: plan a source of 0";
+
 impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -98,7 +100,8 @@ impl fmt::Display for PlanError {
             Self::Context { asked, most } => {
                 write!(f, "a context of {asked} is more than the {most} positions the model was made for")
             }
-            Self::Source { most: 0, .. } => f.write_str("the model reads no source: plan a source of 0"),
+            Self::Source { .. } if !FAMILIES => f.write_str(NO_SOURCE),
+            Self::Source { most: 0, .. } => f.write_str(NO_SOURCE),
             Self::Source { asked: 0, .. } => f.write_str("the model reads a source: plan positions for it"),
             Self::Source { asked, most } => {
                 write!(f, "a source of {asked} positions is more than the {most} the model was made for")
@@ -161,16 +164,16 @@ pub(crate) struct Shape {
 /// One for each stack.
 pub(crate) type Shapes = [Shape; if FAMILIES { MAX_STACKS as usize } else { 1 }];
 
-/// Appends regions.
-struct Layout(usize);
-
-impl Layout {
-    fn region(&mut self, count: usize, size: usize) -> Result<Range<usize>, PlanError> {
-        let bytes = count.checked_mul(size).ok_or(PlanError::TooLarge)?;
-        let start = self.0.checked_next_multiple_of(crate::format::layout::ALIGN).ok_or(PlanError::TooLarge)?;
-        self.0 = start.checked_add(bytes).filter(|&n| isize::try_from(n).is_ok()).ok_or(PlanError::TooLarge)?;
-        Ok(start..self.0)
+/// One region behind the other, each of so many numbers of so many bytes.
+fn regions<const N: usize>(sizes: [(usize, usize); N]) -> Result<[Range<usize>; N], PlanError> {
+    let mut regions = [const { 0..0 }; N];
+    let mut end = 0usize;
+    for (region, (count, size)) in regions.iter_mut().zip(sizes) {
+        let start = end.checked_next_multiple_of(ALIGN).ok_or(PlanError::TooLarge)?;
+        end = start.checked_add(times(count, size)?).ok_or(PlanError::TooLarge)?;
+        *region = start..end;
     }
+    if isize::try_from(end).is_ok() { Ok(regions) } else { Err(PlanError::TooLarge) }
 }
 
 /// Numbers of each region, the most that any stack needs.
@@ -275,7 +278,7 @@ impl Plan {
         if decoder && context > model.context() {
             return Err(PlanError::Context { asked: context, most: model.context() });
         }
-        let reads = !decoder || model.record().stacks > 1;
+        let reads = !decoder || model.stacks() > 1;
         let most = if reads { model.stack(0)?.record.context as usize } else { 0 };
         if source > most || (source == 0) == reads {
             return Err(PlanError::Source { asked: source, most });
@@ -286,7 +289,7 @@ impl Plan {
         }
         let mut most = Most::default();
         let (mut rows, mut states) = (0, 0);
-        let last = model.record().stacks - 1;
+        let last = model.stacks() - 1;
         for index in 0..=last {
             let stack = model.stack(index)?;
             let before = rows;
@@ -294,11 +297,12 @@ impl Plan {
             let context = (index == last && decoder).then_some(context);
             states = most.stack(model, (index as usize, &stack), context, rows, (before, states))?;
         }
-        let rows_out = if model.record().pooling == 0 { rows } else { 1 };
+        let rows_out = if FAMILIES && model.record().pooling != 0 { 1 } else { rows };
         if logits > rows_out {
             return Err(PlanError::Options);
         }
-        if let (Some((dense, _)), Some(shape)) = (model.output()?.dense, most.stacks.get_mut(last as usize)) {
+        let dense = if FAMILIES { model.output()?.dense } else { None };
+        if let (Some((dense, _)), Some(shape)) = (dense, most.stacks.get_mut(last as usize)) {
             shape.stride = shape.stride.max(dense.matrix.rows());
             let stride = shape.stride;
             most.products(rows, stride, dense.matrix.rows().max(states))?;
@@ -308,19 +312,31 @@ impl Plan {
             true => larger(most.cache, (times(targets, most.target.0)?, times(targets, most.target.1)?)),
             false => most.cache,
         };
-        let mut layout = Layout(0);
+        let [residual, wide, codes, sums, scales, cache_codes, cache_scales, cross_codes, cross_scales, logits] =
+            regions([
+                (most.residual, 4),
+                (most.wide, 4),
+                (most.codes, 1),
+                (most.sums, 2),
+                (most.rows, 4),
+                (cache.0, 1),
+                (cache.1, 4),
+                (most.cross.0, 1),
+                (most.cross.1, 4),
+                (outputs, 4),
+            ])?;
         Ok(Self {
             options,
-            residual: layout.region(most.residual, 4)?,
-            wide: layout.region(most.wide, 4)?,
-            codes: layout.region(most.codes, 1)?,
-            sums: layout.region(most.sums, 2)?,
-            scales: layout.region(most.rows, 4)?,
-            cache_codes: layout.region(cache.0, 1)?,
-            cache_scales: layout.region(cache.1, 4)?,
-            cross_codes: layout.region(most.cross.0, 1)?,
-            cross_scales: layout.region(most.cross.1, 4)?,
-            logits: layout.region(outputs, 4)?,
+            residual,
+            wide,
+            codes,
+            sums,
+            scales,
+            cache_codes,
+            cache_scales,
+            cross_codes,
+            cross_scales,
+            logits,
             target: most.target,
             stacks: most.stacks,
         })

@@ -10,10 +10,17 @@ use crate::{model, say};
 
 /// The value, or the end of the program.
 pub fn or_exit<T, E: Display>(result: Result<T, E>, what: &str, how: Exit) -> T {
-    result.unwrap_or_else(|error| {
-        say!("{what}: {error}");
-        exit(how)
-    })
+    match result {
+        Ok(value) => value,
+        Err(error) => end(what, &error, how),
+    }
+}
+
+/// Apart from [`or_exit`], so that there is one copy of it.
+#[inline(never)]
+fn end(what: &str, error: &dyn Display, how: Exit) -> ! {
+    say!("{what}: {error}");
+    exit(how)
 }
 
 /// The model in this image.

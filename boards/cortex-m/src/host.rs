@@ -30,10 +30,14 @@ pub fn exit(how: Exit) -> ! {
 /// Prints a line of plain text.
 #[macro_export]
 macro_rules! say {
-    ($($text:tt)*) => { $crate::host::__eprintln!($($text)*) };
+    ($($text:tt)*) => { $crate::host::say_line(format_args!($($text)*)) };
 }
-#[doc(hidden)]
-pub use semihosting::eprintln as __eprintln;
+
+/// What [`say!`](crate::say) calls: one copy for all lines of a program.
+#[inline(never)]
+pub fn say_line(text: core::fmt::Arguments<'_>) {
+    semihosting::eprintln!("{text}");
+}
 
 /// Plain text of any number of bytes, which need not be whole characters.
 pub struct Stream(Option<Stderr>);
@@ -78,8 +82,8 @@ impl<'a> Arguments<'a> {
     }
 
     /// The value of a setting that is a number, or `default` when it is not set. Ends the program when it is set to
-    /// anything else.
-    pub fn number<N: core::str::FromStr>(&self, name: &str, default: N) -> N {
+    /// anything else. One type for all settings: reading a number takes flash for each.
+    pub fn number(&self, name: &str, default: usize) -> usize {
         let Some(text) = self.text_of(name) else { return default };
         text.parse().unwrap_or_else(|_| {
             say!("{name}={text}: not a number that fits");

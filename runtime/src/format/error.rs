@@ -4,6 +4,8 @@ use core::fmt;
 
 use kinglet_kernels::LayoutError;
 
+use super::view::FAMILIES;
+
 /// Why a file could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -180,14 +182,17 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Truncated { needed, found } => {
+                // As numbers of the machine: those of 64 bits would take others a KiB of flash to print.
+                let [needed, found] = [needed, found].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
                 write!(f, "the file ends early: it says {needed} bytes, there are {found}; copy it again")
             }
             Self::NotKinglet => f.write_str("not a .kinglet file; make one with `kinglet quantize`"),
             Self::Version { found } => {
                 write!(
                     f,
-                    "format version {found}; this runtime reads {}: update it, or quantize again",
-                    super::layout::VERSION
+                    "format version {}; this runtime reads {}: update it, or quantize again",
+                    u32::from(found),
+                    u32::from(super::layout::VERSION)
                 )
             }
             Self::Unaligned => f.write_str("the memory does not start at a multiple of 64 bytes"),
@@ -206,6 +211,8 @@ impl core::error::Error for OpenError {}
 const NOT_BUILT: &str =
     "this program's runtime was built without what it needs: turn on the feature `families` of kinglet";
 const NEWER: &str = "bytes that must be zero are not; the file may come from a newer version";
+const UNKNOWN: &str = "an unknown kind; the file may come from a newer version";
+const SHAPE: &str = "a tensor's shape does not fit";
 
 impl fmt::Display for SectionProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -224,7 +231,7 @@ impl fmt::Display for SectionProblem {
 impl fmt::Display for ModelProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Kind => "unknown pooling or activation; the file may come from a newer version",
+            Self::Kind => UNKNOWN,
             Self::Dimension => "a count is zero or too large, or not that of the stacks",
             Self::Reserved => NEWER,
             Self::Shape => "dense layer or head do not have the last stack's shape",
@@ -237,13 +244,13 @@ impl fmt::Display for StackProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Missing => "missing",
-            Self::Kind => "unknown input or norm; the file may come from a newer version",
+            Self::Kind => UNKNOWN,
             Self::Dimension => "a width or context is zero or too large",
             Self::Value => "an epsilon or scale is negative or not finite",
-            Self::Picture => "the picture is not a whole number of patches",
-            Self::Shape => "a tensor's shape does not fit the stack",
-            Self::Order => "it needs the states of a stack before it, of its width",
-            Self::NotBuilt => NOT_BUILT,
+            Self::Picture if FAMILIES => "the picture is not a whole number of patches",
+            Self::Shape => SHAPE,
+            Self::Order if FAMILIES => "it needs the states of a stack before it, of its width",
+            Self::NotBuilt | Self::Picture | Self::Order => NOT_BUILT,
             Self::Reserved => NEWER,
         })
     }
@@ -253,7 +260,7 @@ impl fmt::Display for TensorProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("named, but not in the table"),
-            Self::Format(n) => write!(f, "unknown format {n}; the file may come from a newer version"),
+            Self::Format(n) => write!(f, "unknown format {}; the file may come from a newer version", u32::from(*n)),
             Self::Shape => f.write_str("a dimension is zero or too large"),
             Self::Bounds => f.write_str("overlaps its neighbour or ends beyond the weights"),
             Self::Misaligned => f.write_str("does not start at a multiple of 64"),
@@ -267,15 +274,17 @@ impl fmt::Display for TensorProblem {
 impl fmt::Display for BlockProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Kind(n) => write!(f, "unknown kind {n}; the file may come from a newer version"),
-            Self::Variant => f.write_str("unknown norm, join or variant; the file may come from a newer version"),
+            Self::Kind(n) => write!(f, "unknown kind {}; the file may come from a newer version", u32::from(*n)),
+            Self::Variant => f.write_str(UNKNOWN),
             Self::Heads => f.write_str("heads do not divide, or a head is too wide"),
             Self::Inner => f.write_str("its width is zero or too large"),
-            Self::Shape => f.write_str("a tensor's shape does not fit the block"),
+            Self::Shape => f.write_str(SHAPE),
             Self::Rope => f.write_str("the rotary table does not fit the heads"),
-            Self::Relative => f.write_str("the table of distances is not an odd number of values for each head"),
+            Self::Relative if FAMILIES => {
+                f.write_str("the table of distances is not an odd number of values for each head")
+            }
             Self::Value => f.write_str("an epsilon or scale is negative or not finite"),
-            Self::NotBuilt => f.write_str(NOT_BUILT),
+            Self::NotBuilt | Self::Relative => f.write_str(NOT_BUILT),
             Self::Reserved => f.write_str(NEWER),
         }
     }

@@ -105,10 +105,10 @@ impl<'a> Model<'a> {
     /// Walks all blocks and returns the width of the last states.
     fn check_stacks(&self) -> Result<usize, OpenError> {
         let (mut states, mut blocks) = (0, 0);
-        for index in 0..self.record.stacks {
+        for index in 0..self.stacks() {
             let stack = self.stack(index)?;
             let order = Err(OpenError::Stack { index, problem: StackProblem::Order });
-            let last = index + 1 == self.record.stacks;
+            let last = index + 1 == self.stacks();
             let mut width = stack.record.width as usize;
             // The first stack reads what is given, a decoder tokens, and those between what the stack before leaves.
             let fits = match stack.input {
@@ -117,7 +117,7 @@ impl<'a> Model<'a> {
                 Input::Queries(_) => index > 0,
                 Input::States => index > 0 && width == states,
             };
-            if !fits {
+            if FAMILIES && !fits {
                 return order;
             }
             let mut sees = [false; 2];
@@ -131,7 +131,7 @@ impl<'a> Model<'a> {
             }
             // Only a last stack of tokens goes on from one to the next, and then all of its blocks do.
             let tokens = matches!(stack.input, Input::Tokens { .. });
-            if (sees[0] && !(last && tokens && !sees[1])) || (index > 0 && tokens && sees[1]) {
+            if FAMILIES && (sees[0] && !(last && tokens && !sees[1]) || index > 0 && tokens && sees[1]) {
                 return order;
             }
             if width != stack.record.out as usize {
@@ -163,9 +163,14 @@ impl<'a> Model<'a> {
         &self.record
     }
 
+    /// Number of stacks. A build that has but one kind of model has but one of them, and opens no others.
+    pub(crate) fn stacks(&self) -> u32 {
+        if FAMILIES { self.record.stacks } else { 1 }
+    }
+
     /// The last stack: the decoder, or the encoder of a model that has no decoder.
     pub fn last(&self) -> Result<Stack<'a>, OpenError> {
-        self.stack(self.record.stacks - 1)
+        self.stack(self.stacks() - 1)
     }
 
     /// Width of the last stack's stream where it starts.
@@ -182,7 +187,7 @@ impl<'a> Model<'a> {
         let stack = self.last()?;
         let mut width = stack.record.width as usize;
         // The width of a stack before; a stack without a cross block does not look at it.
-        let memory = match self.record.stacks {
+        let memory = match self.stacks() {
             1 => 0,
             n => self.stack(n - 2)?.record.out as usize,
         };

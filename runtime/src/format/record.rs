@@ -70,7 +70,7 @@ impl<const N: usize> Field for Zeros<N> {
     const SIZE: usize = N;
     #[inline(always)]
     fn get(words: &[u32], at: usize) -> Self {
-        const { assert!(N % 4 == 0) };
+        const { assert!(N.is_multiple_of(4)) };
         Self((0..N / 4).fold(0, |all, i| all | word(words, at + 4 * i)))
     }
     /// A number that is not zero is the first word's.

@@ -29,11 +29,11 @@ impl<'a> Sections<'a> {
         let truncated = OpenError::Truncated { needed: head.bytes, found };
         let file = usize::try_from(head.bytes).ok().and_then(|n| bytes.get(..n)).ok_or(truncated)?;
         let table = usize::from(head.sections) * SectionEntry::SIZE;
-        let entries = file.get(Head::SIZE..Head::SIZE + table).ok_or(truncated)?;
-        if u32::from(head.sections) > MAX_SECTIONS || head_crc(&head, entries) != head.crc {
+        let start = file.get(..Head::SIZE + table).ok_or(truncated)?;
+        if u32::from(head.sections) > MAX_SECTIONS || head_crc(start) != head.crc {
             return Err(OpenError::HeadChecksum);
         }
-        let sections = Self { file, entries };
+        let sections = Self { file, entries: start.get(Head::SIZE..).unwrap_or_default() };
         sections.check_table(Head::SIZE + table)?;
         Ok(sections)
     }
@@ -110,10 +110,11 @@ impl<'a> Sections<'a> {
     }
 }
 
-/// The checksum that belongs into `head`.
-pub(super) fn head_crc(head: &Head, entries: &[u8]) -> u32 {
+/// The checksum of head and section table; its own bytes count as zeros.
+fn head_crc(bytes: &[u8]) -> u32 {
     let mut crc = Crc32::default();
-    crc.update(&Head { crc: 0, ..*head }.write());
-    crc.update(entries);
+    for (at, &byte) in bytes.iter().enumerate() {
+        crc.update(&[if (12..16).contains(&at) { 0 } else { byte }]);
+    }
     crc.value()
 }

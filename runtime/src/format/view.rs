@@ -241,6 +241,7 @@ pub struct Output<'a> {
 pub(crate) const FAMILIES: bool = cfg!(feature = "families");
 
 /// Whether a number can be an epsilon or scale.
+#[inline(never)]
 pub(super) fn is_scale(x: f32) -> bool {
     x >= 0.0 && x.is_finite()
 }
@@ -392,7 +393,7 @@ impl<'a> Model<'a> {
     /// Block `index`.
     pub fn block(&self, index: u32) -> Result<Block<'a>, OpenError> {
         let mut memory = 0;
-        for stack in 0..self.record().stacks {
+        for stack in 0..self.stacks() {
             let stack = self.stack(stack)?;
             let mut width = stack.record.width as usize;
             for at in stack.blocks.0..stack.blocks.1 {
@@ -546,7 +547,10 @@ fn check_stack(record: &StackRecord) -> Result<(), StackProblem> {
     }
     if FAMILIES && record.input == input::PIXELS {
         let sizes = [record.picture_height, record.picture_width, record.patch, record.channels];
-        if sizes.contains(&0) || record.picture_height % record.patch != 0 || record.picture_width % record.patch != 0 {
+        if sizes.contains(&0)
+            || !record.picture_height.is_multiple_of(record.patch)
+            || !record.picture_width.is_multiple_of(record.patch)
+        {
             return Err(StackProblem::Picture);
         }
     }
@@ -571,7 +575,7 @@ impl Stack<'_> {
     /// Numbers of a row of features; 0 where the stack reads none.
     pub fn features(&self) -> usize {
         match &self.input {
-            Input::Features { linear, .. } => linear.matrix.cols(),
+            Input::Features { linear, .. } if FAMILIES => linear.matrix.cols(),
             _ => 0,
         }
     }
@@ -665,7 +669,7 @@ impl Attention<'_> {
         if !shapes || !head(self.query_norm) || !head(self.key_norm) {
             return Err(BlockProblem::Shape);
         }
-        if !self.relative.is_empty() && (each * self.heads != self.relative.len() || each % 2 == 0) {
+        if !self.relative.is_empty() && (each * self.heads != self.relative.len() || each.is_multiple_of(2)) {
             return Err(BlockProblem::Relative);
         }
         if self.rope.len() * 2 > self.head_dim {

@@ -1,6 +1,9 @@
 //! The lent memory, cut into the regions of the plan.
 
 use core::fmt;
+use core::ops::Range;
+
+use bytemuck::Pod;
 
 use crate::format::layout::ALIGN;
 use crate::plan::Plan;
@@ -60,7 +63,7 @@ impl<'a> Arena<'a> {
             return Err(ArenaError::Unaligned);
         }
         let mut rest = (0, bytes);
-        let mut region = |range: &core::ops::Range<usize>| -> &'a mut [u8] {
+        let mut region = |range: &Range<usize>| -> &'a mut [u8] {
             let (start, bytes) = core::mem::take(&mut rest);
             let (_, bytes) = bytes.split_at_mut(range.start - start);
             let (region, tail) = bytes.split_at_mut(range.len());
@@ -68,16 +71,21 @@ impl<'a> Arena<'a> {
             region
         };
         Ok(Self {
-            residual: bytemuck::cast_slice_mut(region(&plan.residual)),
-            wide: bytemuck::cast_slice_mut(region(&plan.wide)),
-            codes: bytemuck::cast_slice_mut(region(&plan.codes)),
-            sums: bytemuck::cast_slice_mut(region(&plan.sums)),
-            scales: bytemuck::cast_slice_mut(region(&plan.scales)),
-            cache_codes: bytemuck::cast_slice_mut(region(&plan.cache_codes)),
-            cache_scales: bytemuck::cast_slice_mut(region(&plan.cache_scales)),
-            cross_codes: bytemuck::cast_slice_mut(region(&plan.cross_codes)),
-            cross_scales: bytemuck::cast_slice_mut(region(&plan.cross_scales)),
-            logits: bytemuck::cast_slice_mut(region(&plan.logits)),
+            residual: numbers(region(&plan.residual)),
+            wide: numbers(region(&plan.wide)),
+            codes: numbers(region(&plan.codes)),
+            sums: numbers(region(&plan.sums)),
+            scales: numbers(region(&plan.scales)),
+            cache_codes: numbers(region(&plan.cache_codes)),
+            cache_scales: numbers(region(&plan.cache_scales)),
+            cross_codes: numbers(region(&plan.cross_codes)),
+            cross_scales: numbers(region(&plan.cross_scales)),
+            logits: numbers(region(&plan.logits)),
         })
     }
+}
+
+/// A region's bytes as numbers; there is none whose start or length are not theirs.
+fn numbers<T: Pod>(bytes: &mut [u8]) -> &mut [T] {
+    bytemuck::try_cast_slice_mut(bytes).unwrap_or_default()
 }

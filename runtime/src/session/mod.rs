@@ -21,7 +21,7 @@ pub use self::arena::{Aligned, ArenaError};
 pub use self::source::Source;
 use self::steps::{Run, Setting};
 pub use self::tap::TapError;
-use crate::format::{FAMILIES, Golden, LogitsHash, Model, OpenError};
+use crate::format::{FAMILIES, Golden, LogitsHash, Model, OpenError, Stack};
 use crate::parallel::{Parallel, Serial};
 use crate::plan::{MAX_TARGETS, Options, Plan, PlanError};
 use crate::sampler::argmax;
@@ -218,13 +218,12 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
     }
 
     fn begin_run(&mut self, tokens: &[u32], logits: usize, apart: bool) -> Result<(), RunError> {
-        self.check(tokens, if apart { 1 } else { tokens.len() })?;
-        let index = self.model.record().stacks - 1;
-        let stack = self.model.stack(index).map_err(RunError::Model)?;
+        let stack = self.check(tokens, if apart { 1 } else { tokens.len() })?;
         let start = self.position;
         source::embed(&stack, tokens, &[], &mut self.arena, |row| start + if apart { 0 } else { row });
         self.rows = 0;
-        let mut run = Run::new((index, &stack), &self.setting, start, tokens.len(), logits, self.memory);
+        let mut run =
+            Run::new((self.model.stacks() - 1, &stack), &self.setting, start, tokens.len(), logits, self.memory);
         if apart {
             run.set_apart();
         }
@@ -232,18 +231,18 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         Ok(())
     }
 
-    /// Whether `tokens` can be run on the target, which gets longer by `positions`.
-    fn check(&self, tokens: &[u32], positions: usize) -> Result<(), RunError> {
+    /// Whether `tokens` can be run on the target, which gets longer by `positions`; the stack that runs them.
+    fn check(&self, tokens: &[u32], positions: usize) -> Result<Stack<'m>, RunError> {
         if self.run.is_some() {
             return Err(RunError::Unfinished);
         }
         if tokens.is_empty() {
             return Err(RunError::Empty);
         }
-        if !self.setting.is_decoder {
+        if FAMILIES && !self.setting.is_decoder {
             return Err(RunError::Reads { what: "a source and no target" });
         }
-        if FAMILIES && self.model.record().stacks > 1 && self.memory.0 == 0 {
+        if self.model.stacks() > 1 && self.memory.0 == 0 {
             return Err(RunError::NoSource);
         }
         let (needed, context) = (self.position.saturating_add(positions), self.options().context);
@@ -251,7 +250,8 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
             return Err(RunError::ContextFull { needed, context });
         }
         let stack = self.model.last().map_err(RunError::Model)?;
-        source::check_tokens(&stack, tokens)
+        source::check_tokens(&stack, tokens)?;
+        Ok(stack)
     }
 
     /// Goes on with the run until about `budget` multiply-accumulates are done, at least one step. The longest single
@@ -335,7 +335,7 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
             return Err(RunError::Unfinished);
         }
         let stack = self.model.stack(0).map_err(RunError::Model)?;
-        if self.setting.is_decoder && self.model.record().stacks == 1 {
+        if self.setting.is_decoder && self.model.stacks() == 1 {
             return Err(RunError::Reads { what: "tokens of a target and no source" });
         }
         let (rows, features) = source::read(&stack, source, self.options().source, self.setting.isa, &mut self.arena)?;
@@ -346,7 +346,7 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         };
         let mut run = Run::new((0, &stack), &self.setting, 0, rows, logits, (0, 0));
         if features {
-            run.from_features();
+            run.set_features();
         }
         (self.run, self.rows, self.position, self.memory) = (Some(run), 0, 0, (0, 0));
         Ok(())
@@ -419,6 +419,9 @@ impl fmt::Display for RunError {
                     f,
                     "{needed} positions are needed, the context has {context}: shorten the prompt or plan a larger context"
                 )
+            }
+            Self::Source { .. } | Self::Reads { .. } | Self::NoSource if !FAMILIES => {
+                f.write_str("the model reads tokens of a target and no source")
             }
             Self::Source { most, found: 0 } => write!(f, "the source is empty; the model reads up to {most}"),
             Self::Source { most, found } => {

@@ -107,7 +107,7 @@ pub(super) struct Setting {
 impl Setting {
     pub(super) fn new(model: &Model<'_>, plan: &Plan, isa: Isa) -> Self {
         let (options, stacks, target) = (plan.options(), plan.stacks, plan.target);
-        Self { isa, options, stacks, target, is_decoder: model.is_decoder(), last: model.record().stacks - 1 }
+        Self { isa, options, stacks, target, is_decoder: model.is_decoder(), last: model.stacks() - 1 }
     }
 
     fn shape(&self, stack: u32) -> Shape {
@@ -160,7 +160,7 @@ impl Run {
     }
 
     /// Begins with the products of quantized features.
-    pub(super) fn from_features(&mut self) {
+    pub(super) fn set_features(&mut self) {
         self.place = Place::Features;
     }
 
@@ -170,7 +170,7 @@ impl Run {
 
     /// Whether the stack is a decoder's: it goes from token to token.
     pub(super) fn is_target(&self, setting: &Setting) -> bool {
-        setting.is_decoder && self.stack == setting.last
+        !FAMILIES || setting.is_decoder && self.stack == setting.last
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -215,14 +215,13 @@ impl Run {
             Context { isa: setting.isa, parallel, run: *self, setting, stride: shape.stride, positions: (own, before) };
         match self.place {
             Place::Block(index, _) if index >= self.end => {
-                let stack = model.stack(self.stack)?;
                 let last = self.stack == setting.last;
                 let pools = FAMILIES && model.record().pooling != pooling::NONE;
                 self.place = match (target, last) {
                     (true, _) if self.logits == 0 => Place::Done,
                     (true, _) => Place::FinalNorm,
                     (_, true) if !pools => Place::FinalNorm,
-                    _ if stack.norm.is_some() => Place::StackNorm,
+                    _ if model.stack(self.stack)?.norm.is_some() => Place::StackNorm,
                     (_, true) => Place::Pool,
                     _ => Place::States,
                 };
@@ -245,18 +244,20 @@ impl Run {
                 let (range, spent) = self.take(self.logits, self.width, budget);
                 let norm = norm.filter(|_| !pools);
                 ctx.norm_rows(norm.as_ref(), None, first + range.start, range.clone(), self.logits, arena);
-                let output = model.output()?;
-                let through = output.head.is_none() && output.dense.is_none();
-                if FAMILIES && through {
-                    ctx.copy_out(range, self.width, arena);
+                let mut next = Place::Head;
+                if FAMILIES {
+                    let output = model.output()?;
+                    next = match (output.dense, output.head) {
+                        (Some(_), _) => Place::Dense,
+                        (None, None) => Place::Finish,
+                        (None, Some(_)) => Place::Head,
+                    };
+                    if next == Place::Finish {
+                        ctx.copy_out(range, self.width, arena);
+                    }
                 }
                 if self.cursor == self.logits {
-                    self.cursor = 0;
-                    self.place = match (output.dense, output.head) {
-                        (Some(_), _) if FAMILIES => Place::Dense,
-                        (_, None) if FAMILIES => Place::Finish,
-                        _ => Place::Head,
-                    };
+                    (self.place, self.cursor) = (next, 0);
                 }
                 Ok(spent)
             }
@@ -458,11 +459,12 @@ impl Run {
 
     /// Advances the cursor by the units that `budget` pays for.
     fn take(&mut self, units: usize, cost: usize, budget: u64) -> (Range<usize>, u64) {
-        let cost = cost.max(1) as u64;
-        let affordable = usize::try_from(budget / cost).unwrap_or(usize::MAX).max(1);
+        let cost = cost.max(1);
+        // Small cores divide 64 bits by a KiB of code. A budget beyond theirs only stops for nothing.
+        let affordable = (usize::try_from(budget).unwrap_or(usize::MAX) / cost).max(1);
         let start = self.cursor;
         self.cursor = start.saturating_add(affordable).min(units);
-        (start..self.cursor, cost * (self.cursor - start) as u64)
+        (start..self.cursor, cost as u64 * (self.cursor - start) as u64)
     }
 
     fn next<P>(&mut self, block: &Block<'_>, index: u32, stage: Stage, ctx: &Context<'_, P>) {

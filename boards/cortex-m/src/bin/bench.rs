@@ -27,7 +27,7 @@ struct Settings {
     tokens: usize,
     prefill: usize,
     /// 0 when time is not instructions.
-    icount: u32,
+    icount: usize,
 }
 
 #[entry]

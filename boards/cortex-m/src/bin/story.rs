@@ -33,7 +33,7 @@ fn main() -> ! {
         top_p: hundredths(&arguments, "top-p", 95),
         ..Sampling::GREEDY
     };
-    let mut sampler = Sampler::new(sampling, arguments.number("seed", 1));
+    let mut sampler = Sampler::new(sampling, arguments.number("seed", 1) as u64);
     let model = engine::open();
     let tokenizer = tokenizer(&model);
     let mut prompt = [0; PROMPT_TOKENS];
@@ -55,8 +55,8 @@ fn main() -> ! {
 }
 
 /// Reading decimals would take several KB of flash.
-fn hundredths(arguments: &Arguments<'_>, name: &str, default: u16) -> f32 {
-    f32::from(arguments.number(name, default)) / 100.0
+fn hundredths(arguments: &Arguments<'_>, name: &str, default: usize) -> f32 {
+    arguments.number(name, default) as f32 / 100.0
 }
 
 fn tokenizer(model: &Model<'static>) -> Tokenizer<'static> {
