@@ -4,12 +4,15 @@
 //! |---|---|---|
 //! | `KINGLET_BOARD` | `an386` | `boards/<board>.x`, the memory map, and `boards/<board>.conf`, the rest |
 //! | `KINGLET_MODEL` | the storyteller fixture | the file linked into the section `.model` |
+//! | `KINGLET_PICTURE` | a strawberry | the PNG file that `caption` names; of 8 bits, RGB |
 //! | `KINGLET_MODEL_REGION` | `MODEL_REGION` of the board | the memory `.model` lies in, `FLASH` or `BIG` |
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 const DEFAULT_MODEL: &str = "../../fixtures/storyteller/storyteller.kinglet";
+#[cfg(feature = "picture")]
+const DEFAULT_PICTURE: &str = "../../fixtures/namer/images/strawberry.png";
 
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(armv6m)");
@@ -28,6 +31,8 @@ fn main() {
     write(&out, "device.x", "");
     write(&out, "board.rs", &board.constants(&name));
     write(&out, "model.rs", &model_static(&model));
+    #[cfg(feature = "picture")]
+    picture(&home.join(variable("KINGLET_PICTURE").unwrap_or(DEFAULT_PICTURE.into())), &out);
     println!("cargo:rustc-link-search={}", out.display());
     for argument in ["--nmagic", "-Tlink.x", "-Tmodel.x", "-Tdefmt.x"] {
         println!("cargo:rustc-link-arg-bins={argument}");
@@ -71,6 +76,22 @@ fn model_static(path: &Path) -> String {
         "#[unsafe(link_section = \".model\")]\n\
          static MODEL: Aligned<[u8; {bytes}]> = Aligned(*include_bytes!({path:?}));\n"
     )
+}
+
+/// Writes the bytes of a picture: rows, pixels, channels.
+#[cfg(feature = "picture")]
+fn picture(path: &Path, out: &Path) {
+    println!("cargo:rerun-if-changed={}", path.display());
+    let wrong = |error: &dyn std::fmt::Display| -> ! { fail(&format!("{}: {error}", path.display())) };
+    let file = fs::File::open(path).unwrap_or_else(|error| wrong(&error));
+    let mut reader = png::Decoder::new(std::io::BufReader::new(file)).read_info().unwrap_or_else(|error| wrong(&error));
+    let info = reader.info();
+    if (info.color_type, info.bit_depth) != (png::ColorType::Rgb, png::BitDepth::Eight) {
+        wrong(&"not a picture of 8 bits, RGB");
+    }
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap_or_else(|| wrong(&"too large"))];
+    reader.next_frame(&mut bytes).unwrap_or_else(|error| wrong(&error));
+    fs::write(out.join("picture.rgb"), bytes).unwrap_or_else(|error| wrong(&error));
 }
 
 fn variable(name: &str) -> Option<String> {

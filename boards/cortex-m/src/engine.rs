@@ -2,6 +2,7 @@
 
 use core::fmt::Display;
 
+use kinglet::tokenizer::{Tokenizer, TokenizerError};
 use kinglet::{Golden, Model, Options, Plan, Session};
 
 use crate::arena::Arena;
@@ -23,7 +24,8 @@ fn end(what: &str, error: &dyn Display, how: Exit) -> ! {
     exit(how)
 }
 
-/// The model in this image.
+/// The model in this image. Apart from `main`, as the next: what opening needs leaves the stack before the session runs.
+#[inline(never)]
 pub fn open() -> Model<'static> {
     let bytes = model::bytes();
     let model = or_exit(Model::open(bytes), "model", Exit::Unusable);
@@ -31,7 +33,17 @@ pub fn open() -> Model<'static> {
     model
 }
 
+/// A tokenizer of the model, if it is there and can be read.
+pub fn tokenizer<'m>(found: Option<Result<Tokenizer<'m>, TokenizerError>>) -> Tokenizer<'m> {
+    let Some(tokenizer) = found else {
+        say!("the model has no tokenizer");
+        exit(Exit::Unusable)
+    };
+    or_exit(tokenizer, "tokenizer", Exit::Unusable)
+}
+
 /// A session in exactly the bytes that its plan says, and how many these are.
+#[inline(never)]
 pub fn session<'m, 'a>(model: &Model<'m>, options: Options, arena: &'a mut Arena) -> (Session<'m, 'a>, usize) {
     let planned = or_exit(Plan::new(model, options), "plan", Exit::Unusable).bytes();
     defmt::info!(
@@ -45,6 +57,14 @@ pub fn session<'m, 'a>(model: &Model<'m>, options: Options, arena: &'a mut Arena
         exit(Exit::Unusable)
     };
     (or_exit(Session::new(model, options, memory), "session", Exit::Unusable), planned)
+}
+
+/// Ends the program if memory outside of the plan was written.
+pub fn check(arena: &Arena, planned: usize) {
+    if let Err(overwritten) = arena.check(planned) {
+        say!("memory outside of the {planned} planned bytes was written, at {}", overwritten.offset);
+        exit(Exit::Wrong)
+    }
 }
 
 /// Positions that a golden sequence takes.

@@ -1,10 +1,11 @@
 //! What the programs of this crate share: everything a Cortex-M board needs to run a Kinglet model.
 //!
 //! ```text
-//! bin/self-test  bench  count  story   the programs
-//!        engine                    the model and its sessions: the only module that knows the runtime
+//! bin/self-test  bench  count  story  translate  caption   the programs
+//!        target                    answers to a source, and what they took
+//!        engine                    the model and its sessions
 //! arena  model                     the two memories a model needs: working memory and its own bytes
-//! stack  ticks  marks              measuring: deepest stack, time, instructions
+//! stack  statics  ticks  marks     measuring: deepest stack, other memory, time, instructions
 //! memory                           what kernels are called with when there is no model
 //! host   faults                    words to the host, and what happens when something goes wrong
 //! ```
@@ -26,6 +27,8 @@ pub mod marks;
 pub mod memory;
 pub mod model;
 pub mod stack;
+pub mod statics;
+pub mod target;
 pub mod ticks;
 
 /// The board this program was built for.

@@ -9,6 +9,8 @@ use cortex_m::peripheral::syst::SystClkSource;
 use cortex_m::peripheral::{SCB, SYST};
 use cortex_m_rt::exception;
 
+use crate::board::CLOCK_HZ;
+
 /// SysTick counts down from here to 0, and is 24 bits wide.
 const RELOAD: u32 = 0x00ff_ffff;
 static WRAPS: AtomicU32 = AtomicU32::new(0);
@@ -46,6 +48,11 @@ impl Ticks {
             wraps * u64::from(RELOAD + 1) + u64::from(ticks)
         })
     }
+}
+
+/// Instructions of so many ticks under QEMU's `-icount`, where one takes `2^icount` ns.
+pub fn instructions(ticks: u64, icount: usize) -> u64 {
+    (ticks * 1_000_000_000 / u64::from(CLOCK_HZ)) >> icount
 }
 
 /// Ticks since the last wrap. A timer at 0 is on its way around, and whether that wrap shows already is not certain: the next

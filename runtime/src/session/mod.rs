@@ -384,6 +384,7 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 }
 
 /// Copies piece `from[i]` to place `i`, all at once.
+#[inline(never)]
 fn gather<T: Copy + Default>(all: &mut [T], size: usize, from: &[usize]) {
     const AT_ONCE: usize = 64;
     for start in (0..size).step_by(AT_ONCE) {

@@ -284,7 +284,8 @@ impl Run {
         Ok(0)
     }
 
-    /// What only models of several stacks, and encoders, go through.
+    /// What only models of several stacks, and encoders, go through. Its views are not on the stack of [`Run::step`].
+    #[inline(never)]
     fn other<P: Parallel>(
         &mut self,
         model: &Model<'_>,
@@ -401,6 +402,7 @@ impl Run {
     }
 
     /// Keys and values of the states for one block after the other of the next stack.
+    #[inline(never)]
     fn remember<P: Parallel>(
         &mut self,
         model: &Model<'_>,
@@ -666,7 +668,9 @@ impl<P: Parallel> Context<'_, P> {
         }
     }
 
-    /// Biases, head norms and rotation in place; keys and values into the cache.
+    /// Biases, head norms and rotation in place; keys and values into the cache. Apart from [`Run::step`], so that the rotations are not on the stack
+    /// below attention.
+    #[inline(never)]
     fn prepare(&self, a: &Attention<'_>, rows: Range<usize>, arena: &mut Arena<'_>) {
         let (dim, queries, stride) = (a.head_dim, a.heads * a.head_dim, self.stride);
         let across = matches!(a.sight, Sight::Cross(_));

@@ -18,7 +18,7 @@ use cortex_m_rt::entry;
 use kinglet::{Model, Options, RunError, Session};
 use kinglet_cortex_m::arena::Arena;
 use kinglet_cortex_m::host::{ARGUMENT_BYTES, Arguments, Exit, exit};
-use kinglet_cortex_m::ticks::Ticks;
+use kinglet_cortex_m::ticks::{Ticks, instructions};
 use kinglet_cortex_m::{board, engine, marks, say};
 
 /// What was asked for.
@@ -94,7 +94,6 @@ fn report(what: &str, tokens: usize, ticks: u64, settings: &Settings) {
     let tokens = tokens.max(1) as u64;
     say!("{what}: {} ticks a token at {} Hz ({tokens} tokens)", ticks / tokens, board::CLOCK_HZ);
     if settings.icount > 0 {
-        let instructions = (ticks * 1_000_000_000 / u64::from(board::CLOCK_HZ)) >> settings.icount;
-        say!("{what}: {} instructions a token", instructions / tokens);
+        say!("{what}: {} instructions a token", instructions(ticks, settings.icount) / tokens);
     }
 }

@@ -13,7 +13,7 @@
 use core::mem::MaybeUninit;
 
 use cortex_m_rt::entry;
-use kinglet::{Golden, LogitsHash, Model, Options, Progress, Session};
+use kinglet::{Golden, LogitsHash, Model, Options, Progress, Session, Source};
 use kinglet_cortex_m::arena::Arena;
 use kinglet_cortex_m::host::{ARGUMENT_BYTES, Arguments, Exit, exit};
 use kinglet_cortex_m::memory::{Memory, Random};
@@ -52,12 +52,12 @@ fn main() -> ! {
     say!("{}: {} bytes of model, checksums ok", board::NAME, model.bytes().len());
     let mut planned = 0;
     for prefill in PREFILLS {
-        let options = Options { context: longest(&model), prefill, ..Options::ONE };
+        let options = Options { prefill, ..options(&model) };
         planned = goldens(&model, options, &mut arena, fault == "golden");
         if let (true, Some(memory)) = (fault == "arena", arena.lend(planned + 1)) {
             memory[planned] = 0;
         }
-        untouched(&arena, planned);
+        engine::check(&arena, planned);
     }
     say!("prefill {PREFILLS:?}: the same hashes");
     say!("arena: {planned} bytes planned, {} used, the rest untouched", arena.used(planned));
@@ -260,12 +260,16 @@ fn same(isa: Isa, got: &[f32], want: &[f32], what: core::fmt::Arguments<'_>) {
     }
 }
 
-/// The context the golden sequences need. A file without any proves nothing.
-fn longest(model: &Model<'_>) -> usize {
-    model.golden().map(|golden| engine::positions(&golden)).max().unwrap_or_else(|| {
+/// The context and source that the golden sequences need. A file without any proves nothing.
+fn options(model: &Model<'_>) -> Options {
+    let all = engine::or_exit(Options::of(model), "model", Exit::Unusable);
+    let Some(context) = model.golden().map(|golden| engine::positions(&golden)).max() else {
         say!("the model has no golden sequences");
         exit(Exit::Unusable)
-    })
+    };
+    // Features and pictures come in rows, of which the plan has one more where there is a class token.
+    let source = model.golden().map(|golden| golden.source.len()).max().filter(|&tokens| tokens > 0);
+    Options { context: context.max(1), source: source.unwrap_or(all.source), ..all }
 }
 
 /// Checks every golden sequence, and returns the bytes of arena that were planned for that.
@@ -295,31 +299,52 @@ fn goldens(model: &Model<'_>, options: Options, arena: &mut Arena, spoil: bool) 
 /// logits at the end.
 fn in_pieces(session: &mut Session<'_, '_>, golden: &Golden<'_>) -> Result<(u32, u64), kinglet::RunError> {
     let mut pieces = 0;
-    session.rewind(0)?;
-    for tokens in golden.prompt.chunks(session.options().prefill) {
-        session.begin(tokens, 1)?;
+    let mut resume = |session: &mut Session<'_, '_>| {
         pieces += 1;
         while session.resume(BUDGET)? == Progress::Pending {
             pieces += 1;
         }
+        Ok(())
+    };
+    session.rewind(0)?;
+    if let Some(source) = source(golden) {
+        session.begin_source(source)?;
+        resume(session)?;
+    }
+    for tokens in golden.prompt.chunks(session.options().prefill) {
+        session.begin(tokens, 1)?;
+        resume(session)?;
     }
     Ok((pieces, hash(session.logits())))
 }
 
+/// What a golden sequence reads first.
+fn source<'g>(golden: &Golden<'g>) -> Option<Source<'g>> {
+    match golden.source {
+        [] if golden.rows == 0 => None,
+        [] => Some(Source::Pattern(golden.rows)),
+        tokens => Some(Source::Tokens(tokens)),
+    }
+}
+
 fn prompt_hash(session: &mut Session<'_, '_>, golden: &Golden<'_>) -> u64 {
-    let fed = session.rewind(0).and_then(|()| session.feed(golden.prompt));
-    hash(engine::or_exit(fed.as_deref(), "run at once", Exit::Wrong))
+    engine::or_exit(at_once(session, golden), "run at once", Exit::Wrong);
+    hash(session.logits())
+}
+
+fn at_once(session: &mut Session<'_, '_>, golden: &Golden<'_>) -> Result<(), kinglet::RunError> {
+    session.rewind(0)?;
+    if let Some(source) = source(golden) {
+        session.encode(source)?;
+    }
+    if !golden.prompt.is_empty() {
+        session.feed(golden.prompt)?;
+    }
+    Ok(())
 }
 
 fn hash(logits: &[f32]) -> u64 {
     let mut hash = LogitsHash::default();
     hash.update(logits);
     hash.value()
-}
-
-fn untouched(arena: &Arena, planned: usize) {
-    if let Err(overwritten) = arena.check(planned) {
-        say!("memory outside of the {planned} planned bytes was written, at {}", overwritten.offset);
-        exit(Exit::Wrong)
-    }
 }

@@ -14,10 +14,10 @@ use core::mem::MaybeUninit;
 
 use cortex_m_rt::entry;
 use kinglet::tokenizer::{Detokenizer, EncodeError, Tokenizer};
-use kinglet::{Model, Options, RunError, Sampler, Sampling, Session};
+use kinglet::{Options, RunError, Sampler, Sampling, Session};
 use kinglet_cortex_m::arena::Arena;
 use kinglet_cortex_m::host::{ARGUMENT_BYTES, Arguments, Exit, Stream, exit};
-use kinglet_cortex_m::{engine, say, stack};
+use kinglet_cortex_m::{engine, stack};
 
 /// The longest beginning, in tokens.
 const PROMPT_TOKENS: usize = 256;
@@ -35,7 +35,7 @@ fn main() -> ! {
     };
     let mut sampler = Sampler::new(sampling, arguments.number("seed", 1) as u64);
     let model = engine::open();
-    let tokenizer = tokenizer(&model);
+    let tokenizer = engine::tokenizer(model.tokenizer());
     let mut prompt = [0; PROMPT_TOKENS];
     let text = Some(arguments.rest()).filter(|text| !text.is_empty()).unwrap_or("Once upon a time");
     let length = engine::or_exit(encode(&tokenizer, text, &mut prompt), "prompt", Exit::Unusable);
@@ -46,10 +46,7 @@ fn main() -> ! {
     let (mut session, planned) = engine::session(&model, options, &mut arena);
     let told = tell(&mut session, &tokenizer, &mut sampler, &prompt[..length]);
     engine::or_exit(told, "run", Exit::Wrong);
-    if let Err(overwritten) = arena.check(planned) {
-        say!("memory outside of the {planned} planned bytes was written, at {}", overwritten.offset);
-        exit(Exit::Wrong)
-    }
+    engine::check(&arena, planned);
     defmt::info!("stack: {=usize} bytes used of {=usize}", stack::high_water(), stack::capacity());
     exit(Exit::Good)
 }
@@ -57,14 +54,6 @@ fn main() -> ! {
 /// Reading decimals would take several KB of flash.
 fn hundredths(arguments: &Arguments<'_>, name: &str, default: usize) -> f32 {
     arguments.number(name, default) as f32 / 100.0
-}
-
-fn tokenizer(model: &Model<'static>) -> Tokenizer<'static> {
-    let Some(tokenizer) = model.tokenizer() else {
-        say!("the model has no tokenizer");
-        exit(Exit::Unusable)
-    };
-    engine::or_exit(tokenizer, "tokenizer", Exit::Unusable)
 }
 
 /// Apart from `main`, so that the scratch leaves the stack before the session needs it.
