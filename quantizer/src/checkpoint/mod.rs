@@ -159,6 +159,16 @@ impl Checkpoint {
         reads.then(|| self.path.join(PREPROCESSOR))
     }
 
+    /// A tensor of the files, whether the model's description names it or not, by rows of its first dimension.
+    pub(crate) fn stored(&self, name: &str) -> Option<TensorRef> {
+        let stored = self.tensors.get(name)?;
+        let (rows, cols) = match stored.shape.as_slice() {
+            [first, rest @ ..] if !rest.is_empty() => (*first, rest.iter().product()),
+            shape => (1, shape.iter().product()),
+        };
+        stored.element.is_ok().then(|| TensorRef::stored(name, rows, cols))
+    }
+
     /// The tokenizer section for answers, of models whose answers have a vocabulary of their own; empty for others.
     ///
     /// # Errors

@@ -9,7 +9,7 @@
 //! [`SoundSettings`] are written into the file's metadata under [`PictureSettings::KEY`]
 //! and [`SoundSettings::KEY`], and read from there. They come from a checkpoint's
 //! `preprocessor_config.json` ([`Preprocessor`]) or from the tensors of its front
-//! end ([`FrontEnd`]).
+//! end ([`FrontEnd`]); [`prepared`] finds them.
 //!
 //! Invariants:
 //!
@@ -21,6 +21,7 @@
 mod error;
 mod front_end;
 mod picture;
+mod prepared;
 mod preprocessor;
 mod resample;
 mod sound;
@@ -31,6 +32,7 @@ use std::path::Path;
 pub use error::MediaError;
 pub use front_end::FrontEnd;
 pub use picture::{PictureSettings, Resize, picture};
+pub use prepared::{PreparedError, prepared};
 pub use preprocessor::Preprocessor;
 pub use resample::Filter;
 pub use sound::{SoundSettings, Spectrum, Window, sound};

@@ -17,10 +17,11 @@ use super::plan::{self, Plan};
 use super::record::{self, record_path};
 use super::round::{Levels, Row, round};
 use super::store::Store;
-use super::{Options, QuantizeError, Summary, Target};
+use super::{LABELS, Options, QuantizeError, Summary, Target};
 use crate::checkpoint::{Architecture, Block, Checkpoint, CheckpointError, Middle, TensorRef};
 use crate::file::{Kind, WriteError, Writer};
 use crate::fit::{self, FitOutcome, Student};
+use crate::media;
 use crate::reference::{LinearWeights, NormWeights, RESIDENT_BYTES, Reference};
 use crate::report::Record;
 use crate::vocabulary;
@@ -41,11 +42,11 @@ pub fn quantize(
     progress: &dyn Fn(&str, u64, u64),
 ) -> Result<Summary, QuantizeError> {
     let architecture = checkpoint.architecture();
-    let tokenizer = checkpoint.tokenizer()?;
+    let (tokenizer, target_tokenizer) = (checkpoint.tokenizer()?, checkpoint.target_tokenizer()?);
     let store = Store::open(target, &key(checkpoint, options))?;
     let weights = weights(architecture);
-    let metadata = metadata(checkpoint, options);
-    let overhead = overhead(architecture, options, &tokenizer, &metadata);
+    let metadata = metadata(checkpoint, options)?;
+    let overhead = overhead(architecture, options, tokenizer.len() + target_tokenizer.len(), &metadata);
     let plan = planned(checkpoint, options, &store, overhead, progress)?;
     let done = round_blocks(checkpoint, options, &plan, &store, &mut |done| progress("rounding", done, weights))?;
 
@@ -71,6 +72,7 @@ pub fn quantize(
     }
     let (mut outline, sources) = build.finish()?;
     outline.tokenizer = tokenizer;
+    outline.target_tokenizer = target_tokenizer;
     outline.metadata = metadata;
     let question = golden::question(&outline.tokenizer, architecture, options);
     outline.golden = question.iter().map(|question| question.tokens()).collect();
@@ -125,12 +127,17 @@ fn write_record(path: &Path, store: &Store, record: &Record) -> Result<(), Quant
     Ok(result.map_err(|source| WriteError::Io { path: path.to_path_buf(), source })?)
 }
 
-/// What the file says about itself.
-fn metadata(checkpoint: &Checkpoint, options: &Options) -> Vec<(String, String)> {
+/// What the file says about itself: where it comes from, and what a caller needs who has no more than the file.
+fn metadata(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<(String, String)>, QuantizeError> {
     let mut metadata = vec![("family".to_owned(), checkpoint.architecture().family.clone())];
     metadata.extend(checkpoint.kept().map(|kept| (vocabulary::KEY.to_owned(), vocabulary::to_ranges(kept.ids()))));
+    let labels = &checkpoint.architecture().labels;
+    if !labels.is_empty() {
+        metadata.push((LABELS.to_owned(), serde_json::Value::from(labels.clone()).to_string()));
+    }
+    metadata.extend(media::prepared(checkpoint)?);
     metadata.extend(options.metadata.iter().cloned());
-    metadata
+    Ok(metadata)
 }
 
 /// Numbers in matrices.
@@ -177,7 +184,7 @@ fn planned(
 }
 
 /// Bytes of a file beside its products, a little more rather than less: tables, tokenizer, vectors, and the records of all.
-fn overhead(architecture: &Architecture, options: &Options, tokenizer: &[u8], metadata: &[(String, String)]) -> u64 {
+fn overhead(architecture: &Architecture, options: &Options, tokenizers: usize, metadata: &[(String, String)]) -> u64 {
     // A record of 40 bytes, a name, and padding to 64.
     const NAMED: usize = 40 + 40;
     let vector = |len: usize| NAMED + (4 * len).next_multiple_of(64);
@@ -196,7 +203,7 @@ fn overhead(architecture: &Architecture, options: &Options, tokenizer: &[u8], me
     let head = architecture.output.head.as_ref().map(|head| &head.weight).filter(|_| !architecture.tied());
     let embedding = architecture.last().input.embedding().map_or(0, |of| table(options.embeddings, of));
     let tables = embedding.saturating_add(head.map_or(0, |of| table(options.head, of)));
-    (tables + tokenizer.len() + blocks + text + golden + 1536) as u64
+    (tables + tokenizers + blocks + text + golden + 1536) as u64
 }
 
 /// Whether blocks make up for those before them. Only where a position is predicted from those before it: on the few thousand tokens that

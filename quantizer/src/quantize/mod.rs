@@ -37,6 +37,7 @@ pub use rounded::{RoundedBlock, RoundedLinear};
 use crate::checkpoint::CheckpointError;
 use crate::file::WriteError;
 use crate::fit::FitOptions;
+use crate::media::PreparedError;
 use crate::prune::Prune;
 use crate::reference::{ReferenceError, Sample};
 use crate::report::Record;
@@ -118,6 +119,9 @@ impl fmt::Display for Target {
     }
 }
 
+/// Where the names of a classifier's outputs stand in a file's metadata: a JSON list of strings.
+pub const LABELS: &str = "labels";
+
 /// What was done.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
@@ -181,6 +185,9 @@ pub enum QuantizeError {
         /// Where it was.
         dir: PathBuf,
     },
+    /// How the model's input is made ready cannot be told.
+    #[error(transparent)]
+    Prepared(#[from] PreparedError),
     /// The tokenizer cannot be imported.
     #[error(transparent)]
     Tokenizer(#[from] ImportError),
