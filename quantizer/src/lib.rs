@@ -9,6 +9,7 @@
 //! | [`probe`] | what a changed block does to the predictions |
 //! | [`prune`] | takes heads and channels out, and lets the rest make up for them |
 //! | [`fit`] | fits a rounded model's scales to the f32 model's predictions |
+//! | [`cut`] | makes an embedding model of a model's first blocks |
 //! | [`mod@file`] | the file's writer, on the reader's own records |
 //! | [`tokenizer`] | imports tokenizers |
 //! | [`vocabulary`] | finds the tokens that a text needs |
@@ -21,6 +22,7 @@
 
 pub mod calibrate;
 pub mod checkpoint;
+pub mod cut;
 pub mod evaluate;
 pub mod file;
 pub mod fit;

@@ -18,6 +18,7 @@ pub use data::{
     BlockFigures, Component, Means, ModelFacts, Note, Prompt, Quality, Record, Report, Sensitivity, Size, Speed,
     Tensor, Text,
 };
+pub use rank::correlation;
 
 use self::markup::Markup;
 

@@ -2,7 +2,7 @@
 
 /// Spearman's: the correlation of ranks, equal values sharing theirs. Nothing for fewer than three pairs, or when one side
 /// is all equal.
-pub(crate) fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
+pub fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
     if pairs.len() < 3 {
         return None;
     }

@@ -1,0 +1,322 @@
+//! Embeddings from the middle of a model: the first stack of a file ends after some of its blocks, and its states are pooled.
+//!
+//! What describes a text best often lies in the middle of a model and not at its end (Skean et al., arXiv 2502.02013), so the rest costs bytes and
+//! time for nothing. The weights stay as they are, byte for byte:
+//!
+//! ```text
+//! input -> block 1 -> ... -> block N -> norm -> pooling        N + 1 and all that follows is left out
+//! ```
+//!
+//! The norm is the stack's own. Where norms follow the branches, block N's is the one that the stream gets in the block behind it, which becomes
+//! the norm of the stack.
+//!
+//! The runtime pools what reads all positions at once. A decoder's states come out one by one, so its pooling is written into the metadata
+//! ([`Pooled::KEY`]) for the caller, who can apply it with [`Pooled::pool`].
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use kinglet::format::layout::{
+    BlockRecord, Head, ModelRecord, NONE, SectionEntry, StackRecord, join, pooling, section, tensor,
+};
+use kinglet::format::{OpenError, Values};
+use kinglet::{Golden, LogitsHash, Map, Model, Options, Plan, Session, Source};
+
+use crate::Memory;
+use crate::file::{Finished, Kind, Outline, WriteError, Writer};
+use crate::quantize::LABELS;
+
+/// What becomes of the states.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pool {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// The first of them.
+    First,
+    /// The largest of each column.
+    Max,
+}
+
+/// How states become one vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pooled {
+    /// What is taken of them.
+    pub pool: Pool,
+    /// Whether the vector is divided by its length.
+    pub normalize: bool,
+}
+
+/// Where a model ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Blocks of the first stack that stay.
+    pub after: u32,
+    /// What follows them.
+    pub pooled: Pooled,
+}
+
+/// Why a model was not cut. The target is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CutError {
+    /// There are no such blocks.
+    #[error("a model cannot end after {asked} blocks: its first stack has {most}, give 1 to {most}")]
+    Blocks {
+        /// Asked for.
+        asked: u32,
+        /// Blocks of the first stack.
+        most: u32,
+    },
+    /// The norm behind the stack belongs to another width.
+    #[error("after {after} blocks the stream has width {width}, and the norm behind them {norm}: cut elsewhere")]
+    Width {
+        /// Blocks.
+        after: u32,
+        /// Width behind them.
+        width: usize,
+        /// Width of the norm.
+        norm: usize,
+    },
+    /// The model's bytes.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The file cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The finished file was not what it should be.
+    #[error("the cut file {} failed its own check: {what}; this is a defect, please report it", path.display())]
+    Check {
+        /// The temporary file.
+        path: PathBuf,
+        /// What was wrong.
+        what: String,
+    },
+}
+
+impl Pooled {
+    /// Where a decoder's pooling stands in a file's metadata, such as `mean` or `max normalized`.
+    pub const KEY: &'static str = "pooling";
+
+    /// That of a model's metadata.
+    pub fn of(model: &Model<'_>) -> Self {
+        let found = model.metadata().find(|(key, _)| *key == Self::KEY);
+        found.and_then(|(_, value)| value.parse().ok()).unwrap_or_default()
+    }
+
+    /// One row of `states`, which are rows of `width`.
+    ///
+    /// # Panics
+    /// If `width` is 0.
+    pub fn pool(&self, states: &[f32], width: usize) -> Vec<f32> {
+        let mut rows = states.chunks_exact(width);
+        let mut pooled = rows.next().unwrap_or_default().to_vec();
+        let count = states.len() / width;
+        for row in rows {
+            match self.pool {
+                Pool::First => break,
+                Pool::Mean => pooled.iter_mut().zip(row).for_each(|(sum, x)| *sum += x),
+                Pool::Max => pooled.iter_mut().zip(row).for_each(|(most, x)| *most = most.max(*x)),
+            }
+        }
+        let length = |x: &[f32]| x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt() as f32;
+        let divisor = match (self.normalize, self.pool) {
+            // The length does not depend on the count.
+            (true, _) => length(&pooled),
+            (false, Pool::Mean) => count as f32,
+            (false, _) => 1.0,
+        };
+        if divisor > 0.0 {
+            pooled.iter_mut().for_each(|x| *x /= divisor);
+        }
+        pooled
+    }
+}
+
+impl std::fmt::Display for Pooled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.pool {
+            Pool::Mean => "mean",
+            Pool::First => "first",
+            Pool::Max => "max",
+        })?;
+        f.write_str(if self.normalize { " normalized" } else { "" })
+    }
+}
+
+impl FromStr for Pooled {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (pool, normalize) = match text.strip_suffix(" normalized") {
+            Some(pool) => (pool, true),
+            None => (text, false),
+        };
+        let pool = match pool {
+            "mean" => Pool::Mean,
+            "first" => Pool::First,
+            "max" => Pool::Max,
+            _ => return Err(()),
+        };
+        Ok(Self { pool, normalize })
+    }
+}
+
+/// Blocks of a model's first stack.
+///
+/// # Errors
+/// The model changed since it was opened.
+pub fn blocks(model: &Model<'_>) -> Result<u32, OpenError> {
+    Ok(model.stack(0)?.record.blocks)
+}
+
+/// Writes the beginning of `model` as a file of its own, and returns its bytes.
+///
+/// # Errors
+/// There is no such place to cut, or the file cannot be written.
+pub fn cut(model: &Model<'_>, target: &Path, cut: Cut) -> Result<u64, CutError> {
+    let mut copy = Copy { model, outline: Outline::new(ModelRecord::EMPTY), taken: vec![] };
+    copy.stack(cut)?;
+    let causal = model.is_decoder() && model.record().stacks == 1;
+    copy.outline.model.pooling = match cut.pooled.pool {
+        _ if causal => pooling::NONE,
+        Pool::Mean => pooling::MEAN,
+        Pool::First => pooling::FIRST,
+        Pool::Max => pooling::MAX,
+    };
+    copy.outline.model.normalize = u8::from(cut.pooled.normalize && !causal);
+    copy.outline.tokenizer = section(model, section::TOKENIZER).to_vec();
+    let kept = model.metadata().filter(|(key, _)| ![LABELS, Pooled::KEY, CUT].contains(key));
+    let mut metadata: Vec<_> = kept.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    metadata.push((CUT.to_owned(), format!("after block {} of {}", cut.after, blocks(model)?)));
+    if causal {
+        metadata.push((Pooled::KEY.to_owned(), cut.pooled.to_string()));
+    }
+    copy.outline.metadata = metadata;
+    // The source of the old golden answer gives the new one.
+    let golden = model.golden().find(|golden| golden.rows > 0 && !causal);
+    copy.outline.golden = golden.iter().map(|golden| golden.source.len()).collect();
+    let Copy { outline, taken, .. } = copy;
+    let within = target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut writer = Writer::create(target, within, outline)?;
+    for index in taken {
+        let bytes = model.tensor(index)?.bytes;
+        writer.tensor(|put| put(bytes))?;
+    }
+    let mut finished = writer.finish()?;
+    check(&mut finished, golden.as_ref())?;
+    let bytes = std::fs::metadata(finished.path()).map_or(0, |meta| meta.len());
+    finished.persist()?;
+    Ok(bytes)
+}
+
+/// Where the metadata say that a model was cut.
+const CUT: &str = "cut";
+
+/// A new file's outline, and the old numbers of its tensors.
+struct Copy<'m> {
+    model: &'m Model<'m>,
+    outline: Outline,
+    taken: Vec<u32>,
+}
+
+impl Copy<'_> {
+    fn stack(&mut self, cut: Cut) -> Result<(), CutError> {
+        let stack = self.model.stack(0)?;
+        let most = stack.record.blocks;
+        if cut.after == 0 || cut.after > most {
+            return Err(CutError::Blocks { asked: cut.after, most });
+        }
+        let mut record = stack.record;
+        let width = self.model.block(cut.after - 1)?.output.rows();
+        if cut.after < most {
+            let next = self.model.block(cut.after)?.record;
+            if next.join == join::POST {
+                (record.norm_kind, record.norm_eps) = (next.norm_kind, next.norm_eps);
+                (record.norm, record.norm_bias) = (next.stream_norm, next.stream_norm_bias);
+            }
+        }
+        if record.norm != NONE {
+            let norm = self.model.tensor(record.norm)?.record.cols as usize;
+            if norm != width {
+                return Err(CutError::Width { after: cut.after, width, norm });
+            }
+        }
+        (record.out, record.blocks) = (width as u32, cut.after);
+        let StackRecord { embedding, input_bias, positions, types, class, norm, norm_bias, pixel, .. } = &mut record;
+        for tensor in [embedding, input_bias, positions, types, class, norm, norm_bias, pixel] {
+            self.take(tensor)?;
+        }
+        self.outline.stacks.push(record);
+        for index in 0..cut.after {
+            let block = self.block(self.model.block(index)?.record)?;
+            self.outline.blocks.push(block);
+        }
+        Ok(())
+    }
+
+    fn block(&mut self, mut record: BlockRecord) -> Result<BlockRecord, CutError> {
+        let r = &mut record;
+        let norms = [&mut r.norm, &mut r.norm_bias, &mut r.stream_norm, &mut r.stream_norm_bias];
+        let matrices = [&mut r.input, &mut r.input_bias, &mut r.output, &mut r.output_bias, &mut r.memory];
+        let others = [&mut r.memory_bias, &mut r.query_norm, &mut r.key_norm, &mut r.rope, &mut r.relative];
+        for tensor in norms.into_iter().chain(matrices).chain(others) {
+            self.take(tensor)?;
+        }
+        Ok(record)
+    }
+
+    /// Gives a tensor its number in the new file.
+    fn take(&mut self, index: &mut u32) -> Result<(), CutError> {
+        if *index == NONE {
+            return Ok(());
+        }
+        if let Some(place) = self.taken.iter().position(|taken| taken == index) {
+            *index = place as u32;
+            return Ok(());
+        }
+        let tensor = self.model.tensor(*index)?;
+        let record = tensor.record;
+        let kind = match tensor.values {
+            Values::F32(_) => Kind::F32,
+            Values::U32(_) => Kind::U32,
+            Values::Matrix(matrix) if record.format & tensor::SPARSE != 0 => {
+                Kind::Sparse(matrix.format(), matrix.blocks())
+            }
+            Values::Matrix(matrix) => Kind::Matrix(matrix.format()),
+        };
+        let name = self.model.tensor_name(&record);
+        self.taken.push(*index);
+        *index = self.outline.tensor(name, kind, record.rows as usize, record.cols as usize)?;
+        Ok(())
+    }
+}
+
+/// The bytes of a section; none where the file has no such section.
+fn section<'a>(model: &Model<'a>, kind: u32) -> &'a [u8] {
+    let file = model.bytes();
+    let sections = Head::read(file).map_or(0, |head| usize::from(head.sections));
+    let table = file.get(Head::SIZE..).unwrap_or_default().chunks_exact(SectionEntry::SIZE).take(sections);
+    let entry = table.filter_map(SectionEntry::read).find(|entry| entry.kind == kind);
+    let bytes = entry.and_then(|e| file.get(e.offset as usize..(e.offset + e.bytes) as usize));
+    bytes.unwrap_or_default()
+}
+
+/// Opens the finished file as anyone would, and runs it on the old golden source.
+fn check(finished: &mut Finished, golden: Option<&Golden<'_>>) -> Result<(), CutError> {
+    let path = finished.path().to_path_buf();
+    let fail = |what: &dyn std::fmt::Display| CutError::Check { path: path.clone(), what: what.to_string() };
+    let map = Map::open(&path).map_err(|e| fail(&e))?;
+    let model = Model::open(&map).map_err(|e| fail(&e))?;
+    let Some(golden) = golden else { return Ok(()) };
+    let options = Options::of(&model).map_err(|e| fail(&e))?;
+    let mut memory = Memory::new(Plan::new(&model, options).map_err(|e| fail(&e))?.bytes());
+    let mut session = Session::new(&model, options, memory.bytes()).map_err(|e| fail(&e))?;
+    let source = match golden.source {
+        [] => Source::Pattern(golden.rows),
+        tokens => Source::Tokens(tokens),
+    };
+    let mut hash = LogitsHash::default();
+    hash.update(session.encode(source).map_err(|e| fail(&e))?);
+    Ok(finished.golden(&[Golden { prompt: &[], answer: &[], hash: hash.value(), ..*golden }])?)
+}
