@@ -169,6 +169,140 @@ fn what_goes_wrong_is_said() {
     assert!(bad(&["eval", path(&file), "--text", path(&empty)]).contains("at least 2"));
 }
 
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name)
+}
+
+fn parsed(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// The answers of a fixture's reference in f32 that rounding cannot turn into others.
+fn sure(name: &str, margin: f64) -> Vec<serde_json::Value> {
+    let golden = parsed(&std::fs::read_to_string(fixture(name).join("golden.json")).unwrap());
+    let all = golden["greedy"].as_array().unwrap();
+    all.iter().filter(|answer| answer["min_margin"].as_f64().unwrap() > margin).cloned().collect()
+}
+
+#[test]
+fn words_are_pronounced_without_a_file() {
+    let answers = sure("pronouncer", 1.0);
+    assert!(answers.len() > 10);
+    let words: Vec<&str> = answers.iter().map(|answer| answer["word"].as_str().unwrap()).collect();
+    let wanted: Vec<&str> = answers.iter().map(|answer| answer["text"].as_str().unwrap()).collect();
+    let said = good(&[&["translate"], &words[..]].concat());
+    assert_eq!(said.lines().collect::<Vec<_>>(), wanted);
+    let threads = ["translate", "--threads", "2", "-m", "pronouncer"];
+    assert_eq!(said, good(&[&threads, &words[..]].concat()));
+    // A wide search finds nothing less probable than a narrow one.
+    let score = |beams| {
+        let answer = parsed(&good(&["translate", "hello", "--beams", beams, "--penalty", "0", "--json"]));
+        answer["answers"][0]["score"].as_f64().unwrap()
+    };
+    assert!(score("8") >= score("2") - 1e-6);
+    assert!(good(&["translate", "hello", "-n", "2"]).split_whitespace().count() == 2);
+    let drawn = ["translate", "hello", "-t", "1.5", "--seed", "3"];
+    assert_eq!(good(&drawn), good(&drawn));
+    let memory = &parsed(&good(&["translate", "hello", "--json"]))["memory"];
+    let bytes = |key: &str| memory[key].as_u64().unwrap();
+    assert_eq!(bytes("total"), bytes("self_cache") + bytes("cross_cache") + bytes("scratch"));
+}
+
+#[test]
+fn pictures_are_named_without_a_file() {
+    let answers = sure("namer", 0.5);
+    let named: Vec<_> = answers.iter().filter(|answer| answer["file"].is_string()).collect();
+    assert!(named.len() > 3);
+    let files: Vec<PathBuf> =
+        named.iter().map(|answer| fixture("namer").join(answer["file"].as_str().unwrap())).collect();
+    let files: Vec<&str> = files.iter().map(|file| path(file)).collect();
+    let said = good(&[&["caption"], &files[..]].concat());
+    let wanted: Vec<&str> = named.iter().map(|answer| answer["text"].as_str().unwrap()).collect();
+    assert_eq!(said.lines().collect::<Vec<_>>(), wanted);
+    for name in ["pronouncer", "namer"] {
+        assert!(good(&["check", name]).contains(" ok ("), "{name}");
+    }
+}
+
+#[test]
+fn a_command_that_is_not_for_the_model_names_the_other() {
+    let (picture, namer) = (fixture("namer/images/strawberry.png"), fixture("namer/namer.kinglet"));
+    let said = |args: &[&str], needed: &[&str]| {
+        let said = bad(args);
+        assert!(needed.iter().all(|part| said.contains(part)), "{args:?}: {said}");
+    };
+    said(&["run", path(&namer), "hello"], &["kinglet caption"]);
+    said(&["run", path(&fixture("pronouncer/pronouncer.kinglet")), "hello"], &["kinglet translate"]);
+    said(&["translate", "-m", "storyteller", "hello"], &["kinglet run"]);
+    said(&["translate", "-m", "namer", "hello"], &["kinglet caption"]);
+    said(&["caption", "-m", "pronouncer", path(&picture)], &["kinglet translate"]);
+    said(&["embed", "-m", "storyteller", "hello"], &["continues texts", "kinglet run"]);
+    said(&["classify", "-m", "storyteller", "hello"], &["kinglet run"]);
+    said(&["caption", "hello"], &["reads pictures", "no file hello"]);
+    said(&["translate", path(&picture)], &["reads text"]);
+    said(&["translate", &"a".repeat(2000)], &["shorten"]);
+    said(&["translate", "hello", "--beams", "99"], &["1 to 16"]);
+    said(&["translate", "hello", "--beams", "2", "-t", "1"], &["choose one"]);
+    let temporary = tempfile::tempdir().unwrap();
+    let broken = temporary.path().join("broken.png");
+    std::fs::write(&broken, &std::fs::read(&picture).unwrap()[..400]).unwrap();
+    said(&["caption", path(&broken)], &["damaged or cut short"]);
+}
+
+#[test]
+fn pictures_get_labels_and_texts_get_vectors() {
+    let temporary = tempfile::tempdir().unwrap();
+    let make = |name: &str| {
+        let file = temporary.path().join(name.replace('/', "-")).with_extension("kinglet");
+        good(&["quantize", path(&fixture(name)), "-o", path(&file)]);
+        file
+    };
+    let picture = fixture("namer/images/strawberry.png");
+    let classifier = make("families/vit_classifier");
+    let answers = parsed(&good(&["classify", "-m", path(&classifier), path(&picture), "--json"]));
+    let labels = answers[0]["labels"].as_array().unwrap();
+    let sum: f64 = labels.iter().map(|label| label["probability"].as_f64().unwrap()).sum();
+    assert!(!labels.is_empty() && sum <= 1.0 + 1e-9 && labels[0]["label"].is_string(), "{answers}");
+    assert_eq!(good(&["classify", "-m", path(&classifier), path(&picture), "--top", "1"]).lines().count(), 1);
+    assert!(bad(&["embed", "-m", path(&classifier), path(&picture)]).contains("kinglet classify"));
+
+    let encoder = make("families/bert_mean");
+    let similar = ["embed", "-m", path(&encoder), "--ids", "1,2,3", "4,5,6,7", "1,2,3", "--similarity", "--json"];
+    let matrix = &parsed(&good(&similar))["similarity"];
+    let cosine = |a: usize, b: usize| matrix[a][b].as_f64().unwrap();
+    assert!((cosine(0, 2) - 1.0).abs() < 1e-6 && cosine(0, 1) < 0.9999, "{matrix}");
+    assert!(bad(&["embed", "-m", path(&encoder), "hello"]).contains("--ids"));
+    assert!(bad(&["run", path(&encoder), "hello"]).contains("kinglet embed"));
+    assert!(bad(&["classify", "-m", path(&encoder), "hello"]).contains("kinglet embed"));
+    assert!(bad(&["embed", "-m", path(&encoder), "--ids", "1,x"]).contains("1,2,3"));
+}
+
+#[test]
+fn a_model_ends_where_it_is_cut() {
+    let temporary = tempfile::tempdir().unwrap();
+    let there = |name: &str| temporary.path().join(name);
+    let (half, pairs) = (there("half.kinglet"), there("pairs.tsv"));
+    std::fs::write(&pairs, "3\ttravel\ttravels\n2\tcat\tcut\n1\thouse\tmouse\n0\tsun\tdog\n").unwrap();
+    for (model, blocks) in [("pronouncer", "4"), ("storyteller", "5")] {
+        let cut = ["cut", model, "--after", blocks, "-o", path(&half), "--normalize", "--score", path(&pairs)];
+        let said = good(&cut);
+        assert!(said.contains("blocks") && said.contains("before") && said.contains("Spearman"), "{said}");
+        let vector = good(&["embed", "-m", path(&half), "travel"]);
+        let length: f64 = vector.split_whitespace().map(|x| x.parse::<f64>().unwrap().powi(2)).sum();
+        assert!((length - 1.0).abs() < 1e-3, "{vector}");
+        assert_eq!(
+            good(&["cut", model, "--after", "all", "--score", path(&pairs)]).matches("Spearman").count() > 4,
+            true
+        );
+        good(&["inspect", path(&half), "--verify"]);
+    }
+    assert!(good(&["cut", "pronouncer", "--after", "4", "-o", path(&half)]).contains("4 of 6 blocks"));
+    good(&["check", path(&half)]);
+    assert!(bad(&["cut", "pronouncer", "--after", "7", "-o", path(&half)]).contains("1 to 6"));
+    assert!(bad(&["cut", "pronouncer", "--after", "2"]).contains("-o FILE"));
+    assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 2, "something was left behind");
+}
+
 #[test]
 fn an_absent_instruction_set_is_refused() {
     let output =

@@ -14,7 +14,7 @@ use crate::model::Source;
 /// and 64, in small budgets, and all positions at once: the hash of the logits must be the file's, always.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The .kinglet file; without one, the built-in model
+    /// The .kinglet file, or a built-in model: storyteller (without a file), pronouncer, namer
     file: Option<PathBuf>,
 }
 

@@ -14,7 +14,7 @@ use crate::model::{Source, bar, bytes, bytes_per_token};
 /// Show what is in a file, and the exact memory that it needs
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The .kinglet file; without one, the built-in model
+    /// The .kinglet file, or a built-in model: storyteller (without a file), pronouncer, namer
     file: Option<PathBuf>,
     /// Positions of prompt and answer together; by default what the model was made for
     #[arg(long, value_name = "N")]

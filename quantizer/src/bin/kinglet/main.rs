@@ -4,13 +4,20 @@
 
 mod bench;
 mod check;
+mod choice;
+mod classify;
+mod cut;
+mod embed;
 mod eval;
+mod generate;
+mod given;
 mod inspect;
 mod model;
 mod pull;
 mod quantize;
 mod report;
 mod run;
+mod task;
 
 use std::process::ExitCode;
 
@@ -25,11 +32,16 @@ use clap::{Parser, Subcommand};
 Examples:
   kinglet run                                    a story from the built-in model
   kinglet run \"Tom had a red ball.\"              the same, from your own beginning
+  kinglet translate hello                        how it is pronounced: the built-in model; -m FILE for another
+  kinglet caption picture.png                    what it shows, in the words of the built-in model
+  kinglet embed -m FILE \"one text\" \"another\"    vectors; --similarity compares them
+  kinglet classify -m FILE picture.png           labels and their probabilities, of a text, picture or recording
   kinglet pull OWNER/NAME                        fetch a model from the Hugging Face hub
   kinglet quantize DIR -o model.kinglet          a Hugging Face checkpoint, or a GGUF file, becomes a file
   kinglet inspect model.kinglet --context 512    what is in it, and the memory it needs
   kinglet eval model.kinglet --text T --reference DIR
   kinglet report model.kinglet --text T --reference DIR -o page.html
+  kinglet cut model.kinglet --after 6 -o e.kinglet   a smaller model for embeddings; --score says how good
   kinglet check model.kinglet                    checksums, and the golden answers in every way
   kinglet bench model.kinglet
 
@@ -46,6 +58,11 @@ enum Command {
     Quantize(quantize::Args),
     Inspect(inspect::Args),
     Run(run::Args),
+    Translate(generate::Translate),
+    Caption(generate::Caption),
+    Embed(embed::Args),
+    Classify(classify::Args),
+    Cut(cut::Args),
     Eval(eval::Args),
     Report(report::Args),
     Check(check::Args),
@@ -58,6 +75,11 @@ fn main() -> ExitCode {
         Command::Quantize(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Run(args) => args.run(),
+        Command::Translate(args) => args.run(),
+        Command::Caption(args) => args.run(),
+        Command::Embed(args) => args.run(),
+        Command::Classify(args) => args.run(),
+        Command::Cut(args) => args.run(),
         Command::Eval(args) => args.run(),
         Command::Report(args) => args.run(),
         Command::Check(args) => args.run(),

@@ -7,16 +7,53 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kinglet::format::{Linear, Norm};
 use kinglet::{Isa, Map, Model, Parallel, Serial, Threads};
 
+/// The models that are part of the command; their names can stand where a file's can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BuiltIn {
+    Storyteller,
+    Pronouncer,
+    Namer,
+}
+
+impl BuiltIn {
+    const ALL: [Self; 3] = [Self::Storyteller, Self::Pronouncer, Self::Namer];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Storyteller => "storyteller",
+            Self::Pronouncer => "pronouncer",
+            Self::Namer => "namer",
+        }
+    }
+
+    fn bytes(self) -> &'static [u8] {
+        match self {
+            Self::Storyteller => &kinglet_fixtures::STORYTELLER.0,
+            Self::Pronouncer => &kinglet_fixtures::PRONOUNCER.0,
+            Self::Namer => &kinglet_fixtures::NAMER.0,
+        }
+    }
+}
+
 /// Where a model's bytes are.
 pub(crate) enum Source {
     File(Map),
-    BuiltIn,
+    BuiltIn(BuiltIn),
 }
 
 impl Source {
     /// A file, or the built-in storyteller.
     pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
-        let Some(path) = path else { return Ok(Self::BuiltIn) };
+        Self::open_or(path, BuiltIn::Storyteller)
+    }
+
+    /// A file, or the built-in model of that name; without either, this one.
+    pub(crate) fn open_or(path: Option<&Path>, without: BuiltIn) -> Result<Self> {
+        let Some(path) = path else { return Ok(Self::BuiltIn(without)) };
+        let named = BuiltIn::ALL.into_iter().find(|model| path == Path::new(model.name()));
+        if let Some(model) = named.filter(|_| !path.exists()) {
+            return Ok(Self::BuiltIn(model));
+        }
         let map = Map::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Self::File(map))
     }
@@ -25,10 +62,17 @@ impl Source {
     pub(crate) fn model(&self, path: Option<&Path>) -> Result<Model<'_>> {
         let bytes: &[u8] = match self {
             Self::File(map) => map,
-            Self::BuiltIn => &kinglet_fixtures::STORYTELLER.0,
+            Self::BuiltIn(model) => model.bytes(),
         };
-        let name = path.map_or("the built-in model".into(), Path::to_string_lossy);
-        Model::open(bytes).with_context(|| format!("cannot open {name}"))
+        Model::open(bytes).with_context(|| format!("cannot open {}", self.name(path)))
+    }
+
+    /// What to call it.
+    pub(crate) fn name(&self, path: Option<&Path>) -> String {
+        match self {
+            Self::File(_) => path.map_or(String::new(), |path| path.display().to_string()),
+            Self::BuiltIn(model) => format!("the built-in {}", model.name()),
+        }
     }
 }
 

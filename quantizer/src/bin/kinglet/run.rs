@@ -2,14 +2,17 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use kinglet::tokenizer::{Detokenizer, Tokenizer};
-use kinglet::{Isa, Model, Options, Parallel, Plan, Sampler, Sampling, Session};
+use kinglet::{Isa, Model, Options, Parallel, Plan, Session};
 use kinglet_quantizer::{Memory, encode};
 
+use crate::choice::{Choice, RECENT};
+use crate::given::token_ids;
 use crate::model::{Source, Work, bytes, with_threads};
+use crate::task::Task;
 
 /// Continue a text
 ///
@@ -25,21 +28,11 @@ pub(crate) struct Args {
     /// 0 takes the most probable token each time; more is bolder
     #[arg(short, long, default_value_t = 0.7)]
     temperature: f32,
-    /// Choose among the K most probable tokens only; 0 means all
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    top_k: usize,
-    /// Choose among the most probable tokens that together reach this probability
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
-    top_p: f32,
-    /// Choose among tokens at least this fraction as probable as the most probable
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
-    min_p: f32,
-    /// Make tokens of the last 64 less probable; 1 does nothing
-    #[arg(long, value_name = "R", default_value_t = 1.0)]
-    repetition_penalty: f32,
-    /// The same seed gives the same text on every machine; by default the clock
+    #[command(flatten)]
+    choice: Choice,
+    /// The prompt is token numbers with commas between them
     #[arg(long)]
-    seed: Option<u64>,
+    ids: bool,
     /// Positions of prompt and answer together; by default what the model was made for, at most 4096
     #[arg(long, value_name = "N")]
     context: Option<usize>,
@@ -53,9 +46,6 @@ pub(crate) struct Args {
     #[arg(short, long)]
     verbose: bool,
 }
-
-/// Tokens that the repetition penalty looks back on.
-const RECENT: usize = 64;
 
 impl Args {
     /// The file and the prompt.
@@ -73,10 +63,14 @@ impl Args {
         let (path, prompt) = self.input();
         let source = Source::open(path.as_deref())?;
         let model = source.model(path.as_deref())?;
+        Task::Run.expect(&model, &source.name(path.as_deref()))?;
         let tokenizer =
             model.tokenizer().context("the file carries no tokenizer; quantize a directory that has tokenizer.json")?;
         let tokenizer = tokenizer.context("cannot read the file's tokenizer")?;
-        let tokens = encode(&tokenizer, prompt, true).context("cannot encode the prompt")?;
+        let tokens = match self.ids {
+            true => token_ids(prompt)?,
+            false => encode(&tokenizer, prompt, true).context("cannot encode the prompt")?,
+        };
         if tokens.is_empty() {
             bail!("the prompt is empty and the model has no begin-of-sequence token; give it a word to start from");
         }
@@ -109,15 +103,7 @@ impl Work for Generate<'_> {
         let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
         let planned = memory.bytes().len();
         let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;
-        let clock = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_nanos() as u64);
-        let sampling = Sampling {
-            temperature: args.temperature,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            repetition_penalty: args.repetition_penalty,
-        };
-        let mut sampler = Sampler::new(sampling, args.seed.unwrap_or_else(clock));
+        let mut sampler = args.choice.sampler(args.temperature);
 
         let mut out = std::io::stdout().lock();
         let mut text = Detokenizer::new(&tokenizer);

@@ -29,7 +29,7 @@ use crate::model::{Source, Work, bytes, bytes_per_token, with_threads};
 /// `bench/onnx.py` for an encoder in onnxruntime; `bench/compare` runs a whole table.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The .kinglet file; without one, the built-in model
+    /// The .kinglet file, or a built-in model: storyteller (without a file), pronouncer, namer
     file: Option<PathBuf>,
     /// Tokens of the prompt
     #[arg(long, value_name = "N", default_value_t = 128)]
