@@ -20,6 +20,7 @@
 //!   group are compared; [`Hidden::tokens`] says of how many.
 //! - Sums run over windows in order, so the result does not depend on the number of threads.
 
+pub mod activations;
 mod hidden;
 mod score;
 mod windows;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod activations;
 mod bench;
 mod check;
 mod choice;
