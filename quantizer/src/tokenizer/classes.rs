@@ -1,14 +1,14 @@
 //! The Unicode classes of the pre-tokenizing regexes, from the data of the regex engine that the `tokenizers` crate
 //! uses, so that firmware carries only the table its model needs.
 
-use kinglet::tokenizer::layout::{CLASS_LETTER, CLASS_NUMBER, CLASS_NUMERIC, CLASS_SHIFT, CLASS_WORD};
+use kinglet::tokenizer::layout::{CLASS_ALONE, CLASS_LETTER, CLASS_NUMBER, CLASS_NUMERIC, CLASS_SHIFT, CLASS_WORD};
 use regex_syntax::hir::{Class, HirKind};
 
 /// The first code point of the table: the runtime knows ASCII.
 const FIRST: u32 = 0x80;
 
-/// The entries of the table for the classes in `wanted`; none if nothing is wanted.
-pub(super) fn table(wanted: u8) -> Vec<u32> {
+/// The entries of the table for the classes in `wanted` and for the characters that are words of their own; none if nothing is wanted.
+pub(super) fn table(wanted: u8, alone: &[bool]) -> Vec<u32> {
     let mut classes = vec![0u8; char::MAX as usize + 1];
     for (bit, regex) in [(CLASS_LETTER, r"\p{L}"), (CLASS_NUMBER, r"\p{N}"), (CLASS_WORD, r"\w")] {
         if wanted & bit != 0 {
@@ -24,6 +24,9 @@ pub(super) fn table(wanted: u8) -> Vec<u32> {
                 *class |= CLASS_NUMERIC;
             }
         }
+    }
+    for (class, _) in classes.iter_mut().zip(alone).filter(|(_, alone)| **alone) {
+        *class |= CLASS_ALONE;
     }
     let mut last = 0;
     let mut runs = Vec::new();
@@ -73,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_table_of_nothing_is_empty() {
-        assert!(table(0).is_empty());
-        assert!(table(CLASS_LETTER | CLASS_NUMBER).len() < 2000);
+        assert!(table(0, &[]).is_empty());
+        assert!(table(CLASS_LETTER | CLASS_NUMBER, &[]).len() < 2000);
     }
 }

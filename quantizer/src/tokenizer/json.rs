@@ -34,7 +34,7 @@ pub(super) struct AddedToken {
 }
 
 /// The settings of a BPE `model`; its vocabulary and merges are read by [`vocab`] and [`merges`].
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 pub(super) struct Model {
     pub(super) dropout: Option<f64>,
     pub(super) unk_token: Option<String>,
@@ -43,6 +43,14 @@ pub(super) struct Model {
     pub(super) fuse_unk: Option<bool>,
     pub(super) byte_fallback: Option<bool>,
     pub(super) ignore_merges: Option<bool>,
+}
+
+/// The settings of a WordPiece `model`, beside its vocabulary.
+#[derive(Deserialize)]
+pub(super) struct WordPieceModel {
+    pub(super) unk_token: String,
+    pub(super) continuing_subword_prefix: String,
+    pub(super) max_input_chars_per_word: u64,
 }
 
 /// The pattern of `Split` and `Replace`.

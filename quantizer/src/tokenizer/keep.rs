@@ -11,7 +11,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use kinglet::tokenizer::Tokenizer;
-use kinglet::tokenizer::layout::{FLAG_BYTE_FALLBACK, Header, NONE, SPACE_MARK, Table, TokenKind};
+use kinglet::tokenizer::layout::{FLAG_BYTE_FALLBACK, Header, Kind, NONE, SPACE_MARK, Table, TokenKind};
 
 use super::TokenizerImportError as Error;
 use super::write::{Tables, finish};
@@ -71,9 +71,14 @@ impl<'s> Section<'s> {
             needed.extend(self.words(table).as_chunks::<3>().0.iter().map(|&[_, id, _]| id));
         }
         needed.extend((0..header.vocab).filter(|&id| tokenizer.kind_of(id) == TokenKind::Special));
+        if header.kind == Kind::WordPiece {
+            let single =
+                |id: &u32| std::str::from_utf8(tokenizer.token_bytes(*id)).is_ok_and(|text| text.chars().count() == 1);
+            needed.extend((0..header.vocab).filter(single));
+        }
         let bytes = self.words(Table::ByteIds);
         let stand_in = header.flags & FLAG_BYTE_FALLBACK != 0 && !bytes.is_empty() && !bytes.contains(&NONE);
-        let chars = self.words(Table::Chars);
+        let chars = if header.kind == Kind::WordPiece { Vec::new() } else { self.words(Table::Chars) };
         // A space that became a mark stays one symbol: the sizes of buffers rest on it.
         let chars = chars.as_chunks::<2>().0.iter().filter(|&&[c, _]| !stand_in || c == u32::from(SPACE_MARK));
         needed.extend(chars.map(|&[_, id]| id));
@@ -171,6 +176,7 @@ pub fn restricted(section: &[u8], kept: &[u32]) -> Result<Vec<u8>, Error> {
     let section = Section::parse(section)?;
     let kept = &kept[..kept.partition_point(|&id| id < section.header.vocab)];
     let new = |id: u32| kept.binary_search(&id).ok().map(|at| at as u32);
+    let word_piece = section.header.kind == Kind::WordPiece;
     let mut tables = Tables::default();
 
     let mut offset = 0;
@@ -186,10 +192,17 @@ pub fn restricted(section: &[u8], kept: &[u32]) -> Result<Vec<u8>, Error> {
         let (left, right, result) = (new(merge.left)?, new(merge.right)?, new(merge.result)?);
         Some(Merge { left, right, result, ..merge })
     });
-    put_merges(&merges.collect::<Vec<_>>(), kept.len() as u32, &mut tables);
+    if !word_piece {
+        put_merges(&merges.collect::<Vec<_>>(), kept.len() as u32, &mut tables);
+    }
 
     tables.put(Table::ByteIds, section.words(Table::ByteIds).into_iter().map(|id| new(id).unwrap_or(NONE)));
-    for &[c, id] in section.words(Table::Chars).as_chunks::<2>().0 {
+    let chars = section.words(Table::Chars);
+    if word_piece {
+        // What characters become, not tokens.
+        tables.put(Table::Chars, chars.iter().copied());
+    }
+    for &[c, id] in chars.as_chunks::<2>().0.iter().filter(|_| !word_piece) {
         tables.put(Table::Chars, new(id).into_iter().flat_map(|id| [c, id]));
     }
     for table in [Table::AddedRaw, Table::AddedNormalized] {

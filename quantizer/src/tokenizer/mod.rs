@@ -13,17 +13,20 @@
 //! | `words` | vocabularies that are only lists |
 //! | `special` | the files beside `tokenizer.json` |
 //! | `classes` | Unicode classes |
+//! | `wordpiece`, `fold` | WordPiece, and what BERT's normalizer makes of characters |
 //! | `write` | filling the runtime's layout |
 //! | `keep` | the same section with fewer tokens |
 
 mod classes;
 mod error;
+mod fold;
 pub(crate) mod gguf;
 mod json;
 mod keep;
 mod pipeline;
 mod special;
 mod vocab;
+mod wordpiece;
 pub(crate) mod words;
 mod write;
 
@@ -94,6 +97,9 @@ fn convert(tokenizer_json: &str, companions: &special::Companions) -> Result<Vec
     if let Some(version) = file.version.as_ref().filter(|version| version.as_str() != Some("1.0")) {
         return Err(Error::unsupported("tokenizer.json: version", version.to_string(), "\"1.0\""));
     }
+    if wordpiece::is(&file.model) {
+        return finished(wordpiece::section(file, companions)?);
+    }
     let model = model(&file.model)?;
     let pipeline = pipeline::read(&mut file)?;
     if model.ignore_merges == Some(true) && pipeline.kind == Kind::SentencePiece {
@@ -105,6 +111,11 @@ fn convert(tokenizer_json: &str, companions: &special::Companions) -> Result<Vec
     let merges = json::merges(&file.model)?;
     let section =
         write::section(&write::Source { pipeline, model, vocab, merges, ranks: write::Ranks::OfMerges, special })?;
+    finished(section)
+}
+
+/// The section, checked as the runtime would.
+fn finished(section: Vec<u8>) -> Result<Vec<u8>, Error> {
     Tokenizer::parse(&section)?.validate()?;
     Ok(section)
 }
@@ -117,7 +128,7 @@ fn model(value: &Value) -> Result<json::Model, Error> {
         kind => kind.and_then(Value::as_str).unwrap_or("(no type)"),
     };
     if kind != "BPE" {
-        return Err(Error::unsupported("tokenizer.json: model.type", format!("`{kind}`"), "BPE"));
+        return Err(Error::unsupported("tokenizer.json: model.type", format!("`{kind}`"), "BPE, WordPiece"));
     }
     let model: json::Model = serde::Deserialize::deserialize(value)
         .map_err(|e: serde_json::Error| Error::bad("tokenizer.json: model", e.to_string()))?;

@@ -6,6 +6,7 @@ use kinglet::tokenizer::layout::{Digits, Kind, MAX_LIST, Pattern, Prefix, SPACE_
 
 use super::error::TokenizerImportError as Error;
 use super::json::{self, Decoder, Normalizer, Piece, PostProcessor, PreTokenizer, TokenizerJson, steps};
+use super::wordpiece::WordPiece;
 
 /// The modes of the section's header, and what decoding does to token strings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(super) struct Pipeline {
     pub(super) words: Words,
     pub(super) strip: Strip,
     pub(super) nfc: bool,
+    /// What only WordPiece has.
+    pub(super) word_piece: Option<WordPiece>,
     /// Decoding turns space marks into spaces.
     pub(super) marks_to_spaces: bool,
     /// Decoding turns `<0xXX>` tokens into bytes.
@@ -39,33 +42,41 @@ const SPLITS: [(&str, u8); 2] = [
     ),
 ];
 
-const NORMALIZER: &str = "tokenizer.json: normalizer";
-const PRE_TOKENIZER: &str = "tokenizer.json: pre_tokenizer";
+pub(super) const NORMALIZER: &str = "tokenizer.json: normalizer";
+pub(super) const PRE_TOKENIZER: &str = "tokenizer.json: pre_tokenizer";
 const POST_PROCESSOR: &str = "tokenizer.json: post_processor";
-const DECODER: &str = "tokenizer.json: decoder";
+pub(super) const DECODER: &str = "tokenizer.json: decoder";
 
 /// Reads all four components; takes them out of `file`.
 pub(super) fn read(file: &mut TokenizerJson) -> Result<Pipeline, Error> {
-    let mut pipeline = Pipeline {
-        kind: Kind::SentencePiece,
-        pattern: Pattern::Whole,
-        max_digits: 1,
-        digits: Digits::Joined,
-        spaces: Spaces::Keep,
-        prefix: Prefix::Never,
-        words: Words::Whole,
-        strip: Strip::Nothing,
-        nfc: false,
-        marks_to_spaces: false,
-        byte_tokens: false,
-        before: Vec::new(),
-        after: Vec::new(),
-    };
+    let mut pipeline = Pipeline::plain(Kind::SentencePiece);
     normalizer(file, &mut pipeline)?;
     pre_tokenizer(file, &mut pipeline)?;
     decoder(file, &mut pipeline)?;
     post_processor(file, &mut pipeline)?;
     Ok(pipeline)
+}
+
+impl Pipeline {
+    /// One that changes nothing.
+    pub(super) fn plain(kind: Kind) -> Self {
+        Self {
+            kind,
+            pattern: Pattern::Whole,
+            max_digits: 1,
+            digits: Digits::Joined,
+            spaces: Spaces::Keep,
+            prefix: Prefix::Never,
+            words: Words::Whole,
+            strip: Strip::Nothing,
+            nfc: false,
+            word_piece: None,
+            marks_to_spaces: false,
+            byte_tokens: false,
+            before: Vec::new(),
+            after: Vec::new(),
+        }
+    }
 }
 
 fn normalizer(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Error> {
@@ -241,7 +252,7 @@ fn decoder(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Error> {
     Err(Error::unsupported(DECODER, "missing, or another combination of steps", supported))
 }
 
-fn post_processor(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Error> {
+pub(super) fn post_processor(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Error> {
     let supported = ["ByteLevel", "TemplateProcessing", "BertProcessing", "RobertaProcessing"];
     let found: Vec<PostProcessor> = steps(file.post_processor.take(), POST_PROCESSOR, "processors", &supported)?;
     let mut seen = false;

@@ -80,6 +80,9 @@ impl Vocabulary {
         };
         let special = self.special.contains(&(id as u32));
         let kind = if special { TokenKind::Special } else { TokenKind::Normal };
+        if let Some(word_piece) = &pipeline.word_piece {
+            return word_piece.decoded(token, kind);
+        }
         if pipeline.kind == Kind::ByteLevel {
             return (kind, raw_bytes(token).unwrap_or_else(|| token.clone().into_bytes()));
         }

@@ -49,11 +49,17 @@ impl Tables {
 /// The whole section.
 pub(super) fn section(source: &Source<'_>) -> Result<Vec<u8>, Error> {
     let mut tables = Tables::default();
+    let (mut byte_ids, mut alone) = (false, Vec::new());
     tokens(source, &mut tables)?;
-    merges(source, &mut tables)?;
-    let byte_ids = symbols(source, &mut tables)?;
+    if source.pipeline.word_piece.is_none() {
+        merges(source, &mut tables)?;
+        byte_ids = symbols(source, &mut tables)?;
+    }
     let first_bytes = added(source, &mut tables)?;
-    tables.put(Table::Classes, classes::table(wanted_classes(source)));
+    if let Some(word_piece) = &source.pipeline.word_piece {
+        alone = word_piece.tables(&source.vocab, &mut tables)?;
+    }
+    tables.put(Table::Classes, classes::table(wanted_classes(source), &alone));
     tables.put(Table::Before, source.pipeline.before.iter().copied());
     tables.put(Table::After, source.pipeline.after.iter().copied());
     tables.put(Table::Eos, source.special.eos.iter().copied());

@@ -6,8 +6,10 @@ use std::fs;
 use serde_json::{Value, json};
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{PreTokenizerWrapper, Tokenizer};
+use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
 use super::support::fixtures;
 
@@ -18,9 +20,15 @@ const QWEN2: &str =
 #[test]
 #[ignore = "rewrites the fixtures"]
 fn regenerate() {
-    for (name, file) in
-        [("gpt2", gpt2()), ("llama2", llama2()), ("llama3", llama3()), ("qwen2", qwen2()), ("smollm", smollm())]
-    {
+    let files = [
+        ("bert", bert()),
+        ("gpt2", gpt2()),
+        ("llama2", llama2()),
+        ("llama3", llama3()),
+        ("qwen2", qwen2()),
+        ("smollm", smollm()),
+    ];
+    for (name, file) in files {
         fs::write(fixtures().join(format!("tokenizers/{name}.json")), file.to_string() + "\n").unwrap();
     }
 }
@@ -126,6 +134,40 @@ fn qwen2() -> Value {
     file["added_tokens"] = (tokens.len()..).zip(names).map(|(id, (name, special))| added(id, name, special)).collect();
     file["normalizer"] = json!({"type": "NFC"});
     file
+}
+
+/// WordPiece in BERT's form, tokens by their lengths.
+fn bert() -> Value {
+    let normalizer = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+        "lowercase": true});
+    let mut tokenizer = Tokenizer::new(WordPiece::default());
+    tokenizer.with_normalizer(Some(serde_json::from_value::<NormalizerWrapper>(normalizer.clone()).unwrap()));
+    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+    let trainer = WordPieceTrainer::builder().show_progress(false).vocab_size(800).build();
+    let sample = fs::read_to_string(fixtures().join("tokenizers/sample.txt")).unwrap();
+    tokenizer.train(&mut TrainerWrapper::from(trainer), sample.split_inclusive('\n')).unwrap();
+    // Of classes that the sample is without: punctuation, accents that are none, Chinese, parts of Hangul, and whole words.
+    let more = "# $ ^ _ ~ \u{2014} \u{3002} \u{f8} \u{131} \u{e6} \u{df} ##\u{df} \u{3c3} ##\u{3c3} ##\u{3c2} \u{4e00} ##\u{4e00} \u{9e1f} \
+        \u{5728} \u{1112} ##\u{1161} ##\u{11ab} \u{1100} ##\u{1173} ##\u{11af} \u{306b} ##\u{307b} \u{20ac} \u{1f426} ##\u{bcd} \u{b95} ##\u{bc6} \
+        ##\u{bbe} 's n't extraordinary kinglet ##glet";
+    let mut tokens: Vec<String> = tokenizer.get_vocab(false).into_keys().collect();
+    tokens.extend(more.split_whitespace().map(String::from));
+    tokens.sort_by_key(|token| (token.chars().count(), token.clone()));
+    tokens.dedup();
+    let names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+    tokens.splice(0..0, names.map(String::from));
+    let special = |id: usize| json!({"id": names[id], "ids": [id], "tokens": [names[id]]});
+    let piece = |id: usize| json!({"SpecialToken": {"id": names[id], "type_id": 0}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    json!({"version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": (0..).zip(names).map(|(id, name)| added(id, name, true)).collect::<Vec<_>>(),
+        "normalizer": normalizer, "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "TemplateProcessing", "single": [piece(2), text, piece(3)],
+            "pair": [piece(2), text, piece(3), {"Sequence": {"id": "B", "type_id": 1}}, piece(3)],
+            "special_tokens": {names[2]: special(2), names[3]: special(3)}},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocab(&tokens)}})
 }
 
 fn smollm() -> Value {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::support::{file, runner, stream};
 use super::variants::all;
 
-const TEXT: &str = "Once upon a time, <|im_start|> 1234 \u{2581}\u{1f426} <a>  we'll see\n\n extraordinary </s>";
+const TEXT: &str = "Once upon a time, <|im_start|> 1234 \u{2581}\u{1f426} <a>  we'll see\n\n extraordinary </s> [MASK]\u{130}\u{d55c} N\u{e4}he";
 
 /// Uses everything a section offers.
 fn exercise(section: &[u8]) {
@@ -160,7 +160,7 @@ fn mutated_json_gives_an_error_or_a_tokenizer() {
         json!({"type": "BPE", "vocab": {"a": 4194303}, "merges": []}),
     ];
     let mut runner = runner(500);
-    for name in ["gpt2", "llama2", "llama3", "qwen2", "smollm"] {
+    for name in ["bert", "gpt2", "llama2", "llama3", "qwen2", "smollm"] {
         let original = file(name);
         // The small parts of a file come often, and each entry of its long lists now and then.
         let place = prop_oneof![0usize..120, 0usize..2600];

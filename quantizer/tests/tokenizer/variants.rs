@@ -169,11 +169,56 @@ fn byte_level() -> Vec<Both> {
     all
 }
 
+fn bert_normalizer(json: &mut Value, key: &str, value: Value) {
+    json["normalizer"][key] = value;
+}
+
+fn word_piece() -> Vec<Both> {
+    vec![
+        variant("bert", "as it is", |_| {}),
+        variant("bert", "cased", |json| bert_normalizer(json, "lowercase", json!(false))),
+        variant("bert", "accents", |json| bert_normalizer(json, "strip_accents", json!(false))),
+        variant("bert", "accents only", |json| {
+            bert_normalizer(json, "lowercase", json!(false));
+            bert_normalizer(json, "strip_accents", json!(true));
+        }),
+        variant("bert", "unclean", |json| bert_normalizer(json, "clean_text", json!(false))),
+        variant("bert", "no Chinese", |json| bert_normalizer(json, "handle_chinese_chars", json!(false))),
+        variant("bert", "no normalizer", |json| json["normalizer"] = Value::Null),
+        variant("bert", "short words, no clean-up, BERT's processor", |json| {
+            json["model"]["max_input_chars_per_word"] = json!(7);
+            json["decoder"]["cleanup"] = json!(false);
+            json["post_processor"] = json!({"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]});
+        }),
+        variant("bert", "added tokens", |json| {
+            add_token(json, "<a>", &["lstrip"]);
+            add_token(json, "<b>", &["rstrip", "special"]);
+            add_token(json, "<c>", &["lstrip", "rstrip"]);
+            add_token(json, "the", &["single_word"]);
+            add_token(json, "\u{9e1f}", &["rstrip"]);
+            add_token(json, "\u{1f426}!", &[]);
+            add_token(json, "\t", &["lstrip", "rstrip"]);
+        }),
+    ]
+}
+
 /// Every tokenizer there is.
 pub(crate) fn all() -> Vec<Both> {
     let mut all = sentencepiece();
     all.extend(byte_level());
+    all.extend(word_piece());
     all.push(Both::from_dir("storyteller", &fixtures().join("storyteller")));
     all.extend(shared("models/stories260K").map(|dir| Both::from_dir("stories260K", &dir)));
+    all.extend(minilm());
     all
+}
+
+/// The tokenizer of MiniLM, without its truncation and padding.
+pub(crate) fn minilm() -> Option<Both> {
+    shared("models/minilm").map(|dir| {
+        let mut both = Both::from_dir("minilm", &dir);
+        both.theirs.with_truncation(None).unwrap();
+        both.theirs.with_padding(None);
+        both
+    })
 }

@@ -5,7 +5,8 @@
 //! incomplete or invalid part becomes one U+FFFD.
 
 use super::Tokenizer;
-use super::layout::{Strip, TokenKind};
+use super::layout::{Kind, Strip, TokenKind};
+use crate::format::FAMILIES;
 
 /// The state between tokens of one text.
 #[derive(Debug, Clone)]
@@ -61,6 +62,9 @@ impl Detokenizer {
     /// have no text, and do not complete or break a character.
     pub fn push<'s>(&'s mut self, tokenizer: &Tokenizer<'s>, id: u32) -> Pieces<'s> {
         let kind = tokenizer.kind_of(id);
+        if FAMILIES && tokenizer.header().kind == Kind::WordPiece {
+            return self.push_word(tokenizer.token_bytes(id), kind);
+        }
         if kind != TokenKind::Normal && kind != TokenKind::Byte {
             return Pieces::default();
         }
@@ -78,6 +82,19 @@ impl Detokenizer {
             }
             Strip::OneSpace | Strip::Nothing => self.push_bytes(bytes),
         }
+    }
+
+    /// The next token of WordPiece: those that start a word bring their space, but for the first of a text.
+    fn push_word<'s>(&'s mut self, bytes: &'s [u8], kind: TokenKind) -> Pieces<'s> {
+        if matches!(kind, TokenKind::Special | TokenKind::Unused | TokenKind::Byte) {
+            return Pieces::default();
+        }
+        let first = core::mem::replace(&mut self.strip, Strip::Nothing) != Strip::Nothing;
+        let mut pieces = self.push_bytes(bytes);
+        if kind == TokenKind::Normal && !first && pieces.completed.is_empty() {
+            pieces.completed = " ";
+        }
+        pieces
     }
 
     /// The text that becomes certain with the next bytes, whatever token they are of.

@@ -1,5 +1,5 @@
 //! From text to tokens: added tokens are cut out of the raw text, then out of the normalized text, what is left is cut
-//! into pieces, and each piece is merged.
+//! into pieces, and each piece is merged (or, in `wordpiece`, looked up).
 //!
 //! Invariants: nothing is copied but the ids of one piece at a time, in the caller's scratch. A piece that needs more
 //! scratch than there is, or a token that finds the output full, does not stop the walk: it goes on to learn how much
@@ -10,6 +10,7 @@ use super::layout::{Kind, MAX_LIST, NONE, Prefix, SPACE_MARK, Spaces, Words};
 use super::split::Splitter;
 use super::view::View;
 use super::{EncodeError, Tokenizer, bpe};
+use crate::format::FAMILIES;
 
 /// What [`Tokenizer::encode_with`] is to do beside merging.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,17 +88,17 @@ impl Tokenizer<'_> {
 }
 
 /// The state of one call.
-struct Encoder<'e> {
-    tokenizer: &'e Tokenizer<'e>,
-    scratch: &'e mut [u32],
+pub(super) struct Encoder<'e> {
+    pub(super) tokenizer: &'e Tokenizer<'e>,
+    pub(super) scratch: &'e mut [u32],
     out: &'e mut [u32],
-    count: usize,
+    pub(super) count: usize,
     /// The most scratch a piece would have needed, if one needed more than there is.
-    scratch_needed: usize,
+    pub(super) scratch_needed: usize,
 }
 
 impl Encoder<'_> {
-    fn emit(&mut self, id: u32) {
+    pub(super) fn emit(&mut self, id: u32) {
         if let Some(slot) = self.out.get_mut(self.count) {
             *slot = id;
         }
@@ -163,14 +164,15 @@ impl Encoder<'_> {
                 };
                 splitter.split(view, |piece| self.byte_piece(piece))
             }
-            Kind::SentencePiece => self.words(view),
+            Kind::WordPiece if FAMILIES => self.folded_words(view),
+            Kind::SentencePiece | Kind::WordPiece => self.words(view),
         }
     }
 
     fn front(&self) -> char {
         match self.tokenizer.header.kind {
             Kind::ByteLevel => ' ',
-            Kind::SentencePiece => SPACE_MARK,
+            Kind::SentencePiece | Kind::WordPiece => SPACE_MARK,
         }
     }
 

@@ -47,7 +47,7 @@ pub enum TokenizerError {
         /// The version found.
         found: u32,
     },
-    /// A header field has no valid value.
+    /// A header field has no valid value, or one that needs the feature `families`, which this build is without.
     Field(Field),
     /// A table lies outside the section, is not aligned, or has the wrong count of entries.
     Extent(Table),
@@ -63,10 +63,10 @@ pub enum TokenizerError {
 impl core::fmt::Display for TokenizerError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::TooShort => f.write_str("tokenizer section is shorter than its header"),
+            Self::TooShort => f.write_str("tokenizer section is too short"),
             Self::NotATokenizer => f.write_str("not a tokenizer section"),
-            Self::Version { found } => write!(f, "tokenizer section has version {found}, which is not supported"),
-            Self::Field(field) => write!(f, "tokenizer header: bad field {field:?}"),
+            Self::Version { found } => write!(f, "tokenizer section: version {found} is not supported"),
+            Self::Field(field) => write!(f, "tokenizer header: field {field:?} is bad or not in this build"),
             Self::Extent(table) => write!(f, "tokenizer table {table:?} does not fit"),
             Self::Entry { table, index } => write!(f, "tokenizer table {table:?}: bad entry {index}"),
         }
@@ -88,7 +88,7 @@ pub enum EncodeError {
         /// Tokens the text has.
         needed: usize,
     },
-    /// A character has no token, and the vocabulary has neither bytes nor an unknown token to stand for it.
+    /// A character or word has no token, and the vocabulary has neither bytes nor an unknown token to stand for it.
     Unknown {
         /// Its offset in the text.
         at: usize,

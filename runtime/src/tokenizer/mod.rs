@@ -13,6 +13,7 @@
 //! | `added` | finding added tokens |
 //! | `split` | cutting byte-level text into pieces |
 //! | `bpe` | merging |
+//! | `wordpiece` | words of WordPiece, folded and looked up |
 //! | `encode`, `detokenize` | the two directions, built from these |
 
 mod added;
@@ -26,6 +27,7 @@ mod split;
 mod tables;
 mod validate;
 mod view;
+mod wordpiece;
 
 pub use detokenize::{Detokenizer, Pieces};
 pub use encode::{EncodeOptions, max_tokens, scratch_words};

@@ -19,12 +19,15 @@ macro_rules! byte_enum {
 }
 
 byte_enum! {
-    /// What the merges start from.
+    /// What tokens are made of.
     Kind {
         /// The bytes of each piece (GPT-2 and its descendants).
         ByteLevel = 0,
         /// The characters of each piece, with [`SPACE_MARK`](super::layout::SPACE_MARK) for spaces (SentencePiece BPE).
         SentencePiece = 1,
+        /// The longest tokens from the front of each word, after the changes of [`Fold`] (BERT). Only with the feature
+        /// `families`.
+        WordPiece = 2,
     }
 }
 byte_enum! {
@@ -107,5 +110,25 @@ byte_enum! {
         Byte = 2,
         /// An id that no token has.
         Unused = 3,
+        /// Text that continues a word ([`Kind::WordPiece`], whose other text has a space in front).
+        Continuing = 4,
+        /// Text that starts a word and has no space in front all the same: punctuation.
+        Joined = 5,
+    }
+}
+byte_enum! {
+    /// What becomes of the characters of a run of [`Table::Chars`](super::layout::Table::Chars) in [`Kind::WordPiece`].
+    Fold {
+        /// The value is added to each; one that makes no character stays.
+        Add = 0,
+        /// The value is added to the first and to each second after it; the others stay. Capitals that alternate with their small letters.
+        AddToEachSecond = 1,
+        /// Each becomes the character that is the value.
+        Become = 2,
+        /// Each becomes a text of [`Table::AddedBytes`](super::layout::Table::AddedBytes), at the low 24 bits of the value, of as many bytes as
+        /// the high 8 bits say: none, if the character is dropped.
+        Text = 3,
+        /// Hangul syllables become their two or three letters.
+        Hangul = 4,
     }
 }

@@ -68,6 +68,13 @@ impl<'a> PairTable<'a> {
         let at = self.0.binary_search_by_key(&key, |pair| split_pair(pair).0).ok()?;
         self.0.get(at).map(|pair| split_pair(pair).1)
     }
+
+    /// The last pair whose key is at most `key`, in a table sorted by keys; their bits from `bits` on do not count.
+    pub(super) fn last_up_to(self, key: u32, bits: u32) -> Option<(u32, u32)> {
+        let mask = (1 << bits) - 1;
+        let after = self.0.partition_point(|pair| split_pair(pair).0 & mask <= key);
+        after.checked_sub(1).and_then(|at| self.0.get(at)).map(split_pair)
+    }
 }
 
 fn split_pair(pair: &[u8; 8]) -> (u32, u32) {

@@ -31,6 +31,9 @@ fn rises<T: PartialOrd>() -> impl FnMut(T) -> bool {
     }
 }
 
+/// The code point in the key of a run.
+const CODE_POINT: u32 = (1 << CLASS_SHIFT) - 1;
+
 impl Tokenizer<'_> {
     /// Checks every entry of every table. Reading is safe without; see `parse`.
     ///
@@ -55,7 +58,12 @@ impl Tokenizer<'_> {
 
     fn validate_tokens(&self) -> Result<(), TokenizerError> {
         offsets(Table::TokenOffsets, self.offsets, self.bytes.len())?;
-        all(Table::TokenKinds, self.kinds.iter(), |&kind| TokenKind::from_byte(kind).is_some())
+        let word_piece = self.is_word_piece();
+        all(Table::TokenKinds, self.kinds.iter(), |&kind| match TokenKind::from_byte(kind) {
+            Some(TokenKind::Continuing | TokenKind::Joined) => word_piece,
+            Some(TokenKind::Byte) => !word_piece,
+            kind => kind.is_some(),
+        })
     }
 
     fn validate_merges(&self) -> Result<(), TokenizerError> {
@@ -78,10 +86,22 @@ impl Tokenizer<'_> {
 
     fn validate_symbols(&self) -> Result<(), TokenizerError> {
         all(Table::ByteIds, self.byte_ids.iter(), |id| id == NONE || self.is_id(id))?;
+        if self.is_word_piece() {
+            return self.validate_words();
+        }
         let mut sorted = rises();
         all(Table::Chars, self.chars.iter(), |(c, id)| sorted(c) && char::from_u32(c).is_some() && self.is_id(id))?;
         let mut sorted = rises();
         all(Table::SortedIds, self.sorted_ids.iter(), |id| self.is_id(id) && sorted(self.token_bytes(id)))
+    }
+
+    /// The tables whose meaning is another in WordPiece.
+    fn validate_words(&self) -> Result<(), TokenizerError> {
+        let mut sorted = rises();
+        all(Table::Chars, self.chars.iter(), |run| sorted(run.0 & CODE_POINT) && self.folds().is_run(run))?;
+        let mut sorted = rises();
+        let key = |id| (self.kind_of(id) == TokenKind::Continuing, self.token_bytes(id));
+        all(Table::SortedIds, self.sorted_ids.iter(), |id| self.is_id(id) && sorted(key(id)))
     }
 
     fn validate_added(&self, table: Table, added: Added<'_>) -> Result<(), TokenizerError> {
@@ -98,7 +118,7 @@ impl Tokenizer<'_> {
     fn validate_classes(&self) -> Result<(), TokenizerError> {
         let mut sorted = rises();
         all(Table::Classes, self.classes.0.iter(), |run| {
-            let code_point = run & ((1 << CLASS_SHIFT) - 1);
+            let code_point = run & CODE_POINT;
             let class = (run >> layout::CLASS_SHIFT) as u8;
             sorted(code_point) && code_point <= char::MAX as u32 && class & !CLASS_KNOWN == 0
         })
