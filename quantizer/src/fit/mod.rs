@@ -7,12 +7,13 @@
 //!
 //! Work is divided at fixed places, so the number of threads changes no bit.
 
-mod tape;
+pub(crate) mod tape;
 
 use kinglet::Format;
 use kinglet_kernels::layout::GROUP;
 use rayon::prelude::*;
 
+use self::tape::Learns;
 use crate::checkpoint::{Architecture, Block, Join, Middle, Norm, NormKind, Sight};
 use crate::quantize::round::SUB_SCALE;
 use crate::quantize::{RoundedBlock, RoundedLinear};
@@ -197,10 +198,10 @@ fn take(student: &mut Student, teacher: &Teacher, sample: &Lesson, state: &mut S
     let to_normed = student.head.back(&logits);
     let (norm, mut gradient) = tape::norm(&student.norm, &last, &to_normed);
     let mut pace = state.pace(rate);
-    pace.scale(&mut student.norm.weight, &norm);
+    pace.scale(&mut student.norm.weight, &norm.weight);
     for ((block, weights), stream) in student.blocks.iter_mut().zip(&weights).zip(&streams).rev() {
-        let found = tape::block(weights, lengths, stream, &mut gradient);
-        pace.scale(&mut block.norm.as_mut().expect("as `knows` says").weight, &found.norm);
+        let found = tape::block(weights, Sequences::alone(lengths), stream, &mut gradient, &mut [], Learns::All);
+        pace.scale(&mut block.norm.as_mut().expect("as `knows` says").weight, &found.norm.weight);
         pace.linear(block.input.as_mut().expect("as `knows` says"), &found.input);
         pace.linear(&mut block.output, &found.output);
     }

@@ -3,59 +3,125 @@
 //! Nothing but the block's input is kept between the two directions; the rest is computed again. Rounding of activations counts as
 //! the identity on the way back (the straight-through estimate of Bengio et al., arXiv 1308.3432).
 
+use std::ops::Range;
+
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
-use crate::checkpoint::Activation;
-use crate::reference::attention::{Turns, attend, turn};
+use crate::checkpoint::{Activation, Join, NormKind, Sight};
+use crate::reference::attention::{self, Turns, attend};
 use crate::reference::product::{columns, multiply, part, view, view_mut};
 use crate::reference::{BlockWeights, Heads, LinearWeights, Middle, NormWeights, Sequences, ops};
 
-/// The gradients of a product's weights.
-pub(super) struct LinearGradient {
+/// Which weights' gradients are wanted; that of the inputs always is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Learns {
+    /// None but those of norms, which cost nothing.
+    Norms,
+    /// All.
+    All,
+}
+
+/// The gradients of a norm's weights.
+#[derive(Default)]
+pub(crate) struct NormGradient {
     /// As the weights.
-    pub(super) weight: Vec<f32>,
+    pub(crate) weight: Vec<f32>,
     /// As the bias; empty without one.
-    pub(super) bias: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
 }
 
-/// The gradients of a block's weights.
-pub(super) struct BlockGradient {
-    pub(super) norm: Vec<f32>,
-    pub(super) input: LinearGradient,
-    pub(super) output: LinearGradient,
+/// The gradients of a product's weights.
+#[derive(Default)]
+pub(crate) struct LinearGradient {
+    /// As the weights.
+    pub(crate) weight: Vec<f32>,
+    /// As the bias; empty without one.
+    pub(crate) bias: Vec<f32>,
 }
 
-/// Takes `gradient`, that of the stream behind a block, back to the stream before it, which is `stream`.
-pub(super) fn block(of: &BlockWeights, lengths: &[usize], stream: &[f32], gradient: &mut [f32]) -> BlockGradient {
-    let (Some(of_norm), Some(of_input)) = (&of.norm, &of.input) else { unreachable!("as `knows` says") };
-    let normed = of_norm.apply(stream);
-    let projected = of_input.apply(&normed);
+/// The gradients of a block's weights; empty where it has none, or they are not wanted. Norms of heads and what is added by distance
+/// are left as they are.
+#[derive(Default)]
+pub(crate) struct BlockGradient {
+    pub(crate) norm: NormGradient,
+    pub(crate) stream_norm: NormGradient,
+    pub(crate) input: LinearGradient,
+    pub(crate) memory: LinearGradient,
+    pub(crate) output: LinearGradient,
+}
+
+/// Takes `gradient`, that of the stream behind a block, back to the stream before it, which is `stream`, and adds to `to_memory` that of
+/// the memory, where the block looks at it.
+pub(crate) fn block(
+    of: &BlockWeights,
+    sequences: Sequences<'_>,
+    stream: &[f32],
+    gradient: &mut Vec<f32>,
+    to_memory: &mut [f32],
+    learns: Learns,
+) -> BlockGradient {
+    let mut found = BlockGradient::default();
+    let normed = of.normed(stream);
+    let projected = of.input.as_ref().map_or_else(|| normed.clone(), |input| input.apply(&normed));
+    let others = of.memory.as_ref().map_or_else(Vec::new, |memory| memory.apply(sequences.memory));
     // Queries and keys in place, as `mix` leaves them nowhere.
-    let mut turned = projected.clone();
+    let mut turned = [vec![], vec![]];
     let mixed = match &of.middle {
         Middle::Attention(heads) => {
-            turn(heads, lengths, &mut turned);
-            attend(heads, Sequences::alone(lengths), &turned, &turned)
+            turned = [projected.clone(), others.clone()];
+            let [own, across] = &mut turned;
+            if heads.sight == Sight::Cross {
+                attention::turn_queries(heads, sequences.lengths, own);
+                attention::turn_keys(heads, sequences.memory_lengths, across);
+                attend(heads, sequences, own, across)
+            } else {
+                attention::turn(heads, sequences.lengths, own);
+                attend(heads, sequences, own, own)
+            }
         }
-        Middle::FeedForward { activation, .. } => ops::gate(*activation, &projected, of.output.cols),
-        Middle::Projection => unreachable!("as `knows` says"),
+        middle => middle.mix(sequences, projected.clone(), vec![]),
     };
-    let (output, to_mixed) = linear(&of.output, &mixed, gradient);
-    let to_projected = match &of.middle {
-        Middle::Attention(heads) => attention(heads, lengths, &projected, &turned, &to_mixed),
-        Middle::FeedForward { activation, .. } => gate(*activation, &projected, &to_mixed, of.output.cols),
-        Middle::Projection => unreachable!("as `knows` says"),
+    let to_mixed;
+    (found.output, to_mixed) = linear(&of.output, &mixed, gradient, learns);
+    let [to_projected, to_others] = match &of.middle {
+        Middle::Attention(heads) => attended(heads, sequences, [&projected, &others], &turned, &to_mixed),
+        Middle::FeedForward { activation, gated: true } => {
+            [gate(*activation, &projected, &to_mixed, of.output.cols), vec![]]
+        }
+        Middle::FeedForward { activation, gated: false } => [plain(*activation, &projected, to_mixed), vec![]],
+        Middle::Projection => [to_mixed, vec![]],
     };
-    let (input, to_normed) = linear(of_input, &normed, &to_projected);
-    let (norm, to_stream) = norm(of_norm, stream, &to_normed);
-    ops::add(gradient, &to_stream);
-    BlockGradient { norm, input, output }
+    let mut to_normed = to_projected;
+    if let Some(input) = &of.input {
+        (found.input, to_normed) = linear(input, &normed, &to_normed, learns);
+    }
+    if let Some(memory) = &of.memory {
+        let to;
+        (found.memory, to) = linear(memory, sequences.memory, &to_others, learns);
+        ops::add(to_memory, &to);
+    }
+    let mut to_stream = to_normed;
+    if let Some(of) = &of.norm {
+        (found.norm, to_stream) = norm(of, stream, &to_stream);
+    }
+    match (of.join, &of.stream_norm) {
+        (Join::Replace, _) => *gradient = to_stream,
+        (Join::Post, Some(of)) => {
+            (found.stream_norm, *gradient) = norm(of, stream, gradient);
+            ops::add(gradient, &to_stream);
+        }
+        (Join::Pre | Join::Post, _) => ops::add(gradient, &to_stream),
+    }
+    found
 }
 
 /// Gradients of weights and inputs.
-fn linear(of: &LinearWeights, x: &[f32], gradient: &[f32]) -> (LinearGradient, Vec<f32>) {
+fn linear(of: &LinearWeights, x: &[f32], gradient: &[f32], learns: Learns) -> (LinearGradient, Vec<f32>) {
+    if learns == Learns::Norms {
+        return (LinearGradient::default(), of.back(gradient));
+    }
     let (rows, cols) = (of.rows(), of.cols);
     let tokens = x.len() / cols;
     let rounded;
@@ -76,32 +142,45 @@ fn linear(of: &LinearWeights, x: &[f32], gradient: &[f32]) -> (LinearGradient, V
     (LinearGradient { weight, bias }, of.back(gradient))
 }
 
-/// Gradients of weights and inputs of a root-mean-square norm.
-pub(super) fn norm(of: &NormWeights, x: &[f32], gradient: &[f32]) -> (Vec<f32>, Vec<f32>) {
+/// Gradients of weights and inputs of a norm.
+pub(crate) fn norm(of: &NormWeights, x: &[f32], gradient: &[f32]) -> (NormGradient, Vec<f32>) {
     let n = of.weight.len();
     let mut inputs = vec![0.0; x.len()];
-    let scales: Vec<f32> = inputs
+    // Of each row the mean that is taken away, and what the rest is multiplied by.
+    let rows: Vec<[f32; 2]> = inputs
         .par_chunks_mut(n)
         .zip(x.par_chunks(n))
         .zip(gradient.par_chunks(n))
         .map(|((to, x), gradient)| {
-            let square: f64 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            let products = || gradient.iter().zip(&of.weight);
+            let (mean, shift) = match of.kind {
+                NormKind::Rms => (0.0, 0.0),
+                NormKind::Layer => {
+                    let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64;
+                    let shift = products().map(|(&g, &w)| f64::from(g * w)).sum::<f64>() / n as f64;
+                    (mean, shift)
+                }
+            };
+            let square: f64 = x.iter().map(|&x| (f64::from(x) - mean) * (f64::from(x) - mean)).sum();
             let scale = (1.0 / (square / n as f64 + f64::from(of.eps)).sqrt()) as f32;
-            let along: f32 = x.iter().zip(gradient).zip(&of.weight).map(|((x, g), w)| x * g * w).sum();
+            let (mean, shift) = (mean as f32, scale * shift as f32);
+            let along: f32 = x.iter().zip(products()).map(|(x, (g, w))| (x - mean) * g * w).sum();
             let back = along * scale * scale * scale / n as f32;
-            for (((to, x), g), w) in to.iter_mut().zip(x).zip(gradient).zip(&of.weight) {
-                *to = scale * w * g - x * back;
+            for ((to, x), (g, w)) in to.iter_mut().zip(x).zip(products()) {
+                *to = scale * w * g - (x - mean) * back - shift;
             }
-            scale
+            [mean, scale]
         })
         .collect();
     let mut weight = vec![0.0; n];
-    for ((x, gradient), scale) in x.chunks(n).zip(gradient.chunks(n)).zip(scales) {
+    let mut bias = vec![0.0; of.bias.as_ref().map_or(0, Vec::len)];
+    for ((x, gradient), [mean, scale]) in x.chunks(n).zip(gradient.chunks(n)).zip(rows) {
         for ((to, x), g) in weight.iter_mut().zip(x).zip(gradient) {
-            *to += g * x * scale;
+            *to += g * (x - mean) * scale;
         }
+        ops::add(&mut bias, gradient);
     }
-    (weight, inputs)
+    (NormGradient { weight, bias }, inputs)
 }
 
 /// The gradient of gate and up.
@@ -118,60 +197,111 @@ fn gate(activation: Activation, both: &[f32], gradient: &[f32], inner: usize) ->
     to
 }
 
-/// The gradient of queries, keys and values before norms and rotation.
-fn attention(heads: &Heads, lengths: &[usize], projected: &[f32], turned: &[f32], gradient: &[f32]) -> Vec<f32> {
-    let (width, queries, dim) = (heads.values().end, heads.queries().end, heads.dim);
+/// The gradient in front of an activation.
+fn plain(activation: Activation, x: &[f32], mut gradient: Vec<f32>) -> Vec<f32> {
+    let all = gradient.par_iter_mut().zip(x).with_min_len(1024);
+    all.for_each(|(gradient, &x)| *gradient *= ops::slope(activation, x));
+    gradient
+}
+
+/// The gradients of queries, keys and values before norms and rotation: `own` are those made from the stream, `across` those from the
+/// memory, if the keys are there.
+fn attended(
+    heads: &Heads,
+    sequences: Sequences<'_>,
+    projected: [&[f32]; 2],
+    turned: &[Vec<f32>; 2],
+    gradient: &[f32],
+) -> [Vec<f32>; 2] {
+    let cross = heads.sight == Sight::Cross;
+    let (lengths, queries, dim, width) = (sequences.lengths, heads.queries().end, heads.dim, heads.values().end);
+    let (seen, stride) = if cross { (sequences.memory_lengths, queries) } else { (lengths, width) };
     let tokens: usize = lengths.iter().sum();
-    let mut to = vec![0.0; projected.len()];
-    let turned = view(turned, tokens, width);
+    let own = view(&turned[0], tokens, stride);
+    let others = if cross { view(&turned[1], seen.iter().sum(), width) } else { own };
     let gradient = view(gradient, tokens, queries);
+    let mut to = projected.map(|numbers| vec![0.0; numbers.len()]);
+    let [to_own, to_across] = &mut to;
+    let across_rows = to_across.len() / width;
+    let mut rest = view_mut(to_own, tokens, stride);
+    let mut rest_across = view_mut(to_across, across_rows, width);
     let mut jobs = vec![];
-    let mut rest = view_mut(&mut to, tokens, width);
-    let mut start = 0;
-    for &length in lengths {
-        let (sequence, others) = rest.split_at(Axis(0), length);
-        rest = others;
+    let (mut start, mut seen_start) = (0, 0);
+    for (&length, &keys) in lengths.iter().zip(seen) {
+        let (sequence, later) = rest.split_at(Axis(0), length);
+        rest = later;
         // Columns of a sequence in bands of a head; those that belong to one key and value head go together.
         let mut bands: Vec<_> = columns(sequence, dim).into_iter().map(Some).collect();
+        let (memory, later) = rest_across.split_at(Axis(0), if cross { keys } else { 0 });
+        rest_across = later;
+        if cross {
+            bands.extend(columns(memory, dim).into_iter().map(Some));
+        }
         for shared in 0..heads.kv_heads {
             let mut take = |at: usize| bands[at].take().expect("each band is taken once");
-            let own = shared * heads.group()..(shared + 1) * heads.group();
+            let group = shared * heads.group()..(shared + 1) * heads.group();
             jobs.push(Shared {
                 heads,
-                turned: part(turned, start..start + length, 0..width),
+                own: part(own, start..start + length, 0..queries),
+                others: part(others, seen_start..seen_start + keys, 0..width),
                 gradient: part(gradient, start..start + length, 0..queries),
                 shared,
-                queries: own.map(&mut take).collect(),
+                queries: group.map(&mut take).collect(),
                 key: take(heads.heads + shared),
                 value: take(heads.heads + heads.kv_heads + shared),
             });
         }
-        start += length;
+        (start, seen_start) = (start + length, seen_start + keys);
     }
     jobs.into_par_iter().for_each(Shared::run);
+    let side = usize::from(cross);
+    turn_back(heads, heads.query_norm.as_ref(), lengths, (heads.queries(), stride), projected[0], &mut to[0]);
+    turn_back(
+        heads,
+        heads.key_norm.as_ref(),
+        seen,
+        (heads.keys(), [stride, width][side]),
+        projected[side],
+        &mut to[side],
+    );
+    to
+}
+
+/// Takes the gradients of the heads in some columns of rows of so many numbers back through rotation and norm.
+fn turn_back(
+    heads: &Heads,
+    of: Option<&NormWeights>,
+    lengths: &[usize],
+    (columns, stride): (Range<usize>, usize),
+    projected: &[f32],
+    to: &mut [f32],
+) {
+    if of.is_none() && heads.rope.is_none() {
+        return;
+    }
     let longest = lengths.iter().copied().max().unwrap_or(0);
     let turns = heads.rope.as_ref().map(|rope| Turns::new(rope, longest));
     let positions: Vec<usize> = lengths.iter().flat_map(|length| 0..*length).collect();
-    let rows = to.par_chunks_mut(width).zip(projected.par_chunks(width)).zip(positions);
+    let rows = to.par_chunks_mut(stride).zip(projected.par_chunks(stride)).zip(positions);
     rows.with_min_len(32).for_each(|((to, projected), position)| {
-        for (i, to) in to[..heads.keys().end].chunks_mut(dim).enumerate() {
+        let heads = to[columns.clone()].chunks_mut(heads.dim).zip(projected[columns.clone()].chunks(heads.dim));
+        for (to, projected) in heads {
             if let Some(turns) = &turns {
                 turns.apply::<true>(to, position);
             }
-            let of = if i < heads.heads { &heads.query_norm } else { &heads.key_norm };
             if let Some(of) = of {
-                let (_, inputs) = norm(of, &projected[i * dim..][..dim], to);
+                let (_, inputs) = norm(of, projected, to);
                 to.copy_from_slice(&inputs);
             }
         }
     });
-    to
 }
 
 /// The heads of one sequence that share keys and values.
 struct Shared<'a> {
     heads: &'a Heads,
-    turned: ArrayView2<'a, f32>,
+    own: ArrayView2<'a, f32>,
+    others: ArrayView2<'a, f32>,
     gradient: ArrayView2<'a, f32>,
     shared: usize,
     queries: Vec<ArrayViewMut2<'a, f32>>,
@@ -179,34 +309,38 @@ struct Shared<'a> {
     value: ArrayViewMut2<'a, f32>,
 }
 
-impl Shared<'_> {
+impl<'a> Shared<'a> {
     fn run(mut self) {
-        let (heads, length) = (self.heads, self.turned.nrows());
-        let at = |first: usize, head: usize| {
-            part(self.turned, 0..length, first + head * heads.dim..first + (head + 1) * heads.dim)
+        let (heads, length, keys) = (self.heads, self.own.nrows(), self.others.nrows());
+        let at = |of: ArrayView2<'a, f32>, first: usize, head: usize| {
+            part(of, 0..of.nrows(), first + head * heads.dim..first + (head + 1) * heads.dim)
         };
-        let key = at(heads.keys().start, self.shared);
-        let value = at(heads.values().start, self.shared);
-        let mut weights = vec![0.0; length * length];
-        let mut slopes = vec![0.0; length * length];
+        let key = at(self.others, heads.keys().start, self.shared);
+        let value = at(self.others, heads.values().start, self.shared);
+        let mut weights = vec![0.0; length * keys];
+        let mut slopes = vec![0.0; length * keys];
         for (i, to_query) in self.queries.iter_mut().enumerate() {
             let head = self.shared * heads.group() + i;
-            let query = at(0, head);
-            let gradient = part(self.gradient, 0..length, head * heads.dim..(head + 1) * heads.dim);
-            general_mat_mul(heads.scale, &query, &key.t(), 0.0, &mut view_mut(&mut weights, length, length));
-            general_mat_mul(1.0, &gradient, &value.t(), 0.0, &mut view_mut(&mut slopes, length, length));
-            for (row, (weights, slopes)) in weights.chunks_mut(length).zip(slopes.chunks_mut(length)).enumerate() {
-                let (seen, later) = weights.split_at_mut(row + 1);
+            let query = at(self.own, 0, head);
+            let gradient = at(self.gradient, 0, head);
+            general_mat_mul(heads.scale, &query, &key.t(), 0.0, &mut view_mut(&mut weights, length, keys));
+            general_mat_mul(1.0, &gradient, &value.t(), 0.0, &mut view_mut(&mut slopes, length, keys));
+            for (row, (weights, slopes)) in weights.chunks_mut(keys).zip(slopes.chunks_mut(keys)).enumerate() {
+                let last = if heads.sight == Sight::Earlier { row + 1 } else { keys };
+                let (seen, later) = weights.split_at_mut(last);
+                if let Some(table) = heads.relative_of(head) {
+                    attention::add_relative(table, row, seen);
+                }
                 ops::softmax(seen);
                 later.fill(0.0);
-                let (slopes, later) = slopes.split_at_mut(row + 1);
+                let (slopes, later) = slopes.split_at_mut(last);
                 later.fill(0.0);
                 let mean: f32 = seen.iter().zip(&*slopes).map(|(w, s)| w * s).sum();
                 for (slope, weight) in slopes.iter_mut().zip(seen) {
                     *slope = heads.scale * *weight * (*slope - mean);
                 }
             }
-            let (weights, slopes) = (view(&weights, length, length), view(&slopes, length, length));
+            let (weights, slopes) = (view(&weights, length, keys), view(&slopes, length, keys));
             general_mat_mul(1.0, &slopes, &key, 0.0, to_query);
             general_mat_mul(1.0, &slopes.t(), &query, 1.0, &mut self.key);
             general_mat_mul(1.0, &weights.t(), &gradient, 1.0, &mut self.value);
@@ -216,8 +350,10 @@ impl Shared<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::checkpoint::{NormKind, Rope, Sight};
+    use crate::checkpoint::Rope;
     use crate::testing::{self, numbers};
 
     fn linear_of(rows: usize, cols: usize, seed: u32) -> LinearWeights {
@@ -225,73 +361,124 @@ mod tests {
         LinearWeights { weight, bias: Some(numbers(rows, seed + 1)), cols, rounds: false }
     }
 
+    fn norm_of(kind: NormKind, n: usize, seed: u32) -> NormWeights {
+        let weight = numbers(n, seed).iter().map(|w| 1.0 + w / 2.0).collect();
+        NormWeights { kind, weight, bias: (kind == NormKind::Layer).then(|| numbers(n, seed + 9)), eps: 1e-5 }
+    }
+
     /// What the loss is: some fixed weighting of the outputs.
-    fn loss(of: &BlockWeights, lengths: &[usize], stream: &[f32], weighting: &[f32]) -> f64 {
-        let out = of.branch(Sequences::alone(lengths), stream);
-        let all = out.iter().zip(stream).zip(weighting);
-        all.map(|((o, s), w)| f64::from(*w) * (f64::from(*o) + f64::from(*s))).sum()
+    fn loss(of: &BlockWeights, sequences: Sequences<'_>, stream: &[f32], weighting: &[f32]) -> f64 {
+        let out = of.advance(sequences, stream);
+        assert_eq!(out.len(), weighting.len());
+        out.iter().zip(weighting).map(|(o, w)| f64::from(*w) * f64::from(*o)).sum()
+    }
+
+    const WIDTH: usize = 12;
+    const LENGTHS: [usize; 2] = [5, 3];
+    const MEMORY: usize = 10;
+    const MEMORY_LENGTHS: [usize; 2] = [2, 6];
+
+    /// Compares all gradients of a block with differences of the loss.
+    fn check(name: &str, mut of: BlockWeights) {
+        let (mut stream, mut memory) = (numbers(8 * WIDTH, 11), numbers(8 * MEMORY, 13));
+        let weighting = numbers(8 * of.output.rows(), 12);
+        let across = of.memory.is_some();
+        macro_rules! sequences {
+            () => {
+                match across {
+                    true => Sequences { lengths: &LENGTHS, memory: &memory, memory_lengths: &MEMORY_LENGTHS },
+                    false => Sequences::alone(&LENGTHS),
+                }
+            };
+        }
+        let mut to_stream = weighting.clone();
+        let mut to_memory = vec![0.0; memory.len()];
+        let found = block(&of, sequences!(), &stream, &mut to_stream, &mut to_memory, Learns::All);
+        let (mut frozen, mut frozen_memory) = (weighting.clone(), vec![0.0; memory.len()]);
+        let none = block(&of, sequences!(), &stream, &mut frozen, &mut frozen_memory, Learns::Norms);
+        assert!(frozen == to_stream && frozen_memory == to_memory && none.output.weight.is_empty(), "{name}");
+        let step = 1e-2;
+        let near = |what: &str, i: usize, found: f32, up: f64, down: f64| {
+            let want = (up - down) / (2.0 * f64::from(step));
+            let far = (f64::from(found) - want).abs();
+            assert!(far < 2e-2 * (0.2 + want.abs()), "{name}: {what} {i}: {found}, not {want}");
+        };
+        macro_rules! check {
+            ($($what:literal: $field:expr, $found:expr, $every:literal;)*) => {$(
+                for i in (0..$found.len()).step_by($every) {
+                    let old = $field[i];
+                    $field[i] = old + step;
+                    let up = loss(&of, sequences!(), &stream, &weighting);
+                    $field[i] = old - step;
+                    let down = loss(&of, sequences!(), &stream, &weighting);
+                    $field[i] = old;
+                    near($what, i, $found[i], up, down);
+                }
+            )*};
+        }
+        if across {
+            check! { "memory's states": memory, to_memory, 3; }
+        }
+        check! {
+            "stream": stream, to_stream, 5;
+            "norm": of.norm.as_mut().unwrap().weight, found.norm.weight, 1;
+            "norm bias": of.norm.as_mut().unwrap().bias.as_mut().unwrap(), found.norm.bias, 1;
+            "stream norm": of.stream_norm.as_mut().unwrap().weight, found.stream_norm.weight, 1;
+            "stream norm bias": of.stream_norm.as_mut().unwrap().bias.as_mut().unwrap(), found.stream_norm.bias, 1;
+            "input": of.input.as_mut().unwrap().weight, found.input.weight, 7;
+            "input bias": of.input.as_mut().unwrap().bias.as_mut().unwrap(), found.input.bias, 3;
+            "memory": of.memory.as_mut().unwrap().weight, found.memory.weight, 7;
+            "memory bias": of.memory.as_mut().unwrap().bias.as_mut().unwrap(), found.memory.bias, 3;
+            "output": of.output.weight, found.output.weight, 7;
+            "output bias": of.output.bias.as_mut().unwrap(), found.output.bias, 3;
+        }
+    }
+
+    fn heads(sight: Sight) -> Heads {
+        let (query_norm, key_norm, rope, relative) = (None, None, None, None);
+        Heads { heads: 4, kv_heads: 2, dim: 4, scale: 0.5, query_norm, key_norm, rope, sight, relative }
     }
 
     #[test]
-    fn gradients_are_those_of_differences() {
-        let (width, dim) = (12, 4);
-        let weight = |n: usize| -> Vec<f32> { numbers(n, 7).iter().map(|w| 1.0 + w / 2.0).collect() };
-        let norm = |n: usize| NormWeights { kind: NormKind::Rms, weight: weight(n), bias: None, eps: 1e-5 };
-        let rope = Rope { inv_freq: vec![1.0, 0.1], magnitude: 1.1 };
-        let heads = Heads {
-            heads: 4,
-            kv_heads: 2,
-            dim,
-            scale: 0.5,
-            query_norm: Some(norm(dim)),
-            key_norm: Some(norm(dim)),
-            rope: Some(rope),
-            sight: Sight::Earlier,
-            relative: None,
+    fn gradients_of_attention_are_those_of_differences() {
+        let block = |heads: Heads| {
+            let norm = norm_of(NormKind::Rms, WIDTH, 7).weight;
+            testing::block(norm, linear_of(32, WIDTH, 3), Middle::Attention(heads), linear_of(WIDTH, 16, 4))
         };
-        let gated = Middle::FeedForward { activation: Activation::Silu, gated: true };
-        let blocks = [
-            testing::block(weight(width), linear_of(32, width, 3), Middle::Attention(heads), linear_of(width, 16, 4)),
-            testing::block(weight(width), linear_of(20, width, 5), gated, linear_of(width, 10, 6)),
-        ];
-        let lengths = [5, 3];
-        let stream = numbers(8 * width, 11);
-        let weighting = numbers(8 * width, 12);
-        for mut of in blocks {
-            let mut to_stream = weighting.clone();
-            let gradient = block(&of, &lengths, &stream, &mut to_stream);
-            let near = |what: &str, i: usize, found: f32, up: f64, down: f64, step: f32| {
-                let want = (up - down) / (2.0 * f64::from(step));
-                assert!((f64::from(found) - want).abs() < 2e-2 * (0.2 + want.abs()), "{what} {i}: {found}, not {want}");
-            };
-            let step = 1e-2;
-            for i in (0..stream.len()).step_by(5) {
-                let mut x = stream.clone();
-                x[i] += step;
-                let up = loss(&of, &lengths, &x, &weighting);
-                x[i] -= 2.0 * step;
-                near("stream", i, to_stream[i], up, loss(&of, &lengths, &x, &weighting), step);
-            }
-            macro_rules! check {
-                ($($what:literal: $field:expr, $found:expr, $every:literal;)*) => {$(
-                    for i in (0..$found.len()).step_by($every) {
-                        let old = $field[i];
-                        $field[i] = old + step;
-                        let up = loss(&of, &lengths, &stream, &weighting);
-                        $field[i] = old - step;
-                        let down = loss(&of, &lengths, &stream, &weighting);
-                        $field[i] = old;
-                        near($what, i, $found[i], up, down, step);
-                    }
-                )*};
-            }
-            check! {
-                "norm": of.norm.as_mut().unwrap().weight, gradient.norm, 1;
-                "input": of.input.as_mut().unwrap().weight, gradient.input.weight, 7;
-                "input bias": of.input.as_mut().unwrap().bias.as_mut().unwrap(), gradient.input.bias, 3;
-                "output": of.output.weight, gradient.output.weight, 7;
-                "output bias": of.output.bias.as_mut().unwrap(), gradient.output.bias, 3;
-            }
+        let rope = Some(Rope { inv_freq: vec![1.0, 0.1], magnitude: 1.1 });
+        let [query_norm, key_norm] = [7, 8].map(|seed| Some(norm_of(NormKind::Rms, 4, seed)));
+        check("causal, turned", block(Heads { query_norm, key_norm, rope, ..heads(Sight::Earlier) }));
+        let relative = Some(Arc::new(numbers(4 * 5, 9)));
+        let norm = Some(norm_of(NormKind::Layer, WIDTH, 5));
+        let all = block(Heads { relative: relative.clone(), ..heads(Sight::All) });
+        check("to all, by distance", BlockWeights { norm: norm.clone(), ..all.clone() });
+        let stream_norm = Some(norm_of(NormKind::Layer, WIDTH, 6));
+        check("behind a norm", BlockWeights { norm: norm.clone(), stream_norm, join: Join::Post, ..all });
+        let query_norm = Some(norm_of(NormKind::Rms, 4, 3));
+        let across = BlockWeights {
+            norm,
+            input: Some(linear_of(16, WIDTH, 3)),
+            memory: Some(linear_of(16, MEMORY, 8)),
+            ..block(Heads { relative, query_norm, ..heads(Sight::Cross) })
+        };
+        check("across", across);
+    }
+
+    #[test]
+    fn gradients_of_feed_forwards_and_projections_are_those_of_differences() {
+        use Activation::{Gelu, GeluTanh, Identity, Silu, Tanh};
+        for (activation, gated) in [(Silu, true), (GeluTanh, true), (Gelu, false), (Tanh, false), (Identity, false)] {
+            let middle = Middle::FeedForward { activation, gated };
+            let rows = if gated { 20 } else { 10 };
+            let norm = norm_of(NormKind::Rms, WIDTH, 7).weight;
+            let block = testing::block(norm, linear_of(rows, WIDTH, 5), middle, linear_of(WIDTH, 10, 6));
+            check(&format!("{activation:?} {gated}"), block.clone());
+            let output = linear_of(14, 10, 6);
+            let replaces = BlockWeights { norm: None, join: Join::Replace, output, ..block };
+            check(&format!("{activation:?} {gated}, replacing"), replaces.clone());
+            let (input, middle, output) = (None, Middle::Projection, linear_of(9, WIDTH, 2));
+            let norm = Some(norm_of(NormKind::Layer, WIDTH, 4));
+            check("a projection", BlockWeights { input, middle, output, norm, ..replaces });
         }
     }
 }

@@ -172,7 +172,7 @@ impl Head<'_> {
 }
 
 /// Adds a head's relative numbers to the scores of the query at a position.
-fn add_relative(table: &[f32], query: usize, scores: &mut [f32]) {
+pub(crate) fn add_relative(table: &[f32], query: usize, scores: &mut [f32]) {
     let reach = (table.len() / 2) as isize;
     for (key, score) in scores.iter_mut().enumerate() {
         let distance = (key as isize - query as isize).clamp(-reach, reach);
