@@ -10,6 +10,7 @@
 //! | [`prune`] | takes heads and channels out, and lets the rest make up for them |
 //! | [`fit`] | fits a rounded model's scales to the f32 model's predictions |
 //! | [`cut`] | makes an embedding model of a model's first blocks |
+//! | [`mod@adapt`] | teaches an encoder's and a decoder's interface to fit them together |
 //! | [`mod@file`] | the file's writer, on the reader's own records |
 //! | [`tokenizer`] | imports tokenizers |
 //! | [`vocabulary`] | finds the tokens that a text needs |
@@ -20,6 +21,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod adapt;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod cut;
@@ -35,6 +37,7 @@ pub mod prune;
 pub mod quantize;
 pub mod reference;
 pub mod report;
+mod reread;
 #[cfg(test)]
 mod testing;
 mod text;

@@ -31,6 +31,7 @@ use std::path::Path;
 
 pub use error::MediaError;
 pub use front_end::FrontEnd;
+pub(crate) use picture::decode;
 pub use picture::{PictureSettings, Resize, picture};
 pub use prepared::{PreparedError, prepared};
 pub use preprocessor::Preprocessor;

@@ -88,7 +88,7 @@ pub fn picture(path: &Path, settings: &PictureSettings) -> Result<Vec<u8>, Media
 }
 
 /// The pixels of a file, its height and its width.
-fn decode(path: &Path) -> Result<(Vec<u8>, u32, u32), MediaError> {
+pub(crate) fn decode(path: &Path) -> Result<(Vec<u8>, u32, u32), MediaError> {
     let mut bytes = vec![];
     let io = |source| MediaError::Io { path: path.into(), source };
     open(path)?.take(LONGEST + 1).read_to_end(&mut bytes).map_err(io)?;

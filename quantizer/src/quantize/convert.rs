@@ -104,7 +104,7 @@ pub fn quantize(
     }
     let mut finished = writer.finish()?;
     if let Some(question) = &question {
-        golden::add(&mut finished, question)?;
+        golden::add(&mut finished, std::slice::from_ref(question))?;
     }
     let bytes = std::fs::metadata(finished.path()).map_or(0, |m| m.len());
     if let Some(Target::Bytes(most)) = options.target

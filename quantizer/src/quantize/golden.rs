@@ -10,7 +10,7 @@ use crate::memory::Memory;
 
 /// What the model is given, and how long its answer is.
 #[derive(Debug, Default)]
-pub(super) struct Question {
+pub(crate) struct Question {
     /// Rows of the source, and its tokens if it reads tokens.
     rows: usize,
     source: Vec<u32>,
@@ -19,9 +19,17 @@ pub(super) struct Question {
     answer: usize,
 }
 
+impl From<&Golden<'_>> for Question {
+    /// The question that a file was asked before.
+    fn from(of: &Golden<'_>) -> Self {
+        let (source, prompt) = (of.source.to_vec(), of.prompt.to_vec());
+        Self { rows: of.rows, source, prompt, answer: of.answer.len() }
+    }
+}
+
 impl Question {
     /// Tokens of the golden sequence; 0: there is none.
-    pub(super) fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.source.len() + self.prompt.len() + self.answer
     }
 
@@ -76,21 +84,31 @@ pub(super) fn question(tokenizer: &[u8], architecture: &Architecture, options: &
 /// Multiply-accumulates between two releases of the map: some 100 MB of weights for one token.
 const PIECE: u64 = 1 << 27;
 
-/// Runs the file and adds its answer.
-pub(super) fn add(file: &mut Finished, question: &Question) -> Result<(), QuantizeError> {
+/// Runs the file and adds its answers.
+pub(crate) fn add(file: &mut Finished, questions: &[Question]) -> Result<(), QuantizeError> {
     let path = file.path().to_path_buf();
     let fail = |what: &dyn std::fmt::Display| QuantizeError::check(&path, what);
     let map = Map::open(&path).map_err(|e| fail(&e))?;
     let model = Model::open(&map).map_err(|e| fail(&e))?;
-    let options = kinglet::Options::of(&model).map_err(|e| fail(&e))?;
+    let answers: Vec<_> =
+        questions.iter().map(|of| answer(&map, &model, of)).collect::<Result<_, _>>().map_err(|e| fail(&e))?;
+    let goldens = questions.iter().zip(&answers).map(|(Question { rows, source, prompt, .. }, (answer, hash))| {
+        Golden { rows: *rows, source, prompt, answer, hash: *hash }
+    });
+    Ok(file.golden(&goldens.collect::<Vec<_>>())?)
+}
+
+/// The answer to a question, and the hash of its logits.
+fn answer(map: &Map, model: &Model<'_>, question: &Question) -> Result<(Vec<u32>, u64), String> {
+    let options = kinglet::Options::of(model).map_err(said)?;
     let options = kinglet::Options {
         context: (question.prompt.len() + question.answer).max(1),
         prefill: question.prompt.len().max(1),
         ..options
     };
-    let mut memory = Memory::new(Plan::new(&model, options).map_err(|e| fail(&e))?.bytes());
-    let session = Session::with(&model, options, memory.bytes(), Isa::detect(), Serial);
-    let mut session = session.map_err(|e| fail(&e))?;
+    let mut memory = Memory::new(Plan::new(model, options).map_err(said)?.bytes());
+    let session = Session::with(model, options, memory.bytes(), Isa::detect(), Serial);
+    let mut session = session.map_err(said)?;
     // In pieces, so that the weights of a large model are not all in memory at once.
     let run = |session: &mut Session<'_, '_>| {
         while session.resume(PIECE)? == Progress::Pending {
@@ -104,17 +122,20 @@ pub(super) fn add(file: &mut Finished, question: &Question) -> Result<(), Quanti
             [] => Source::Pattern(question.rows),
             tokens => Source::Tokens(tokens),
         };
-        session.begin_source(source).and_then(|()| run(&mut session)).map_err(|e| fail(&e))?;
+        session.begin_source(source).and_then(|()| run(&mut session)).map_err(said)?;
         hash.update(session.logits());
     }
     let mut next = question.prompt.clone();
     for _ in 0..question.answer {
-        session.begin(&next, 1).and_then(|()| run(&mut session)).map_err(|e| fail(&e))?;
+        session.begin(&next, 1).and_then(|()| run(&mut session)).map_err(said)?;
         let logits = session.logits();
         hash.update(logits);
         tokens.push(argmax(logits));
         next = tokens[tokens.len() - 1..].to_vec();
     }
-    let Question { rows, source, prompt, .. } = question;
-    Ok(file.golden(&[Golden { rows: *rows, source, prompt, answer: &tokens, hash: hash.value() }])?)
+    Ok((tokens, hash.value()))
+}
+
+fn said(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }

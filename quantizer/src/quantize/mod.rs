@@ -12,7 +12,7 @@ mod golden;
 mod gptq;
 mod moments;
 mod outline;
-mod pack;
+pub(crate) mod pack;
 mod packed;
 mod plan;
 mod record;
@@ -29,6 +29,7 @@ use kinglet::Format;
 
 pub use blocks::linear;
 pub use convert::quantize;
+pub(crate) use golden::{Question, add as add_golden};
 pub(crate) use moments::cholesky;
 pub use moments::{Moments, MomentsError};
 pub use record::record_path;

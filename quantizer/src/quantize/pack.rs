@@ -10,7 +10,7 @@ use crate::file::{Kind, WriteError};
 
 /// How a rounded matrix is stored: sparse where at least an eighth of the bytes is saved. A product with a sparse matrix that has nearly all
 /// blocks takes up to a quarter longer than with the dense one.
-pub(super) fn kind(of: &RoundedLinear) -> Kind {
+pub(crate) fn kind(of: &RoundedLinear) -> Kind {
     let (rows, groups) = (of.rows.len(), of.cols.div_ceil(GROUP));
     let there = |panel: &[Row]| (0..groups).filter(|&group| is_there(panel, group, &of.levels)).count();
     let blocks = of.rows.chunks(PANEL).map(there).sum();
@@ -22,7 +22,7 @@ pub(super) fn kind(of: &RoundedLinear) -> Kind {
 }
 
 /// Lays out a rounded matrix as [`kind`] says.
-pub(super) fn write(
+pub(crate) fn write(
     of: &RoundedLinear,
     put: &mut dyn FnMut(&[u8]) -> Result<(), WriteError>,
 ) -> Result<(), WriteError> {

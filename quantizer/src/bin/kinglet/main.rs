@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod activations;
+mod adapt;
 mod bench;
 mod check;
 mod choice;
@@ -39,6 +40,7 @@ Examples:
   kinglet classify -m FILE picture.png           labels and their probabilities, of a text, picture or recording
   kinglet pull OWNER/NAME                        fetch a model from the Hugging Face hub
   kinglet quantize DIR -o model.kinglet          a Hugging Face checkpoint, or a GGUF file, becomes a file
+  kinglet adapt model.kinglet pairs.tsv -o new.kinglet   its encoder and decoder learn to fit together
   kinglet inspect model.kinglet --context 512    what is in it, and the memory it needs
   kinglet eval model.kinglet --text T --reference DIR
   kinglet report model.kinglet --text T --reference DIR -o page.html
@@ -57,6 +59,7 @@ struct Cli {
 enum Command {
     Pull(pull::Args),
     Quantize(quantize::Args),
+    Adapt(adapt::Args),
     Inspect(inspect::Args),
     Run(run::Args),
     Translate(generate::Translate),
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Pull(args) => args.run(),
         Command::Quantize(args) => args.run(),
+        Command::Adapt(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Run(args) => args.run(),
         Command::Translate(args) => args.run(),

@@ -1,0 +1,161 @@
+//! Interfaces that have learned nothing yet: random numbers of a seed, whose variance keeps that of what passes through.
+
+use kinglet::Format;
+use kinglet::format::layout::{BlockRecord, StackRecord, activation, block, input, join, norm, sight};
+
+use super::random::Random;
+use super::student::{Interface, Part, Stage};
+use super::{AdaptError, Fresh, Shape};
+use crate::checkpoint::{Activation, Join, NormKind, Sight};
+use crate::reference::{BlockWeights, Heads, LinearWeights, Middle, NormWeights};
+
+/// Of a resampler: attention across and feed-forward, so many times.
+const LAYERS: u32 = 2;
+/// The feed-forward of a resampler is so many times as wide as its stream.
+const WIDER: usize = 2;
+/// The widest interface.
+const WIDEST: usize = 1 << 16;
+const EPS: f32 = 1e-5;
+
+/// An interface from states of one width to those of another; `context` is the most rows of a source.
+pub(super) fn interface(
+    fresh: &Fresh,
+    from: usize,
+    to: usize,
+    context: u32,
+    random: &mut Random,
+) -> Result<Interface, AdaptError> {
+    let refused = |what: &str| Err(AdaptError::Fresh { what: what.to_owned() });
+    if fresh.width.is_some_and(|width| width == 0 || width > WIDEST) {
+        return refused("--width has to be from 1 to 65536");
+    }
+    let mut make = Make { random, layer: 0 };
+    let between = |width: usize| StackRecord {
+        input: input::STATES,
+        width: width as u32,
+        out: to as u32,
+        context,
+        ..StackRecord::EMPTY
+    };
+    let stage = |record, queries, parts: Vec<Part>, norm: Option<NormWeights>| {
+        let record =
+            StackRecord { blocks: parts.len() as u32, norm_eps: if norm.is_some() { EPS } else { 0.0 }, ..record };
+        let record = StackRecord { norm_kind: if norm.is_some() { norm::LAYER } else { norm::RMS }, ..record };
+        Interface { stages: vec![Stage { record, queries, positions: None, parts, norm }], norms: vec![] }
+    };
+    match fresh.shape {
+        Shape::Linear | Shape::TwoLayer if fresh.queries.is_some() => refused("only a resampler has --queries"),
+        Shape::Linear if fresh.width.is_some() => refused("a linear interface has no --width of its own"),
+        Shape::Linear => Ok(stage(between(from), None, vec![make.projection(from, to)], None)),
+        Shape::TwoLayer => {
+            let hidden = fresh.width.unwrap_or(from.max(to));
+            let mut part = make.feed_forward(from, hidden, to);
+            (part.record.join, part.weights.join) = (join::REPLACE, Join::Replace);
+            (part.record.norm_kind, part.record.norm_eps, part.weights.norm) = (norm::RMS, 0.0, None);
+            Ok(stage(between(from), None, vec![part], None))
+        }
+        Shape::Resampler => {
+            let (width, count) = (fresh.width.unwrap_or(to), fresh.queries.unwrap_or(32));
+            if count == 0 || count > WIDEST {
+                return refused("--queries has to be from 1 to 65536");
+            }
+            let most = (width / 4).clamp(1, 64);
+            let dim = (1..=most).rev().find(|dim| width % dim == 0).unwrap_or(1);
+            if width / dim > usize::from(u16::MAX) || (dim < 4 && width > 16) {
+                return refused("the --width of a resampler has to be divisible into heads, as multiples of 16 are");
+            }
+            let weight = (0..count * width).map(|_| make.random.uniform()).collect();
+            let queries = LinearWeights { weight, bias: None, cols: width, rounds: false };
+            let mut parts = vec![];
+            for layer in 0..LAYERS {
+                make.layer = layer;
+                parts.push(make.across(from, width, dim));
+                parts.push(make.feed_forward(width, WIDER * width, width));
+            }
+            if width != to {
+                make.layer = LAYERS;
+                parts.push(make.projection(width, to));
+            }
+            let record =
+                StackRecord { input: input::QUERIES, width: width as u32, context: count as u32, ..between(width) };
+            Ok(stage(record, Some(queries), parts, Some(layer_norm(to))))
+        }
+    }
+}
+
+fn layer_norm(width: usize) -> NormWeights {
+    NormWeights { kind: NormKind::Layer, weight: vec![1.0; width], bias: Some(vec![0.0; width]), eps: EPS }
+}
+
+/// Blocks in the making.
+struct Make<'r> {
+    random: &'r mut Random,
+    layer: u32,
+}
+
+impl Make<'_> {
+    fn linear(&mut self, from: usize, to: usize) -> LinearWeights {
+        // Evenly from -x to x has a variance of x^2 / 3.
+        let most = (3.0 / from as f32).sqrt();
+        let weight = (0..from * to).map(|_| most * self.random.uniform()).collect();
+        LinearWeights { weight, bias: Some(vec![0.0; to]), cols: from, rounds: true }
+    }
+
+    fn part(&self, record: BlockRecord, weights: BlockWeights) -> Part {
+        let (join, norm_kind, norm_eps) = match weights.join {
+            Join::Replace => (join::REPLACE, norm::RMS, 0.0),
+            _ => (join::PRE, norm::LAYER, EPS),
+        };
+        let record = BlockRecord { layer: self.layer, join, norm_kind, norm_eps, ..record };
+        Part { record, weights, formats: [Format::Int8; 3] }
+    }
+
+    fn projection(&mut self, from: usize, to: usize) -> Part {
+        let output = self.linear(from, to);
+        let (norm, stream_norm, input, memory) = (None, None, None, None);
+        let weights =
+            BlockWeights { norm, join: Join::Replace, stream_norm, input, memory, middle: Middle::Projection, output };
+        self.part(BlockRecord { kind: block::PROJECTION, ..BlockRecord::EMPTY }, weights)
+    }
+
+    fn feed_forward(&mut self, from: usize, inner: usize, to: usize) -> Part {
+        let weights = BlockWeights {
+            norm: Some(layer_norm(from)),
+            join: Join::Pre,
+            stream_norm: None,
+            input: Some(self.linear(from, inner)),
+            memory: None,
+            middle: Middle::FeedForward { activation: Activation::Gelu, gated: false },
+            output: self.linear(inner, to),
+        };
+        let variant = activation::GELU | activation::PLAIN;
+        let record = BlockRecord { kind: block::FEED_FORWARD, variant, inner: inner as u32, ..BlockRecord::EMPTY };
+        self.part(record, weights)
+    }
+
+    fn across(&mut self, from: usize, width: usize, dim: usize) -> Part {
+        let (heads, scale) = (width / dim, 1.0 / (dim as f32).sqrt());
+        let (query_norm, key_norm, rope, relative) = (None, None, None, None);
+        let sight = Sight::Cross;
+        let of = Heads { heads, kv_heads: heads, dim, scale, query_norm, key_norm, rope, sight, relative };
+        let weights = BlockWeights {
+            norm: Some(layer_norm(width)),
+            join: Join::Pre,
+            stream_norm: None,
+            input: Some(self.linear(width, width)),
+            memory: Some(self.linear(from, 2 * width)),
+            middle: Middle::Attention(of),
+            output: self.linear(width, width),
+        };
+        let record = BlockRecord {
+            kind: block::ATTENTION,
+            variant: sight::CROSS,
+            heads: heads as u16,
+            kv_heads: heads as u16,
+            head_dim: dim as u32,
+            score_scale: scale,
+            ..BlockRecord::EMPTY
+        };
+        self.part(record, weights)
+    }
+}

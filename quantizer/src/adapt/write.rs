@@ -1,0 +1,295 @@
+//! The file again with another interface: every other tensor's bytes are copied as they lie, and so are tokenizers and metadata; the
+//! golden sequences are answered anew. It is written beside its target and renamed when it is whole, so the target may be the file itself.
+//!
+//! A tensor of the new interface takes the place of the old one it stands for, unless something outside of the interface uses that, too.
+//! An interface of the same shape and formats thus leaves the file's layout as it was.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use kinglet::Model;
+use kinglet::format::Values;
+use kinglet::format::layout::{BlockRecord, Head, ModelRecord, NONE, SectionEntry, StackRecord, input, section};
+
+use super::AdaptError;
+use super::student::{Interface, Part, Stage};
+use crate::checkpoint::NormKind;
+use crate::file::{Finished, Kind, Outline, WriteError, Writer};
+use crate::quantize::{Question, RoundedLinear, add_golden, pack};
+use crate::reference::{Middle, NormWeights};
+
+/// A tensor of the new file.
+enum Piece {
+    /// That of the old one with this number.
+    Old(u32),
+    New {
+        name: String,
+        kind: Kind,
+        rows: usize,
+        cols: usize,
+        bytes: Vec<u8>,
+    },
+    /// Nothing uses it any more.
+    Gone,
+}
+
+/// The new file, but for the interface.
+struct Rewrite<'m> {
+    model: &'m Model<'m>,
+    pieces: Vec<Piece>,
+    /// Tensors that something outside of the interface uses.
+    others: HashSet<u32>,
+}
+
+/// Writes the new file, under a temporary name. Also returns how many tensors are the old ones.
+pub(super) fn write(model: &Model<'_>, interface: &Interface, target: &Path) -> Result<(Finished, usize), AdaptError> {
+    let record = *model.record();
+    let last = record.stacks - 1;
+    let mut rewrite = Rewrite::new(model, interface)?;
+    let (mut stacks, mut blocks) = (vec![], vec![]);
+    let old_blocks = |stack: u32| -> Result<Vec<BlockRecord>, AdaptError> {
+        let (first, end) = model.stack(stack)?.blocks;
+        (first..end).map(|index| Ok(model.block(index)?.record)).collect()
+    };
+    stacks.push(model.stack(0)?.record);
+    blocks.extend(old_blocks(0)?);
+    for (number, stage) in (1..).zip(&interface.stages) {
+        let (stack, of_stack) = rewrite.stage(number, stage)?;
+        stacks.push(stack);
+        blocks.extend(of_stack);
+    }
+    let first = model.stack(last)?.blocks.0;
+    for (index, mut block) in (first..).zip(old_blocks(last)?) {
+        if let Some((_, norm)) = interface.norms.iter().find(|(number, _)| *number == index) {
+            (block.norm, block.norm_bias) = rewrite.norm("cross attention norm", [block.norm, block.norm_bias], norm);
+        }
+        blocks.push(block);
+    }
+    stacks.push(model.stack(last)?.record);
+    rewrite.finish(record, stacks, blocks, target)
+}
+
+impl<'m> Rewrite<'m> {
+    fn new(model: &'m Model<'m>, interface: &Interface) -> Result<Self, AdaptError> {
+        let record = model.record();
+        let mut others = HashSet::new();
+        let learned = |block: u32| interface.norms.iter().any(|(number, _)| *number == block);
+        for number in [0, record.stacks - 1] {
+            let stack = model.stack(number)?;
+            others.extend(of_stack(&mut stack.record.clone()).map(|index| *index));
+            for index in stack.blocks.0..stack.blocks.1 {
+                let mut block = model.block(index)?.record;
+                if learned(index) {
+                    (block.norm, block.norm_bias) = (NONE, NONE);
+                }
+                others.extend(of_block(&mut block).map(|index| *index));
+            }
+        }
+        others.extend(of_model(&mut record.clone()).map(|index| *index));
+        Ok(Self { model, pieces: (0..record.tensors).map(Piece::Old).collect(), others })
+    }
+
+    /// Puts a tensor in the place of an old one, or behind all.
+    fn put(&mut self, old: u32, name: String, kind: Kind, [rows, cols]: [usize; 2], bytes: Vec<u8>) -> u32 {
+        let mut new = Piece::New { name, kind, rows, cols, bytes };
+        let place = self.pieces.get_mut(old as usize).filter(|_| !self.others.contains(&old));
+        if let Some(place @ Piece::Old(_)) = place {
+            if let (Piece::New { name, .. }, Ok(tensor)) = (&mut new, self.model.tensor(old)) {
+                *name = self.model.tensor_name(&tensor.record).to_owned();
+            }
+            *place = new;
+            return old;
+        }
+        self.pieces.push(new);
+        self.pieces.len() as u32 - 1
+    }
+
+    fn vector(&mut self, old: u32, name: String, numbers: Option<&[f32]>) -> u32 {
+        let Some(numbers) = numbers else { return NONE };
+        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        self.put(old, name, Kind::F32, [1, numbers.len()], bytes)
+    }
+
+    fn norm(&mut self, name: &str, old: [u32; 2], norm: &NormWeights) -> (u32, u32) {
+        let weight = self.vector(old[0], name.to_owned(), Some(&norm.weight));
+        // A layer norm always has a bias in a file.
+        let zeros = (norm.kind == NormKind::Layer).then(|| vec![0.0; norm.weight.len()]);
+        let bias = norm.bias.as_ref().or(zeros.as_ref());
+        (weight, self.vector(old[1], format!("{name} bias"), bias.map(Vec::as_slice)))
+    }
+
+    /// A matrix and its bias.
+    fn product(&mut self, name: &str, old: [u32; 2], of: &RoundedLinear) -> Result<(u32, u32), AdaptError> {
+        let mut bytes = vec![];
+        pack::write(of, &mut |more| {
+            bytes.extend_from_slice(more);
+            Ok(())
+        })?;
+        let matrix = self.put(old[0], name.to_owned(), pack::kind(of), [of.rows.len(), of.cols], bytes);
+        Ok((matrix, self.vector(old[1], format!("{name} bias"), of.bias.as_deref())))
+    }
+
+    fn stage(&mut self, number: u32, stage: &Stage) -> Result<(StackRecord, Vec<BlockRecord>), AdaptError> {
+        let rounded = stage.rounded()?;
+        let mut record = stage.record;
+        let prefix = format!("stack {number}");
+        if let Some(queries) = &rounded.queries {
+            (record.embedding, _) = self.product(&format!("{prefix} queries"), [record.embedding, NONE], queries)?;
+            debug_assert_eq!(record.input, input::QUERIES);
+        }
+        let mut blocks = vec![];
+        for (part, products) in stage.parts.iter().zip(&rounded.parts) {
+            blocks.push(self.part(&prefix, part, products)?);
+        }
+        if let Some(norm) = &stage.norm {
+            let old = [record.norm, record.norm_bias];
+            (record.norm, record.norm_bias) = self.norm(&format!("{prefix} norm"), old, norm);
+        }
+        Ok((record, blocks))
+    }
+
+    fn part(
+        &mut self,
+        prefix: &str,
+        part: &Part,
+        [input, memory, output]: &[Option<RoundedLinear>; 3],
+    ) -> Result<BlockRecord, AdaptError> {
+        let mut record = part.record;
+        let (kind, names) = match &part.weights.middle {
+            Middle::Attention(_) if memory.is_some() => ("cross attention", ["query", "output"]),
+            Middle::Attention(_) => ("attention", ["query key value", "output"]),
+            Middle::FeedForward { gated: true, .. } => ("feed-forward", ["gate up", "down"]),
+            Middle::FeedForward { gated: false, .. } => ("feed-forward", ["up", "down"]),
+            Middle::Projection => ("projection", ["", "output"]),
+        };
+        let name = |part: &str| format!("{prefix} layer {} {kind} {part}", record.layer);
+        if let Some(norm) = &part.weights.norm {
+            (record.norm, record.norm_bias) = self.norm(&name("norm"), [record.norm, record.norm_bias], norm);
+        }
+        if let Some(norm) = &part.weights.stream_norm {
+            let old = [record.stream_norm, record.stream_norm_bias];
+            (record.stream_norm, record.stream_norm_bias) = self.norm(&name("stream norm"), old, norm);
+        }
+        if let Some(of) = input {
+            (record.input, record.input_bias) = self.product(&name(names[0]), [record.input, record.input_bias], of)?;
+        }
+        if let Some(of) = memory {
+            let old = [record.memory, record.memory_bias];
+            (record.memory, record.memory_bias) = self.product(&name("key value"), old, of)?;
+        }
+        if let Some(of) = output {
+            let old = [record.output, record.output_bias];
+            (record.output, record.output_bias) = self.product(&name(names[1]), old, of)?;
+        }
+        Ok(record)
+    }
+
+    /// Writes everything.
+    fn finish(
+        mut self,
+        mut record: ModelRecord,
+        mut stacks: Vec<StackRecord>,
+        mut blocks: Vec<BlockRecord>,
+        target: &Path,
+    ) -> Result<(Finished, usize), AdaptError> {
+        let model = self.model;
+        self.drop_unused(&stacks, &blocks)?;
+        let mut numbers = vec![NONE; self.pieces.len()];
+        let there = self.pieces.iter().enumerate().filter(|(_, piece)| !matches!(piece, Piece::Gone));
+        there.zip(0..).for_each(|((place, _), number)| numbers[place] = number);
+        let renumber = |index: &mut u32| *index = numbers.get(*index as usize).copied().unwrap_or(NONE);
+        _ = of_model(&mut record).map(renumber);
+        stacks.iter_mut().for_each(|stack| _ = of_stack(stack).map(renumber));
+        blocks.iter_mut().for_each(|block| _ = of_block(block).map(renumber));
+
+        let mut outline = Outline::new(record);
+        (outline.stacks, outline.blocks) = (stacks, blocks);
+        outline.tokenizer = bytes_of(model, section::TOKENIZER);
+        outline.target_tokenizer = bytes_of(model, section::TARGET_TOKENIZER);
+        outline.metadata = model.metadata().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let questions: Vec<Question> = model.golden().map(|golden| Question::from(&golden)).collect();
+        outline.golden = questions.iter().map(Question::tokens).collect();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Gone => {}
+                Piece::New { name, kind, rows, cols, .. } => _ = outline.tensor(name, *kind, *rows, *cols)?,
+                Piece::Old(index) => {
+                    let tensor = model.tensor(*index)?;
+                    let kind = match &tensor.values {
+                        Values::F32(_) => Kind::F32,
+                        Values::U32(_) => Kind::U32,
+                        Values::Matrix(matrix) if matrix.is_sparse() => Kind::Sparse(matrix.format(), matrix.blocks()),
+                        Values::Matrix(matrix) => Kind::Matrix(matrix.format()),
+                    };
+                    let (rows, cols) = (tensor.record.rows as usize, tensor.record.cols as usize);
+                    outline.tensor(model.tensor_name(&tensor.record), kind, rows, cols)?;
+                }
+            }
+        }
+        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut writer = Writer::create(target, folder, outline)?;
+        let mut kept = 0;
+        for piece in &self.pieces {
+            let bytes = match piece {
+                Piece::Gone => continue,
+                Piece::New { bytes, .. } => bytes,
+                Piece::Old(index) => {
+                    kept += 1;
+                    model.tensor(*index)?.bytes
+                }
+            };
+            writer.tensor::<WriteError>(|put| put(bytes))?;
+        }
+        let mut finished = writer.finish()?;
+        add_golden(&mut finished, &questions)?;
+        Ok((finished, kept))
+    }
+
+    /// Drops what the old interface used and nothing uses now.
+    fn drop_unused(&mut self, stacks: &[StackRecord], blocks: &[BlockRecord]) -> Result<(), AdaptError> {
+        let mut used: HashSet<u32> = self.others.clone();
+        stacks.iter().for_each(|stack| used.extend(of_stack(&mut stack.clone()).map(|index| *index)));
+        blocks.iter().for_each(|block| used.extend(of_block(&mut block.clone()).map(|index| *index)));
+        for number in 1..self.model.record().stacks - 1 {
+            let stack = self.model.stack(number)?;
+            let mut old: Vec<u32> = of_stack(&mut stack.record.clone()).map(|index| *index).into();
+            for index in stack.blocks.0..stack.blocks.1 {
+                old.extend(of_block(&mut self.model.block(index)?.record).map(|index| *index));
+            }
+            for index in old.into_iter().filter(|index| !used.contains(index)) {
+                if let Some(piece) = self.pieces.get_mut(index as usize) {
+                    *piece = Piece::Gone;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of a section; empty without it.
+fn bytes_of(model: &Model<'_>, kind: u32) -> Vec<u8> {
+    let bytes = model.bytes();
+    let sections = Head::read(bytes).map_or(0, |head| usize::from(head.sections));
+    let entry = |i: usize| SectionEntry::read(bytes.get(Head::SIZE + i * SectionEntry::SIZE..)?);
+    let found = (0..sections).filter_map(entry).find(|entry| entry.kind == kind);
+    let range = found.map(|entry| entry.offset as usize..(entry.offset + entry.bytes) as usize);
+    range.and_then(|range| bytes.get(range)).unwrap_or_default().to_vec()
+}
+
+/// The tensors of a record.
+fn of_model(of: &mut ModelRecord) -> [&mut u32; 4] {
+    [&mut of.dense, &mut of.dense_bias, &mut of.head, &mut of.head_bias]
+}
+
+fn of_stack(of: &mut StackRecord) -> [&mut u32; 8] {
+    let StackRecord { embedding, input_bias, positions, types, class, norm, norm_bias, pixel, .. } = of;
+    [embedding, input_bias, positions, types, class, norm, norm_bias, pixel]
+}
+
+fn of_block(of: &mut BlockRecord) -> [&mut u32; 14] {
+    let BlockRecord { norm, input, input_bias, output, output_bias, query_norm, key_norm, rope, .. } = of;
+    let first = [norm, input, input_bias, output, output_bias, query_norm, key_norm, rope];
+    let BlockRecord { norm_bias, stream_norm, stream_norm_bias, memory, memory_bias, relative, .. } = of;
+    let [a, b, c, d, e, f, g, h] = first;
+    [a, b, c, d, e, f, g, h, norm_bias, stream_norm, stream_norm_bias, memory, memory_bias, relative]
+}
