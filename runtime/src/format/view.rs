@@ -91,6 +91,7 @@ pub struct Linear<'a> {
 
 /// What a block computes before its last matrix.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is no allocator to box it")]
 pub enum Middle<'a> {
     /// Softmax attention.
     Attention(Attention<'a>),

@@ -462,7 +462,7 @@ impl Run {
     /// Advances the cursor by the units that `budget` pays for.
     fn take(&mut self, units: usize, cost: usize, budget: u64) -> (Range<usize>, u64) {
         let cost = cost.max(1);
-        // Small cores divide 64 bits by a KiB of code. A budget beyond theirs only stops for nothing.
+        // Small cores divide 64 bits by a KiB of code. A budget that is larger is used up in several steps.
         let affordable = (usize::try_from(budget).unwrap_or(usize::MAX) / cost).max(1);
         let start = self.cursor;
         self.cursor = start.saturating_add(affordable).min(units);
