@@ -52,7 +52,7 @@ fn main() -> ! {
     let mut arena = Arena::take().expect("nothing took it before");
     let (mut session, planned) = engine::session(&model, options, &mut arena);
     let history = singleton!(: [u32; HISTORY_WORDS] = [0; HISTORY_WORDS]).expect("nothing took it before");
-    for word in words.split(' ') {
+    for word in words.split(' ').filter(|word| !word.is_empty()) {
         let mut source = [0; SOURCE];
         let length = engine::or_exit(encode(&model, word, &mut source), "word", Exit::Unusable);
         let began = ticks.now();
