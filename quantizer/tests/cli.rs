@@ -304,6 +304,32 @@ fn a_model_ends_where_it_is_cut() {
 }
 
 #[test]
+fn hidden_states_have_shapes() {
+    let temporary = tempfile::tempdir().unwrap();
+    let lines = temporary.path().join("lines");
+    std::fs::write(&lines, "travel\nhouse\n\ncat\nstrawberry\nhello\n").unwrap();
+    let picture = fixture("namer/images/strawberry.png");
+    let cases = [
+        ("storyteller", "Tom had a red ball.", 9, 1),
+        ("pronouncer", path(&lines), 14, 5),
+        ("namer", path(&picture), 21, 1),
+    ];
+    for (model, input, states, texts) in cases {
+        let rows = parsed(&good(&["inspect", model, "--activations", input, "--json"]));
+        let rows = rows.as_array().unwrap();
+        assert_eq!(rows.len(), states, "{model}");
+        for row in rows {
+            let number = |key: &str| row[key].as_f64().unwrap();
+            assert_eq!(row["texts"], texts, "{row}");
+            assert!((0.0..=1.0 + 1e-9).contains(&number("normalized_entropy")), "{row}");
+            assert!(number("effective_rank") >= 1.0 - 1e-9 && row["bimodality"].is_number() == (texts > 3), "{row}");
+        }
+        assert_eq!(good(&["inspect", model, "--activations", input]).lines().count(), states + 1);
+    }
+    assert!(bad(&["inspect", "namer", "--activations", "hello"]).contains("reads pictures"));
+}
+
+#[test]
 fn an_absent_instruction_set_is_refused() {
     let output =
         Command::new(env!("CARGO_BIN_EXE_kinglet")).args(["run", "-n", "1"]).env("KINGLET_ISA", "abacus").output();
