@@ -5,8 +5,7 @@
 //! incomplete or invalid part becomes one U+FFFD.
 
 use super::Tokenizer;
-use super::layout::{Kind, Strip, TokenKind};
-use crate::format::FAMILIES;
+use super::layout::{Strip, TokenKind};
 
 /// The state between tokens of one text.
 #[derive(Debug, Clone)]
@@ -62,7 +61,7 @@ impl Detokenizer {
     /// have no text, and do not complete or break a character.
     pub fn push<'s>(&'s mut self, tokenizer: &Tokenizer<'s>, id: u32) -> Pieces<'s> {
         let kind = tokenizer.kind_of(id);
-        if FAMILIES && tokenizer.header().kind == Kind::WordPiece {
+        if tokenizer.header().kind.is_word_piece() {
             return self.push_word(tokenizer.token_bytes(id), kind);
         }
         if kind != TokenKind::Normal && kind != TokenKind::Byte {

@@ -10,7 +10,6 @@ use super::layout::{Kind, MAX_LIST, NONE, Prefix, SPACE_MARK, Spaces, Words};
 use super::split::Splitter;
 use super::view::View;
 use super::{EncodeError, Tokenizer, bpe};
-use crate::format::FAMILIES;
 
 /// What [`Tokenizer::encode_with`] is to do beside merging.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,15 +163,15 @@ impl Encoder<'_> {
                 };
                 splitter.split(view, |piece| self.byte_piece(piece))
             }
-            Kind::WordPiece if FAMILIES => self.folded_words(view),
-            Kind::SentencePiece | Kind::WordPiece => self.words(view),
+            kind if kind.is_word_piece() => self.folded_words(view),
+            _ => self.words(view),
         }
     }
 
     fn front(&self) -> char {
         match self.tokenizer.header.kind {
             Kind::ByteLevel => ' ',
-            Kind::SentencePiece | Kind::WordPiece => SPACE_MARK,
+            _ => SPACE_MARK,
         }
     }
 

@@ -12,7 +12,6 @@
 
 use super::error::{Field, TokenizerError};
 pub use super::modes::{Digits, Fold, Kind, Pattern, Prefix, Spaces, Strip, TokenKind, Words};
-use crate::format::FAMILIES;
 
 /// The section's first four bytes.
 pub const MAGIC: [u8; 4] = *b"KTOK";
@@ -61,7 +60,7 @@ pub const CLASS_NUMBER: u8 = 1 << 1;
 pub const CLASS_NUMERIC: u8 = 1 << 2;
 /// `\w`, asked by [`ADDED_SINGLE_WORD`].
 pub const CLASS_WORD: u8 = 1 << 3;
-/// A word of its own for [`Kind::WordPiece`]: punctuation and Chinese characters.
+/// A word of its own for `Kind::WordPiece`: punctuation and Chinese characters.
 pub const CLASS_ALONE: u8 = 1 << 4;
 /// All class bits.
 pub const CLASS_KNOWN: u8 = CLASS_LETTER | CLASS_NUMBER | CLASS_NUMERIC | CLASS_WORD | CLASS_ALONE;
@@ -86,10 +85,10 @@ pub enum Table {
     MergeResults,
     /// `u32[256]` or empty: the token of each byte, or [`NONE`].
     ByteIds,
-    /// `(code point: u32, id: u32)[]` by code point: the tokens of single characters. In [`Kind::WordPiece`] runs of
+    /// `(code point: u32, id: u32)[]` by code point: the tokens of single characters. In `Kind::WordPiece` runs of
     /// characters that fold alike, up to the next run, by code point: `(first code point | Fold << CLASS_SHIFT, value)`.
     Chars,
-    /// `u32[]`: ids by the bytes of their tokens, for [`FLAG_IGNORE_MERGES`]. In [`Kind::WordPiece`] those that start a word
+    /// `u32[]`: ids by the bytes of their tokens, for [`FLAG_IGNORE_MERGES`]. In `Kind::WordPiece` those that start a word
     /// go before those that continue one.
     SortedIds,
     /// Added tokens found in the raw text: `(pattern offset: u32, id: u32, length: u16, flags: u16)[]` by pattern.
@@ -162,7 +161,7 @@ pub struct Header {
     pub kind: Kind,
     /// How byte-level segments are cut.
     pub pattern: Pattern,
-    /// The longest run of `\p{N}` in one piece of [`Pattern::Cl100k`]; the longest word of [`Kind::WordPiece`].
+    /// The longest run of `\p{N}` in one piece of [`Pattern::Cl100k`]; the longest word of `Kind::WordPiece`.
     pub max_digits: u8,
     /// Whether digits are cut out first.
     pub digits: Digits,
@@ -230,7 +229,7 @@ impl Header {
             vocab: word(at::VOCAB),
             flags: word(at::FLAGS),
             kind: Kind::from_byte(byte(modes))
-                .filter(|kind| FAMILIES || *kind != Kind::WordPiece)
+                
                 .ok_or(bad(Field::Kind))?,
             pattern: Pattern::from_byte(byte(modes + 1)).ok_or(bad(Field::Pattern))?,
             max_digits: byte(modes + 2),
@@ -326,7 +325,7 @@ impl Header {
         let right_count = match table {
             Table::TokenOffsets => extent.count == self.vocab + 1,
             Table::TokenKinds => extent.count == self.vocab,
-            Table::MergeStarts if FAMILIES && self.kind == Kind::WordPiece => extent.count == 0,
+            Table::MergeStarts if self.kind.is_word_piece() => extent.count == 0,
             Table::MergeStarts => extent.count == self.vocab + 1,
             Table::MergeResults => extent.count == self.extent(Table::Merges).count,
             Table::ByteIds => extent.count == 0 || extent.count == 256,

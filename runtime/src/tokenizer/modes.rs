@@ -10,9 +10,10 @@ macro_rules! byte_enum {
         #[repr(u8)]
         pub enum $name { $($(#[$vdoc])* $variant = $value,)+ }
         impl $name {
+            #[allow(unused_doc_comments, reason = "an arm takes the attributes of its variant for its cfg")]
             /// The value a stored byte stands for; `None` for a byte this version does not know.
             pub const fn from_byte(byte: u8) -> Option<Self> {
-                match byte { $($value => Some(Self::$variant),)+ _ => None }
+                match byte { $($(#[$vdoc])* $value => Some(Self::$variant),)+ _ => None }
             }
         }
     };
@@ -27,9 +28,18 @@ byte_enum! {
         SentencePiece = 1,
         /// The longest tokens from the front of each word, after the changes of [`Fold`] (BERT). Only with the feature
         /// `families`.
+        #[cfg(feature = "families")]
         WordPiece = 2,
     }
 }
+
+impl Kind {
+    /// Whether this is `Kind::WordPiece`, which some builds do not have.
+    pub const fn is_word_piece(self) -> bool {
+        self as u8 == 2
+    }
+}
+
 byte_enum! {
     /// How [`Kind::ByteLevel`] cuts a segment into pieces.
     Pattern {
@@ -110,14 +120,14 @@ byte_enum! {
         Byte = 2,
         /// An id that no token has.
         Unused = 3,
-        /// Text that continues a word ([`Kind::WordPiece`], whose other text has a space in front).
+        /// Text that continues a word (`Kind::WordPiece`, whose other text has a space in front).
         Continuing = 4,
         /// Text that starts a word and has no space in front all the same: punctuation.
         Joined = 5,
     }
 }
 byte_enum! {
-    /// What becomes of the characters of a run of [`Table::Chars`](super::layout::Table::Chars) in [`Kind::WordPiece`].
+    /// What becomes of the characters of a run of [`Table::Chars`](super::layout::Table::Chars) in `Kind::WordPiece`.
     Fold {
         /// The value is added to each; one that makes no character stays.
         Add = 0,

@@ -8,11 +8,10 @@
 //! of n characters takes at most n tokens, whether or not it turns out to be unknown.
 
 use super::encode::Encoder;
-use super::layout::{CLASS_ALONE, CLASS_SHIFT, Fold, Kind, NONE, TokenKind};
+use super::layout::{CLASS_ALONE, CLASS_SHIFT, Fold, NONE, TokenKind};
 use super::tables::{Classes, PairTable};
 use super::view::View;
 use super::{EncodeError, Tokenizer};
-use crate::format::FAMILIES;
 
 /// First of the Hangul syllables, and how many there are.
 const HANGUL: (u32, u32) = (0xac00, 11_172);
@@ -81,7 +80,7 @@ fn hangul(c: char) -> [Option<char>; 3] {
 
 impl<'a> Tokenizer<'a> {
     pub(super) const fn is_word_piece(&self) -> bool {
-        FAMILIES && matches!(self.header.kind, Kind::WordPiece)
+        self.header.kind.is_word_piece()
     }
 
     pub(super) fn folds(&self) -> Folds<'a> {
