@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{aligned, shared};
-use kinglet::format::layout::{BlockRecord, Head, ModelRecord, StackRecord, SectionEntry, section};
+use kinglet::format::layout::{BlockRecord, Head, ModelRecord, SectionEntry, StackRecord, section};
 use kinglet::{Format, Isa, Map, Model, Options, Plan, Session, argmax};
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::evaluate::{EvaluateError, Evaluation, Part, Place, Protocol, evaluate, evaluate_all};

@@ -307,8 +307,7 @@ impl Build {
         &mut self,
         format: Format,
         width: usize,
-        kind: u8,
-        post: bool,
+        (kind, post): (u8, bool),
         variant: u8,
         memory: usize,
         relative: bool,
@@ -386,7 +385,7 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
         Chain::Encoder(pooling) => {
             let mut stack = StackRecord { types: b.matrix(Format::Int8, 2, 44), ..tokens(b, 44) };
             for i in 0..2 {
-                b.attends(format, 44, layer, true, sight::ALL, 0, i == 0);
+                b.attends(format, 44, (layer, true), sight::ALL, 0, i == 0);
                 b.feeds(format, 44, layer, true, activation::GELU | activation::PLAIN);
             }
             (stack.norm_kind, stack.norm, stack.norm_bias, stack.norm_eps) = (layer, b.vector(44), b.vector(44), 1e-6);
@@ -407,14 +406,14 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
         }
         Chain::Translator => {
             let stack = StackRecord { embedding_scale: 3.5, ..tokens(b, 40) };
-            b.attends(format, 40, norm::RMS, false, sight::ALL, 0, true);
+            b.attends(format, 40, (norm::RMS, false), sight::ALL, 0, true);
             b.feeds(format, 40, norm::RMS, false, activation::RELU | activation::PLAIN);
             let stack = StackRecord { norm: b.vector(40), norm_eps: 1e-6, ..stack };
             b.stack(0, stack);
             let stack = tokens(b, 56);
             for variant in [activation::GELU_TANH, activation::IDENTITY | activation::PLAIN] {
-                b.attends(format, 56, norm::RMS, false, sight::EARLIER, 0, true);
-                b.attends(format, 56, layer, false, sight::CROSS, 40, false);
+                b.attends(format, 56, (norm::RMS, false), sight::EARLIER, 0, true);
+                b.attends(format, 56, (layer, false), sight::CROSS, 40, false);
                 b.feeds(format, 56, layer, true, variant);
             }
             let stack = StackRecord { norm: b.vector(56), norm_eps: 1e-6, ..stack };
@@ -441,7 +440,7 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
                 pixel: b.vector(2 * channels),
                 ..StackRecord::EMPTY
             };
-            b.attends(format, 36, layer, false, sight::ALL, 0, false);
+            b.attends(format, 36, (layer, false), sight::ALL, 0, false);
             b.feeds(format, 36, layer, false, activation::GELU | activation::PLAIN);
             b.stack(0, StackRecord { norm_kind: layer, norm: 0, norm_bias: NONE, ..stack });
             let last = b.outline.stacks.len() - 1;
@@ -459,13 +458,13 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
                 embedding: b.matrix(Format::Int8, 5, 32),
                 ..StackRecord::EMPTY
             };
-            b.attends(format, 32, layer, false, sight::CROSS, 28, false);
-            b.attends(format, 32, layer, false, sight::ALL, 0, false);
+            b.attends(format, 32, (layer, false), sight::CROSS, 28, false);
+            b.attends(format, 32, (layer, false), sight::ALL, 0, false);
             b.feeds(format, 32, layer, false, activation::SILU);
             b.stack(4, stack);
             let stack = tokens(b, 44);
-            b.attends(format, 44, layer, false, sight::EARLIER, 0, false);
-            b.attends(format, 44, layer, false, sight::CROSS, 32, true);
+            b.attends(format, 44, (layer, false), sight::EARLIER, 0, false);
+            b.attends(format, 44, (layer, false), sight::CROSS, 32, true);
             b.feeds(format, 44, layer, false, activation::GELU_TANH | activation::PLAIN);
             let stack = StackRecord { norm_kind: layer, norm: b.vector(44), norm_bias: b.vector(44), ..stack };
             b.stack(7, stack);
@@ -480,7 +479,7 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
                 positions: b.matrix(Format::Int8, context, 40),
                 ..StackRecord::EMPTY
             };
-            b.attends(format, 40, layer, true, sight::ALL, 0, false);
+            b.attends(format, 40, (layer, true), sight::ALL, 0, false);
             b.feeds(format, 40, layer, true, activation::RELU);
             b.stack(0, stack);
         }

@@ -228,9 +228,7 @@ impl Header {
             length: word(at::LENGTH),
             vocab: word(at::VOCAB),
             flags: word(at::FLAGS),
-            kind: Kind::from_byte(byte(modes))
-                
-                .ok_or(bad(Field::Kind))?,
+            kind: Kind::from_byte(byte(modes)).ok_or(bad(Field::Kind))?,
             pattern: Pattern::from_byte(byte(modes + 1)).ok_or(bad(Field::Pattern))?,
             max_digits: byte(modes + 2),
             digits: Digits::from_byte(byte(modes + 3)).ok_or(bad(Field::Digits))?,

@@ -263,6 +263,6 @@ fn text(tokenizer: &Tokenizer<'_>, tokens: &[u32]) -> String {
     for &token in tokens {
         text.extend(state.push(tokenizer, token));
     }
-    text += &state.finish().unwrap_or_default().to_string();
+    text += state.finish().unwrap_or_default();
     text
 }
