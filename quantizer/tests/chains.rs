@@ -3,29 +3,12 @@
 
 mod common;
 
-use common::{CHAIN_CONTEXT, CHAIN_VOCAB, CHAINS, Chain, FEATURES, PICTURE, Random, aligned};
+use common::{CHAIN_CONTEXT, CHAIN_VOCAB, CHAINS, Chain, Eager, FEATURES, PICTURE, Random, aligned};
 use kinglet::format::layout::pooling;
 use kinglet::{
     Format, Isa, Model, Options, Parallel, Plan, PlanError, Progress, RunError, Serial, Session, Source, Threads,
 };
 use kinglet_quantizer::Memory;
-
-/// Threads to which every unit of work is worth handing over.
-struct Eager(Threads);
-
-impl Parallel for Eager {
-    fn ways(&self) -> usize {
-        self.0.ways()
-    }
-
-    fn join(&self, a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
-        self.0.join(a, b);
-    }
-
-    fn worth(&self) -> usize {
-        1
-    }
-}
 
 /// Sources for the same model, of different lengths where that is possible.
 struct Sources {

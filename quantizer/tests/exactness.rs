@@ -3,29 +3,11 @@
 
 mod common;
 
-use common::{Random, aligned, logits, shapes};
+use common::{Eager, Random, aligned, logits, shapes};
 use kinglet::{
-    ArenaError, Isa, Model, Options, Parallel, Plan, PlanError, Progress, RunError, Serial, Session, SessionError,
-    Threads,
+    ArenaError, Isa, Model, Options, Plan, PlanError, Progress, RunError, Serial, Session, SessionError, Threads,
 };
 use kinglet_quantizer::Memory;
-
-/// Threads to which every unit of work is worth handing over.
-struct Eager(Threads);
-
-impl Parallel for Eager {
-    fn ways(&self) -> usize {
-        self.0.ways()
-    }
-
-    fn join(&self, a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
-        self.0.join(a, b);
-    }
-
-    fn worth(&self) -> usize {
-        1
-    }
-}
 
 fn tokens(vocab: usize, n: usize) -> Vec<u32> {
     let mut random = Random(11);

@@ -23,7 +23,7 @@ const MOST: f32 = 64.0;
 
 /// Factors for the inputs of a product, of which `x` are some, or nothing if none do better than 1. Inputs whose numbers are in `groups` of
 /// the same value share one factor.
-pub fn factors(of: &LinearWeights, x: &[f32], groups: &[usize], format: Format) -> Option<Vec<f32>> {
+pub(super) fn factors(of: &LinearWeights, x: &[f32], groups: &[usize], format: Format) -> Option<Vec<f32>> {
     let cols = of.cols;
     let step = of.rows().div_ceil(ROWS);
     let weight: Vec<f32> = of.weight.chunks(cols).step_by(step).flatten().copied().collect();
@@ -75,7 +75,7 @@ const TRIED: i32 = 32;
 /// The means make what is left smaller. Then each channel is moved by at most half a step of the coarsest token, to where rounding errs
 /// least: the first token of every text (`[CLS]`) is nearly the same vector everywhere, is several times as large as the others, and is what
 /// heads attend to that find nothing. It can be put onto its own grid, which the others, of many scales, do not notice.
-pub fn offsets(x: &[f32], cols: usize) -> Vec<f32> {
+pub(super) fn offsets(x: &[f32], cols: usize) -> Vec<f32> {
     let x = &x[..x.len().min(TOKENS * cols)];
     let tokens = (x.len() / cols).max(1) as f64;
     let of_channel = |k: usize| x[k..].iter().step_by(cols).copied();
@@ -111,7 +111,7 @@ pub fn offsets(x: &[f32], cols: usize) -> Vec<f32> {
 }
 
 /// Makes a product of x one of `x - offsets`.
-pub fn shift(of: &mut LinearWeights, offsets: &[f32]) {
+pub(super) fn shift(of: &mut LinearWeights, offsets: &[f32]) {
     let products = rows_by_rows(&of.weight, offsets, of.cols);
     match &mut of.bias {
         Some(bias) => ops::add(bias, &products),

@@ -7,7 +7,7 @@ mod blocks;
 mod budget;
 mod codebook;
 mod convert;
-pub mod fold;
+mod fold;
 mod golden;
 mod gptq;
 mod moments;

@@ -5,7 +5,7 @@
 use kinglet::format::layout::{
     BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, join, norm, pooling, sight,
 };
-use kinglet::{Format, Isa, Model, Options, Parallel, Plan, Session};
+use kinglet::{Format, Isa, Model, Options, Parallel, Plan, Session, Threads};
 use kinglet_kernels::layout::{GROUP, PANEL};
 use kinglet_quantizer::Memory;
 use kinglet_quantizer::file::{Kind, Outline, WriteError, Writer};
@@ -27,6 +27,23 @@ impl Random {
 
     pub fn unit(&mut self) -> f32 {
         self.next() as f32 / 2_147_483_648.0 - 1.0
+    }
+}
+
+/// Threads to which every unit of work is worth handing over.
+pub struct Eager(pub Threads);
+
+impl Parallel for Eager {
+    fn ways(&self) -> usize {
+        self.0.ways()
+    }
+
+    fn join(&self, a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
+        self.0.join(a, b);
+    }
+
+    fn worth(&self) -> usize {
+        1
     }
 }
 
