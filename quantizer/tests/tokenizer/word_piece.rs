@@ -57,9 +57,10 @@ fn every_fold() {
 fn sentences() {
     let Some(both) = minilm() else { return };
     let mut checked = 0;
-    for name in ["dev", "train"] {
+    // All of the one part, some of the other.
+    for (name, step) in [("dev", 1), ("train", 9)] {
         let Some(path) = shared(&format!("data/stsbenchmark/sts-{name}.csv")) else { return };
-        for line in fs::read_to_string(path).unwrap().lines() {
+        for line in fs::read_to_string(path).unwrap().lines().step_by(step) {
             for sentence in line.split('\t').skip(5).take(2) {
                 both.check(sentence);
                 checked += 1;
