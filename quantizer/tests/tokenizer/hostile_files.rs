@@ -159,8 +159,9 @@ fn mutated_json_gives_an_error_or_a_tokenizer() {
         json!({"type": "BPE", "vocab": {}, "merges": []}),
         json!({"type": "BPE", "vocab": {"a": 4194303}, "merges": []}),
     ];
-    let mut runner = runner(500);
     for name in ["bert", "gpt2", "llama2", "llama3", "qwen2", "smollm"] {
+        // BERT's normalizer is tried on every character at each import.
+        let mut runner = runner(if name == "bert" { 60 } else { 500 });
         let original = file(name);
         // The small parts of a file come often, and each entry of its long lists now and then.
         let place = prop_oneof![0usize..120, 0usize..2600];
