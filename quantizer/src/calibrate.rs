@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use kinglet::tokenizer::Tokenizer;
 
 use crate::checkpoint::{Architecture, Checkpoint, Input, TensorRef};
+use crate::random::Random;
 use crate::reference::{Sample, Source};
 use crate::tokenizer::TokenizerImportError;
 
@@ -211,7 +212,7 @@ fn choose(samples: Vec<Sample>, architecture: &Architecture, Passages { tokens, 
     let sizes: Vec<usize> = samples.iter().map(|sample| sample.size(architecture)).collect();
     let mut order: Vec<usize> = (0..samples.len()).collect();
     if sizes.iter().sum::<usize>() > tokens {
-        let mut random = SplitMix(seed);
+        let mut random = Random(seed);
         for i in (1..order.len()).rev() {
             order.swap(i, (random.next() % (i as u64 + 1)) as usize);
         }
@@ -224,17 +225,4 @@ fn choose(samples: Vec<Sample>, architecture: &Architecture, Passages { tokens, 
     });
     order.sort_unstable();
     order.into_iter().map(|i| samples[i].clone()).collect()
-}
-
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
 }

@@ -13,18 +13,15 @@
 //! The runtime pools what reads all positions at once. A decoder's states come out one by one, so its pooling is written into the metadata
 //! ([`Pooled::KEY`]) for the caller, who can apply it with [`Pooled::pool`].
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
-use kinglet::format::layout::{
-    BlockRecord, Head, ModelRecord, NONE, SectionEntry, StackRecord, join, pooling, section, tensor,
-};
-use kinglet::format::{OpenError, Values};
-use kinglet::{Golden, LogitsHash, Map, Model, Options, Plan, Session, Source};
+use kinglet::format::OpenError;
+use kinglet::format::layout::{ModelRecord, NONE, join, pooling, section};
+use kinglet::{Golden, Model};
 
-use crate::Memory;
-use crate::file::{Finished, Kind, Outline, WriteError, Writer};
-use crate::quantize::LABELS;
+use crate::file::{Outline, WriteError, Writer, folder};
+use crate::quantize::{LABELS, QuantizeError, Question, add_golden};
 
 /// What becomes of the states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,13 +82,8 @@ pub enum CutError {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// The finished file was not what it should be.
-    #[error("the cut file {} failed its own check: {what}; this is a defect, please report it", path.display())]
-    Check {
-        /// The temporary file.
-        path: PathBuf,
-        /// What was wrong.
-        what: String,
-    },
+    #[error(transparent)]
+    Check(#[from] QuantizeError),
 }
 
 impl Pooled {
@@ -185,7 +177,7 @@ pub fn cut(model: &Model<'_>, target: &Path, cut: Cut) -> Result<u64, CutError> 
         Pool::Max => pooling::MAX,
     };
     copy.outline.model.normalize = u8::from(cut.pooled.normalize && !causal);
-    copy.outline.tokenizer = section(model, section::TOKENIZER).to_vec();
+    copy.outline.tokenizer = model.section(section::TOKENIZER).to_vec();
     let kept = model.metadata().filter(|(key, _)| ![LABELS, Pooled::KEY, CUT].contains(key));
     let mut metadata: Vec<_> = kept.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     metadata.push((CUT.to_owned(), format!("after block {} of {}", cut.after, blocks(model)?)));
@@ -195,16 +187,17 @@ pub fn cut(model: &Model<'_>, target: &Path, cut: Cut) -> Result<u64, CutError> 
     copy.outline.metadata = metadata;
     // The source of the old golden answer gives the new one.
     let golden = model.golden().find(|golden| golden.rows > 0 && !causal);
-    copy.outline.golden = golden.iter().map(|golden| golden.source.len()).collect();
+    let asked = golden.map(|golden| Question::from(&Golden { prompt: &[], answer: &[], ..golden }));
+    let questions: Vec<Question> = asked.into_iter().collect();
+    copy.outline.golden = questions.iter().map(Question::tokens).collect();
     let Copy { outline, taken, .. } = copy;
-    let within = target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut writer = Writer::create(target, within, outline)?;
+    let mut writer = Writer::create(target, folder(target), outline)?;
     for index in taken {
         let bytes = model.tensor(index)?.bytes;
-        writer.tensor(|put| put(bytes))?;
+        writer.tensor::<WriteError>(|put| put(bytes))?;
     }
     let mut finished = writer.finish()?;
-    check(&mut finished, golden.as_ref())?;
+    add_golden(&mut finished, &questions)?;
     let bytes = std::fs::metadata(finished.path()).map_or(0, |meta| meta.len());
     finished.persist()?;
     Ok(bytes)
@@ -243,27 +236,14 @@ impl Copy<'_> {
             }
         }
         (record.out, record.blocks) = (width as u32, cut.after);
-        let StackRecord { embedding, input_bias, positions, types, class, norm, norm_bias, pixel, .. } = &mut record;
-        for tensor in [embedding, input_bias, positions, types, class, norm, norm_bias, pixel] {
-            self.take(tensor)?;
-        }
+        record.tensors_mut().into_iter().try_for_each(|tensor| self.take(tensor))?;
         self.outline.stacks.push(record);
         for index in 0..cut.after {
-            let block = self.block(self.model.block(index)?.record)?;
+            let mut block = self.model.block(index)?.record;
+            block.tensors_mut().into_iter().try_for_each(|tensor| self.take(tensor))?;
             self.outline.blocks.push(block);
         }
         Ok(())
-    }
-
-    fn block(&mut self, mut record: BlockRecord) -> Result<BlockRecord, CutError> {
-        let r = &mut record;
-        let norms = [&mut r.norm, &mut r.norm_bias, &mut r.stream_norm, &mut r.stream_norm_bias];
-        let matrices = [&mut r.input, &mut r.input_bias, &mut r.output, &mut r.output_bias, &mut r.memory];
-        let others = [&mut r.memory_bias, &mut r.query_norm, &mut r.key_norm, &mut r.rope, &mut r.relative];
-        for tensor in norms.into_iter().chain(matrices).chain(others) {
-            self.take(tensor)?;
-        }
-        Ok(record)
     }
 
     /// Gives a tensor its number in the new file.
@@ -275,48 +255,8 @@ impl Copy<'_> {
             *index = place as u32;
             return Ok(());
         }
-        let tensor = self.model.tensor(*index)?;
-        let record = tensor.record;
-        let kind = match tensor.values {
-            Values::F32(_) => Kind::F32,
-            Values::U32(_) => Kind::U32,
-            Values::Matrix(matrix) if record.format & tensor::SPARSE != 0 => {
-                Kind::Sparse(matrix.format(), matrix.blocks())
-            }
-            Values::Matrix(matrix) => Kind::Matrix(matrix.format()),
-        };
-        let name = self.model.tensor_name(&record);
         self.taken.push(*index);
-        *index = self.outline.tensor(name, kind, record.rows as usize, record.cols as usize)?;
+        *index = self.outline.tensor_of(self.model, &self.model.tensor(*index)?)?;
         Ok(())
     }
-}
-
-/// The bytes of a section; none where the file has no such section.
-fn section<'a>(model: &Model<'a>, kind: u32) -> &'a [u8] {
-    let file = model.bytes();
-    let sections = Head::read(file).map_or(0, |head| usize::from(head.sections));
-    let table = file.get(Head::SIZE..).unwrap_or_default().chunks_exact(SectionEntry::SIZE).take(sections);
-    let entry = table.filter_map(SectionEntry::read).find(|entry| entry.kind == kind);
-    let bytes = entry.and_then(|e| file.get(e.offset as usize..(e.offset + e.bytes) as usize));
-    bytes.unwrap_or_default()
-}
-
-/// Opens the finished file as anyone would, and runs it on the old golden source.
-fn check(finished: &mut Finished, golden: Option<&Golden<'_>>) -> Result<(), CutError> {
-    let path = finished.path().to_path_buf();
-    let fail = |what: &dyn std::fmt::Display| CutError::Check { path: path.clone(), what: what.to_string() };
-    let map = Map::open(&path).map_err(|e| fail(&e))?;
-    let model = Model::open(&map).map_err(|e| fail(&e))?;
-    let Some(golden) = golden else { return Ok(()) };
-    let options = Options::of(&model).map_err(|e| fail(&e))?;
-    let mut memory = Memory::new(Plan::new(&model, options).map_err(|e| fail(&e))?.bytes());
-    let mut session = Session::new(&model, options, memory.bytes()).map_err(|e| fail(&e))?;
-    let source = match golden.source {
-        [] => Source::Pattern(golden.rows),
-        tokens => Source::Tokens(tokens),
-    };
-    let mut hash = LogitsHash::default();
-    hash.update(session.encode(source).map_err(|e| fail(&e))?);
-    Ok(finished.golden(&[Golden { prompt: &[], answer: &[], hash: hash.value(), ..*golden }])?)
 }

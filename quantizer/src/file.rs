@@ -11,7 +11,8 @@ use kinglet::format::layout::{
     ALIGN, BlockRecord, GoldenRecord, Head, MAGIC, ModelRecord, NONE, SectionEntry, StackRecord, TensorRecord, VERSION,
     Zeros, section, tensor,
 };
-use kinglet::{Format, Golden};
+use kinglet::format::{Tensor, Values};
+use kinglet::{Format, Golden, Model};
 use tempfile::NamedTempFile;
 
 /// Why a file could not be written.
@@ -135,6 +136,18 @@ impl Outline {
         Ok(index)
     }
 
+    /// Adds a tensor that has the name, kind and shape of one of `model`'s.
+    pub fn tensor_of(&mut self, model: &Model<'_>, tensor: &Tensor<'_>) -> Result<u32, WriteError> {
+        let kind = match &tensor.values {
+            Values::F32(_) => Kind::F32,
+            Values::U32(_) => Kind::U32,
+            Values::Matrix(matrix) if matrix.is_sparse() => Kind::Sparse(matrix.format(), matrix.blocks()),
+            Values::Matrix(matrix) => Kind::Matrix(matrix.format()),
+        };
+        let record = &tensor.record;
+        self.tensor(model.tensor_name(record), kind, record.rows as usize, record.cols as usize)
+    }
+
     /// Bytes of all tensors.
     pub fn weight_bytes(&self) -> u64 {
         self.tensors.iter().map(|t| t.bytes).sum()
@@ -152,6 +165,11 @@ impl Outline {
         }
         Ok(bytes)
     }
+}
+
+/// The directory of a file that is to be written.
+pub(crate) fn folder(target: &Path) -> &Path {
+    target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A file in the making.

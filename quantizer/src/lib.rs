@@ -35,6 +35,7 @@ mod models;
 pub mod probe;
 pub mod prune;
 pub mod quantize;
+mod random;
 pub mod reference;
 pub mod report;
 mod reread;

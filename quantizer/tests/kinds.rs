@@ -9,6 +9,7 @@ use common::shared;
 use kinglet::{Format, Map, Model, Options, Plan, RunError, Session, Source, argmax};
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::reference::{Sample, Source as Given};
+use kinglet_quantizer::report::correlation;
 use kinglet_quantizer::{Memory, quantize};
 use serde_json::Value;
 
@@ -178,13 +179,9 @@ fn pictures_are_seen() {
                 .unwrap();
             let found = session.logits().to_vec();
             // Golden states are those behind the last norm.
-            let mut normed = vec![0.0; 192];
-            let cosines = states.chunks(192).zip(hidden.chunks(192)).map(|(row, want)| {
-                kinglet::Isa::SCALAR.layer_norm(row, norm.weight, norm.bias.unwrap(), norm.eps, &mut normed);
-                cosine(&normed, want)
-            });
-            let least = cosines.fold(1.0, f64::min);
-            let all = cosine(&states_normed(&states, &norm), hidden);
+            let states = states_normed(&states, &norm);
+            let least = states.chunks(192).zip(hidden.chunks(192)).map(|(a, b)| cosine(a, b)).fold(1.0, f64::min);
+            let all = cosine(&states, hidden);
             println!(
                 "vit_tiny int8: class {} ({}), states' cosine {all:.5}, least of a patch {least:.5}",
                 argmax(&found),
@@ -202,26 +199,6 @@ fn states_normed(states: &[f32], norm: &kinglet::format::Norm<'_>) -> Vec<f32> {
         kinglet::Isa::SCALAR.layer_norm(row, norm.weight, norm.bias.unwrap(), norm.eps, out);
     }
     out
-}
-
-/// Ranks from 0, ties share their mean.
-fn ranks(x: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..x.len()).collect();
-    order.sort_by(|&a, &b| x[a].total_cmp(&x[b]));
-    let mut ranks = vec![0.0; x.len()];
-    let mut first = 0;
-    for run in order.chunk_by(|&a, &b| x[a] == x[b]) {
-        run.iter().for_each(|&i| ranks[i] = first as f64 + (run.len() - 1) as f64 / 2.0);
-        first += run.len();
-    }
-    ranks
-}
-
-fn spearman(a: &[f64], b: &[f64]) -> f64 {
-    let (a, b) = (ranks(a), ranks(b));
-    let mean = (a.len() - 1) as f64 / 2.0;
-    let sum = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| (x - mean) * (y - mean)).sum::<f64>();
-    sum(&a, &b) / (sum(&a, &a) * sum(&b, &b)).sqrt()
 }
 
 /// Score and two sentences of each line.
@@ -267,9 +244,8 @@ fn sentences_have_their_embeddings() {
             };
             let each = sentences.iter().zip(wanted.chunks(384));
             let cosines: Vec<f64> = each.map(|(text, want)| cosine(&embed(text), want)).collect();
-            let found: Vec<f64> = development.iter().map(|(_, a, b)| dot(&embed(a), &embed(b))).collect();
-            let scores: Vec<f64> = development.iter().map(|(score, ..)| *score).collect();
-            (cosines, spearman(&found, &scores))
+            let pairs: Vec<_> = development.iter().map(|(score, a, b)| (*score, dot(&embed(a), &embed(b)))).collect();
+            (cosines, correlation(&pairs).unwrap())
         });
         let lowest = cosines.iter().copied().fold(1.0, f64::min);
         let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;

@@ -3,10 +3,10 @@
 use kinglet::Format;
 use kinglet::format::layout::{BlockRecord, StackRecord, activation, block, input, join, norm, sight};
 
-use super::random::Random;
 use super::student::{Interface, Part, Stage};
 use super::{AdaptError, Fresh, Shape};
 use crate::checkpoint::{Activation, Join, NormKind, Sight};
+use crate::random::Random;
 use crate::reference::{BlockWeights, Heads, LinearWeights, Middle, NormWeights};
 
 /// Of a resampler: attention across and feed-forward, so many times.

@@ -13,7 +13,6 @@
 
 mod fresh;
 mod pairs;
-mod random;
 mod runs;
 mod student;
 mod train;
@@ -26,11 +25,11 @@ use kinglet::tokenizer::TokenizerError;
 use kinglet::{Map, Model, OpenError, PlanError, RunError, SessionError};
 
 use self::pairs::Pairs;
-use self::random::{Random, mixed};
 use self::student::{Decoder, Interface};
 use crate::file::WriteError;
 use crate::media::MediaError;
 use crate::quantize::{MomentsError, QuantizeError};
+use crate::random::{Random, mixed};
 
 /// Kinds of new interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use kinglet::format::layout::NONE;
 use kinglet::tokenizer::{Tokenizer, TokenizerError};
 
 use super::AdaptError;
-use super::random::{hash, mixed};
 use crate::media::{self, PictureSettings, Resize};
+use crate::random::{hash, mixed};
 use crate::text::encode;
 
 /// What the encoder reads.

@@ -412,10 +412,10 @@ fn cross_entropy(logits: &mut [f32], labels: &[u32]) -> f64 {
 mod tests {
     use kinglet::format::layout::NONE;
 
-    use super::super::random::Random;
     use super::super::{Fresh, Shape, fresh};
     use super::*;
     use crate::checkpoint::{Activation, Join, NormKind};
+    use crate::random::Random;
     use crate::reference::Heads;
     use crate::testing::numbers;
 

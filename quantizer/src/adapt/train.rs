@@ -2,10 +2,10 @@
 //! After each pass the interface is rounded as it would be written and scored on the pairs held out; the best is kept.
 
 use super::pairs::{Pairs, Split};
-use super::random::Random;
 use super::runs::States;
 use super::student::{Decoder, Found, Interface, Lesson, run};
 use super::{AdaptError, Options};
+use crate::random::Random;
 
 /// Decay of the means of gradients and of their squares.
 const DECAY: [f32; 2] = [0.9, 0.98];

@@ -8,15 +8,13 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use kinglet::Model;
-use kinglet::format::Values;
-use kinglet::format::layout::{BlockRecord, Head, ModelRecord, NONE, SectionEntry, StackRecord, input, section};
+use kinglet::format::layout::{BlockRecord, ModelRecord, NONE, StackRecord, input, section};
 
 use super::AdaptError;
 use super::student::{Interface, Part, Stage};
-use crate::checkpoint::NormKind;
-use crate::file::{Finished, Kind, Outline, WriteError, Writer};
-use crate::quantize::{Question, RoundedLinear, add_golden, pack};
-use crate::reference::{Middle, NormWeights};
+use crate::file::{Finished, Kind, Outline, WriteError, Writer, folder};
+use crate::quantize::{Question, RoundedLinear, add_golden, names, pack};
+use crate::reference::NormWeights;
 
 /// A tensor of the new file.
 enum Piece {
@@ -76,16 +74,16 @@ impl<'m> Rewrite<'m> {
         let learned = |block: u32| interface.norms.iter().any(|(number, _)| *number == block);
         for number in [0, record.stacks - 1] {
             let stack = model.stack(number)?;
-            others.extend(of_stack(&mut stack.record.clone()).map(|index| *index));
+            others.extend(stack.record.clone().tensors_mut().map(|index| *index));
             for index in stack.blocks.0..stack.blocks.1 {
                 let mut block = model.block(index)?.record;
                 if learned(index) {
                     (block.norm, block.norm_bias) = (NONE, NONE);
                 }
-                others.extend(of_block(&mut block).map(|index| *index));
+                others.extend(block.tensors_mut().map(|index| *index));
             }
         }
-        others.extend(of_model(&mut record.clone()).map(|index| *index));
+        others.extend(record.clone().tensors_mut().map(|index| *index));
         Ok(Self { model, pieces: (0..record.tensors).map(Piece::Old).collect(), others })
     }
 
@@ -112,10 +110,7 @@ impl<'m> Rewrite<'m> {
 
     fn norm(&mut self, name: &str, old: [u32; 2], norm: &NormWeights) -> (u32, u32) {
         let weight = self.vector(old[0], name.to_owned(), Some(&norm.weight));
-        // A layer norm always has a bias in a file.
-        let zeros = (norm.kind == NormKind::Layer).then(|| vec![0.0; norm.weight.len()]);
-        let bias = norm.bias.as_ref().or(zeros.as_ref());
-        (weight, self.vector(old[1], format!("{name} bias"), bias.map(Vec::as_slice)))
+        (weight, self.vector(old[1], format!("{name} bias"), norm.stored_bias().as_deref()))
     }
 
     /// A matrix and its bias.
@@ -155,13 +150,7 @@ impl<'m> Rewrite<'m> {
         [input, memory, output]: &[Option<RoundedLinear>; 3],
     ) -> Result<BlockRecord, AdaptError> {
         let mut record = part.record;
-        let (kind, names) = match &part.weights.middle {
-            Middle::Attention(_) if memory.is_some() => ("cross attention", ["query", "output"]),
-            Middle::Attention(_) => ("attention", ["query key value", "output"]),
-            Middle::FeedForward { gated: true, .. } => ("feed-forward", ["gate up", "down"]),
-            Middle::FeedForward { gated: false, .. } => ("feed-forward", ["up", "down"]),
-            Middle::Projection => ("projection", ["", "output"]),
-        };
+        let (kind, names) = names(&part.weights.middle);
         let name = |part: &str| format!("{prefix} layer {} {kind} {part}", record.layer);
         if let Some(norm) = &part.weights.norm {
             (record.norm, record.norm_bias) = self.norm(&name("norm"), [record.norm, record.norm_bias], norm);
@@ -198,14 +187,14 @@ impl<'m> Rewrite<'m> {
         let there = self.pieces.iter().enumerate().filter(|(_, piece)| !matches!(piece, Piece::Gone));
         there.zip(0..).for_each(|((place, _), number)| numbers[place] = number);
         let renumber = |index: &mut u32| *index = numbers.get(*index as usize).copied().unwrap_or(NONE);
-        _ = of_model(&mut record).map(renumber);
-        stacks.iter_mut().for_each(|stack| _ = of_stack(stack).map(renumber));
-        blocks.iter_mut().for_each(|block| _ = of_block(block).map(renumber));
+        _ = record.tensors_mut().map(renumber);
+        stacks.iter_mut().for_each(|stack| _ = stack.tensors_mut().map(renumber));
+        blocks.iter_mut().for_each(|block| _ = block.tensors_mut().map(renumber));
 
         let mut outline = Outline::new(record);
         (outline.stacks, outline.blocks) = (stacks, blocks);
-        outline.tokenizer = bytes_of(model, section::TOKENIZER);
-        outline.target_tokenizer = bytes_of(model, section::TARGET_TOKENIZER);
+        outline.tokenizer = model.section(section::TOKENIZER).to_vec();
+        outline.target_tokenizer = model.section(section::TARGET_TOKENIZER).to_vec();
         outline.metadata = model.metadata().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let questions: Vec<Question> = model.golden().map(|golden| Question::from(&golden)).collect();
         outline.golden = questions.iter().map(Question::tokens).collect();
@@ -213,21 +202,10 @@ impl<'m> Rewrite<'m> {
             match piece {
                 Piece::Gone => {}
                 Piece::New { name, kind, rows, cols, .. } => _ = outline.tensor(name, *kind, *rows, *cols)?,
-                Piece::Old(index) => {
-                    let tensor = model.tensor(*index)?;
-                    let kind = match &tensor.values {
-                        Values::F32(_) => Kind::F32,
-                        Values::U32(_) => Kind::U32,
-                        Values::Matrix(matrix) if matrix.is_sparse() => Kind::Sparse(matrix.format(), matrix.blocks()),
-                        Values::Matrix(matrix) => Kind::Matrix(matrix.format()),
-                    };
-                    let (rows, cols) = (tensor.record.rows as usize, tensor.record.cols as usize);
-                    outline.tensor(model.tensor_name(&tensor.record), kind, rows, cols)?;
-                }
+                Piece::Old(index) => _ = outline.tensor_of(model, &model.tensor(*index)?)?,
             }
         }
-        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut writer = Writer::create(target, folder, outline)?;
+        let mut writer = Writer::create(target, folder(target), outline)?;
         let mut kept = 0;
         for piece in &self.pieces {
             let bytes = match piece {
@@ -248,13 +226,13 @@ impl<'m> Rewrite<'m> {
     /// Drops what the old interface used and nothing uses now.
     fn drop_unused(&mut self, stacks: &[StackRecord], blocks: &[BlockRecord]) -> Result<(), AdaptError> {
         let mut used: HashSet<u32> = self.others.clone();
-        stacks.iter().for_each(|stack| used.extend(of_stack(&mut stack.clone()).map(|index| *index)));
-        blocks.iter().for_each(|block| used.extend(of_block(&mut block.clone()).map(|index| *index)));
+        stacks.iter().for_each(|stack| used.extend(stack.clone().tensors_mut().map(|index| *index)));
+        blocks.iter().for_each(|block| used.extend(block.clone().tensors_mut().map(|index| *index)));
         for number in 1..self.model.record().stacks - 1 {
             let stack = self.model.stack(number)?;
-            let mut old: Vec<u32> = of_stack(&mut stack.record.clone()).map(|index| *index).into();
+            let mut old: Vec<u32> = stack.record.clone().tensors_mut().map(|index| *index).into();
             for index in stack.blocks.0..stack.blocks.1 {
-                old.extend(of_block(&mut self.model.block(index)?.record).map(|index| *index));
+                old.extend(self.model.block(index)?.record.tensors_mut().map(|index| *index));
             }
             for index in old.into_iter().filter(|index| !used.contains(index)) {
                 if let Some(piece) = self.pieces.get_mut(index as usize) {
@@ -264,32 +242,4 @@ impl<'m> Rewrite<'m> {
         }
         Ok(())
     }
-}
-
-/// The bytes of a section; empty without it.
-fn bytes_of(model: &Model<'_>, kind: u32) -> Vec<u8> {
-    let bytes = model.bytes();
-    let sections = Head::read(bytes).map_or(0, |head| usize::from(head.sections));
-    let entry = |i: usize| SectionEntry::read(bytes.get(Head::SIZE + i * SectionEntry::SIZE..)?);
-    let found = (0..sections).filter_map(entry).find(|entry| entry.kind == kind);
-    let range = found.map(|entry| entry.offset as usize..(entry.offset + entry.bytes) as usize);
-    range.and_then(|range| bytes.get(range)).unwrap_or_default().to_vec()
-}
-
-/// The tensors of a record.
-fn of_model(of: &mut ModelRecord) -> [&mut u32; 4] {
-    [&mut of.dense, &mut of.dense_bias, &mut of.head, &mut of.head_bias]
-}
-
-fn of_stack(of: &mut StackRecord) -> [&mut u32; 8] {
-    let StackRecord { embedding, input_bias, positions, types, class, norm, norm_bias, pixel, .. } = of;
-    [embedding, input_bias, positions, types, class, norm, norm_bias, pixel]
-}
-
-fn of_block(of: &mut BlockRecord) -> [&mut u32; 14] {
-    let BlockRecord { norm, input, input_bias, output, output_bias, query_norm, key_norm, rope, .. } = of;
-    let first = [norm, input, input_bias, output, output_bias, query_norm, key_norm, rope];
-    let BlockRecord { norm_bias, stream_norm, stream_norm_bias, memory, memory_bias, relative, .. } = of;
-    let [a, b, c, d, e, f, g, h] = first;
-    [a, b, c, d, e, f, g, h, norm_bias, stream_norm, stream_norm_bias, memory, memory_bias, relative]
 }

@@ -32,6 +32,7 @@ pub use convert::quantize;
 pub(crate) use golden::{Question, add as add_golden};
 pub(crate) use moments::cholesky;
 pub use moments::{Moments, MomentsError};
+pub(crate) use outline::names;
 pub use record::record_path;
 pub use rounded::{RoundedBlock, RoundedLinear};
 

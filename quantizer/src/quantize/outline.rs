@@ -120,13 +120,7 @@ impl<'c> Build<'c> {
     /// Adds the next block of the last stack begun.
     pub(super) fn block(&mut self, block: &RoundedBlock) -> Result<(), QuantizeError> {
         let index = self.outline.blocks.len();
-        let kind = match &block.middle {
-            Middle::Attention(heads) if heads.sight == Sight::Cross => "cross attention",
-            Middle::Attention(_) => "attention",
-            Middle::FeedForward { .. } => "feed-forward",
-            Middle::Projection => "projection",
-        };
-        let mut record = self.common(index, block, kind)?;
+        let mut record = self.common(index, block)?;
         match &block.middle {
             Middle::Attention(heads) => self.attention(&mut record, index, block, heads)?,
             Middle::FeedForward { activation, gated } => {
@@ -239,7 +233,8 @@ impl<'c> Build<'c> {
     }
 
     /// What all kinds of blocks have.
-    fn common(&mut self, index: usize, b: &RoundedBlock, kind: &str) -> Result<BlockRecord, QuantizeError> {
+    fn common(&mut self, index: usize, b: &RoundedBlock) -> Result<BlockRecord, QuantizeError> {
+        let (kind, [first, last]) = names(&b.middle);
         let name = |part: &str| format!("layer {} {kind} {part}", b.layer);
         let mut record = BlockRecord { layer: b.layer as u32, ..BlockRecord::EMPTY };
         if let Some(norm) = &b.norm {
@@ -257,31 +252,20 @@ impl<'c> Build<'c> {
             record.stream_norm_bias = self.norm_bias(&name("stream norm bias"), norm)?;
         }
         if let Some(input) = &b.input {
-            let part = match (&b.middle, &b.memory) {
-                (Middle::Attention(_), None) => "query key value",
-                (Middle::Attention(_), Some(_)) => "query",
-                (Middle::FeedForward { gated: false, .. }, _) => "up",
-                _ => "gate up",
-            };
-            record.input = self.product(&name(part), input, index, Site::Input)?;
-            record.input_bias = self.maybe(&name(&format!("{part} bias")), input.bias.as_ref())?;
+            record.input = self.product(&name(first), input, index, Site::Input)?;
+            record.input_bias = self.maybe(&name(&format!("{first} bias")), input.bias.as_ref())?;
         }
         if let Some(memory) = &b.memory {
             record.memory = self.product(&name("key value"), memory, index, Site::Memory)?;
             record.memory_bias = self.maybe(&name("key value bias"), memory.bias.as_ref())?;
         }
-        let part = if matches!(b.middle, Middle::FeedForward { .. }) { "down" } else { "output" };
-        record.output = self.product(&name(part), &b.output, index, Site::Output)?;
-        record.output_bias = self.maybe(&name(&format!("{part} bias")), b.output.bias.as_ref())?;
+        record.output = self.product(&name(last), &b.output, index, Site::Output)?;
+        record.output_bias = self.maybe(&name(&format!("{last} bias")), b.output.bias.as_ref())?;
         Ok(record)
     }
 
-    /// The bias of a norm; a layer norm always has one in a file.
     fn norm_bias(&mut self, name: &str, norm: &NormWeights) -> Result<u32, QuantizeError> {
-        match (&norm.bias, norm.kind) {
-            (None, NormKind::Layer) => self.vector(name, &vec![0.0; norm.weight.len()]),
-            (bias, _) => self.maybe(name, bias.as_ref()),
-        }
+        norm.stored_bias().map_or(Ok(NONE), |bias| self.vector(name, &bias))
     }
 
     fn attention(
@@ -324,6 +308,17 @@ impl<'c> Build<'c> {
             };
         }
         Ok(())
+    }
+}
+
+/// What a block is called in the names of its tensors, and its products of the stream and back to it.
+pub(crate) fn names(middle: &Middle) -> (&'static str, [&'static str; 2]) {
+    match middle {
+        Middle::Attention(heads) if heads.sight == Sight::Cross => ("cross attention", ["query", "output"]),
+        Middle::Attention(_) => ("attention", ["query key value", "output"]),
+        Middle::FeedForward { gated: true, .. } => ("feed-forward", ["gate up", "down"]),
+        Middle::FeedForward { gated: false, .. } => ("feed-forward", ["up", "down"]),
+        Middle::Projection => ("projection", ["", "output"]),
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! A block says all that is needed to run it, so a pruned or rounded one runs as any other.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -175,6 +176,15 @@ impl NormWeights {
 
     pub(crate) fn maybe(checkpoint: &Checkpoint, norm: &Option<Norm>) -> Result<Option<Self>, CheckpointError> {
         norm.as_ref().map(|norm| Self::read(checkpoint, norm)).transpose()
+    }
+
+    /// Its bias as files have it: a layer norm always has one there.
+    pub(crate) fn stored_bias(&self) -> Option<Cow<'_, [f32]>> {
+        match (&self.bias, self.kind) {
+            (Some(bias), _) => Some(Cow::Borrowed(bias)),
+            (None, NormKind::Layer) => Some(Cow::Owned(vec![0.0; self.weight.len()])),
+            (None, NormKind::Rms) => None,
+        }
     }
 
     /// Norms each run of as many numbers as there are weights.

@@ -379,6 +379,11 @@ record! {
 }
 
 impl ModelRecord {
+    /// The fields that are tensors, [`NONE`] among them.
+    pub fn tensors_mut(&mut self) -> [&mut u32; 4] {
+        [&mut self.dense, &mut self.dense_bias, &mut self.head, &mut self.head_bias]
+    }
+
     /// Neither stacks nor an output.
     pub const EMPTY: Self = Self {
         stacks: 0,
@@ -398,6 +403,12 @@ impl ModelRecord {
 }
 
 impl StackRecord {
+    /// The fields that are tensors, [`NONE`] among them.
+    pub fn tensors_mut(&mut self) -> [&mut u32; 8] {
+        let Self { embedding, input_bias, positions, types, class, norm, norm_bias, pixel, .. } = self;
+        [embedding, input_bias, positions, types, class, norm, norm_bias, pixel]
+    }
+
     /// Nothing that it may leave out.
     pub const EMPTY: Self = Self {
         input: input::TOKENS,
@@ -426,6 +437,26 @@ impl StackRecord {
 }
 
 impl BlockRecord {
+    /// The fields that are tensors, [`NONE`] among them.
+    pub fn tensors_mut(&mut self) -> [&mut u32; 14] {
+        [
+            &mut self.norm,
+            &mut self.norm_bias,
+            &mut self.stream_norm,
+            &mut self.stream_norm_bias,
+            &mut self.input,
+            &mut self.input_bias,
+            &mut self.output,
+            &mut self.output_bias,
+            &mut self.memory,
+            &mut self.memory_bias,
+            &mut self.query_norm,
+            &mut self.key_norm,
+            &mut self.rope,
+            &mut self.relative,
+        ]
+    }
+
     /// Nothing that it may leave out.
     pub const EMPTY: Self = Self {
         kind: 0,

@@ -222,6 +222,11 @@ impl<'a> Model<'a> {
         self.sections.file
     }
 
+    /// The bytes of a section, one of [`section`]; empty where there is none. Of other sections than tables nothing is checked.
+    pub fn section(&self, kind: u32) -> &'a [u8] {
+        self.sections.optional(kind)
+    }
+
     /// The tokenizer of the text that goes in, if the file has one.
     pub fn tokenizer(&self) -> Option<Result<Tokenizer<'a>, TokenizerError>> {
         self.sections.find(section::TOKENIZER).map(|(_, bytes)| Tokenizer::parse(bytes))

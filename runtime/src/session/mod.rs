@@ -262,7 +262,7 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// The logits of the last run: one row of the vocabulary for each position asked for, empty before the first run.
     pub fn logits(&mut self) -> &mut [f32] {
-        &mut self.arena.logits[..self.rows * self.model.vocab()]
+        &mut self.arena.logits[..self.rows * self.setting.outputs]
     }
 
     /// Runs all of `tokens`, in chunks of `prefill`, and returns the logits that follow the last. When the tokens cannot
@@ -283,7 +283,7 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
     /// follow it.
     pub fn feed_each(&mut self, tokens: &[u32], mut sink: impl FnMut(usize, &mut [f32])) -> Result<(), RunError> {
         self.check(tokens, tokens.len())?;
-        let vocab = self.model.vocab();
+        let vocab = self.setting.outputs;
         let mut index = 0;
         for chunk in tokens.chunks(self.options().logits.min(self.options().prefill)) {
             self.begin(chunk, chunk.len())?;

@@ -102,12 +102,15 @@ pub(super) struct Setting {
     pub(super) is_decoder: bool,
     /// The last stack.
     last: u32,
+    /// Numbers of an output.
+    pub(super) outputs: usize,
 }
 
 impl Setting {
     pub(super) fn new(model: &Model<'_>, plan: &Plan, isa: Isa) -> Self {
         let (options, stacks, target) = (plan.options(), plan.stacks, plan.target);
-        Self { isa, options, stacks, target, is_decoder: model.is_decoder(), last: model.stacks() - 1 }
+        let (is_decoder, last, outputs) = (model.is_decoder(), model.stacks() - 1, model.vocab());
+        Self { isa, options, stacks, target, is_decoder, last, outputs }
     }
 
     fn shape(&self, stack: u32) -> Shape {
@@ -391,7 +394,7 @@ impl Run {
             }
             Place::Finish => {
                 let output = model.output()?;
-                let width = model.vocab();
+                let width = ctx.setting.outputs;
                 let (range, spent) = self.take(self.logits, 2 * width, budget);
                 let bias = output.head.and_then(|head| head.bias);
                 ctx.finish(bias, output.normalize, width, range, arena);
