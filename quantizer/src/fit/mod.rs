@@ -9,7 +9,6 @@
 
 pub(crate) mod tape;
 
-use kinglet::Format;
 use kinglet_kernels::layout::GROUP;
 use rayon::prelude::*;
 
@@ -17,7 +16,7 @@ use self::tape::Learns;
 use crate::checkpoint::{Architecture, Block, Join, Middle, Norm, NormKind, Sight};
 use crate::quantize::round::SUB_SCALE;
 use crate::quantize::{RoundedBlock, RoundedLinear};
-use crate::reference::{Batch, LinearWeights, NormWeights, Reference, ReferenceError, Sample, Sequences};
+use crate::reference::{Batch, Inputs, LinearWeights, NormWeights, Reference, ReferenceError, Sample, Sequences};
 
 /// Tokens of a step.
 const TOKENS: usize = 2048;
@@ -95,7 +94,8 @@ pub(crate) fn fit(
     options: FitOptions,
     progress: &mut dyn FnMut(usize),
 ) -> Result<FitOutcome, ReferenceError> {
-    let teacher = Teacher { norm: student.norm.clone(), head: LinearWeights { rounds: false, ..student.head.clone() } };
+    let teacher =
+        Teacher { norm: student.norm.clone(), head: LinearWeights { inputs: Inputs::Exact, ..student.head.clone() } };
     let (held, seen): (Vec<_>, Vec<_>) = all.iter().enumerate().partition(|(i, _)| i % HELD_OUT == 0);
     let lessons = |of: &[(usize, &Sample)]| -> Result<Vec<Lesson>, ReferenceError> {
         let mut groups: Vec<Vec<Sample>> = vec![vec![]];
@@ -264,7 +264,7 @@ impl Pace<'_> {
     fn linear(&mut self, of: &mut RoundedLinear, gradient: &tape::LinearGradient) {
         let levels = &of.levels;
         for (row, gradient) in of.rows.iter_mut().zip(gradient.weight.chunks(of.cols)) {
-            if of.format == Format::Int8 {
+            if !of.format.is_grouped() {
                 let along: f32 = row.codes.iter().zip(gradient).map(|(&code, g)| f32::from(code) * g).sum();
                 row.scale *= 1.0 + self.step(along * row.scale);
                 continue;
@@ -272,7 +272,7 @@ impl Pace<'_> {
             let mut along = 0.0;
             let groups = row.codes.chunks(GROUP).zip(gradient.chunks(GROUP));
             for ((codes, gradient), sub) in groups.zip(&mut row.sub_scales) {
-                let level = |code: i8| f32::from(levels.values[code as usize & 15]);
+                let level = |code: i8| f32::from(levels.value(code));
                 let of_group: f32 = codes.iter().zip(gradient).map(|(&code, g)| level(code) * g).sum();
                 along += f32::from(*sub) * of_group;
                 let exact = self.sub_scales.next().expect("one for each group");

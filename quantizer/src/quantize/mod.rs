@@ -64,6 +64,8 @@ pub struct Options {
     pub correct: bool,
     /// Whether outliers of activations are folded into what is in front of a product, where that helps.
     pub fold: bool,
+    /// Whether inputs of products are transformed before they are rounded, which spreads outliers, and queries and keys, too.
+    pub transform: bool,
     /// Whether to measure what each part contributes, for the report, even if nothing is decided on it.
     pub explain: bool,
     /// How to fit the rounded model to the f32 model.
@@ -79,14 +81,15 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            weights: Format::Int8,
-            embeddings: Format::Int8,
-            head: Format::Int8,
+            weights: Format::Int8Grouped,
+            embeddings: Format::Int8Grouped,
+            head: Format::Int8Grouped,
             calibration: vec![],
             target: None,
             prune: Prune::default(),
             correct: true,
             fold: true,
+            transform: true,
             explain: false,
             fit: FitOptions { steps: 0, rate: 0.0 },
             golden: 64,

@@ -138,6 +138,8 @@ pub enum TensorProblem {
     Length,
     /// It is a matrix where a vector belongs, or the other way about, or has the wrong element.
     Kind,
+    /// What its inputs go through is unknown, or not for these columns or this use.
+    Inputs,
     /// Bytes that must be zero are not.
     Reserved,
 }
@@ -160,6 +162,8 @@ pub enum BlockProblem {
     Rope,
     /// A table of distances that is not an odd number of values for each head.
     Relative,
+    /// What heads or states go through is unknown, or not for their width, or not the same for all that look at the states.
+    Inputs,
     /// An epsilon or scale that is negative or not finite.
     Value,
     /// This build of the runtime leaves out what the block needs.
@@ -208,6 +212,7 @@ impl fmt::Display for OpenError {
 
 impl core::error::Error for OpenError {}
 
+const INPUTS: &str = "its inputs are transformed in a way that is unknown or does not fit it";
 const NOT_BUILT: &str =
     "this program's runtime was built without what it needs: turn on the feature `families` of kinglet";
 const NEWER: &str = "bytes that must be zero are not; the file may come from a newer version";
@@ -266,6 +271,7 @@ impl fmt::Display for TensorProblem {
             Self::Misaligned => f.write_str("does not start at a multiple of 64"),
             Self::Length => f.write_str("its length does not fit its shape"),
             Self::Kind => f.write_str("a matrix where a vector belongs, or a vector where a matrix does"),
+            Self::Inputs => f.write_str(INPUTS),
             Self::Reserved => f.write_str(NEWER),
         }
     }
@@ -283,6 +289,7 @@ impl fmt::Display for BlockProblem {
             Self::Relative if FAMILIES => {
                 f.write_str("the table of distances is not an odd number of values for each head")
             }
+            Self::Inputs => f.write_str(INPUTS),
             Self::Value => f.write_str("an epsilon or scale is negative or not finite"),
             Self::NotBuilt | Self::Relative => f.write_str(NOT_BUILT),
             Self::Reserved => f.write_str(NEWER),
