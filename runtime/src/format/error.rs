@@ -140,6 +140,8 @@ pub enum TensorProblem {
     Kind,
     /// What its inputs go through is unknown, or not for these columns or this use.
     Inputs,
+    /// This build of the runtime leaves out what the tensor needs.
+    NotBuilt,
     /// Bytes that must be zero are not.
     Reserved,
 }
@@ -178,6 +180,7 @@ impl From<LayoutError> for TensorProblem {
             LayoutError::Shape => Self::Shape,
             LayoutError::Length => Self::Length,
             LayoutError::Alignment => Self::Misaligned,
+            LayoutError::NotBuilt => Self::NotBuilt,
         }
     }
 }
@@ -212,7 +215,6 @@ impl fmt::Display for OpenError {
 
 impl core::error::Error for OpenError {}
 
-const INPUTS: &str = "its inputs are transformed in a way that is unknown or does not fit it";
 const NOT_BUILT: &str =
     "this program's runtime was built without what it needs: turn on the feature `families` of kinglet";
 const NEWER: &str = "bytes that must be zero are not; the file may come from a newer version";
@@ -271,7 +273,8 @@ impl fmt::Display for TensorProblem {
             Self::Misaligned => f.write_str("does not start at a multiple of 64"),
             Self::Length => f.write_str("its length does not fit its shape"),
             Self::Kind => f.write_str("a matrix where a vector belongs, or a vector where a matrix does"),
-            Self::Inputs => f.write_str(INPUTS),
+            Self::Inputs => f.write_str(UNKNOWN),
+            Self::NotBuilt => f.write_str(NOT_BUILT),
             Self::Reserved => f.write_str(NEWER),
         }
     }
@@ -289,9 +292,9 @@ impl fmt::Display for BlockProblem {
             Self::Relative if FAMILIES => {
                 f.write_str("the table of distances is not an odd number of values for each head")
             }
-            Self::Inputs => f.write_str(INPUTS),
             Self::Value => f.write_str("an epsilon or scale is negative or not finite"),
             Self::NotBuilt | Self::Relative => f.write_str(NOT_BUILT),
+            Self::Inputs => f.write_str(UNKNOWN),
             Self::Reserved => f.write_str(NEWER),
         }
     }

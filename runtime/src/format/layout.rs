@@ -315,9 +315,9 @@ record! {
         /// units of log 2; a vector, or none.
         relative: u32,
         /// One of [`inputs`]: what each head's queries and keys go through, behind their rotation.
-        heads_inputs: u8,
+        heads_inputs: u32,
         /// Zero.
-        reserved: Zeros<35>,
+        reserved: Zeros<32>,
     }
 }
 
@@ -498,7 +498,7 @@ impl BlockRecord {
         memory: NONE,
         memory_bias: NONE,
         relative: NONE,
-        heads_inputs: inputs::PLAIN,
+        heads_inputs: inputs::PLAIN as u32,
         reserved: Zeros::ZERO,
     };
 }

@@ -28,6 +28,8 @@ pub enum Values<'a> {
 pub struct Tensor<'a> {
     /// Its record.
     pub record: TensorRecord,
+    /// Of a product's matrix, what its inputs go through.
+    pub inputs: Inputs,
     /// Its bytes.
     pub bytes: &'a [u8],
     /// Its values.
@@ -289,22 +291,14 @@ impl<'a> Model<'a> {
         if record.reserved2 != 0 {
             return Err(fail(TensorProblem::Reserved));
         }
-        let inputs = inputs(record.inputs, record.cols as usize).filter(|inputs| {
-            let matrix = !matches!(record.format, tensor::F32 | tensor::U32);
-            matrix || *inputs == Inputs::Plain
-        });
-        if inputs.is_none() {
-            return Err(fail(TensorProblem::Inputs));
-        }
-        Ok(Tensor { record, bytes, values: values(&record, bytes).map_err(fail)? })
+        let inputs = inputs(record.inputs.into(), record.cols as usize).ok_or(fail(TensorProblem::Inputs))?;
+        Ok(Tensor { record, inputs, bytes, values: values(&record, bytes).map_err(fail)? })
     }
 
     /// A matrix, and what its inputs go through.
     fn product(&self, index: u32) -> Result<(Matrix<'a>, Inputs), OpenError> {
         match self.tensor(index)? {
-            Tensor { record, values: Values::Matrix(matrix), .. } => {
-                Ok((matrix, inputs(record.inputs, matrix.cols()).unwrap_or_default()))
-            }
+            Tensor { inputs, values: Values::Matrix(matrix), .. } => Ok((matrix, inputs)),
             _ => Err(OpenError::Tensor { index, problem: TensorProblem::Kind }),
         }
     }
@@ -505,10 +499,12 @@ impl<'a> Model<'a> {
 }
 
 /// What a record's byte says; nothing where it is none, or `cols` values cannot go through that.
-fn inputs(code: u8, cols: usize) -> Option<Inputs> {
+fn inputs(code: u32, cols: usize) -> Option<Inputs> {
+    const PLAIN: u32 = inputs::PLAIN as u32;
+    const TRANSFORMED: u32 = inputs::TRANSFORMED as u32;
     match code {
-        inputs::PLAIN => Some(Inputs::Plain),
-        inputs::TRANSFORMED if transforms(cols) => Some(Inputs::Transformed),
+        PLAIN => Some(Inputs::Plain),
+        TRANSFORMED if transforms(cols) => Some(Inputs::Transformed),
         _ => None,
     }
 }
