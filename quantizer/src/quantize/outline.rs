@@ -309,7 +309,7 @@ impl<'c> Build<'c> {
         record.query_norm = self.maybe(&name("query norm"), heads.query_norm.as_ref().map(|n| &n.weight))?;
         record.key_norm = self.maybe(&name("key norm"), heads.key_norm.as_ref().map(|n| &n.weight))?;
         if heads.transforms {
-            record.heads_inputs = inputs::TRANSFORMED;
+            record.heads_inputs = inputs::TRANSFORMED.into();
         }
         record.head_norm_eps = eps(&heads.query_norm).max(eps(&heads.key_norm));
         if heads.sight == Sight::Cross && (heads.key_norm.is_some() || heads.rope.is_some()) {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use kinglet::format::{Input, Middle, Sight, Values};
-use kinglet::{Format, Matrix, Model};
+use kinglet::{Matrix, Model};
 use kinglet_quantizer::checkpoint::{Architecture, Block, Checkpoint, Kept, TensorRef};
 use kinglet_quantizer::report::{Component, Means, ModelFacts, Size, Tensor};
 
