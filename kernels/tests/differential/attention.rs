@@ -177,6 +177,7 @@ fn hostile_biases_are_the_same() {
 #[test]
 #[should_panic(expected = "operands do not fit")]
 #[cfg_attr(target_family = "wasm", ignore = "a panic ends the program")]
+#[cfg_attr(miri, ignore = "safe code")]
 fn a_table_of_no_reach_is_refused() {
     let mut random = Random(8);
     let cache = Cache::random(16, 4, ValueFormat::Int8, &mut random);
