@@ -41,21 +41,57 @@ pub(super) struct Task {
     pub(super) transform: bool,
 }
 
-impl Task {
-    /// Whether the inputs of a product are transformed. Those of attention's last product are means of values: they have no outliers.
-    fn transforms(&self, block: &BlockWeights, site: Site) -> bool {
-        let mixed = site == Site::Output && matches!(block.middle, Middle::Attention(_));
-        self.transform && !mixed && block.product(site).is_some_and(|of| spreads(of.cols))
+/// Rows of weights that the choice of what inputs go through is tried on.
+const ROWS: usize = 256;
+
+/// What the inputs of each product of a block go through.
+#[derive(Clone, Copy)]
+struct Transforms([bool; 3]);
+
+impl Transforms {
+    /// Those that the products of a block are better with. `seen` gives some inputs of a product, where there is a calibration. The
+    /// inputs of attention's last product are means of values and have no outliers.
+    fn choose(block: &BlockWeights, task: &Task, seen: impl Fn(Site) -> Option<Vec<f32>>) -> Self {
+        Self(Site::OF_BLOCK.map(|site| {
+            let mixed = site == Site::Output && matches!(block.middle, Middle::Attention(_));
+            let of = block.product(site).filter(|of| task.transform && !mixed && spreads(of.cols));
+            of.is_some_and(|of| gains(of, task.formats[site as usize], seen(site)))
+        }))
     }
 
     /// A product as it will be rounded.
-    fn prepared(&self, block: &BlockWeights, site: Site) -> Option<LinearWeights> {
+    fn prepared(self, block: &BlockWeights, site: Site) -> Option<LinearWeights> {
         let of = block.product(site)?;
-        Some(match self.transforms(block, site) {
+        Some(match self.0[site as usize] {
             true => of.transformed(),
             false => LinearWeights { inputs: Inputs::Rounded, ..of.clone() },
         })
     }
+}
+
+/// Whether a product errs less with transformed inputs. Eight bits of weights lose so little that inputs decide, and no model that
+/// was measured is better without. Four bits may lose more behind the transform, where the weights lie on a grid that it leaves.
+fn gains(of: &LinearWeights, format: Format, seen: Option<Vec<f32>>) -> bool {
+    /// How much more of the weights' own square may be lost where no inputs are known.
+    const MORE: f64 = 1.15;
+    if format.is_int8() {
+        return true;
+    }
+    let step = of.rows().div_ceil(ROWS);
+    let weight: Vec<f32> = of.weight.chunks(of.cols).step_by(step).flatten().copied().collect();
+    let plain = LinearWeights { weight, bias: None, cols: of.cols, inputs: Inputs::Rounded };
+    let transformed = plain.transformed();
+    let Some(x) = seen else {
+        let lost = |of: &LinearWeights| error(&of.weight, &nearest(of, format, &vec![1.0; of.cols]));
+        return lost(&transformed) < MORE * lost(&plain);
+    };
+    let wanted = product::rows_by_rows(&x, &plain.weight, plain.cols);
+    let lost = |of: &LinearWeights| -> f64 {
+        let prepared = of.inputs.prepare(&x, of.cols);
+        let found = nearest(of, format, &ops::squares(&prepared, of.cols)).weights().outputs(&prepared);
+        found.iter().zip(&wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+    };
+    lost(&transformed) < lost(&plain)
 }
 
 /// Whether the transform spreads a value over enough of so many.
@@ -97,9 +133,10 @@ pub(super) fn quantize(
         heads.transforms = task.transform && transforms(heads.dim);
     }
     let Some(Streams { own, exact }) = streams else {
+        let transforms = Transforms::choose(&block, &task, |_| None);
         let mut products = [None, None, None];
         for site in Site::OF_BLOCK {
-            if let Some(of) = task.prepared(&block, site) {
+            if let Some(of) = transforms.prepared(&block, site) {
                 let (product, error) = linear(&of, task.formats[site as usize], None)?;
                 (products[site as usize], done.errors[site as usize]) = (Some(product), error);
             }
@@ -118,13 +155,21 @@ pub(super) fn quantize(
         }
     }
     let unfolded = exact.as_ref().map(|_| block.clone());
+    let transforms = Transforms::choose(&block, &task, |site| {
+        let part = own.parts(SAMPLE).next()?;
+        Some(match site {
+            Site::Memory => part.sequences.memory.to_vec(),
+            Site::Output => block.mixed(part.sequences, block.normed(part.stream)),
+            Site::Input | Site::Head => block.normed(part.stream),
+        })
+    });
     if task.fold {
-        done.folded = fold(&mut block, task, own);
+        done.folded = fold(&mut block, task, transforms, own);
     }
 
     let mut products = [None, None, None];
     for site in [Site::Input, Site::Memory] {
-        let Some(mut of) = task.prepared(&block, site) else { continue };
+        let Some(mut of) = transforms.prepared(&block, site) else { continue };
         let seen = |block: &BlockWeights, part: &Part<'_>| match site {
             Site::Memory => part.sequences.memory.to_vec(),
             _ => block.normed(part.stream),
@@ -151,7 +196,7 @@ pub(super) fn quantize(
         exact.step(TOKENS, |part| original.advance(part.sequences, part.stream));
     }
 
-    let Some(mut output) = task.prepared(&block, Site::Output) else { unreachable!("every block has a last product") };
+    let mut output = transforms.prepared(&block, Site::Output).expect("every block has a last product");
     let mut moments = Moments::new(output.cols);
     let mut kept = vec![];
     {
@@ -197,7 +242,8 @@ fn assembled(layer: usize, block: BlockWeights, products: [Option<RoundedLinear>
 }
 
 /// Folds offsets and outliers away where that helps; tells at which products.
-fn fold(block: &mut BlockWeights, task: Task, own: &Batch) -> [bool; 3] {
+fn fold(block: &mut BlockWeights, task: Task, transforms: Transforms, own: &Batch) -> [bool; 3] {
+    let transformed = |site: Site| transforms.0[site as usize];
     let mut folded = [false; 3];
     let reader = block.reader();
     if block.norm.as_ref().is_some_and(|norm| norm.kind == NormKind::Layer)
@@ -211,7 +257,7 @@ fn fold(block: &mut BlockWeights, task: Task, own: &Batch) -> [bool; 3] {
     }
     let Some(part) = own.parts(SAMPLE).next() else { return folded };
     let normed = block.normed(part.stream);
-    if let Some(groups) = fold::groups(block).filter(|_| !task.transforms(block, Site::Output)) {
+    if let Some(groups) = fold::groups(block).filter(|_| !transformed(Site::Output)) {
         let mixed = block.mixed(part.sequences, normed.clone());
         let output = fold::factors(&block.output, &mixed, &groups, task.formats[Site::Output as usize]);
         if let Some(factors) = output {
@@ -219,7 +265,7 @@ fn fold(block: &mut BlockWeights, task: Task, own: &Batch) -> [bool; 3] {
             folded[Site::Output as usize] = true;
         }
     }
-    if let (Some(_), Some(of), false) = (&block.norm, block.product(reader), task.transforms(block, reader)) {
+    if let (Some(_), Some(of), false) = (&block.norm, block.product(reader), transformed(reader)) {
         let own: Vec<usize> = (0..of.cols).collect();
         if let Some(factors) = fold::factors(of, &normed, &own, task.formats[reader as usize]) {
             fold::into_norm(block, &factors);
