@@ -9,6 +9,8 @@
 //! | [`probe`] | what a changed block does to the predictions |
 //! | [`prune`] | takes heads and channels out, and lets the rest make up for them |
 //! | [`fit`] | fits a rounded model's scales to the f32 model's predictions |
+//! | [`mod@continued`] | what the f32 model says |
+//! | [`size`] | bits a weight |
 //! | [`cut`] | makes an embedding model of a model's first blocks |
 //! | [`mod@adapt`] | teaches an encoder's and a decoder's interface to fit them together |
 //! | [`mod@file`] | the file's writer, on the reader's own records |
@@ -24,6 +26,7 @@
 pub mod adapt;
 pub mod calibrate;
 pub mod checkpoint;
+pub mod continued;
 pub mod cut;
 pub mod evaluate;
 pub mod file;
@@ -39,6 +42,7 @@ mod random;
 pub mod reference;
 pub mod report;
 mod reread;
+pub mod size;
 #[cfg(test)]
 mod testing;
 mod text;
