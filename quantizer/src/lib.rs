@@ -10,6 +10,7 @@
 //! | [`prune`] | takes heads and channels out, and lets the rest make up for them |
 //! | [`fit`] | fits a rounded model's scales to the f32 model's predictions |
 //! | [`mod@continued`] | what the f32 model says |
+//! | [`verdict`] | whether a file is any good, in a sentence |
 //! | [`size`] | bits a weight |
 //! | [`cut`] | makes an embedding model of a model's first blocks |
 //! | [`mod@adapt`] | teaches an encoder's and a decoder's interface to fit them together |
@@ -47,6 +48,7 @@ pub mod size;
 mod testing;
 mod text;
 pub mod tokenizer;
+pub mod verdict;
 pub mod vocabulary;
 
 pub use memory::Memory;
