@@ -107,7 +107,7 @@ pub fn continued(
     runner.logits_of_last().map_err(EvaluateError::run)?;
     let mut speaker = Speaker { runner: &runner, memory: crate::Memory::new(runner.bytes), how };
     for (number, talk) in talks.iter_mut().enumerate().filter(|_| how.tokens > 0) {
-        talk.draft = speaker.answer(number, &talk.said)?;
+        talk.draft = speaker.answer(number, &talk.said, how.tokens)?;
         talk.said.model.clone_from(&talk.draft);
     }
     let mut budget = how.budget;
@@ -128,9 +128,11 @@ pub fn continued(
         })?;
         for (number, chosen) in open.into_iter().zip(chosen) {
             let talk = &mut talks[number];
-            progress(talk.accept(&chosen, how));
+            let accepted = talk.accept(&chosen, how);
+            progress(accepted);
             if !talk.said.whole {
-                talk.draft = speaker.answer(number, &talk.said)?;
+                // Where drafts part soon, long ones are wasted.
+                talk.draft = speaker.answer(number, &talk.said, 2 * accepted + 4)?;
             }
         }
     }
@@ -166,13 +168,14 @@ struct Speaker<'s, 'm> {
 }
 
 impl Speaker<'_, '_> {
-    /// What the model says behind what the reference has said.
-    fn answer(&mut self, number: usize, said: &Continued) -> Result<Vec<u32>, EvaluateError> {
+    /// What the model says behind what the reference has said, up to so many tokens.
+    fn answer(&mut self, number: usize, said: &Continued, most: usize) -> Result<Vec<u32>, EvaluateError> {
         let sample = said.with(&said.reference);
         let mut session = self.runner.session(&mut self.memory)?;
         let mut next = begin(&mut session, &sample)?.to_vec();
         let mut answer = vec![];
-        for at in said.reference.len()..self.how.tokens {
+        let known = said.reference.len();
+        for at in known..self.how.tokens.min(known + most) {
             let logits = session.feed(&next).map_err(EvaluateError::run)?;
             let token = (self.how.choose)(number, at, logits);
             answer.push(token);

@@ -28,7 +28,7 @@ pub const COSINE: [f64; 2] = [0.99, 0.97];
 /// Tokens held out of a text, at most.
 pub const HELD_OUT: usize = 2048;
 /// Tokens generated, at most.
-const GENERATED: usize = 288;
+const GENERATED: usize = 240;
 /// Texts that these make: many, as the reference runs all of a text again wherever a draft parts from
 /// it.
 const TEXTS: usize = 12;
