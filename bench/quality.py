@@ -79,7 +79,8 @@ def kinglet_files(args, place, options):
         newest = max(args.model.stat().st_mtime, command.stat().st_mtime)
         if not target.exists() or target.stat().st_mtime < newest:
             note(f"kinglet: {text}")
-            call = [command, "quantize", args.model, "-o", target, *shlex.split(text)]
+            call = [command, "quantize", args.model, "-o", target, "--no-verdict"]
+            call += shlex.split(text)
             run(call, stdout=subprocess.DEVNULL)
         made.append((text, target))
     return made
