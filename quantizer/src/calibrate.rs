@@ -95,6 +95,55 @@ pub enum CalibrateError {
 /// # Errors
 /// [`CalibrateError`]. Pictures have no such file: make [`Sample`]s of them.
 pub fn sequences(checkpoint: &Checkpoint, path: &Path, passages: Passages) -> Result<Vec<Sample>, CalibrateError> {
+    enough(all(checkpoint, path)?, checkpoint.architecture(), passages)
+}
+
+/// Samples to calibrate on, and others to judge the result by.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Split {
+    /// As [`sequences`] finds them, in all but the last tenth.
+    pub calibration: Vec<Sample>,
+    /// Of the last tenth, the last; none where too little would be left.
+    pub held_out: Vec<Sample>,
+}
+
+/// As [`sequences`], without the last tenth of the samples, of which as many are held out as have
+/// at most so many tokens.
+///
+/// # Errors
+/// As [`sequences`].
+pub fn split(
+    checkpoint: &Checkpoint,
+    path: &Path,
+    passages: Passages,
+    held_out: usize,
+) -> Result<Split, CalibrateError> {
+    let architecture = checkpoint.architecture();
+    let mut found = all(checkpoint, path)?;
+    let tokens = |samples: &[Sample]| samples.iter().map(|sample| sample.size(architecture)).sum::<usize>();
+    let kept = found.len() - found.len() / 10;
+    let mut last = if tokens(&found[..kept]) < LEAST { vec![] } else { found.split_off(kept) };
+    let mut left = held_out;
+    let fits = |sample: &&Sample| {
+        let size = sample.size(architecture);
+        let fits = size <= left;
+        left = left.saturating_sub(size);
+        fits
+    };
+    let fitting = last.iter().rev().take_while(fits).count();
+    last.drain(..last.len() - fitting);
+    Ok(Split { calibration: enough(found, architecture, passages)?, held_out: last })
+}
+
+/// Chooses among samples, if there are enough.
+fn enough(found: Vec<Sample>, architecture: &Architecture, passages: Passages) -> Result<Vec<Sample>, CalibrateError> {
+    let chosen = choose(found, architecture, passages);
+    let tokens = chosen.iter().map(|sample| sample.size(architecture)).sum();
+    if tokens < LEAST { Err(CalibrateError::TooShort { tokens }) } else { Ok(chosen) }
+}
+
+/// All samples of a file, in order.
+fn all(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<Sample>, CalibrateError> {
     let architecture = checkpoint.architecture();
     let bytes = std::fs::read(path)?;
     let json = path.extension().is_some_and(|e| e == "json");
@@ -122,9 +171,7 @@ pub fn sequences(checkpoint: &Checkpoint, path: &Path, passages: Passages) -> Re
             }
         }
     }
-    let chosen = choose(found, architecture, passages);
-    let tokens = chosen.iter().map(|sample| sample.size(architecture)).sum();
-    if tokens < LEAST { Err(CalibrateError::TooShort { tokens }) } else { Ok(chosen) }
+    Ok(found)
 }
 
 /// An entry of a .json file.

@@ -9,6 +9,9 @@
 //! | [`probe`] | what a changed block does to the predictions |
 //! | [`prune`] | takes heads and channels out, and lets the rest make up for them |
 //! | [`fit`] | fits a rounded model's scales to the f32 model's predictions |
+//! | [`mod@continued`] | what the f32 model says |
+//! | [`verdict`] | whether a file is any good, in a sentence |
+//! | [`size`] | bits a weight |
 //! | [`cut`] | makes an embedding model of a model's first blocks |
 //! | [`mod@adapt`] | teaches an encoder's and a decoder's interface to fit them together |
 //! | [`mod@file`] | the file's writer, on the reader's own records |
@@ -24,6 +27,7 @@
 pub mod adapt;
 pub mod calibrate;
 pub mod checkpoint;
+pub mod continued;
 pub mod cut;
 pub mod evaluate;
 pub mod file;
@@ -39,10 +43,12 @@ mod random;
 pub mod reference;
 pub mod report;
 mod reread;
+pub mod size;
 #[cfg(test)]
 mod testing;
 mod text;
 pub mod tokenizer;
+pub mod verdict;
 pub mod vocabulary;
 
 pub use memory::Memory;

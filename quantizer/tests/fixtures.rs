@@ -75,7 +75,7 @@ fn words_are_pronounced() {
     let heldout = std::fs::read_to_string(fixture("pronouncer/heldout.tsv")).unwrap();
     let golden = golden("pronouncer");
     // Percent of the phonemes, in f32 8.82.
-    for (format, most, least_same) in [(Format::Int8, 9.3, 46), (Format::Int4Codebook, 14.0, 20)] {
+    for (format, most, least_same) in [(Format::Int8Grouped, 9.3, 46), (Format::Int4Codebook, 14.0, 20)] {
         let (map, _directory) = rounded("pronouncer", format);
         let model = Model::open(&map).unwrap();
         let tokenizer = model.tokenizer().unwrap().unwrap();
@@ -93,7 +93,7 @@ fn words_are_pronounced() {
             want.pop();
             same += usize::from(found == want);
             let margin = item["min_margin"].as_f64().unwrap();
-            let near = if format == Format::Int8 { 0.35 } else { f64::INFINITY };
+            let near = if format == Format::Int8Grouped { 0.35 } else { f64::INFINITY };
             assert!(found == want || margin < near, "{format:?} {}: {found:?}, margin {margin}", item["word"]);
         }
         let (mut wrong, mut all) = (0, 0);
@@ -124,7 +124,7 @@ fn words_are_pronounced() {
 
 #[test]
 fn a_beam_finds_what_is_at_least_as_probable() {
-    let (map, _directory) = rounded("pronouncer", Format::Int8);
+    let (map, _directory) = rounded("pronouncer", Format::Int8Grouped);
     let model = Model::open(&map).unwrap();
     let golden = golden("pronouncer");
     let options = |targets| Options { context: 40, source: 40, targets, ..Options::ONE };
@@ -156,7 +156,7 @@ fn a_beam_finds_what_is_at_least_as_probable() {
 fn pictures_are_named() {
     let golden = golden("namer");
     let items = golden["greedy"].as_array().unwrap();
-    for format in [Format::Int8, Format::Int4Codebook] {
+    for format in [Format::Int8Grouped, Format::Int4Codebook] {
         let (map, _directory) = rounded("namer", format);
         let model = Model::open(&map).unwrap();
         let tokenizer = model.target_tokenizer().unwrap().unwrap();
@@ -177,7 +177,7 @@ fn pictures_are_named() {
             println!("namer {format:?}: {} is called {found_text:?}, in f32 {}", item["name"], item["text"]);
             same += usize::from(found == want);
             let margin = item["min_margin"].as_f64().unwrap();
-            assert!(found == want || format != Format::Int8 || margin < 0.7, "{}: margin {margin}", item["name"]);
+            assert!(found == want || format != Format::Int8Grouped || margin < 0.7, "{}: margin {margin}", item["name"]);
             assert!(found != want || found_text == item["text"].as_str().unwrap(), "{found_text}");
         }
         println!(
@@ -189,6 +189,6 @@ fn pictures_are_named() {
             plan.cross_cache(),
             plan.scratch()
         );
-        assert!(format != Format::Int8 || same + 1 >= named.len());
+        assert!(format != Format::Int8Grouped || same + 1 >= named.len());
     }
 }

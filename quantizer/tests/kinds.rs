@@ -229,7 +229,7 @@ fn sentences_have_their_embeddings() {
     // Int8 gives the worst of the twenty a cosine of 0.9961: a token's 1,536 numbers behind gelu share one scale, and words, keys and values have
     // eight bits.
     for (name, format, least, away) in
-        [("int8", Format::Int8, 0.996, 0.002), ("int4", Format::Int4Codebook, 0.95, 0.01)]
+        [("int8", Format::Int8Grouped, 0.996, 0.002), ("int4", Format::Int4Codebook, 0.95, 0.01)]
     {
         let options =
             quantize::Options { weights: format, calibration: calibration.clone(), golden: 0, ..Default::default() };

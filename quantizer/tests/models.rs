@@ -61,7 +61,7 @@ fn every_variant_agrees_with_its_reference() {
         let difference = largest_difference(&got, &want);
         assert!(difference < 1e-4, "{name}: {difference}");
 
-        let (_temporary, path) = to_file(&checkpoint, Format::Int8);
+        let (_temporary, path) = to_file(&checkpoint, Format::Int8Grouped);
         let map = Map::open(path).unwrap();
         let model = Model::open(&map).unwrap();
         let options = Options { context: golden.input_ids.len(), prefill: 16, logits: 16, ..Options::ONE };
@@ -153,7 +153,7 @@ fn npy_i32(path: &Path) -> Vec<u32> {
 
 #[test]
 fn stories260k_keeps_its_perplexity() {
-    let Some((int8, excess)) = stories(Format::Int8) else { return };
+    let Some((int8, excess)) = stories(Format::Int8Grouped) else { return };
     assert_eq!(int8.tokens, 20_000);
     let reference = int8.divergence.unwrap().reference_perplexity;
     assert!((reference / 4.668_135_963 - 1.0).abs() < 1e-4, "the f32 forward pass gives {reference}");
@@ -168,7 +168,7 @@ fn stories260k_keeps_its_perplexity() {
 fn the_built_in_model_is_what_its_checkpoint_becomes() {
     let dir = fixture("storyteller");
     let checkpoint = Checkpoint::open(&dir).unwrap();
-    let (_temporary, path) = to_file(&checkpoint, Format::Int8);
+    let (_temporary, path) = to_file(&checkpoint, Format::Int8Grouped);
     let made = std::fs::read(path).unwrap();
     let same = made == kinglet_fixtures::STORYTELLER.0;
     assert!(same, "run: kinglet quantize fixtures/storyteller -o fixtures/storyteller/storyteller.kinglet");

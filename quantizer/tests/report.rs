@@ -1,6 +1,8 @@
 //! The page of a report: complete, closed, escaped, the same each time, and without what is not there.
 
-use kinglet_quantizer::evaluate::{Divergence, Evaluation, Hidden, Part, Place, Protocol, StateError};
+use kinglet_quantizer::evaluate::{
+    Agreement, Divergence, Evaluation, Hidden, Nearness, Outputs, Part, Place, Protocol, StateError,
+};
 use kinglet_quantizer::report::*;
 
 const HOSTILE: &str = "</title><script src=\"http://x\">alert('1')</script>\" onload=x <!--\u{0}\u{202e}&amp;";
@@ -31,6 +33,8 @@ fn full(name: &str) -> Report {
         from_first: None,
         hidden: Some(Hidden { tokens: 20_000, states }),
     };
+    let nearness = Nearness::Vectors { mean_cosine: 0.998, least_cosine: 0.99 };
+    let agreement = Agreement { kind: Outputs::Vectors, samples: 20, outputs: 20, nearness };
     let other = Evaluation { from_first: Some(divergence), ..evaluation.clone() };
     let block = |(i, &place): (usize, &Place)| BlockFigures {
         place,
@@ -83,6 +87,7 @@ fn full(name: &str) -> Report {
             sensitivity: vec![Sensitivity { name: name.to_owned(), format: name.to_owned(), mean_kl: 0.01 }],
             blocks: places.iter().enumerate().map(block).collect(),
         },
+        agreement: vec![Agreed { name: name.to_owned(), bytes: 190_100, on: name.to_owned(), agreement }],
         prompts: vec![
             Prompt { text: name.to_owned(), reference: text(5), model: text(4), parts_at: Some(2) },
             Prompt { text: "same".into(), reference: text(3), model: text(3), parts_at: None },
@@ -119,7 +124,7 @@ fn the_page_is_closed_and_loads_nothing() {
     }
     let elements = elements(&html);
     let count = |name: &str| elements.iter().filter(|e| *e == name).count();
-    assert_eq!((count("section"), count("svg"), count("figure")), (9, 9, 9), "{elements:?}");
+    assert_eq!((count("section"), count("svg"), count("figure")), (10, 9, 9), "{elements:?}");
     assert_eq!((count("figcaption"), count("mark")), (9, 2));
     assert_eq!(html.matches("role=\"img\" aria-label=\"").count(), 9);
     // What the figures say: correlation, parting, sizes, agreement.
@@ -165,7 +170,7 @@ fn what_is_not_there_has_no_section() {
         assert!(!nothing.iter().any(|e| e == part), "{part}");
     }
     type Clear = fn(&mut Report);
-    let parts: [(&str, Clear); 8] = [
+    let parts: [(&str, Clear); 9] = [
         ("What was done", |r| r.record.notes.clear()),
         ("Hidden states", |r| r.quality.iter_mut().for_each(|q| q.evaluation.hidden = None)),
         ("Sensitivity", |r| r.record.sensitivity.clear()),
@@ -174,6 +179,7 @@ fn what_is_not_there_has_no_section() {
         ("Tensors", |r| r.record.tensors.clear()),
         ("Side by side", |r| r.prompts.clear()),
         ("Quality", |r| r.quality.clear()),
+        ("Agreement with f32", |r| r.agreement.clear()),
     ];
     for (title, clear) in parts {
         let title = format!("<h2>{title}</h2>");

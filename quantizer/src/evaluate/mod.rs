@@ -16,18 +16,23 @@
 //!
 //! # Invariants
 //! - Windows go through the reference in groups, and each block's weights are read once for a group; a group's streams, the states
-//!   kept and the logits in flight stay below about 256 MB (`windows`). Of large models the states of the first tokens of each
+//!   kept and the logits in flight stay below about 256 MB (`windows`), with a window's logits for each peer. Of large models the states of the first tokens of each
 //!   group are compared; [`Hidden::tokens`] says of how many.
 //! - Sums run over windows in order, so the result does not depend on the number of threads.
 
 pub mod activations;
 mod hidden;
+mod samples;
 mod score;
 mod windows;
+
+use std::sync::Mutex;
 
 use kinglet::{Isa, Model};
 use serde::{Deserialize, Serialize};
 
+pub use self::samples::{Agreement, Nearness, Outputs, compare, cosine};
+pub(crate) use self::samples::{Runner, begin};
 use self::score::Score;
 use self::windows::{Machine, Window};
 use crate::checkpoint::{Architecture, Middle, Sight};
@@ -228,9 +233,19 @@ pub enum EvaluateError {
 }
 
 impl EvaluateError {
-    fn run(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn run(error: impl std::fmt::Display) -> Self {
         Self::Run(error.to_string())
     }
+}
+
+/// Something else that predicts the next token, such as another program, to be measured beside the
+/// models on the same tokens.
+pub trait Peer: Send {
+    /// The logits after each token of a sequence, `vocab` numbers for each, one after the other.
+    ///
+    /// # Errors
+    /// What went wrong, with the name of the peer.
+    fn logits(&mut self, tokens: &[u32], vocab: usize) -> std::io::Result<Vec<f32>>;
 }
 
 /// Evaluates `model` on `tokens`. `progress` is called with tokens done, which add up to those of the text.
@@ -252,6 +267,22 @@ pub fn evaluate(
 /// Without a model.
 pub fn evaluate_all(
     models: &[Model<'_>],
+    isa: Isa,
+    tokens: &[u32],
+    protocol: Protocol,
+    reference: Option<&Reference<'_>>,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<Vec<Evaluation>, EvaluateError> {
+    evaluate_beside(models, vec![], isa, tokens, protocol, reference, progress)
+}
+
+/// The same with peers, whose results follow those of the models and have no hidden states.
+///
+/// # Panics
+/// Without a model.
+pub fn evaluate_beside(
+    models: &[Model<'_>],
+    peers: Vec<Box<dyn Peer>>,
     isa: Isa,
     tokens: &[u32],
     protocol: Protocol,
@@ -280,8 +311,9 @@ pub fn evaluate_all(
         return Err(EvaluateError::Window { window, context });
     }
     let windows: Vec<Window<'_>> = tokens.chunks(window).map(|chunk| Window::new(chunk, protocol.bos)).collect();
-    let machine = Machine::new(models, isa, window, reference, progress)?;
-    let mut totals = vec![Score::default(); models.len()];
+    let peers: Vec<_> = peers.into_iter().map(Mutex::new).collect();
+    let machine = Machine::new(models, &peers, isa, window, reference, progress)?;
+    let mut totals = vec![Score::default(); models.len() + peers.len()];
     for scores in machine.run(&windows)? {
         totals.iter_mut().zip(scores).for_each(|(total, score)| total.add(score));
     }

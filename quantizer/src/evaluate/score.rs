@@ -29,7 +29,7 @@ impl<'l> Prediction<'l> {
 
 /// Distances from one reference, over positions.
 #[derive(Clone, Default)]
-struct Distances {
+pub(super) struct Distances {
     reference_nll: f64,
     sum: f64,
     max: f64,
@@ -41,11 +41,16 @@ struct Distances {
 
 impl Distances {
     fn position(&mut self, next: u32, q: &Prediction<'_>, p: &Prediction<'_>) {
+        self.reference_nll -= p.log[next as usize];
+        self.compare(q, p);
+    }
+
+    /// The same where nothing follows.
+    pub(super) fn compare(&mut self, q: &Prediction<'_>, p: &Prediction<'_>) {
         let kl: f64 = p.log.iter().zip(&q.log).map(|(p, q)| p.exp() * (p - q)).sum();
         // Equal distributions may come out below zero by a rounding.
         let kl = kl.max(0.0);
         let best = argmax(p.logits);
-        self.reference_nll -= p.log[next as usize];
         self.sum += kl;
         self.max = self.max.max(kl);
         self.top1 += usize::from(argmax(q.logits) == best);
@@ -53,7 +58,7 @@ impl Distances {
         self.all.push(kl as f32);
     }
 
-    fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         self.reference_nll += other.reference_nll;
         self.sum += other.sum;
         self.max = self.max.max(other.max);
@@ -63,7 +68,7 @@ impl Distances {
     }
 
     /// Nothing, if nothing was compared.
-    fn finish(mut self) -> Option<Divergence> {
+    pub(super) fn finish(mut self) -> Option<Divergence> {
         let n = self.all.len();
         self.all.sort_unstable_by(f32::total_cmp);
         let p99 = *self.all.get((n * 99).div_ceil(100).checked_sub(1)?)?;

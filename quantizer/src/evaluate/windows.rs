@@ -5,12 +5,14 @@
 //!                                     head -> waves of whole windows (Limits::logits) -> models, a window on each thread
 //! ```
 
+use std::sync::Mutex;
+
 use kinglet::{Isa, Model, Options, Plan, Serial, Session};
 use rayon::prelude::*;
 
-use super::EvaluateError;
 use super::hidden::{Alignment, Kept, States};
 use super::score::{Prediction, Score};
+use super::{EvaluateError, Peer};
 use crate::memory::Memory;
 use crate::reference::Reference;
 
@@ -61,9 +63,13 @@ struct Expected<'e> {
     first: usize,
 }
 
+/// One for all threads: each window has a peer for itself.
+type Peers<'r> = &'r [Mutex<Box<dyn Peer>>];
+
 /// All that a run needs.
 pub(super) struct Machine<'r> {
     models: &'r [Model<'r>],
+    peers: Peers<'r>,
     options: Options,
     /// Bytes of each model's session.
     bytes: Vec<usize>,
@@ -76,6 +82,7 @@ pub(super) struct Machine<'r> {
 impl<'r> Machine<'r> {
     pub(super) fn new(
         models: &'r [Model<'r>],
+        peers: Peers<'r>,
         isa: Isa,
         window: usize,
         reference: Option<&'r Reference<'r>>,
@@ -91,6 +98,7 @@ impl<'r> Machine<'r> {
         };
         Ok(Self {
             models,
+            peers,
             options,
             bytes,
             isa,
@@ -198,9 +206,10 @@ impl<'r> Machine<'r> {
         };
         let mut sessions = self.models.iter().zip(memories).map(with).collect::<Result<Vec<_>, _>>()?;
         let alignments = self.reference.as_ref().map(|(_, alignments)| alignments.as_slice()).unwrap_or_default();
-        let mut scores = vec![Score::default(); sessions.len()];
+        let mut scores = vec![Score::default(); sessions.len() + self.peers.len()];
         scores.iter_mut().zip(alignments).for_each(|(score, a)| score.states = States::new(a));
         let vocab = self.models[0].vocab();
+        let of_peers = self.of_peers(&window.input, vocab)?;
         let mut targets = window.targets.iter();
         for (number, chunk) in window.input.chunks(CHUNK).enumerate() {
             let start = number * CHUNK;
@@ -218,7 +227,8 @@ impl<'r> Machine<'r> {
             for (row, &next) in (0..chunk.len()).zip(&mut targets) {
                 let reference = expected.map(|all| Prediction::new(&all.logits[(start + row) * vocab..][..vocab]));
                 let own = logits.iter().map(|logits| Prediction::new(&logits[row * vocab..][..vocab]));
-                let own: Vec<_> = own.collect();
+                let theirs = of_peers.iter().map(|all| Prediction::new(&all[(start + row) * vocab..][..vocab]));
+                let own: Vec<_> = own.chain(theirs).collect();
                 for (model, score) in scores.iter_mut().enumerate() {
                     let first = own.first().filter(|_| model > 0);
                     score.position(next, &own[model], reference.as_ref(), first);
@@ -226,6 +236,23 @@ impl<'r> Machine<'r> {
             }
         }
         Ok(scores)
+    }
+
+    /// All logits of each peer.
+    fn of_peers(&self, input: &[u32], vocab: usize) -> Result<Vec<Vec<f32>>, EvaluateError> {
+        let of_peer = |peer: &Mutex<Box<dyn Peer>>| {
+            let mut peer = peer.lock().map_err(EvaluateError::run)?;
+            let logits = peer.logits(input, vocab).map_err(EvaluateError::run)?;
+            let (got, want) = (logits.len(), input.len() * vocab);
+            if got != want {
+                return Err(EvaluateError::Run(format!("a peer gave {got} logits instead of {want}")));
+            }
+            if logits.iter().any(|logit| !logit.is_finite()) {
+                return Err(EvaluateError::run("a peer gave logits that are infinite or not numbers"));
+            }
+            Ok(logits)
+        };
+        self.peers.iter().map(of_peer).collect()
     }
 }
 
@@ -265,7 +292,7 @@ mod tests {
         let run = |limits| {
             let told = std::sync::atomic::AtomicUsize::new(0);
             let progress = |n| _ = told.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
-            let mut machine = Machine::new(&models, Isa::detect(), 20, Some(&reference), &progress).unwrap();
+            let mut machine = Machine::new(&models, &[], Isa::detect(), 20, Some(&reference), &progress).unwrap();
             machine.limits = limits;
             let mut total = Score::default();
             machine.run(&windows).unwrap().into_iter().flatten().for_each(|score| total.add(score));

@@ -14,6 +14,7 @@ use super::outline::{Build, Source};
 use super::pack::{self, Packer};
 use super::packed;
 use super::plan::{self, Plan};
+use super::reach::{self, reachable};
 use super::record::{self, record_path};
 use super::round::{Levels, Row, round};
 use super::store::Store;
@@ -42,6 +43,7 @@ pub fn quantize(
     progress: &dyn Fn(&str, u64, u64),
 ) -> Result<Summary, QuantizeError> {
     let architecture = checkpoint.architecture();
+    reachable(checkpoint, options)?;
     let (tokenizer, target_tokenizer) = (checkpoint.tokenizer()?, checkpoint.target_tokenizer()?);
     let store = Store::open(target, &key(checkpoint, options))?;
     let weights = weights(architecture);
@@ -70,6 +72,7 @@ pub fn quantize(
         let norm = if last { norm.clone() } else { build.norm(stack)? };
         build.end(norm.as_ref())?;
     }
+    record::size(&mut record);
     let (mut outline, sources) = build.finish()?;
     outline.tokenizer = tokenizer;
     outline.target_tokenizer = target_tokenizer;
@@ -183,26 +186,30 @@ fn planned(
     Ok(plan)
 }
 
+/// [`overhead`], before anything else is known.
+pub(super) fn overhead_of(checkpoint: &Checkpoint, options: &Options) -> Result<u64, QuantizeError> {
+    let tokenizers = checkpoint.tokenizer()?.len() + checkpoint.target_tokenizer()?.len();
+    Ok(overhead(checkpoint.architecture(), options, tokenizers, &metadata(checkpoint, options)?))
+}
+
 /// Bytes of a file beside its products, a little more rather than less: tables, tokenizer, vectors, and the records of all.
 fn overhead(architecture: &Architecture, options: &Options, tokenizers: usize, metadata: &[(String, String)]) -> u64 {
     // A record of 40 bytes, a name, and padding to 64.
     const NAMED: usize = 40 + 40;
     let vector = |len: usize| NAMED + (4 * len).next_multiple_of(64);
-    let table = |format: Format, of: &TensorRef| format.bytes(of.rows(), of.cols()).unwrap_or(usize::MAX / 4) + NAMED;
+    let widest = architecture.stacks.iter().map(|stack| stack.width).max().unwrap_or(0);
     let of_block = |block: &Block| {
         let biases: usize = block.products().iter().filter(|l| l.bias.is_some()).map(|l| vector(l.rows())).sum();
         let heads = match &block.middle {
             Middle::Attention(a) => [&a.query_norm, &a.key_norm].into_iter().flatten().count() * vector(a.head_dim),
             _ => 0,
         };
-        128 + 2 * NAMED + vector(architecture.last().width) + biases + heads
+        128 + 2 * NAMED + vector(widest) + biases + heads
     };
     let blocks: usize = architecture.blocks().map(of_block).sum();
     let text: usize = metadata.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
     let golden = 4 * (options.golden + options.prompt.len());
-    let head = architecture.output.head.as_ref().map(|head| &head.weight).filter(|_| !architecture.tied());
-    let embedding = architecture.last().input.embedding().map_or(0, |of| table(options.embeddings, of));
-    let tables = embedding.saturating_add(head.map_or(0, |of| table(options.head, of)));
+    let tables = reach::tables(architecture, options, NAMED);
     (tables + tokenizers + blocks + text + golden + 1536) as u64
 }
 

@@ -15,6 +15,7 @@ mod outline;
 pub(crate) mod pack;
 mod packed;
 mod plan;
+mod reach;
 mod record;
 pub mod round;
 mod rounded;
@@ -33,6 +34,7 @@ pub(crate) use golden::{Question, add as add_golden};
 pub(crate) use moments::cholesky;
 pub use moments::{Moments, MomentsError};
 pub(crate) use outline::names;
+pub use reach::reachable;
 pub use record::record_path;
 pub use rounded::{RoundedBlock, RoundedLinear};
 
@@ -102,7 +104,8 @@ impl Default for Options {
 /// What to meet by choosing formats.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
-    /// Bits a weight in the blocks, sub-scales included, row scales not.
+    /// Bits a weight in the matrices of the blocks, as [`Matrices`](crate::size::Matrices) counts
+    /// them; of a pruned model, over the weights that there were.
     Bits(f64),
     /// Bytes of the file.
     Bytes(u64),

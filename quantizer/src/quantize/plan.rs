@@ -7,7 +7,6 @@
 use std::time::Instant;
 
 use kinglet::{Format, Isa};
-use kinglet_kernels::layout::GROUP;
 use kinglet_kernels::{Activations, Matrix};
 use serde::{Deserialize, Serialize};
 
@@ -330,7 +329,7 @@ fn measure_rounding(
 }
 
 /// The formats that are compared: even levels only where they can win, which is time.
-fn formats(options: &Options) -> Vec<Format> {
+pub(super) fn formats(options: &Options) -> Vec<Format> {
     match options.target {
         Some(Target::Seconds(_)) => Format::ALL.to_vec(),
         _ => vec![Format::Int8Grouped, Format::Int4Codebook],
@@ -354,7 +353,7 @@ fn choose_formats(
             let forms = plan.figures[index].rounding[site as usize].iter().map(|&Rounding { format, damage }| {
                 let cost = match target {
                     Target::Seconds(_) => seconds(format, rows, cols, &mut times),
-                    Target::Bits(_) => bits(format) * (rows * cols) as f64,
+                    Target::Bits(_) => format.bytes(rows, cols).map_or(f64::INFINITY, |bytes| 8.0 * bytes as f64),
                     Target::Bytes(_) | Target::Divergence(_) => {
                         format.bytes(rows, cols).map_or(f64::INFINITY, |b| b.next_multiple_of(64) as f64)
                     }
@@ -391,15 +390,6 @@ fn choose_formats(
         }
     }
     Ok((cost, damage))
-}
-
-/// Bits of a weight: its code and its part of a sub-scale. Row scales and padding, which weigh on narrow matrices, are left out.
-fn bits(format: Format) -> f64 {
-    match format {
-        Format::Int8 => 8.0,
-        Format::Int8Grouped => 8.0 + 8.0 / GROUP as f64,
-        Format::Int4 | Format::Int4Codebook => 4.0 + 8.0 / GROUP as f64,
-    }
 }
 
 /// The time of a product with one row of activations on this machine, the shortest of several; each shape is measured once.

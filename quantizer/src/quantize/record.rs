@@ -194,3 +194,14 @@ pub(super) fn block(
         });
     }
 }
+
+/// Writes down how many bits a weight of all these products has.
+pub(super) fn size(record: &mut Record) {
+    let weights = |tensor: &Tensor| (tensor.rows * tensor.cols) as f64;
+    let all: f64 = record.tensors.iter().map(weights).sum();
+    let bits: f64 = record.tensors.iter().map(|tensor| tensor.bits * weights(tensor)).sum();
+    if all > 0.0 {
+        let how = format!("{:.3} bits a weight in the matrices of the blocks", bits / all);
+        record.notes.push(Note { what: "size".to_owned(), how });
+    }
+}

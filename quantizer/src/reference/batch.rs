@@ -35,6 +35,16 @@ pub enum Source {
     Pixels(Vec<u8>),
 }
 
+impl Source {
+    /// The tokens, where it is tokens.
+    pub fn tokens(&self) -> &[u32] {
+        match self {
+            Self::Tokens { tokens, .. } => tokens,
+            Self::Features(_) | Self::Pixels(_) => &[],
+        }
+    }
+}
+
 impl From<Vec<u32>> for Sample {
     fn from(tokens: Vec<u32>) -> Self {
         Self { source: Source::Tokens { tokens, types: vec![] }, target: vec![] }

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::evaluate::{Evaluation, Place, Protocol};
+use crate::evaluate::{Agreement, Evaluation, Place, Protocol};
 
 /// A report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,8 @@ pub struct Report {
     pub text: Option<Text>,
     /// The files that were evaluated, the report's own first.
     pub quality: Vec<Quality>,
+    /// Of models that do not continue texts: how near their outputs are to the checkpoint's.
+    pub agreement: Vec<Agreed>,
     /// Bytes by component of the file.
     pub components: Vec<Component>,
     /// What the quantizer wrote down.
@@ -72,7 +74,8 @@ pub struct Size {
     pub file_bytes: u64,
     /// Weights in matrices of the file.
     pub weights: u64,
-    /// Bits of one, scales and codebooks included.
+    /// Bits of one in the matrices of the blocks, as [`Matrices`](crate::size::Matrices) counts
+    /// them.
     pub bits_per_weight: f64,
 }
 
@@ -119,6 +122,20 @@ pub struct Quality {
     pub evaluation: Evaluation,
 }
 
+/// A file whose outputs were compared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Agreed {
+    /// The file's name.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// The name of the file with the inputs.
+    pub on: String,
+    /// What came out.
+    #[serde(flatten)]
+    pub agreement: Agreement,
+}
+
 /// Part of a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Component {
@@ -151,7 +168,7 @@ pub struct Tensor {
     pub cols: usize,
     /// How it lies: "int4".
     pub format: String,
-    /// Bits of a weight, scales included.
+    /// Bits of a weight: all bytes of the matrix times 8, over its weights.
     pub bits: f64,
     /// How its weights were rounded: "nearest", "GPTQ".
     pub rounding: Option<String>,

@@ -15,8 +15,8 @@ mod sections;
 mod tables;
 
 pub use data::{
-    BlockFigures, Component, Means, ModelFacts, Note, Prompt, Quality, Record, Report, Sensitivity, Size, Speed,
-    Tensor, Text,
+    Agreed, BlockFigures, Component, Means, ModelFacts, Note, Prompt, Quality, Record, Report, Sensitivity, Size,
+    Speed, Tensor, Text,
 };
 pub use rank::correlation;
 
@@ -38,9 +38,10 @@ pub fn html(report: &Report) -> String {
         page.append(&tiles);
     }
     page.raw("</header>\n<main>\n");
-    let sections: [(&'static str, Option<Markup>); 9] = [
+    let sections: [(&'static str, Option<Markup>); 10] = [
         ("What was done", sections::notes(report)),
         ("Quality", tables::quality(report)),
+        ("Agreement with f32", tables::agreement(report)),
         ("Hidden states", sections::hidden(report)),
         ("Size against quality and speed", sections::frontier(report)),
         ("Sensitivity", sections::sensitivity(report)),

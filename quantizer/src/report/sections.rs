@@ -4,7 +4,7 @@ use super::data::{BlockFigures, Means, Prompt, Report};
 use super::markup::{Markup, bytes, change, digits, percent, tick};
 use super::plot::{self, Line, Mark, Words};
 use super::rank::correlation;
-use crate::evaluate::{Part, Place};
+use crate::evaluate::{Nearness, Part, Place};
 
 /// Dots of one figure; more are left out, the smallest first.
 const MOST_DOTS: usize = 40;
@@ -37,8 +37,8 @@ pub(super) fn tiles(report: &Report) -> Option<Markup> {
             format!("{} in f32, {ratio} times as large", bytes(n as f64))
         });
         tiles.push((bytes(size.file_bytes as f64), "size of the file", of.unwrap_or_default()));
-        let weights = format!("of {} weights, scales included", digits(size.weights as f64));
-        tiles.push((digits(size.bits_per_weight), "bits a weight", weights));
+        let weights = format!("with scales; {} weights in all", digits(size.weights as f64));
+        tiles.push((digits(size.bits_per_weight), "bits a weight in the blocks", weights));
     }
     if let Some(e) = report.quality.first().map(|q| &q.evaluation) {
         let of = e.divergence.map(|d| {
@@ -55,6 +55,13 @@ pub(super) fn tiles(report: &Report) -> Option<Markup> {
             let top5 = format!("{} among the five", percent(d.top5_agreement));
             tiles.push((percent(d.top1_agreement), "same most probable token", top5));
         }
+    }
+    if let Some(agreed) = report.agreement.first() {
+        let on = format!("{} inputs of {}", agreed.agreement.samples, agreed.on);
+        tiles.push(match agreed.agreement.nearness {
+            Nearness::Distributions { mean_kl, .. } => (digits(mean_kl), "mean KL divergence, nats", on),
+            Nearness::Vectors { mean_cosine, .. } => (percent(mean_cosine), "mean cosine with f32", on),
+        });
     }
     if let Some(speed) = &report.speed {
         let threads = if speed.threads == 1 { "one thread".into() } else { format!("{} threads", speed.threads) };

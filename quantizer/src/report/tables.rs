@@ -2,6 +2,7 @@
 
 use super::data::{Report, Tensor};
 use super::markup::{Markup, bytes, change, digits, percent};
+use crate::evaluate::Nearness;
 
 /// A table in the making. Columns of numbers are aligned right.
 struct Table(Markup);
@@ -103,6 +104,34 @@ pub(super) fn quality(report: &Report) -> Option<Markup> {
     ))
 }
 
+/// How near the outputs of each file are to the checkpoint's.
+pub(super) fn agreement(report: &Report) -> Option<Markup> {
+    let first = report.agreement.first()?;
+    let titles: &[&'static str] = match first.agreement.nearness {
+        Nearness::Distributions { .. } => &["size", "outputs", "mean KL", "99% below", "largest", "top-1"],
+        Nearness::Vectors { .. } => &["size", "outputs", "mean cosine", "least"],
+    };
+    let mut columns = vec![("file", Cell::Text)];
+    columns.extend(titles.iter().map(|&title| (title, Cell::Number)));
+    let mut table = Table::new("Agreement with f32", false, &columns);
+    for (index, agreed) in report.agreement.iter().enumerate() {
+        table.row(index == 0, &agreed.name).cell(Cell::Number, &bytes(agreed.bytes as f64));
+        table.cell(Cell::Number, &agreed.agreement.outputs.to_string());
+        let cells = match agreed.agreement.nearness {
+            Nearness::Distributions { mean_kl, p99_kl, max_kl, top1_agreement } => {
+                vec![digits(mean_kl), digits(p99_kl), digits(max_kl), percent(top1_agreement)]
+            }
+            Nearness::Vectors { mean_cosine, least_cosine } => [mean_cosine, least_cosine].map(percent).to_vec(),
+        };
+        cells.iter().for_each(|cell| _ = table.cell(Cell::Number, cell));
+        table.end();
+    }
+    Some(table.finish(
+        "Each input through the file and through the f32 checkpoint. Of distributions, KL is the divergence from the checkpoint’s, in nats, \
+         and top-1 the part in which both find the same most probable; of vectors, the cosine of the angle between both.",
+    ))
+}
+
 /// Bytes of the file by component.
 pub(super) fn components(report: &Report) -> Option<Markup> {
     let all: u64 = report.components.iter().map(|c| c.bytes).sum();
@@ -123,7 +152,7 @@ pub(super) fn components(report: &Report) -> Option<Markup> {
     let size = report.size.map(|size| {
         let whole = bytes(size.file_bytes as f64);
         format!(
-            "{whole} in all; the matrices’ weights take {} bits each, scales included.",
+            "{whole} in all; weights of the blocks’ matrices take {} bits each, with scales, codebooks and padding.",
             digits(size.bits_per_weight)
         )
     });

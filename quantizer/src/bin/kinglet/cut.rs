@@ -6,9 +6,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use kinglet::Model;
 use kinglet_quantizer::cut::{self, Cut, Pool, Pooled};
+use kinglet_quantizer::evaluate::cosine;
 use kinglet_quantizer::report::correlation;
 
-use crate::embed::cosine;
 use crate::given::{Given, Outputs, Reader};
 use crate::model::{Source, bytes, with_threads};
 use crate::task::Task;
@@ -66,9 +66,9 @@ enum By {
 }
 
 /// Scores, and the two texts of each.
-struct Pairs {
-    scores: Vec<f64>,
-    texts: Vec<String>,
+pub(crate) struct Pairs {
+    pub(crate) scores: Vec<f64>,
+    pub(crate) texts: Vec<String>,
 }
 
 /// What a model does with pairs.
@@ -165,7 +165,7 @@ impl Judged {
 }
 
 impl Pairs {
-    fn read(path: &Path) -> Result<Self> {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         let name = path.display();
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
         let mut pairs = Self { scores: vec![], texts: vec![] };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use kinglet_quantizer::evaluate::cosine;
 use serde_json::json;
 
 use crate::given::{Outputs, Reader};
@@ -77,11 +78,4 @@ impl Args {
 
 fn line(numbers: impl Iterator<Item = String>) -> String {
     numbers.collect::<Vec<_>>().join(" ")
-}
-
-/// The cosine of the angle between two vectors.
-pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let lengths = (dot(a, a) * dot(b, b)).sqrt();
-    if lengths > 0.0 { dot(a, b) / lengths } else { 0.0 }
 }

@@ -2,18 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use kinglet::Model;
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::encode;
-use kinglet_quantizer::evaluate::{Divergence, Evaluation, Hidden, Part, Protocol, evaluate_all};
+use kinglet_quantizer::evaluate::{Divergence, Evaluation, Hidden, Part, Peer, Protocol, evaluate_beside};
 use kinglet_quantizer::reference::Reference;
 use kinglet_quantizer::vocabulary;
 use serde::Serialize;
 
+use crate::cut::Pairs;
+use crate::given::token_ids;
 use crate::model::{Source, bar, isa};
+use crate::outputs::{self, Measured};
+use crate::predictor::Predictor;
+use crate::task::Task;
 
 /// Measure perplexity, and the distance from the f32 checkpoint
+///
+/// What is measured depends on what the model does. Of a model that continues texts:
 ///
 /// Protocol: the text's tokens are cut into windows that do not overlap; each is run on its own behind a begin-of-sequence token, and
 /// all its tokens are scored. Perplexity is the exponential of the mean negative log-likelihood. KL divergence is that of
@@ -24,6 +31,13 @@ use crate::model::{Source, bar, isa};
 ///
 /// Of a file with a part of the vocabulary (quantize --vocab-from) the tokens are its own, and the checkpoint's distribution is that
 /// over the kept tokens.
+///
+/// Other models need --reference, and --text with an input on each line: of an embedding model a
+/// sentence (or the name of a picture), compared by the cosine of its vectors to the checkpoint's;
+/// of a classifier a text, or the name of a picture or recording, compared by the probabilities of
+/// the labels; of an encoder-decoder a source, or a source, a tab and its target, compared by the
+/// KL divergence at each token of the target, which without a tab is what the checkpoint itself
+/// says.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The .kinglet file
@@ -36,6 +50,18 @@ pub(crate) struct Args {
     /// Another file to evaluate beside it, on the same tokens; may be repeated
     #[arg(long, value_name = "FILE")]
     against: Vec<PathBuf>,
+    /// Another program to evaluate beside it, on the same tokens; may be repeated
+    ///
+    /// The shell command is started once. It says its name on a line of standard output, then
+    /// answers each line of token numbers on standard input with the logits after each of these
+    /// tokens, as little-endian f32 without anything between them. Each line is a text of its own.
+    /// `bench/quality` does this with llama.cpp.
+    #[arg(long, value_name = "COMMAND")]
+    peer: Vec<String>,
+    /// Of an embedding model: also rank the cosines of these pairs, lines of score, text, text with
+    /// tabs, and print Spearman's correlation with the scores
+    #[arg(long, value_name = "TSV")]
+    pairs: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -44,15 +70,18 @@ pub(crate) struct Args {
 /// What to evaluate on.
 #[derive(clap::Args)]
 pub(crate) struct On {
-    /// A UTF-8 text
+    /// A UTF-8 text; of models that do not continue texts, an input on each line
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Option<PathBuf>,
     /// Use the first N tokens of the text only
     #[arg(long, value_name = "N")]
-    tokens: Option<usize>,
+    pub(crate) tokens: Option<usize>,
     /// Tokens of a window
     #[arg(long, value_name = "N", default_value_t = 255)]
     window: usize,
+    /// The text, or each input, is token numbers with commas between them
+    #[arg(long)]
+    pub(crate) ids: bool,
 }
 
 /// What was evaluated, how, and what came out.
@@ -72,6 +101,15 @@ struct Other {
     file: String,
     #[serde(flatten)]
     result: Evaluation,
+}
+
+/// The same of models that do not continue texts.
+#[derive(Serialize)]
+struct Beside {
+    #[serde(flatten)]
+    first: Measured,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    against: Vec<Measured>,
 }
 
 /// Files that are open.
@@ -100,7 +138,16 @@ impl On {
         let shown = path.display();
         let text = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
         let text = String::from_utf8(text).with_context(|| format!("{shown} is not UTF-8 text"))?;
-        let tokenizer = models[0].tokenizer().context("the file carries no tokenizer")?;
+        let context = models.iter().map(Model::context).min().unwrap_or(0);
+        let window = self.window.min(context);
+        if self.ids {
+            let mut tokens = token_ids(&text.replace(['\n', '\r', '\t'], " "))?;
+            tokens.truncate(self.tokens.unwrap_or(usize::MAX));
+            let bos = models[0].tokenizer().and_then(Result::ok).and_then(|tokenizer| tokenizer.bos());
+            return Ok((text, tokens, Protocol { window, bos }));
+        }
+        let tokenizer =
+            models[0].tokenizer().context("the file carries no tokenizer: give token numbers, with --ids")?;
         let tokenizer = tokenizer.context("cannot read the file's tokenizer")?;
         let mut tokens = encode(&tokenizer, &text, false).context("cannot encode the text")?;
         tokens.truncate(self.tokens.unwrap_or(usize::MAX));
@@ -117,8 +164,7 @@ impl On {
                 bail!("{name} cuts the text into other tokens than {}: only files of one checkpoint compare", names[0]);
             }
         }
-        let context = models.iter().map(Model::context).min().unwrap_or(0);
-        Ok((text, tokens, Protocol { window: self.window.min(context), bos: tokenizer.bos() }))
+        Ok((text, tokens, Protocol { window, bos: tokenizer.bos() }))
     }
 }
 
@@ -137,13 +183,15 @@ pub(crate) fn cannot_import(dir: &Path) -> String {
 /// Evaluates under a progress bar.
 pub(crate) fn measure(
     models: &[Model<'_>],
+    peers: Vec<Predictor>,
     tokens: &[u32],
     protocol: Protocol,
     reference: Option<&Reference<'_>>,
 ) -> Result<Vec<Evaluation>> {
     let progress = bar(tokens.len() as u64, "tokens").with_message("evaluating");
     let step = |n: usize| progress.inc(n as u64);
-    let results = evaluate_all(models, isa()?, tokens, protocol, reference, &step);
+    let peers = peers.into_iter().map(|peer| Box::new(peer) as Box<dyn Peer>).collect();
+    let results = evaluate_beside(models, peers, isa()?, tokens, protocol, reference, &step);
     progress.finish_and_clear();
     Ok(results?)
 }
@@ -152,19 +200,25 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let files = Files::open(&self.file, &self.against)?;
         let models = files.models()?;
+        if Task::of(&models[0])? != Task::Run {
+            return self.outputs(&files.names, &models);
+        }
+        ensure!(self.pairs.is_none(), "--pairs is for embedding models: leave it out for one that continues texts");
         let (_, tokens, protocol) = self.on.prepare(&files.names, &models)?;
+        let peers = self.peer.iter().map(|command| Predictor::start(command)).collect::<Result<Vec<_>>>()?;
+        let of_peers: Vec<String> = peers.iter().map(|peer| peer.name().to_owned()).collect();
         let mut results = match &self.reference {
-            None => measure(&models, &tokens, protocol, None)?,
+            None => measure(&models, peers, &tokens, protocol, None)?,
             Some(dir) => {
                 let checkpoint = open_reference(dir, &models)?;
                 let reference = Reference::new(&checkpoint).with_context(|| cannot_import(dir))?;
                 let context = checkpoint.architecture().last().context;
                 let protocol = Protocol { window: protocol.window.min(context), ..protocol };
-                measure(&models, &tokens, protocol, Some(&reference))?
+                measure(&models, peers, &tokens, protocol, Some(&reference))?
             }
         }
         .into_iter();
-        let mut names = files.names.into_iter();
+        let mut names = files.names.into_iter().chain(of_peers);
         let (file, result) = (names.next().unwrap_or_default(), results.next().context("no model was evaluated")?);
         let against = names.zip(results).map(|(file, result)| Other { file, result }).collect();
         let results = Results { file, protocol, result, against };
@@ -172,6 +226,44 @@ impl Args {
             println!("{}", serde_json::to_string_pretty(&results)?);
         } else {
             results.print();
+        }
+        Ok(())
+    }
+}
+
+impl Args {
+    /// The same for models that do not continue texts.
+    fn outputs(&self, names: &[String], models: &[Model<'_>]) -> Result<()> {
+        ensure!(self.peer.is_empty(), "--peer is for models that continue texts: leave it out for this one");
+        let pairs = self.pairs.as_deref().map(Pairs::read).transpose()?;
+        let checkpoint = self.reference.as_ref().map(|dir| open_reference(dir, models)).transpose()?;
+        let reference = checkpoint.as_ref().map(Reference::new).transpose()?;
+        let samples = match (&self.on.text, &reference) {
+            (Some(text), Some(reference)) => outputs::samples(&models[0], reference, text, &self.on)?,
+            (None, _) if pairs.is_some() => vec![],
+            _ => bail!("give --text FILE, with an input on each line, and --reference DIR, whose outputs are compared"),
+        };
+        let mut results = vec![];
+        for (name, model) in names.iter().zip(models) {
+            let agreement = match &reference {
+                Some(reference) if !samples.is_empty() => Some(outputs::agreement(model, reference, &samples)?),
+                _ => None,
+            };
+            let ranked = |pairs| outputs::spearman(model, reference.as_ref(), pairs);
+            let spearman = pairs.as_ref().map(ranked).transpose()?;
+            results.push(Measured { file: name.clone(), agreement, spearman });
+        }
+        let against = results.split_off(1);
+        if self.json {
+            let all = results.into_iter().next().map(|first| Beside { first, against });
+            println!("{}", serde_json::to_string_pretty(&all)?);
+            return Ok(());
+        }
+        for result in results.iter().chain(&against) {
+            if !against.is_empty() {
+                println!("{}", result.file);
+            }
+            result.print();
         }
         Ok(())
     }

@@ -211,7 +211,7 @@ impl Work for Generate<'_> {
                 beams => searched(&mut session, BeamSearch::new(beams, how.penalty, &ends, &mut history), start)?,
             };
             let write_seconds = begun.elapsed().as_secs_f64() - read_seconds;
-            let (text, source_rows) = (text(&tokenizer, &tokens), given.rows(&stack));
+            let (text, source_rows) = (text(Detokenizer::new(&tokenizer), &tokenizer, &tokens), given.rows(&stack));
             answers.push(Answer { input, text, tokens, score, source_rows, read_seconds, write_seconds });
         }
         let memory = Split {
@@ -256,9 +256,8 @@ fn searched<P: Parallel>(
     Ok((tokens, found.map(|(_, score)| score)))
 }
 
-/// What tokens say.
-fn text(tokenizer: &Tokenizer<'_>, tokens: &[u32]) -> String {
-    let mut state = Detokenizer::new(tokenizer);
+/// What tokens say, from a state that begins a text or continues one.
+pub(crate) fn text(mut state: Detokenizer, tokenizer: &Tokenizer<'_>, tokens: &[u32]) -> String {
     let mut text = String::new();
     for &token in tokens {
         text.extend(state.push(tokenizer, token));

@@ -9,6 +9,7 @@ use kinglet::tokenizer::Tokenizer;
 use kinglet::{Isa, Model, Options, Parallel, Plan, Session, Source};
 use kinglet_quantizer::cut::Pooled;
 use kinglet_quantizer::media::{PictureSettings, SoundSettings, picture, sound};
+use kinglet_quantizer::reference::{self, Sample};
 use kinglet_quantizer::{Memory, encode};
 
 use crate::model::Work;
@@ -29,6 +30,19 @@ impl Given {
             Self::Pixels(bytes) => Source::Pixels(bytes),
             Self::Features(numbers) => Source::Features(numbers),
         }
+    }
+
+    /// The same for the f32 reference.
+    pub(crate) fn sample(self) -> Sample {
+        let source = match self {
+            Self::Tokens(tokens, types) => {
+                let types = types.into_iter().map(u32::from).collect();
+                reference::Source::Tokens { tokens, types }
+            }
+            Self::Pixels(bytes) => reference::Source::Pixels(bytes),
+            Self::Features(numbers) => reference::Source::Features(numbers),
+        };
+        Sample { source, target: vec![] }
     }
 
     /// Positions that it takes.

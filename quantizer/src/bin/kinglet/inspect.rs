@@ -7,6 +7,7 @@ use indicatif::ProgressBar;
 use kinglet::format::layout::pooling;
 use kinglet::format::{Input, Join, Middle, Sight, Values};
 use kinglet::{Activation, Model, Options, Plan};
+use kinglet_quantizer::size::Matrices;
 use serde::Serialize;
 
 use crate::activations;
@@ -54,8 +55,11 @@ struct Report {
     metadata: Vec<(String, String)>,
     blocks: Vec<BlockRow>,
     tensors: Vec<TensorRow>,
+    /// Of all matrices, and bits of a weight in them.
     weights: u64,
     weight_bytes: u64,
+    bits_of_all: f64,
+    /// Bits of a weight in the blocks' matrices: what `quantize --bits` means.
     bits_per_weight: f64,
     bytes_read_per_token: u64,
     golden: Vec<GoldenRow>,
@@ -138,9 +142,7 @@ impl Args {
 fn report(model: &Model<'_>, options: Options) -> Result<Report> {
     let plan = Plan::new(model, options)?;
     let tensors = (0..model.record().tensors).map(|i| tensor(model, i)).collect::<Result<Vec<_>>>()?;
-    let matrices = || tensors.iter().filter(|t| t.format != "f32" && t.format != "u32");
-    let weights = matrices().map(|t| t.rows as u64 * t.cols as u64).sum();
-    let weight_bytes: u64 = matrices().map(|t| t.bytes).sum();
+    let (blocks, all) = (Matrices::of_blocks(model)?, Matrices::of_file(model)?);
     let record = model.record();
     Ok(Report {
         file_bytes: model.bytes().len() as u64,
@@ -149,9 +151,10 @@ fn report(model: &Model<'_>, options: Options) -> Result<Report> {
         tokenizer: model.tokenizer().is_some(),
         metadata: model.metadata().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
         blocks: (0..record.blocks).map(|i| block(model, i)).collect::<Result<_>>()?,
-        weights,
-        weight_bytes,
-        bits_per_weight: weight_bytes as f64 * 8.0 / weights as f64,
+        weights: all.weights,
+        weight_bytes: all.bytes,
+        bits_of_all: all.bits(),
+        bits_per_weight: blocks.bits(),
         bytes_read_per_token: bytes_per_token(model)?,
         golden: model
             .golden()
@@ -338,9 +341,10 @@ impl Report {
             ));
         }
         line(format!(
-            "\n{} weights in {}, {:.2} bits each; {} read for a token",
+            "\n{} weights in {}, {:.2} bits each and {:.2} in the blocks; {} read for a token",
             self.weights,
             bytes(self.weight_bytes),
+            self.bits_of_all,
             self.bits_per_weight,
             bytes(self.bytes_read_per_token)
         ));

@@ -15,6 +15,8 @@ mod generate;
 mod given;
 mod inspect;
 mod model;
+mod outputs;
+mod predictor;
 mod pull;
 mod quantize;
 mod report;

@@ -1,25 +1,36 @@
 //! `kinglet quantize`.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use kinglet::Format;
+use indicatif::ProgressBar;
+use kinglet::{Format, Model};
 use kinglet_quantizer::calibrate::{self, Passages};
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::fit::FitOptions;
 use kinglet_quantizer::prune::{Prune, Refit, Units};
-use kinglet_quantizer::quantize::{Options, Target, quantize};
+use kinglet_quantizer::quantize::{Options, Target, quantize, reachable};
+use kinglet_quantizer::reference::{Reference, Sample};
+use kinglet_quantizer::size::Matrices;
+use kinglet_quantizer::verdict::{HELD_OUT, RESIDENT, Verdict, verdict};
 use kinglet_quantizer::vocabulary;
+use serde::Serialize;
 
-use crate::model::{bar, bytes};
+use crate::model::{Source, bar, bytes, isa};
 
 /// Turn a Hugging Face checkpoint or a GGUF file into a .kinglet file
 ///
 /// A directory holds config.json, safetensors (f32, f16 or bf16; one file or sharded) and tokenizer.json of a model of the Llama class
 /// (Llama, Mistral, Qwen2, Qwen3); a GGUF file holds all of that, its weights perhaps quantized, which adds their error to ours. The
 /// file is written beside its target and renamed when it is whole.
+///
+/// It ends with a verdict: the mean KL divergence of the file's predictions from the f32 model's
+/// (of embedding models, the cosine), on text that was held out of the calibration or, without one,
+/// on tokens that the f32 model generates. Up to 0.02 nats (a cosine of 0.99) is good; above 0.1
+/// (below 0.97) is poor, and the options that would help are named. `kinglet eval` measures more,
+/// on a text of your own.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The checkpoint's directory, or a GGUF file
@@ -42,7 +53,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     context: Option<usize>,
     /// Calibrate on this UTF-8 text, or on token ids (a .json file with one list a sequence): weights are then rounded so that the
-    /// model's own activations change least, not the weights
+    /// model's own activations change least, not the weights. The last tenth is held out for the
+    /// verdict
     #[arg(long, value_name = "FILE")]
     calibrate: Option<PathBuf>,
     /// Tokens to calibrate on, at most
@@ -51,7 +63,9 @@ pub(crate) struct Args {
     /// Chooses the passages of a text that is longer
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Choose between --weights and int8 for each product, so that the blocks have so many bits a weight
+    /// Choose between --weights and int8 for each product, so that the blocks have so many bits a
+    /// weight: all bytes of their matrices times 8, over their weights, as `kinglet inspect` shows
+    /// them
     #[arg(long, value_name = "BITS", group = "target")]
     bits: Option<f64>,
     /// ... so that the file has at most so many bytes (k and M are understood)
@@ -102,6 +116,28 @@ pub(crate) struct Args {
     /// Pairs to carry along, KEY=VALUE; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     metadata: Vec<String>,
+    /// Do not measure what the file lost
+    #[arg(long)]
+    no_verdict: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was made.
+#[derive(Serialize)]
+struct Made {
+    file: String,
+    weights: u64,
+    bytes: u64,
+    /// Of the blocks' matrices.
+    bits_per_weight: f64,
+    /// To make it, without the verdict.
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens_kept: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<Verdict>,
 }
 
 /// Formats of weights.
@@ -169,15 +205,54 @@ fn parse_prune(text: &str) -> Result<Prune, String> {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let mut metadata = vec![];
-        for pair in &self.metadata {
-            let Some((key, value)) = pair.split_once('=') else { bail!("--metadata {pair}: write KEY=VALUE") };
-            if key == vocabulary::KEY {
-                bail!("--metadata {pair}: this key says which tokens were kept (--vocab-from); choose another");
-            }
-            metadata.push((key.to_owned(), value.to_owned()));
-        }
         let start = Instant::now();
+        let checkpoint = self.open()?;
+        let mut options = self.options()?;
+        let failed = || format!("cannot quantize {}", self.dir.display());
+        // Before a long text is read.
+        reachable(&checkpoint, &options).with_context(failed)?;
+        let mut held_out = vec![];
+        if let Some(path) = &self.calibrate {
+            let how = Passages { tokens: self.calibration_tokens, seed: self.seed };
+            let split = calibrate::split(&checkpoint, path, how, HELD_OUT)
+                .with_context(|| format!("cannot calibrate on {}", path.display()))?;
+            (options.calibration, held_out) = (split.calibration, split.held_out);
+        }
+        let progress = bar(0, "weights");
+        let summary = quantize(&checkpoint, &self.output, &options, &|what, done, total| {
+            progress.set_message(what.to_owned());
+            progress.set_length(total);
+            progress.set_position(done.min(total));
+        });
+        progress.finish_and_clear();
+        let summary = summary.with_context(failed)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let source = Source::open(Some(&self.output))?;
+        let model = source.model(Some(&self.output))?;
+        let verdict = match self.no_verdict {
+            true => None,
+            false => judge(&model, &checkpoint, &options, &held_out)
+                .context("the file was written, and cannot be judged (--no-verdict leaves that out)")?,
+        };
+        let made = Made {
+            file: self.output.display().to_string(),
+            weights: summary.weights,
+            bytes: summary.bytes,
+            bits_per_weight: Matrices::of_blocks(&model)?.bits(),
+            seconds,
+            tokens_kept: checkpoint.kept().map(|_| checkpoint.architecture().vocab()),
+            verdict,
+        };
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&made)?);
+        } else {
+            made.print(&checkpoint, self.no_verdict);
+        }
+        Ok(())
+    }
+
+    /// The checkpoint, with the tokens that are kept.
+    fn open(&self) -> Result<Checkpoint> {
         let checkpoint = match self.context {
             None => Checkpoint::open(&self.dir),
             Some(context) => Checkpoint::with_context(&self.dir, context),
@@ -189,19 +264,24 @@ impl Args {
             let kept = kept.with_context(|| format!("cannot take the vocabulary from {}", path.display()))?;
             checkpoint.keep_tokens(kept)?;
         }
-        let calibration = match &self.calibrate {
-            Some(path) => {
-                let how = Passages { tokens: self.calibration_tokens, seed: self.seed };
-                calibrate::sequences(&checkpoint, path, how)
-                    .with_context(|| format!("cannot calibrate on {}", path.display()))?
+        Ok(checkpoint)
+    }
+
+    /// All but what to calibrate on.
+    fn options(&self) -> Result<Options> {
+        let mut metadata = vec![];
+        for pair in &self.metadata {
+            let Some((key, value)) = pair.split_once('=') else { bail!("--metadata {pair}: write KEY=VALUE") };
+            if key == vocabulary::KEY {
+                bail!("--metadata {pair}: this key says which tokens were kept (--vocab-from); choose another");
             }
-            None => vec![],
-        };
-        let options = Options {
+            metadata.push((key.to_owned(), value.to_owned()));
+        }
+        Ok(Options {
             weights: self.weights.into(),
             embeddings: self.embeddings.into(),
             head: self.head.into(),
-            calibration,
+            calibration: vec![],
             target: self
                 .bits
                 .map(Target::Bits)
@@ -215,27 +295,47 @@ impl Args {
             explain: self.explain,
             fit: FitOptions { steps: self.fit, rate: self.fit_rate },
             golden: self.golden,
-            prompt: self.prompt,
+            prompt: self.prompt.clone(),
             metadata,
-        };
-        let progress = bar(0, "weights");
-        let summary = quantize(&checkpoint, &self.output, &options, &|what, done, total| {
-            progress.set_message(what.to_owned());
-            progress.set_length(total);
-            progress.set_position(done.min(total));
-        });
-        progress.finish_and_clear();
-        let summary = summary.with_context(|| format!("cannot quantize {}", self.dir.display()))?;
+        })
+    }
+}
+
+/// Measures what the file lost.
+fn judge(
+    model: &Model<'_>,
+    checkpoint: &Checkpoint,
+    options: &Options,
+    held_out: &[Sample],
+) -> Result<Option<Verdict>> {
+    let progress = ProgressBar::new_spinner().with_message("measuring what was lost");
+    progress.enable_steady_tick(Duration::from_millis(100));
+    let reference = Reference::with_memory(checkpoint, RESIDENT)?;
+    let verdict = verdict(model, isa()?, &reference, options, held_out);
+    progress.finish_and_clear();
+    Ok(verdict?)
+}
+
+impl Made {
+    fn print(&self, checkpoint: &Checkpoint, no_verdict: bool) {
         println!(
-            "{}: {} weights in {}, {:.1} s",
-            self.output.display(),
-            summary.weights,
-            bytes(summary.bytes),
-            start.elapsed().as_secs_f64()
+            "{}: {} weights in {}, {:.2} bits each in the blocks, {:.1} s",
+            self.file,
+            self.weights,
+            bytes(self.bytes),
+            self.bits_per_weight,
+            self.seconds
         );
         if let Some(kept) = checkpoint.kept() {
             println!("{} of {} tokens kept", checkpoint.architecture().vocab(), kept.of());
         }
-        Ok(())
+        match &self.verdict {
+            Some(verdict) => println!("verdict: {verdict}"),
+            None if no_verdict => {}
+            None => println!(
+                "verdict: none, as this model generates no text to measure on; `kinglet eval {} --text T --reference DIR` does",
+                self.file
+            ),
+        }
     }
 }

@@ -8,8 +8,10 @@ use anyhow::{Context, Result, bail};
 use kinglet::tokenizer::{Detokenizer, Tokenizer};
 use kinglet::{Isa, Model, Options, Parallel, Plan, Session};
 use kinglet_quantizer::{Memory, encode};
+use serde::Serialize;
 
 use crate::choice::{Choice, RECENT};
+use crate::generate::text;
 use crate::given::token_ids;
 use crate::model::{Source, Work, bytes, with_threads};
 use crate::task::Task;
@@ -42,9 +44,23 @@ pub(crate) struct Args {
     /// Threads; 0 chooses by the model's size
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    /// Print JSON when all is written: the prompt's token numbers, those of the answer, its text,
+    /// and whether the model ended it
+    #[arg(long)]
+    json: bool,
     /// Say on stderr how fast it was
     #[arg(short, long)]
     verbose: bool,
+}
+
+/// What was written.
+#[derive(Serialize)]
+struct Answer<'a> {
+    prompt: &'a [u32],
+    tokens: &'a [u32],
+    text: String,
+    /// By a token that ends texts, which is not among the others.
+    ended: bool,
 }
 
 impl Args {
@@ -105,31 +121,34 @@ impl Work for Generate<'_> {
         let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;
         let mut sampler = args.choice.sampler(args.temperature);
 
-        let mut out = std::io::stdout().lock();
-        let mut text = Detokenizer::new(&tokenizer);
-        for &token in &prompt {
-            text.push(&tokenizer, token).try_for_each(|piece| write!(out, "{piece}"))?;
-        }
-        out.flush()?;
+        let state = Detokenizer::new(&tokenizer);
+        let mut printer = Printer { tokenizer: &tokenizer, state, silent: args.json };
+        printer.push(&prompt)?;
         let start = Instant::now();
         let mut tokens = prompt.clone();
         let mut next = prompt;
         let prompt = tokens.len();
-        let mut first = None;
+        let (mut first, mut ended) = (None, false);
         let limit = args.tokens.unwrap_or(usize::MAX).min(context - prompt);
         while tokens.len() < prompt + limit {
             let logits = session.feed(&next)?;
             let token = sampler.sample(logits, &tokens[tokens.len().saturating_sub(RECENT)..]);
             first.get_or_insert_with(|| start.elapsed());
-            if tokenizer.is_eos(token) {
+            ended = tokenizer.is_eos(token);
+            if ended {
                 break;
             }
-            text.push(&tokenizer, token).try_for_each(|piece| write!(out, "{piece}"))?;
-            out.flush()?;
+            printer.push(&[token])?;
             tokens.push(token);
             next = vec![token];
         }
-        writeln!(out, "{}", text.finish().unwrap_or_default())?;
+        printer.finish()?;
+        if args.json {
+            let (prompt, tokens) = tokens.split_at(prompt);
+            let text = text(Detokenizer::continuing(), &tokenizer, tokens);
+            let json = serde_json::to_string_pretty(&Answer { prompt, tokens, text, ended })?;
+            writeln!(std::io::stdout().lock(), "{json}")?;
+        }
         if args.verbose {
             let (first, all) = (first.unwrap_or_default().as_secs_f64(), start.elapsed().as_secs_f64());
             let answer = tokens.len() - prompt;
@@ -140,6 +159,34 @@ impl Work for Generate<'_> {
                 first * 1e3,
                 bytes(planned as u64)
             );
+        }
+        Ok(())
+    }
+}
+
+/// Prints tokens as text as they come, or nothing.
+struct Printer<'t, 'a> {
+    tokenizer: &'t Tokenizer<'a>,
+    state: Detokenizer,
+    silent: bool,
+}
+
+impl Printer<'_, '_> {
+    fn push(&mut self, tokens: &[u32]) -> Result<()> {
+        if self.silent {
+            return Ok(());
+        }
+        let mut out = std::io::stdout().lock();
+        for &token in tokens {
+            self.state.push(self.tokenizer, token).try_for_each(|piece| write!(out, "{piece}"))?;
+        }
+        Ok(out.flush()?)
+    }
+
+    /// Ends the line, with the bytes of a character that never became whole.
+    fn finish(mut self) -> Result<()> {
+        if !self.silent {
+            writeln!(std::io::stdout().lock(), "{}", self.state.finish().unwrap_or_default())?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use kinglet::format::{Input, Middle, Sight, Values};
 use kinglet::{Matrix, Model};
 use kinglet_quantizer::checkpoint::{Architecture, Block, Checkpoint, Kept, TensorRef};
 use kinglet_quantizer::report::{Component, Means, ModelFacts, Size, Tensor};
+use kinglet_quantizer::size::Matrices;
 
 pub(super) fn model(model: &Model<'_>, architecture: &Architecture) -> ModelFacts {
     ModelFacts {
@@ -14,20 +15,6 @@ pub(super) fn model(model: &Model<'_>, architecture: &Architecture) -> ModelFact
         context: model.context(),
         blocks: model.record().blocks as usize,
         checkpoint_blocks: Some(architecture.count()),
-    }
-}
-
-/// Bytes and weights of some matrices.
-#[derive(Clone, Copy, Default)]
-struct Sum {
-    bytes: u64,
-    weights: u64,
-}
-
-impl Sum {
-    fn add(&mut self, matrix: &Matrix<'_>) {
-        self.bytes += matrix.bytes() as u64;
-        self.weights += matrix.rows() as u64 * matrix.cols() as u64;
     }
 }
 
@@ -43,23 +30,17 @@ fn checkpoint_weights(checkpoint: &Checkpoint) -> u64 {
 }
 
 pub(super) fn size(model: &Model<'_>, checkpoint: &Checkpoint) -> Result<Size> {
-    let mut sum = Sum::default();
-    for index in 0..model.record().tensors {
-        if let Values::Matrix(matrix) = model.tensor(index)?.values {
-            sum.add(&matrix);
-        }
-    }
     Ok(Size {
         f32_bytes: Some(4 * checkpoint_weights(checkpoint)),
         file_bytes: model.bytes().len() as u64,
-        weights: sum.weights,
-        bits_per_weight: sum.bytes as f64 * 8.0 / sum.weights as f64,
+        weights: Matrices::of_file(model)?.weights,
+        bits_per_weight: Matrices::of_blocks(model)?.bits(),
     })
 }
 
 /// What was done to a file, as far as its shapes and formats tell.
 pub(super) fn means(model: &Model<'_>, checkpoint: &Checkpoint) -> Result<Means> {
-    let (mut sum, mut int8) = (Sum::default(), true);
+    let (mut sum, mut int8) = (Matrices::default(), true);
     for index in 0..model.record().tensors {
         if let Values::Matrix(matrix) = model.tensor(index)?.values {
             sum.add(&matrix);
@@ -75,7 +56,7 @@ pub(super) fn means(model: &Model<'_>, checkpoint: &Checkpoint) -> Result<Means>
 }
 
 pub(super) fn components(model: &Model<'_>) -> Result<Vec<Component>> {
-    let [mut embedding, mut head, mut attention, mut feed_forward] = [Sum::default(); 4];
+    let [mut embedding, mut head, mut attention, mut feed_forward] = [Matrices::default(); 4];
     let (mut tied, mut tables) = (false, vec![]);
     for index in 0..model.record().stacks {
         let stack = model.stack(index)?;
@@ -116,9 +97,9 @@ pub(super) fn components(model: &Model<'_>) -> Result<Vec<Component>> {
         ("feed-forward", feed_forward),
     ];
     let known: u64 = matrices.iter().map(|(_, sum)| sum.bytes).sum();
-    let rest = Sum { bytes: (model.bytes().len() as u64).saturating_sub(known), weights: 0 };
+    let rest = Matrices { bytes: (model.bytes().len() as u64).saturating_sub(known), weights: 0 };
     let all = matrices.into_iter().chain([("norms, tokenizer, tables", rest)]).filter(|(_, sum)| sum.bytes > 0);
-    Ok(all.map(|(name, Sum { bytes, weights })| Component { name: name.to_owned(), bytes, weights }).collect())
+    Ok(all.map(|(name, Matrices { bytes, weights })| Component { name: name.to_owned(), bytes, weights }).collect())
 }
 
 /// The matrices as they lie.

@@ -8,19 +8,25 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use kinglet::Model;
 use kinglet_quantizer::evaluate::Protocol;
 use kinglet_quantizer::quantize::record_path;
 use kinglet_quantizer::reference::Reference;
-use kinglet_quantizer::report::{Quality, Record, Report, Text, html};
+use kinglet_quantizer::report::{Agreed, Quality, Record, Report, Text, html};
 
 use crate::eval::{Files, On, cannot_import, measure, open_reference};
 use crate::model::with_threads;
+use crate::outputs;
+use crate::task::Task;
 
 /// Write a page about a file: what was done to it, and what it cost
 ///
 /// Measures FILE (and those of --against) as `kinglet eval` does, continues ten prompts with the f32 checkpoint and with FILE, and
 /// times decoding after the file's golden answer was repeated bit for bit. What the quantizer wrote down is read from the file's
 /// metadata. The page is one HTML file without scripts that loads nothing.
+///
+/// Of a model that does not continue texts, --text names a file with an input on each line (see
+/// `kinglet eval --help`), and the page shows how near its outputs are to the checkpoint's.
 ///
 /// FILE may also be a report's JSON, as --json prints it; it is rendered as it is.
 #[derive(clap::Args)]
@@ -85,13 +91,16 @@ impl Args {
         };
         let files = Files::open(&self.file, &self.against)?;
         let models = files.models()?;
+        if Task::of(&models[0])? != Task::Run {
+            return self.outputs(text_file, dir, &files.names, &models);
+        }
         let (text, tokens, protocol) = self.on.prepare(&files.names, &models)?;
         let checkpoint = open_reference(dir, &models)?;
         let reference = Reference::new(&checkpoint).with_context(|| cannot_import(dir))?;
         let architecture = checkpoint.architecture();
         let protocol = Protocol { window: protocol.window.min(architecture.last().context), ..protocol };
 
-        let evaluations = measure(&models, &tokens, protocol, Some(&reference))?;
+        let evaluations = measure(&models, vec![], &tokens, protocol, Some(&reference))?;
         let named = files.names.iter().zip(&models).zip(evaluations);
         let mut speeds = vec![];
         for &model in &models {
@@ -123,6 +132,29 @@ impl Args {
             components: facts::components(&model)?,
             record: record(&self.file, &model)?,
             prompts: prompts::run(&model, &reference, &prompts, self.continuation)?,
+            agreement: vec![],
+        })
+    }
+
+    /// The report of a model that does not continue texts: no perplexity, no prompts, no speed of
+    /// decoding.
+    fn outputs(&self, inputs: &Path, dir: &Path, names: &[String], models: &[Model<'_>]) -> Result<Report> {
+        let checkpoint = open_reference(dir, models)?;
+        let reference = Reference::new(&checkpoint).with_context(|| cannot_import(dir))?;
+        let samples = outputs::samples(&models[0], &reference, inputs, &self.on)?;
+        let agreed = names.iter().zip(models).map(|(name, model)| {
+            let agreement = outputs::agreement(model, &reference, &samples)?;
+            Ok(Agreed { name: short(Path::new(name)), bytes: model.bytes().len() as u64, on: short(inputs), agreement })
+        });
+        let model = &models[0];
+        Ok(Report {
+            name: short(&self.file),
+            model: Some(facts::model(model, checkpoint.architecture())),
+            size: Some(facts::size(model, &checkpoint)?),
+            agreement: agreed.collect::<Result<_>>()?,
+            components: facts::components(model)?,
+            record: record(&self.file, model)?,
+            ..Report::default()
         })
     }
 }

@@ -1,18 +1,14 @@
 //! Ten prompts, continued by the f32 checkpoint and by the file, each taking the most probable token.
-//!
-//! The reference has no cache, so each token of its own would cost a run over all before it. Instead the file drafts: what it
-//! would say is run through the reference at once, which finds the first token where it would have said another; from there the file
-//! drafts again. The result is the reference's own, and the runs are about as many as the places where the two differ.
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use indicatif::ProgressBar;
+use anyhow::{Context, Result, bail, ensure};
+use kinglet::Model;
 use kinglet::tokenizer::{Detokenizer, Tokenizer};
-use kinglet::{Model, Options, Plan, Session, argmax};
+use kinglet_quantizer::continued::{Continued, How, continued, greedy};
+use kinglet_quantizer::encode;
 use kinglet_quantizer::reference::Reference;
 use kinglet_quantizer::report::Prompt;
-use kinglet_quantizer::{Memory, encode};
 
 use crate::model::{bar, isa};
 
@@ -46,39 +42,6 @@ pub(super) fn from_file(path: &Path) -> Result<Vec<String>> {
     Ok(prompts)
 }
 
-/// A prompt on its way.
-struct Talk {
-    prompt: Vec<u32>,
-    model: Vec<u32>,
-    reference: Vec<u32>,
-    draft: Vec<u32>,
-    done: bool,
-}
-
-/// The file, continuing.
-struct Speaker<'s, 'm, 'a> {
-    session: Session<'m, 'a>,
-    tokenizer: &'s Tokenizer<'m>,
-}
-
-impl Speaker<'_, '_, '_> {
-    /// At most `n` tokens behind `tokens`; the last may be one that ends a text.
-    fn continued(&mut self, tokens: &[u32], n: usize) -> Result<Vec<u32>> {
-        self.session.rewind(0)?;
-        let mut answer: Vec<u32> = vec![];
-        let mut logits = self.session.feed(tokens)?;
-        while answer.len() < n {
-            let token = argmax(logits);
-            answer.push(token);
-            if self.tokenizer.is_eos(token) || answer.len() == n {
-                break;
-            }
-            logits = self.session.feed(&[token])?;
-        }
-        Ok(answer)
-    }
-}
-
 /// Continues `prompts` by up to `n` tokens each.
 pub(super) fn run(model: &Model<'_>, reference: &Reference<'_>, prompts: &[String], n: usize) -> Result<Vec<Prompt>> {
     let context = model.context().min(reference.architecture().last().context);
@@ -87,81 +50,34 @@ pub(super) fn run(model: &Model<'_>, reference: &Reference<'_>, prompts: &[Strin
         return Ok(vec![]);
     }
     let tokenizer = model.tokenizer().context("the file carries no tokenizer")??;
-    let options = Options { context, prefill: context.min(32), logits: 1, ..Options::ONE };
-    let mut memory = Memory::new(Plan::new(model, options)?.bytes());
-    let session = Session::with(model, options, memory.bytes(), isa()?, kinglet::Serial)?;
-    let mut speaker = Speaker { session, tokenizer: &tokenizer };
-    let mut talks = vec![];
-    for text in prompts {
+    let encoded = |text: &String| {
         let mut prompt =
             encode(&tokenizer, text, true).with_context(|| format!("cannot encode the prompt {text:?}"))?;
         prompt.truncate(context - n);
-        if prompt.is_empty() {
-            bail!("the prompt {text:?} has no tokens");
-        }
-        let model = speaker.continued(&prompt, n)?;
-        talks.push(Talk { prompt, draft: model.clone(), model, reference: vec![], done: false });
-    }
-    let progress = bar((n * talks.len()) as u64, "tokens").with_message("continuing prompts");
-    check(&mut speaker, reference, &mut talks, n, &progress)?;
+        ensure!(!prompt.is_empty(), "the prompt {text:?} has no tokens");
+        Ok(prompt.into())
+    };
+    let samples = prompts.iter().map(encoded).collect::<Result<Vec<_>>>()?;
+    let progress = bar((n * samples.len()) as u64, "tokens").with_message("continuing prompts");
+    let ends = |token| tokenizer.is_eos(token);
+    let how = How { tokens: n, budget: REFERENCE_TOKENS, ends: &ends, choose: &greedy };
+    let all = continued(model, isa()?, reference, samples, &how, &|n| progress.inc(n as u64))?;
     progress.finish_and_clear();
-    Ok(talks.into_iter().map(|talk| talk.finish(&tokenizer)).collect())
+    Ok(all.iter().map(|said| shown(said, &tokenizer)).collect())
 }
 
-/// Runs drafts through the reference until all continuations are its own.
-fn check(
-    speaker: &mut Speaker<'_, '_, '_>,
-    reference: &Reference<'_>,
-    talks: &mut [Talk],
-    n: usize,
-    progress: &ProgressBar,
-) -> Result<()> {
-    let mut budget = REFERENCE_TOKENS;
-    loop {
-        let mut open: Vec<&mut Talk> = talks.iter_mut().filter(|talk| !talk.done).collect();
-        // The last token of a draft has nothing behind it to be checked.
-        let inputs: Vec<Vec<u32>> =
-            open.iter().map(|t| [&t.prompt[..], &t.reference, &t.draft[..t.draft.len() - 1]].concat()).collect();
-        let tokens: usize = inputs.iter().map(Vec::len).sum();
-        if open.is_empty() || tokens > budget {
-            return Ok(());
-        }
-        budget -= tokens;
-        let mut chosen = vec![vec![]; open.len()];
-        let sequences: Vec<&[u32]> = inputs.iter().map(Vec::as_slice).collect();
-        reference.run(&sequences, |sequence, _, logits| chosen[sequence].push(argmax(logits)))?;
-        for (talk, chosen) in open.iter_mut().zip(&chosen) {
-            let before = talk.reference.len();
-            let first = talk.prompt.len() + before - 1;
-            for (&token, draft) in chosen[first..].iter().zip(std::mem::take(&mut talk.draft)) {
-                talk.reference.push(token);
-                talk.done = talk.reference.len() == n || speaker.tokenizer.is_eos(token);
-                if talk.done || token != draft {
-                    break;
-                }
-            }
-            progress.inc((talk.reference.len() - before) as u64);
-            if !talk.done {
-                let known = [&talk.prompt[..], &talk.reference].concat();
-                talk.draft = speaker.continued(&known, n - talk.reference.len())?;
-            }
-        }
-    }
-}
-
-impl Talk {
-    fn finish(self, tokenizer: &Tokenizer<'_>) -> Prompt {
-        let both = self.reference.len().min(self.model.len());
-        let parts_at = (0..both).find(|&i| self.reference[i] != self.model[i]);
-        // One that was cut is compared as far as it goes.
-        let cut = !self.done && both < self.model.len();
-        let ends = (self.reference.len() != self.model.len() && !cut).then_some(both);
-        Prompt {
-            text: pieces(tokenizer, &self.prompt, true).concat().trim_start().to_owned(),
-            reference: pieces(tokenizer, &self.reference, false),
-            model: pieces(tokenizer, &self.model, false),
-            parts_at: parts_at.or(ends),
-        }
+fn shown(said: &Continued, tokenizer: &Tokenizer<'_>) -> Prompt {
+    let (reference, model) = (&said.reference, &said.model);
+    let both = reference.len().min(model.len());
+    let parts_at = (0..both).find(|&i| reference[i] != model[i]);
+    // One that was cut is compared as far as it goes.
+    let cut = !said.whole && both < model.len();
+    let ends = (reference.len() != model.len() && !cut).then_some(both);
+    Prompt {
+        text: pieces(tokenizer, said.prompt.source.tokens(), true).concat().trim_start().to_owned(),
+        reference: pieces(tokenizer, reference, false),
+        model: pieces(tokenizer, model, false),
+        parts_at: parts_at.or(ends),
     }
 }
 
