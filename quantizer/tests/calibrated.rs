@@ -229,7 +229,7 @@ fn divergence(checkpoint: &Checkpoint, options: &Options, text: &Path, tokens: u
     let tokenizer = model.tokenizer().unwrap().unwrap();
     let mut ids = kinglet_quantizer::encode(&tokenizer, &text[..tokens * 8], false).unwrap();
     ids.truncate(tokens);
-    let protocol = Protocol { window: 255, bos: Some(1) };
+    let protocol = Protocol { window: 255, bos: Some(1), int4_values: false };
     let reference = Reference::new(checkpoint).unwrap();
     let result = evaluate(&model, Isa::detect(), &ids, protocol, Some(&reference), &|_| ()).unwrap();
     result.divergence.unwrap().mean_kl

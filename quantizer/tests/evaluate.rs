@@ -72,7 +72,7 @@ fn every_figure_is_that_of_its_definition() {
     let (first, model) = (built_in(), Model::open(&map).unwrap());
     let (tokens, vocab, width) = (story(&model), model.vocab(), model.width());
     let (window, bos) = (90, 1);
-    let protocol = Protocol { window, bos: Some(bos) };
+    let protocol = Protocol { window, bos: Some(bos), int4_values: false };
     let found = evaluate_all(&[first, model], Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
 
     let (mut kls, mut firsts, mut top1, mut top5, mut nll, mut reference_nll) = (vec![], vec![], 0, 0, 0.0, 0.0);
@@ -151,7 +151,7 @@ fn the_storyteller_loses_little() {
     let (_temporary, map) = to_file(&checkpoint, Format::Int4Codebook);
     let models = [built_in(), Model::open(&map).unwrap()];
     let tokens = story(&models[0]);
-    let protocol = Protocol { window: 255, bos: Some(1) };
+    let protocol = Protocol { window: 255, bos: Some(1), int4_values: false };
     let with = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let run = || evaluate_all(&models, Isa::detect(), &tokens, protocol, Some(&reference), &|_| ());
@@ -221,7 +221,7 @@ fn states_of_a_pruned_model_meet_those_of_the_same_layer() {
     let mut pruned = without_block(&kinglet_fixtures::STORYTELLER.0, 3);
     let pruned = Model::open(pruned.bytes()).unwrap();
     let tokens = story(&pruned);
-    let protocol = Protocol { window: 100, bos: Some(1) };
+    let protocol = Protocol { window: 100, bos: Some(1), int4_values: false };
     let result = evaluate(&pruned, Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
     let states = result.hidden.unwrap().states;
     let places: Vec<_> = states.iter().map(|s| s.after.map(|p| (p.layer, p.part))).collect();
@@ -240,7 +240,7 @@ fn states_of_a_pruned_model_meet_those_of_the_same_layer() {
 fn what_cannot_be_evaluated_is_said() {
     let model = built_in();
     let attempt = |models: &[Model<'_>], tokens: &[u32], window, reference: Option<&Reference<'_>>| {
-        let protocol = Protocol { window, bos: Some(1) };
+        let protocol = Protocol { window, bos: Some(1), int4_values: false };
         evaluate_all(models, Isa::detect(), tokens, protocol, reference, &|_| ()).unwrap_err()
     };
     assert!(matches!(attempt(&[model], &[1], 8, None), EvaluateError::TooShort { tokens: 1 }));
@@ -265,7 +265,7 @@ fn stories260k_has_its_figures() {
     let models = files.each_ref().map(|(_, map)| Model::open(map).unwrap());
     let text = std::fs::read_to_string(shared.join("data/tinystories/valid.txt")).unwrap();
     let tokens = encode(&models[0].tokenizer().unwrap().unwrap(), &text, false).unwrap();
-    let protocol = Protocol { window: 255, bos: Some(1) };
+    let protocol = Protocol { window: 255, bos: Some(1), int4_values: false };
     let results = evaluate_all(&models, Isa::detect(), &tokens[..20_000], protocol, Some(&reference), &|_| ()).unwrap();
     for result in &results {
         println!(

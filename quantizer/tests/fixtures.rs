@@ -177,7 +177,11 @@ fn pictures_are_named() {
             println!("namer {format:?}: {} is called {found_text:?}, in f32 {}", item["name"], item["text"]);
             same += usize::from(found == want);
             let margin = item["min_margin"].as_f64().unwrap();
-            assert!(found == want || format != Format::Int8Grouped || margin < 0.7, "{}: margin {margin}", item["name"]);
+            assert!(
+                found == want || format != Format::Int8Grouped || margin < 0.7,
+                "{}: margin {margin}",
+                item["name"]
+            );
             assert!(found != want || found_text == item["text"].as_str().unwrap(), "{found_text}");
         }
         println!(

@@ -45,6 +45,9 @@ pub struct Protocol {
     pub window: usize,
     /// The begin-of-sequence token.
     pub bos: Option<u32>,
+    /// Whether the cache keeps values in four bits; keys have eight.
+    #[serde(default)]
+    pub int4_values: bool,
 }
 
 /// The distance of predictions from those of a reference.
@@ -312,7 +315,7 @@ pub fn evaluate_beside(
     }
     let windows: Vec<Window<'_>> = tokens.chunks(window).map(|chunk| Window::new(chunk, protocol.bos)).collect();
     let peers: Vec<_> = peers.into_iter().map(Mutex::new).collect();
-    let machine = Machine::new(models, &peers, isa, window, reference, progress)?;
+    let machine = Machine::new(models, &peers, isa, (window, protocol.int4_values), reference, progress)?;
     let mut totals = vec![Score::default(); models.len() + peers.len()];
     for scores in machine.run(&windows)? {
         totals.iter_mut().zip(scores).for_each(|(total, score)| total.add(score));

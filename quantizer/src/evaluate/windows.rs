@@ -7,7 +7,7 @@
 
 use std::sync::Mutex;
 
-use kinglet::{Isa, Model, Options, Plan, Serial, Session};
+use kinglet::{Isa, Model, Options, Plan, Serial, Session, ValueFormat};
 use rayon::prelude::*;
 
 use super::hidden::{Alignment, Kept, States};
@@ -84,12 +84,12 @@ impl<'r> Machine<'r> {
         models: &'r [Model<'r>],
         peers: Peers<'r>,
         isa: Isa,
-        window: usize,
+        (window, int4_values): (usize, bool),
         reference: Option<&'r Reference<'r>>,
         progress: &'r (dyn Fn(usize) + Sync),
     ) -> Result<Self, EvaluateError> {
-        let options =
-            Options { context: window, prefill: window.min(CHUNK), logits: window.min(CHUNK), ..Options::ONE };
+        let (together, values) = (window.min(CHUNK), if int4_values { ValueFormat::Int4 } else { ValueFormat::Int8 });
+        let options = Options { context: window, prefill: together, logits: together, values, ..Options::ONE };
         let plan = |model| Plan::new(model, options).map(|plan| plan.bytes()).map_err(EvaluateError::run);
         let bytes = models.iter().map(plan).collect::<Result<_, _>>()?;
         let align = |r: &'r Reference<'r>| {
@@ -292,7 +292,8 @@ mod tests {
         let run = |limits| {
             let told = std::sync::atomic::AtomicUsize::new(0);
             let progress = |n| _ = told.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
-            let mut machine = Machine::new(&models, &[], Isa::detect(), 20, Some(&reference), &progress).unwrap();
+            let mut machine =
+                Machine::new(&models, &[], Isa::detect(), (20, false), Some(&reference), &progress).unwrap();
             machine.limits = limits;
             let mut total = Score::default();
             machine.run(&windows).unwrap().into_iter().flatten().for_each(|score| total.add(score));

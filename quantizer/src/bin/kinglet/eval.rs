@@ -79,6 +79,9 @@ pub(crate) struct On {
     /// Tokens of a window
     #[arg(long, value_name = "N", default_value_t = 255)]
     window: usize,
+    /// Keep values in the cache in four bits (keys have eight), to see what that costs
+    #[arg(long)]
+    int4_values: bool,
     /// The text, or each input, is token numbers with commas between them
     #[arg(long)]
     pub(crate) ids: bool,
@@ -144,7 +147,7 @@ impl On {
             let mut tokens = token_ids(&text.replace(['\n', '\r', '\t'], " "))?;
             tokens.truncate(self.tokens.unwrap_or(usize::MAX));
             let bos = models[0].tokenizer().and_then(Result::ok).and_then(|tokenizer| tokenizer.bos());
-            return Ok((text, tokens, Protocol { window, bos }));
+            return Ok((text, tokens, Protocol { window, bos, int4_values: self.int4_values }));
         }
         let tokenizer =
             models[0].tokenizer().context("the file carries no tokenizer: give token numbers, with --ids")?;
@@ -164,7 +167,7 @@ impl On {
                 bail!("{name} cuts the text into other tokens than {}: only files of one checkpoint compare", names[0]);
             }
         }
-        Ok((text, tokens, Protocol { window, bos: tokenizer.bos() }))
+        Ok((text, tokens, Protocol { window, bos: tokenizer.bos(), int4_values: self.int4_values }))
     }
 }
 

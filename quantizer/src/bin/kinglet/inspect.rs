@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use kinglet::format::layout::pooling;
 use kinglet::format::{Input, Join, Middle, Sight, Values};
-use kinglet::{Activation, Model, Options, Plan};
+use kinglet::{Activation, Model, Options, Plan, ValueFormat};
 use kinglet_quantizer::size::Matrices;
 use serde::Serialize;
 
@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Targets side by side, such as the beams of a search
     #[arg(long, value_name = "N", default_value_t = 1)]
     targets: usize,
+    /// Plan values of the cache in four bits (keys have eight)
+    #[arg(long)]
+    int4_values: bool,
     /// Compare every checksum too; reads the whole file
     #[arg(long)]
     verify: bool,
@@ -111,7 +114,8 @@ impl Args {
     fn options(&self, model: &Model<'_>) -> Result<Options> {
         let of = Options::of(model)?;
         let (context, source) = (self.context.unwrap_or(of.context), self.source.unwrap_or(of.source));
-        Ok(Options { context, prefill: self.prefill.min(context), source, targets: self.targets, ..of })
+        let values = if self.int4_values { ValueFormat::Int4 } else { ValueFormat::Int8 };
+        Ok(Options { context, prefill: self.prefill.min(context), source, targets: self.targets, values, ..of })
     }
 
     pub(crate) fn run(self) -> Result<()> {
