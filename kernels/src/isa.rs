@@ -165,7 +165,7 @@ impl Isa {
     /// Spreads each of the values over many, see [`scalar::transform`]. Applied twice, it gives the values back but for rounding.
     ///
     /// # Panics
-    /// When the length is not a multiple of 16.
+    /// When the length is not a multiple of 4.
     pub fn transform(self, x: &mut [f32]) {
         fit!(transforms(x.len()));
         dispatch!(self, transform(x));

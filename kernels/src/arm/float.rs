@@ -371,13 +371,13 @@ pub(super) fn sum<const SQUARES: bool>(x: &[[f32; LANES]]) -> f32 {
 #[inline(never)]
 pub(super) fn transform(x: &mut [f32]) {
     let factor = scalar::root(x.len().trailing_zeros());
-    let x = x.as_chunks_mut::<{ scalar::LANES }>().0.as_flattened_mut();
+    let x = x.as_chunks_mut::<4>().0.as_flattened_mut();
     if x.is_empty() {
         return;
     }
     let (mut rest, mut step) = (x.len() / 4, 4);
     let Range { start, end } = x.as_mut_ptr_range();
-    // SAFETY: reads and writes `x`, four values at a time; its length is a multiple of 16.
+    // SAFETY: reads and writes `x`, four values at a time; its length is a multiple of 4.
     unsafe {
         asm!(
             "vmov s8, {factor}",

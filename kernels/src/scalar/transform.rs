@@ -21,12 +21,12 @@
 
 use super::LANES;
 
-/// Whether a row of `len` values can be transformed: a multiple of 16.
+/// Whether a row of `len` values can be transformed: a multiple of 4.
 pub const fn transforms(len: usize) -> bool {
-    len > 0 && len.is_multiple_of(LANES)
+    len > 0 && len.is_multiple_of(4)
 }
 
-/// `x = T x`. The length is a multiple of 16.
+/// `x = T x`. The length is a multiple of 4.
 pub(crate) fn transform(x: &mut [f32]) {
     let factor = root(x.len().trailing_zeros());
     x.iter_mut().for_each(|x| *x *= factor);
@@ -59,6 +59,9 @@ type Chunk = [f32; LANES];
 /// [`transform`] in lanes.
 #[inline(always)]
 pub(crate) fn transform_lanes(x: &mut [f32]) {
+    if !x.len().is_multiple_of(LANES) {
+        return transform(x);
+    }
     let factor = root(x.len().trailing_zeros());
     let chunks = x.as_chunks_mut::<LANES>().0;
     for chunk in &mut *chunks {

@@ -15,7 +15,7 @@ const OPS: [(&str, Op); 14] = [
     ("silu_mul", Isa::silu_mul),
     ("rope", |isa, x, y| isa.rope(x, &y[..x.len() / 2], &y[x.len() / 2..][..x.len() / 2])),
     ("transform", |isa, x, _| {
-        let whole = x.len() / 16 * 16;
+        let whole = x.len() / 4 * 4;
         if whole > 0 {
             isa.transform(&mut x[..whole]);
         }
@@ -329,7 +329,7 @@ proptest! {
 #[cfg_attr(miri, ignore = "safe code")]
 fn the_transform_is_its_definition_and_its_own_inverse() {
     let mut random = Random(9);
-    for n in [16, 32, 48, 64, 80, 96, 144, 192, 288, 320, 576, 1536, 5760] {
+    for n in [4, 8, 12, 16, 24, 32, 48, 172, 64, 80, 96, 144, 192, 288, 320, 576, 1536, 5760] {
         let x = random.floats(n);
         let mut got = x.clone();
         Isa::SCALAR.transform(&mut got);

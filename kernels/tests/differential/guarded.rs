@@ -190,8 +190,8 @@ fn elementwise() {
             isa.silu_mul(&mut gate, &operands[1]);
             let mut rotated = Guarded::new(&z, at);
             isa.rope(&mut rotated, &operands[0], &operands[1]);
-            let mut spread = Guarded::new(&z[..n / 8 * 16], at);
-            if n >= 8 {
+            let mut spread = Guarded::new(&z[..n / 2 * 4], at);
+            if n >= 2 {
                 isa.transform(&mut spread);
             }
             let mut product = Guarded::new(&x, at);

@@ -94,13 +94,22 @@ fn gains(of: &LinearWeights, format: Format, seen: Option<Vec<f32>>) -> bool {
     lost(&transformed) < lost(&plain)
 }
 
-/// Whether the transform spreads a value over enough of so many.
-pub(super) fn spreads(cols: usize) -> bool {
-    const ENOUGH: usize = 32;
+/// Over how many of `cols` values the transform spreads one: a block of 2^a 3^b.
+fn spread(cols: usize) -> usize {
     let twos = 1 << cols.trailing_zeros();
-    let threes = std::iter::successors(Some(cols / twos), |rest| rest.is_multiple_of(3).then_some(rest / 3)).last();
-    transforms(cols) && cols / threes.unwrap_or(1) >= ENOUGH
+    let thirds = std::iter::successors(Some(cols / twos), |rest| rest.is_multiple_of(3).then_some(rest / 3)).last();
+    if transforms(cols) { cols / thirds.unwrap_or(1) } else { 1 }
 }
+
+/// Whether the inputs of a product with so many columns are spread enough to be transformed.
+pub(super) fn spreads(cols: usize) -> bool {
+    spread(cols) >= PRODUCTS
+}
+
+/// The least block of a product's inputs that is worth a transform.
+const PRODUCTS: usize = 32;
+/// The same of a head.
+const HEADS: usize = 8;
 
 /// What was done to a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -130,7 +139,7 @@ pub(super) fn quantize(
 ) -> Result<(RoundedBlock, Done), MomentsError> {
     let mut done = Done::default();
     if let Middle::Attention(heads) = &mut block.middle {
-        heads.transforms = task.transform && transforms(heads.dim);
+        heads.transforms = task.transform && spread(heads.dim) >= HEADS;
     }
     let Some(Streams { own, exact }) = streams else {
         let transforms = Transforms::choose(&block, &task, |_| None);

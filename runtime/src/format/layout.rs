@@ -343,7 +343,7 @@ pub mod tensor {
 pub mod inputs {
     /// Nothing.
     pub const PLAIN: u8 = 0;
-    /// [`kinglet_kernels::Isa::transform`]; the columns are a multiple of 16.
+    /// [`kinglet_kernels::Isa::transform`]; the columns are a multiple of 4.
     pub const TRANSFORMED: u8 = 1;
 }
 
