@@ -239,19 +239,19 @@ impl Inputs {
 }
 
 /// The values that a row can take.
-struct Grid<'l> {
-    format: Format,
-    levels: &'l Levels,
+pub(crate) struct Grid<'l> {
+    pub(crate) format: Format,
+    pub(crate) levels: &'l Levels,
 }
 
 impl Grid<'_> {
     /// The step between integers at a column.
-    fn unit(&self, row: &Row, column: usize) -> f32 {
+    pub(crate) fn unit(&self, row: &Row, column: usize) -> f32 {
         row.sub_scales.get(column / GROUP).map_or(row.scale, |&sub| row.scale * f32::from(sub))
     }
 
     /// A code in units.
-    fn decode(&self, code: i8) -> f32 {
+    pub(crate) fn decode(&self, code: i8) -> f32 {
         match self.format {
             Format::Int8 => f32::from(code),
             Format::Int4 | Format::Int4Codebook => f32::from(self.levels.values[code as usize & 15]),
@@ -270,10 +270,33 @@ impl Grid<'_> {
     fn nearest(&self, row: &Row, column: usize, weight: f32) -> (i8, f32) {
         let unit = self.unit(row, column);
         let inv = if unit == 0.0 { 0.0 } else { 1.0 / unit };
-        let code = match self.format {
-            Format::Int8 => nearest((weight * inv).clamp(-127.0, 127.0)) as i8,
-            Format::Int4 | Format::Int4Codebook => self.levels.nearest(weight * inv) as i8,
-        };
+        let code = self.code(weight * inv);
         (code, unit * self.decode(code))
+    }
+
+    /// The code nearest to a number of units.
+    pub(crate) fn code(&self, x: f32) -> i8 {
+        match self.format {
+            Format::Int8 => nearest(x.clamp(-127.0, 127.0)) as i8,
+            Format::Int4 | Format::Int4Codebook => self.levels.nearest(x) as i8,
+        }
+    }
+
+    /// The mean distance of two levels, in units.
+    pub(crate) fn gap(&self) -> f32 {
+        match self.format {
+            Format::Int8 => 1.0,
+            Format::Int4 | Format::Int4Codebook => (self.decode(15) - self.decode(0)) / 15.0,
+        }
+    }
+
+    /// The levels below and above that of a code, in units; beyond the last one by the mean distance.
+    pub(crate) fn neighbours(&self, code: i8) -> [f32; 2] {
+        let last = if self.format == Format::Int8 { [-127, 127] } else { [0, 15] };
+        let beside = |last: i8, step: i8| match code == last {
+            true => self.decode(code) + f32::from(step) * self.gap(),
+            false => self.decode(code + step),
+        };
+        [beside(last[0], -1), beside(last[1], 1)]
     }
 }

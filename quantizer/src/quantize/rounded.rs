@@ -2,6 +2,7 @@
 
 use kinglet::Format;
 
+use super::gptq::Grid;
 use super::round::{Levels, Row};
 use crate::checkpoint::Join;
 use crate::reference::{BlockWeights, LinearWeights, Middle, NormWeights, Site};
@@ -22,6 +23,11 @@ pub struct RoundedLinear {
 }
 
 impl RoundedLinear {
+    /// The values that its rows can take.
+    pub(crate) fn grid(&self) -> Grid<'_> {
+        Grid { format: self.format, levels: &self.levels }
+    }
+
     /// The product that the runtime computes.
     pub fn weights(&self) -> LinearWeights {
         let values = |row: &Row| -> Vec<f32> { row.integers(&self.levels).map(|q| row.scale * q as f32).collect() };
