@@ -18,7 +18,7 @@ const TOKENS: usize = 1024;
 /// A text is divided into so many parts at least.
 const PARTS: usize = 10;
 /// The first step of codes, as a part of the mean distance of two levels.
-const CODES: f32 = 0.002;
+const CODES: f32 = 0.004;
 /// The first step of everything else, as a part of each number.
 const OTHERS: f32 = 0.0003;
 
@@ -130,11 +130,12 @@ mod tests {
     use super::*;
     use crate::checkpoint::Activation;
     use crate::quantize::linear;
-    use crate::reference::{LinearWeights, Middle, Sequences};
+    use crate::reference::{LinearWeights, Middle, Sequences, Site, product};
     use crate::testing::{self, numbers};
 
     const WIDTH: usize = 32;
-    const LENGTHS: [usize; 20] = [24; 20];
+    const FACTORS: usize = 6;
+    const LENGTHS: [usize; 40] = [24; 40];
 
     fn block() -> BlockWeights {
         let linear = |rows: usize, cols: usize, seed: u32| {
@@ -166,7 +167,9 @@ mod tests {
     fn codes_move_and_held_out_error_falls() {
         let exact = block();
         let tokens: usize = LENGTHS.iter().sum();
-        let before = Batch::of(WIDTH, &LENGTHS, numbers(tokens * WIDTH, 7));
+        // Inputs that depend on each other: where they do not, there is little to learn.
+        let stream = product::rows_by_rows(&numbers(tokens * FACTORS, 7), &numbers(WIDTH * FACTORS, 8), FACTORS);
+        let before = Batch::of(WIDTH, &LENGTHS, stream);
         let mut after = before.clone();
         after.step(usize::MAX, |part| exact.advance(Sequences::alone(part.sequences.lengths), part.stream));
         for format in [Format::Int4, Format::Int4Codebook] {
@@ -174,16 +177,16 @@ mod tests {
             let learned = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let (mut blocks, mut aims) = ([start.clone()], [aims.clone()]);
-                let outcome = pool.install(|| learn(&mut blocks, &mut aims, &before, &after, 60)).unwrap();
+                let outcome = pool.install(|| learn(&mut blocks, &mut aims, &before, &after, 300)).unwrap();
                 (blocks, outcome)
             };
             let (blocks, outcome) = learned(1);
-            assert!(outcome.after < 0.97 * outcome.before, "{format:?}: {outcome:?}");
+            assert!(outcome.after < 0.9 * outcome.before, "{format:?}: {outcome:?}");
             let moved = |site| {
                 let rows = |block: &RoundedBlock| block.product(site).unwrap().rows.clone();
                 rows(&start).iter().zip(rows(&blocks[0])).any(|(old, new)| old.codes != new.codes)
             };
-            assert!(moved(crate::reference::Site::Input) && moved(crate::reference::Site::Output), "{format:?}");
+            assert!(moved(Site::Input) && moved(Site::Output), "{format:?}");
             for (_, product) in blocks[0].products() {
                 assert!(product.rows.iter().all(|row| row.fits(&product.levels)));
             }
