@@ -33,7 +33,9 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, SamplingMode};
 use kinglet_kernels::cache::{self, CacheShape, Head};
 use kinglet_kernels::layout::ALIGN;
-use kinglet_kernels::{Activation, Activations, ActivationsMut, Format, Isa, Matrix, Sight, activations, scalar};
+use kinglet_kernels::{
+    Activation, Activations, ActivationsMut, Format, Isa, Matrix, Sight, ValueFormat, activations, scalar,
+};
 
 const DECODE: [(usize, usize); 3] = [(512, 512), (4096, 4096), (32768, 8192)];
 const PREFILL: (usize, usize, usize) = (1024, 1024, 64);
@@ -256,8 +258,8 @@ fn multiplying(macs: f64) -> impl Fn(f64) -> Work {
 /// Queries of `rows` rows, the last of which sees `DEPTH` positions; 8 of them share a key/value head.
 fn attend(run: &mut Run, rows: usize) {
     let mut random = Random(4);
-    let shape = CacheShape::new(DEPTH, HEAD_DIM);
-    let (mut codes, mut scales) = (vec![0; shape.codes()], vec![0.0; shape.scales()]);
+    let shape = CacheShape::new(DEPTH, HEAD_DIM, ValueFormat::Int8);
+    let (mut codes, mut scales) = (vec![0; shape.codes()], vec![0; shape.scales()]);
     for position in 0..DEPTH {
         let (key, value) = (random.floats(HEAD_DIM), random.floats(HEAD_DIM));
         cache::store(shape, &mut codes, &mut scales, position, &key, &value);
@@ -316,6 +318,17 @@ fn elementwise(run: &mut Run) {
         isa.silu_mul(black_box(&mut out), &y);
         answer_of(answer, &out)
     });
+    for n in [576, 1536, VALUES] {
+        let limit = (n * 8) as f64 / l1;
+        let work = move |_| Work { unit: "Gvalue/s", amount: n as f64, limit, bound: "reading" };
+        run.case(&format!("transform {n}"), work, |isa, answer| {
+            if answer {
+                out.copy_from_slice(&x);
+            }
+            isa.transform(black_box(&mut out[..n]));
+            answer_of(answer, &out[..n])
+        });
+    }
     let (sin, cos): (Vec<f32>, Vec<f32>) =
         (0..VALUES as u32 / 2).map(|i| scalar::sin_cos(i.wrapping_mul(7_654_321))).unzip();
     run.case("rope", moving(12), |isa, answer| {
@@ -330,6 +343,7 @@ fn elementwise(run: &mut Run) {
 fn name(format: Format) -> &'static str {
     match format {
         Format::Int8 => "int8",
+        Format::Int8Grouped => "grouped",
         Format::Int4 => "int4",
         Format::Int4Codebook => "codebook",
     }

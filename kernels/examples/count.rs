@@ -9,7 +9,7 @@ use std::hint::black_box;
 
 use kinglet_kernels::cache::{self, CacheShape, Head};
 use kinglet_kernels::layout::{ALIGN, GROUP, PANEL, Planes};
-use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Matrix, Sight, activations};
+use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Matrix, Sight, ValueFormat, activations};
 
 /// Rows and columns of the matrices.
 const SHAPES: [(usize, usize); 4] = [(512, 512), (288, 288), (768, 288), (288, 768)];
@@ -21,6 +21,8 @@ const HEADS: [usize; 2] = [48, 64];
 const DEPTH: usize = 128;
 /// Values of the elementwise operations.
 const LEN: usize = 512;
+/// Values of a transform: 2^6 * 3^2.
+const SPREAD: usize = 576;
 
 /// What one instruction set is to run.
 #[derive(Clone, Copy)]
@@ -33,6 +35,7 @@ enum Case {
     Quantize,
     SiluMul,
     Rope,
+    Transform,
 }
 
 impl Case {
@@ -45,7 +48,7 @@ impl Case {
         }
         all.extend(Format::ALL.into_iter().flat_map(|format| [4, 2, 1].map(|quarters| Self::Sparse(format, quarters))));
         all.extend(HEADS.map(Self::Attend));
-        all.extend([Self::RmsNorm, Self::Quantize, Self::SiluMul, Self::Rope]);
+        all.extend([Self::RmsNorm, Self::Quantize, Self::SiluMul, Self::Rope, Self::Transform]);
         all
     }
 
@@ -58,6 +61,7 @@ impl Case {
             Self::Quantize => format!("quantize/{LEN}"),
             Self::SiluMul => format!("silu_mul/{LEN}"),
             Self::Rope => format!("rope/{LEN}"),
+            Self::Transform => format!("transform/{SPREAD}"),
         }
     }
 
@@ -67,6 +71,12 @@ impl Case {
             Self::Matmul(format, rows, cols, m) => matmul(isa, format, rows, cols, m),
             Self::Sparse(format, quarters) => sparse(isa, format, quarters),
             Self::Attend(head_dim) => attend(isa, head_dim),
+            Self::Transform => {
+                let mut x = values(SPREAD);
+                measured(|| isa.transform(&mut x));
+                black_box(x);
+                (0, 0)
+            }
             _ => {
                 let (mut x, y) = (values(LEN), values(LEN));
                 let mut out = vec![0.0; LEN];
@@ -89,6 +99,7 @@ impl Case {
 fn name(format: Format) -> &'static str {
     match format {
         Format::Int8 => "int8",
+        Format::Int8Grouped => "grouped",
         Format::Int4 => "int4",
         Format::Int4Codebook => "codebook",
     }
@@ -178,8 +189,8 @@ fn product(isa: Isa, w: &Matrix<'_>, m: usize) -> (usize, usize) {
 }
 
 fn attend(isa: Isa, head_dim: usize) -> (usize, usize) {
-    let shape = CacheShape::new(DEPTH, head_dim);
-    let (mut codes, mut scales) = (vec![0; shape.codes()], vec![0.0; shape.scales()]);
+    let shape = CacheShape::new(DEPTH, head_dim, ValueFormat::Int8);
+    let (mut codes, mut scales) = (vec![0; shape.codes()], vec![0; shape.scales()]);
     for (position, kv) in values(DEPTH * 2 * head_dim).chunks(2 * head_dim).enumerate() {
         let (key, value) = kv.split_at(head_dim);
         cache::store(shape, &mut codes, &mut scales, position, key, value);

@@ -45,7 +45,7 @@ impl<'a> Activations<'a> {
     /// # Panics
     /// When `codes` or `sums` are too short for them.
     pub fn new(codes: &'a [i8], sums: &'a [i16], scales: &'a [f32], cols: usize) -> Self {
-        assert!(fits(codes.len(), sums.len(), scales.len(), cols));
+        fit!(fits(codes.len(), sums.len(), scales.len(), cols));
         Self { codes, sums, scales, cols }
     }
 
@@ -122,7 +122,7 @@ impl<'a> ActivationsMut<'a> {
     /// # Panics
     /// When `codes` or `sums` are too short for them.
     pub fn new(codes: &'a mut [i8], sums: &'a mut [i16], scales: &'a mut [f32], cols: usize) -> Self {
-        assert!(fits(codes.len(), sums.len(), scales.len(), cols));
+        fit!(fits(codes.len(), sums.len(), scales.len(), cols));
         Self { codes, sums, scales, cols }
     }
 

@@ -7,7 +7,7 @@ use crate::activations::{Activations, ActivationsMut};
 use crate::arch::Vector;
 use crate::cache::{CHUNK, Head};
 use crate::layout::{Matrix, PANEL};
-use crate::scalar;
+use crate::scalar::{self, transforms};
 use crate::sight::Sight;
 
 /// An instruction set that this machine has, with every operation of the forward pass. All give the same bits.
@@ -81,12 +81,12 @@ impl Isa {
     /// # Panics
     /// When `x` and `w` differ in inner values, the panels are not `w`'s, or `out` is too short.
     pub fn matmul(self, w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
-        assert!(x.cols() == w.cols() && panels.start <= panels.end && panels.end <= w.panels());
+        fit!(x.cols() == w.cols() && panels.start <= panels.end && panels.end <= w.panels());
         if panels.is_empty() || x.rows() == 0 {
             return;
         }
         let width = w.rows().min(panels.end * PANEL) - panels.start * PANEL;
-        assert!(out.len() >= (x.rows() - 1) * stride + width && (x.rows() == 1 || stride >= width));
+        fit!(out.len() >= (x.rows() - 1) * stride + width && (x.rows() == 1 || stride >= width));
         dispatch!(self, matmul(w, x, panels, out, stride));
     }
 
@@ -96,7 +96,7 @@ impl Isa {
     /// When the lengths differ.
     pub fn quantize(self, x: &[f32], to: &mut ActivationsMut<'_>, row: usize) {
         let (codes, sums, scale) = to.row(row);
-        assert!(codes.len() == crate::activations::stride(x.len()));
+        fit!(codes.len() == crate::activations::stride(x.len()));
         *scale = dispatch!(self, quantize(x, codes, sums));
     }
 
@@ -105,7 +105,7 @@ impl Isa {
     /// # Panics
     /// When the lengths differ.
     pub fn rms_norm(self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        assert!(x.len() == weight.len() && x.len() == out.len());
+        fit!(x.len() == weight.len() && x.len() == out.len());
         dispatch!(self, rms_norm(x, weight, eps, out));
     }
 
@@ -115,7 +115,7 @@ impl Isa {
     /// When the lengths differ.
     #[cfg(feature = "families")]
     pub fn layer_norm(self, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
-        assert!(x.len() == weight.len() && x.len() == bias.len() && x.len() == out.len());
+        fit!(x.len() == weight.len() && x.len() == bias.len() && x.len() == out.len());
         dispatch!(self, layer_norm(x, weight, bias, eps, out));
     }
 
@@ -131,7 +131,7 @@ impl Isa {
     /// When the lengths differ.
     #[cfg(feature = "families")]
     pub fn mul(self, x: &mut [f32], y: &[f32]) {
-        assert!(x.len() == y.len());
+        fit!(x.len() == y.len());
         dispatch!(self, mul(x, y));
     }
 
@@ -140,7 +140,7 @@ impl Isa {
     /// # Panics
     /// When the lengths differ.
     pub fn add(self, x: &mut [f32], y: &[f32]) {
-        assert!(x.len() == y.len());
+        fit!(x.len() == y.len());
         dispatch!(self, add(x, y));
     }
 
@@ -149,7 +149,7 @@ impl Isa {
     /// # Panics
     /// When the lengths differ.
     pub fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
-        assert!(gate.len() == up.len());
+        fit!(gate.len() == up.len());
         dispatch!(self, silu_mul(gate, up));
     }
 
@@ -158,8 +158,17 @@ impl Isa {
     /// # Panics
     /// When there are not as many cosines as sines, or `x` is shorter than both.
     pub fn rope(self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
-        assert!(cos.len() == sin.len() && x.len() >= 2 * cos.len());
+        fit!(cos.len() == sin.len() && x.len() >= 2 * cos.len());
         dispatch!(self, rope(x, cos, sin));
+    }
+
+    /// Spreads each of the values over many, see [`scalar::transform`]. Applied twice, it gives the values back but for rounding.
+    ///
+    /// # Panics
+    /// When the length is not a multiple of 16.
+    pub fn transform(self, x: &mut [f32]) {
+        fit!(transforms(x.len()));
+        dispatch!(self, transform(x));
     }
 
     /// Replaces queries by their softmax attention over the first positions of `head`; scores are multiplied by `scale`. `q`
@@ -171,8 +180,8 @@ impl Isa {
     /// heads.
     pub fn attend(self, head: &Head<'_>, sight: Sight<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
         let width = heads * head.shape().head_dim;
-        assert!(0 < width && width <= stride && !q.is_empty() && (q.len() - 1) % stride + 1 >= width);
-        assert!(sight.fits(head.shape().positions, heads, (q.len() - 1) / stride));
+        fit!(0 < width && width <= stride && !q.is_empty() && (q.len() - 1) % stride + 1 >= width);
+        fit!(sight.fits(head.shape().positions, heads, (q.len() - 1) / stride));
         dispatch!(self, attend(head, sight, scale, q, heads, stride));
     }
 

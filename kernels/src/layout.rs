@@ -7,19 +7,20 @@
 //!
 //! ```text
 //! Int8            codes: [panel][quad][row 16][4] i8         one tile a quad of inner values
+//! Int8, grouped   codes: [panel][group][8][row 16][4] i8     as int8, in whole groups of 32 inner values
 //! Int4, codebook  codes: [panel][group][4][row 16][4] u8     byte b of tile v: low nibble = quad 2v,
 //!                                                            high nibble = quad 2v + 1 of the group of 32
-//!                 sub-scales: [panel][group][row 16] i8
+//! grouped, int4   sub-scales: [panel][group][row 16] i8
 //! all             row scales: [panel][row 16] f32, after the other planes
 //! codebook        16 i8 in the first 64 bytes, before the codes
 //! ```
 //!
 //! Planes follow one another, each starting at a multiple of [`ALIGN`] from the start of the matrix, as does what follows it. Rows are
-//! padded to 16, inner values to 4 (int8) or 32 (int4). Padding weights are never read into a result: padded inner
+//! padded to 16, inner values to 4 (int8) or 32 (all others). Padding weights are never read into a result: padded inner
 //! values meet activations that are zero, and padded rows are not stored.
 //!
-//! The value of an int8 weight is `scale[row] * code`, of an int4 weight `scale[row] * sub[row, group] * v` where `v` is
-//! `nibble - 8` (uniform) or `codebook[nibble]`. Sub-scales are signed: levels are not symmetric, and a negative sub-scale turns them
+//! The value of an int8 weight is `scale[row] * code`, of any other `scale[row] * sub[row, group] * v` where `v` is the code
+//! (grouped int8), `nibble - 8` (uniform) or `codebook[nibble]`. Sub-scales are signed: levels are not symmetric, and a negative sub-scale turns them
 //! to the side where a group has its largest value.
 //!
 //! # Sparse matrices
@@ -43,7 +44,7 @@ use core::fmt;
 pub const PANEL: usize = 16;
 /// Consecutive inner values of one row in a tile.
 pub const QUAD: usize = 4;
-/// Inner values that share a sub-scale in the int4 formats.
+/// Inner values that share a sub-scale in all formats but [`Format::Int8`].
 pub const GROUP: usize = 32;
 /// Bytes in a tile.
 pub const TILE: usize = PANEL * QUAD;
@@ -53,6 +54,8 @@ pub const ALIGN: usize = 64;
 pub(crate) const GROUP_BYTES: usize = PANEL * GROUP / 2;
 /// Groups that a word of a sparse matrix's index speaks of.
 pub(crate) const WORD: usize = u32::BITS as usize;
+/// Whether this build has sparse matrices. Without, no code for them is in the program.
+const SPARSE: bool = cfg!(feature = "families");
 /// Subtracted from a nibble of [`Format::Int4`].
 pub const INT4_ZERO: i32 = 8;
 
@@ -61,6 +64,8 @@ pub const INT4_ZERO: i32 = 8;
 pub enum Format {
     /// Eight bits, one f32 scale a row.
     Int8,
+    /// Eight bits, a signed 8-bit sub-scale for 32 values, one f32 scale a row.
+    Int8Grouped,
     /// Four bits, evenly spaced (`nibble - 8`), a signed 8-bit sub-scale for 32 values, one f32 scale a row.
     Int4,
     /// Four bits that index 16 int8 values stored with the matrix; scales as [`Format::Int4`].
@@ -76,6 +81,8 @@ pub enum LayoutError {
     Length,
     /// The memory does not start at a multiple of [`ALIGN`].
     Alignment,
+    /// This build has no sparse matrices: it lacks the feature `families`.
+    NotBuilt,
 }
 
 impl fmt::Display for LayoutError {
@@ -84,6 +91,7 @@ impl fmt::Display for LayoutError {
             Self::Shape => "a dimension is zero or too large",
             Self::Length => "the byte count does not match the shape",
             Self::Alignment => "the memory is not aligned to 64 bytes",
+            Self::NotBuilt => "this build has no sparse matrices",
         })
     }
 }
@@ -95,7 +103,7 @@ impl core::error::Error for LayoutError {}
 pub struct Planes {
     /// Codes; before them, in the codebook format, the codebook.
     pub codes: usize,
-    /// Sub-scales (empty in int8).
+    /// Sub-scales (none in [`Format::Int8`]).
     pub sub_scales: usize,
     /// Row scales.
     pub row_scales: usize,
@@ -111,20 +119,30 @@ fn align_up(n: usize) -> Option<usize> {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 3] = [Self::Int8, Self::Int4, Self::Int4Codebook];
+    pub const ALL: [Self; 4] = [Self::Int8, Self::Int8Grouped, Self::Int4, Self::Int4Codebook];
+
+    /// Whether a code has eight bits, and not four.
+    pub const fn is_int8(self) -> bool {
+        matches!(self, Self::Int8 | Self::Int8Grouped)
+    }
+
+    /// Whether each 32 inner values of a row have a sub-scale.
+    pub const fn is_grouped(self) -> bool {
+        !matches!(self, Self::Int8)
+    }
 
     /// The multiple to which inner values are padded.
     pub const fn inner(self) -> usize {
         match self {
             Self::Int8 => QUAD,
-            Self::Int4 | Self::Int4Codebook => GROUP,
+            Self::Int8Grouped | Self::Int4 | Self::Int4Codebook => GROUP,
         }
     }
 
     /// Where the planes of a `rows` x `cols` matrix lie; `None` when a dimension is zero or the size overflows.
     pub fn planes(self, rows: usize, cols: usize) -> Option<Planes> {
         let units = rows.div_ceil(PANEL).checked_mul(cols.div_ceil(self.inner()))?;
-        let unit = if self == Self::Int8 { TILE } else { GROUP_BYTES };
+        let unit = if self.is_grouped() { self.block_bytes() } else { TILE };
         self.lay(rows, cols, units, unit, 0)
     }
 
@@ -141,7 +159,7 @@ impl Format {
         let panels = rows.div_ceil(PANEL);
         let codes = if self == Self::Int4Codebook { ALIGN } else { 0 };
         let sub_scales = align_up(units.checked_mul(unit)?.checked_add(codes)?)?;
-        let groups = if self == Self::Int8 { 0 } else { units };
+        let groups = if self.is_grouped() { units } else { 0 };
         let row_scales = align_up(sub_scales.checked_add(groups.checked_mul(PANEL)?)?)?;
         let index_start = row_scales.checked_add(panels.checked_mul(PANEL * 4)?)?;
         let end = align_up(index_start.checked_add(panels.checked_mul(index)?.checked_mul(4)?)?)?;
@@ -153,17 +171,14 @@ impl Format {
     #[inline(always)]
     pub(crate) const fn block_bytes(self) -> usize {
         match self {
-            Self::Int8 => PANEL * GROUP,
+            Self::Int8 | Self::Int8Grouped => PANEL * GROUP,
             Self::Int4 | Self::Int4Codebook => GROUP_BYTES,
         }
     }
 
     /// Sub-scales of a block.
     const fn scales(self) -> usize {
-        match self {
-            Self::Int8 => 0,
-            Self::Int4 | Self::Int4Codebook => PANEL,
-        }
+        if self.is_grouped() { PANEL } else { 0 }
     }
 
     /// Bytes of a `rows` x `cols` matrix; `None` as for [`Format::planes`].
@@ -205,6 +220,10 @@ impl<'a> Matrix<'a> {
 
     /// As [`Matrix::sparse`], or [`Matrix::new`].
     pub fn read(format: Format, rows: usize, cols: usize, sparse: bool, bytes: &'a [u8]) -> Result<Self, LayoutError> {
+        if sparse && !SPARSE {
+            return Err(LayoutError::NotBuilt);
+        }
+        let sparse = sparse && SPARSE;
         let planes = if sparse { format.sparse_planes(rows, cols, 0) } else { format.planes(rows, cols) };
         let mut planes = planes.ok_or(LayoutError::Shape)?;
         let mut index = 0;
@@ -295,7 +314,7 @@ impl<'a> Matrix<'a> {
     /// Whether blocks that are zero are left out.
     #[inline]
     pub fn is_sparse(&self) -> bool {
-        !self.index.is_empty()
+        SPARSE && !self.index.is_empty()
     }
 
     /// Blocks of 16 rows by 32 inner values that are stored.
@@ -336,11 +355,11 @@ impl<'a> Matrix<'a> {
             there: there.get(..words).unwrap_or_default(),
             groups: self.groups(),
             codes: &self.codes[first * self.format.block_bytes()..],
-            sub_scales: &self.sub_scales.as_chunks().0[if self.format == Format::Int8 { 0 } else { first }..],
+            sub_scales: &self.sub_scales.as_chunks().0[if self.format.is_grouped() { first } else { 0 }..],
         }
     }
 
-    /// The number of panel `p`'s first block, in a matrix of blocks: any but a dense one of int8.
+    /// The number of panel `p`'s first block, in a matrix of blocks: any but a dense one of [`Format::Int8`].
     pub(crate) fn first_block(&self, p: usize) -> usize {
         if !self.is_sparse() {
             return p * self.groups();
@@ -363,7 +382,7 @@ impl<'a> Matrix<'a> {
         let bytes = self.format.block_bytes();
         let codes = self.codes.get(first * bytes..(first + count) * bytes)?;
         let subs = self.sub_scales.as_chunks().0;
-        Some((codes, if self.format == Format::Int8 { &[] } else { subs.get(first..first + count)? }))
+        Some((codes, if self.format.is_grouped() { subs.get(first..first + count)? } else { &[] }))
     }
 
     /// Codes of panel `p`: int8 tiles, or groups of nibbles.
@@ -431,6 +450,7 @@ impl<'a> Matrix<'a> {
         for (k, to) in out.iter_mut().enumerate() {
             let v = match self.format {
                 Format::Int8 => i32::from(codes[int8_index(r, k)] as i8),
+                Format::Int8Grouped => i32::from(codes[int8_index(r, k)] as i8) * i32::from(subs[k / GROUP][r]),
                 Format::Int4 | Format::Int4Codebook => {
                     let (byte, shift) = int4_index(r, k);
                     let v = levels[usize::from(codes[byte] >> shift & 15)];
@@ -450,7 +470,7 @@ pub(crate) struct SparsePanel<'a> {
     pub(crate) groups: usize,
     /// Codes of the panel's blocks, and of all behind it in a sparse matrix.
     pub(crate) codes: &'a [u8],
-    /// Their sub-scales; empty in int8.
+    /// Their sub-scales; none in [`Format::Int8`].
     pub(crate) sub_scales: &'a [[i8; PANEL]],
 }
 

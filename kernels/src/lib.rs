@@ -31,6 +31,13 @@ extern crate std;
 #[cfg(target_endian = "big")]
 compile_error!("kinglet executes little-endian weights in place");
 
+/// Panics unless operands fit each other. All say the same: texts of conditions would take 2 KB of a board's flash.
+macro_rules! fit {
+    ($($condition:tt)*) => {
+        assert!($($condition)*, "operands do not fit each other")
+    };
+}
+
 pub mod activations;
 pub mod cache;
 mod isa;
@@ -52,6 +59,7 @@ mod vector;
 mod arch;
 
 pub use activations::{Activations, ActivationsMut};
+pub use cache::ValueFormat;
 pub use isa::{Activation, Isa};
 pub use layout::{Format, LayoutError, Matrix};
 #[cfg(feature = "families")]

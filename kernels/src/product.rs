@@ -44,6 +44,17 @@ pub(crate) trait Product: Copy {
         rows: [Row<'_>; M],
     ) -> Sums<P, M>;
 
+    /// Int8 groups with their sub-scales.
+    #[inline(always)]
+    fn int8_grouped<const P: usize, const M: usize>(
+        self,
+        codes: [&[u8]; P],
+        subs: [&[[i8; PANEL]]; P],
+        rows: [Row<'_>; M],
+    ) -> Sums<P, M> {
+        grouped(self, codes, subs, rows)
+    }
+
     /// `sums += part`, wrapping.
     #[inline(always)]
     fn add(self, sums: &mut [i32; PANEL], part: &[i32; PANEL]) {
@@ -70,11 +81,54 @@ pub(crate) trait Product: Copy {
         scalar::silu_mul(gate, up);
     }
 
+    /// See [`scalar::transforms`](crate::scalar).
+    #[inline(always)]
+    fn transform(self, x: &mut [f32]) {
+        scalar::transform_lanes(x);
+    }
+
     /// The softmax of attention, see [`scalar::softmax`](crate::scalar).
     #[inline(always)]
     fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
         scalar::softmax(scores, value_scales, to);
     }
+}
+
+/// The int8 product of each group, times its sub-scales.
+#[inline(always)]
+fn grouped<const P: usize, const M: usize>(
+    product: impl Product,
+    codes: [&[u8]; P],
+    subs: [&[[i8; PANEL]]; P],
+    rows: [Row<'_>; M],
+) -> Sums<P, M> {
+    let n = subs[0].len();
+    let mut blocks: [&[[u8; GROUP * PANEL]]; P] = [&[]; P];
+    let mut scales: [&[[i8; PANEL]]; P] = [&[]; P];
+    for p in 0..P {
+        (blocks[p], scales[p]) = (&codes[p].as_chunks().0[..n], &subs[p][..n]);
+    }
+    let (mut x, mut x_sums): ([&[[i8; GROUP]]; M], [&[i16]; M]) = ([&[]; M], [&[]; M]);
+    for m in 0..M {
+        (x[m], x_sums[m]) = (&rows[m].codes.as_chunks().0[..n], &rows[m].sums[..n]);
+    }
+    let mut sums = [[[0i32; PANEL]; M]; P];
+    for g in 0..n {
+        let mut group = [Row::EMPTY; M];
+        for m in 0..M {
+            group[m] = Row { codes: &x[m][g], sums: slice::from_ref(&x_sums[m][g]) };
+        }
+        for p in 0..P {
+            let [parts] = product.int8([&blocks[p][g]], group);
+            for m in 0..M {
+                for r in 0..PANEL {
+                    let part = parts[m][r].wrapping_mul(i32::from(scales[p][g][r]));
+                    sums[p][m][r] = sums[p][m][r].wrapping_add(part);
+                }
+            }
+        }
+    }
+    sums
 }
 
 /// Rows of activations for one reading of the panels: what they take stays in a second-level cache.
@@ -149,6 +203,7 @@ fn block<const P: usize, const M: usize>(
     }
     let sums = match w.format() {
         Format::Int8 => product.int8(codes, rows),
+        Format::Int8Grouped => product.int8_grouped(codes, subs, rows),
         Format::Int4 => product.int4(codes, subs, None, rows),
         Format::Int4Codebook => product.int4(codes, subs, Some(&w.levels()), rows),
     };
@@ -206,6 +261,7 @@ fn sparse_block<const M: usize>(
     let levels = if w.format() == Format::Int4Codebook { Some(&w.levels()) } else { None };
     let sums = match w.format() {
         Format::Int8 => sparse_sums::<M, { GROUP * PANEL }, 0>(product, &panel, None, rows),
+        Format::Int8Grouped => sparse_sums::<M, { GROUP * PANEL }, 1>(product, &panel, None, rows),
         _ => sparse_sums::<M, GROUP_BYTES, 1>(product, &panel, levels, rows),
     };
     for i in 0..M {
@@ -247,6 +303,8 @@ fn sparse_sums<const M: usize, const BYTES: usize, const SCALES: usize>(
             }
             let [part] = if SCALES == 0 {
                 product.int8([&blocks[b]], group)
+            } else if BYTES == GROUP * PANEL {
+                product.int8_grouped([&blocks[b]], [slice::from_ref(&subs[b])], group)
             } else {
                 product.int4([&blocks[b]], [slice::from_ref(&subs[b])], levels, group)
             };

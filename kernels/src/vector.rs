@@ -14,6 +14,7 @@ macro_rules! with_operations {
             add(x: &mut [f32], y: &[f32]);
             silu_mul(gate: &mut [f32], up: &[f32]);
             rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
+            transform(x: &mut [f32]);
             attend(head: &Head<'_>, sight: $crate::Sight<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize);
             softmax(scores: &[f32; $crate::cache::CHUNK], value_scales: &[f32], to: &mut $crate::scalar::Weights);
             #[cfg(feature = "families")]
@@ -148,6 +149,7 @@ macro_rules! operations {
             quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32;
             rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
             silu_mul(gate: &mut [f32], up: &[f32]);
+            transform(x: &mut [f32]);
             softmax(scores: &[f32; $crate::cache::CHUNK], value_scales: &[f32], to: &mut $crate::scalar::Weights);
         }
 
@@ -212,10 +214,23 @@ macro_rules! sparse {
     };
 }
 
-/// The products of a token, and perhaps its addition and softmax: functions of this module that are compiled with its features.
+/// The products of a token, and perhaps its grouped int8, addition and softmax: functions of this module that are compiled with its features.
 macro_rules! products {
-    ($token:ident $(, add: $add:ident)? $(, softmax: $softmax:ident)?) => {
+    ($token:ident $(, grouped: $grouped:ident)? $(, add: $add:ident)? $(, softmax: $softmax:ident)?) => {
         impl Product for $token {
+            $(
+                #[inline(always)]
+                fn int8_grouped<const P: usize, const M: usize>(
+                    self,
+                    codes: [&[u8]; P],
+                    subs: [&[[i8; PANEL]]; P],
+                    rows: [Row<'_>; M],
+                ) -> Sums<P, M> {
+                    // SAFETY: the token exists only where `new` found the features.
+                    unsafe { $grouped(codes, subs, rows) }
+                }
+            )?
+
             $(
                 #[inline(always)]
                 fn add(self, sums: &mut [i32; PANEL], part: &[i32; PANEL]) {

@@ -221,7 +221,7 @@ impl Copy<'_> {
             return Err(CutError::Blocks { asked: cut.after, most });
         }
         let mut record = stack.record;
-        let width = self.model.block(cut.after - 1)?.output.rows();
+        let width = self.model.block(cut.after - 1)?.output.matrix.rows();
         if cut.after < most {
             let next = self.model.block(cut.after)?.record;
             if next.join == join::POST {

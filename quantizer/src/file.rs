@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use kinglet::format::layout::{
     ALIGN, BlockRecord, GoldenRecord, Head, MAGIC, ModelRecord, NONE, SectionEntry, StackRecord, TensorRecord, VERSION,
-    Zeros, section, tensor,
+    Zeros, inputs, section, tensor,
 };
 use kinglet::format::{Tensor, Values};
 use kinglet::{Format, Golden, Model};
@@ -52,6 +52,7 @@ impl Kind {
     fn byte(self) -> u8 {
         let matrix = |format| match format {
             Format::Int8 => tensor::INT8,
+            Format::Int8Grouped => tensor::INT8_GROUPED,
             Format::Int4 => tensor::INT4,
             Format::Int4Codebook => tensor::INT4_CODEBOOK,
         };
@@ -124,7 +125,7 @@ impl Outline {
             name: small(self.names.len())?,
             name_bytes: u16::try_from(name.len()).map_err(|_| too_large())?,
             format: kind.byte(),
-            reserved: 0,
+            inputs: inputs::PLAIN,
             crc: 0,
             reserved2: 0,
         };
@@ -136,6 +137,13 @@ impl Outline {
         Ok(index)
     }
 
+    /// Notes that a tensor is of a product whose inputs are transformed.
+    pub fn transformed(&mut self, index: u32) {
+        if let Some(record) = self.tensors.get_mut(index as usize) {
+            record.inputs = inputs::TRANSFORMED;
+        }
+    }
+
     /// Adds a tensor that has the name, kind and shape of one of `model`'s.
     pub fn tensor_of(&mut self, model: &Model<'_>, tensor: &Tensor<'_>) -> Result<u32, WriteError> {
         let kind = match &tensor.values {
@@ -145,7 +153,11 @@ impl Outline {
             Values::Matrix(matrix) => Kind::Matrix(matrix.format()),
         };
         let record = &tensor.record;
-        self.tensor(model.tensor_name(record), kind, record.rows as usize, record.cols as usize)
+        let index = self.tensor(model.tensor_name(record), kind, record.rows as usize, record.cols as usize)?;
+        if record.inputs == inputs::TRANSFORMED {
+            self.transformed(index);
+        }
+        Ok(index)
     }
 
     /// Bytes of all tensors.

@@ -261,10 +261,16 @@ mod tests {
     use super::*;
     use crate::checkpoint::{Activation, Rope};
     use crate::reference::Heads;
+    use crate::reference::Inputs;
     use crate::testing::{block, numbers};
 
     fn linear(rows: usize, cols: usize, seed: u32) -> LinearWeights {
-        LinearWeights { weight: numbers(rows * cols, seed), bias: Some(numbers(rows, seed + 1)), cols, rounds: false }
+        LinearWeights {
+            weight: numbers(rows * cols, seed),
+            bias: Some(numbers(rows, seed + 1)),
+            cols,
+            inputs: Inputs::Exact,
+        }
     }
 
     fn moments(x: &[f32], cols: usize) -> Moments {
@@ -316,6 +322,7 @@ mod tests {
             rope: Some(Rope { inv_freq: vec![1.0], magnitude: 1.0 }),
             sight: Sight::Earlier,
             relative: Some(Arc::new(numbers(6 * 3, 5))),
+            transforms: false,
         };
         let block = block(vec![1.0; 8], linear(24, 8, 1), Middle::Attention(heads), linear(8, 12, 2));
         // The second group does nothing.

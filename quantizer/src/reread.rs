@@ -11,7 +11,7 @@ use kinglet_kernels::layout::GROUP;
 use kinglet_kernels::{Activation as Kernel, Activations};
 
 use crate::checkpoint::{Activation, Join, NormKind, Rope, Sight};
-use crate::reference::{BlockWeights, Heads, LinearWeights, Middle, NormWeights};
+use crate::reference::{BlockWeights, Heads, Inputs, LinearWeights, Middle, NormWeights};
 
 /// Columns of a sparse matrix that are read at once.
 const COLUMNS: usize = 64;
@@ -45,11 +45,12 @@ pub(crate) fn matrix(of: &Matrix<'_>) -> Vec<f32> {
 
 /// A product.
 pub(crate) fn linear(of: &Linear<'_>) -> LinearWeights {
-    product(&of.matrix, of.bias)
-}
-
-fn product(of: &Matrix<'_>, bias: Option<&[f32]>) -> LinearWeights {
-    LinearWeights { weight: matrix(of), bias: bias.map(<[f32]>::to_vec), cols: of.cols(), rounds: true }
+    let inputs = match of.inputs {
+        format::Inputs::Plain => Inputs::Rounded,
+        format::Inputs::Transformed => Inputs::Transformed,
+    };
+    let bias = of.bias.map(<[f32]>::to_vec);
+    LinearWeights { weight: matrix(&of.matrix), bias, cols: of.matrix.cols(), inputs }
 }
 
 /// A norm.
@@ -79,7 +80,7 @@ pub(crate) fn block(of: &format::Block<'_>) -> BlockWeights {
         format::Join::Post(stream) => (Join::Post, Some(norm(stream))),
         format::Join::Replace => (Join::Replace, None),
     };
-    let output = product(&of.output, of.output_bias);
+    let output = linear(&of.output);
     BlockWeights { norm: of.norm.as_ref().map(norm), join, stream_norm, input, memory, middle, output }
 }
 
@@ -105,6 +106,7 @@ fn heads(of: &Attention<'_>) -> Heads {
             format::Sight::Cross(_) => Sight::Cross,
         },
         relative: (!of.relative.is_empty()).then(relative),
+        transforms: of.heads_inputs == format::Inputs::Transformed,
     }
 }
 
@@ -138,7 +140,7 @@ mod tests {
                     // Two of three panels are zero.
                     weight[..32 * cols].fill(0.0);
                 }
-                let of = LinearWeights { weight, bias: None, cols, rounds: false };
+                let of = LinearWeights { weight, bias: None, cols, inputs: Inputs::Exact };
                 let (rounded, _) = quantize::linear(&of, format, None).unwrap();
                 let mut bytes = vec![];
                 pack::write(&rounded, &mut |more| {

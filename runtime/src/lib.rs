@@ -41,7 +41,7 @@ pub mod tokenizer;
 
 pub use beam::BeamSearch;
 pub use format::{Golden, LogitsHash, Model, OpenError, VerifyError};
-pub use kinglet_kernels::{Activation, Format, Isa, Matrix};
+pub use kinglet_kernels::{Activation, Format, Isa, Matrix, ValueFormat};
 #[cfg(feature = "std")]
 pub use map::Map;
 #[cfg(feature = "std")]

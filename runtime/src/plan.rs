@@ -8,9 +8,9 @@
 //! codes      i8       rows x widest input, padded to 32
 //! sums       i16      rows x widest input / 32
 //! scales     f32      rows
-//! cache      i8, f32  keys and values of every attention block for each target, with their scales; before there is a target, those of
+//! cache      i8, u16  keys and values of every attention block for each target, with their scales; before there is a target, those of
 //!                     one block of the source
-//! cross      i8, f32  keys and values of the source for every block that looks across, with their scales
+//! cross      i8, u16  keys and values of the source for every block that looks across, with their scales
 //! logits     f32      logits x outputs
 //! ```
 //!
@@ -22,8 +22,8 @@
 use core::fmt;
 use core::ops::Range;
 
-use kinglet_kernels::activations;
 use kinglet_kernels::cache::CacheShape;
+use kinglet_kernels::{ValueFormat, activations};
 
 use crate::format::layout::{ALIGN, MAX_STACKS};
 use crate::format::{Attention, FAMILIES, Input, Middle, Model, OpenError, Sight, Stack};
@@ -44,11 +44,13 @@ pub struct Options {
     pub source: usize,
     /// Targets that are decoded side by side over one source or prompt, at most [`MAX_TARGETS`].
     pub targets: usize,
+    /// How values are kept in the cache, keys having eight bits.
+    pub values: ValueFormat,
 }
 
 impl Options {
     /// One target of a decoder, one token at a time.
-    pub const ONE: Self = Self { context: 1, prefill: 1, logits: 1, source: 0, targets: 1 };
+    pub const ONE: Self = Self { context: 1, prefill: 1, logits: 1, source: 0, targets: 1, values: ValueFormat::Int8 };
 
     /// As much source and context as the model was made for, one token at a time.
     pub fn of(model: &Model<'_>) -> Result<Self, OpenError> {
@@ -188,6 +190,7 @@ struct Most {
     cross: (usize, usize),
     target: (usize, usize),
     stacks: Shapes,
+    values: ValueFormat,
 }
 
 impl Most {
@@ -215,19 +218,19 @@ impl Most {
         let (mut looks_across, cross) = (false, self.cross);
         for at in stack.blocks.0..stack.blocks.1 {
             let block = model.block_at(at, width, states)?;
-            width = block.output.rows();
+            width = block.output.matrix.rows();
             stride = stride.max(width).max(block.input().map_or(0, |input| input.matrix.rows()));
-            input = input.max(block.output.cols()).max(width);
+            input = input.max(block.output.matrix.cols()).max(width);
             self.residual = self.residual.max(times(rows, width)?);
             let Middle::Attention(attention) = &block.middle else { continue };
             match (&attention.sight, context) {
                 (Sight::Cross(_), _) if FAMILIES => {
-                    self.cross = add(self.cross, before, attention)?;
+                    self.cross = self.add(self.cross, before, attention)?;
                     stride = stride.max(attention.kv_rows());
                     looks_across = true;
                 }
-                (_, Some(context)) => self.target = add(self.target, context, attention)?,
-                (_, None) => self.cache = larger(self.cache, add((0, 0), rows, attention)?),
+                (_, Some(context)) => self.target = self.add(self.target, context, attention)?,
+                (_, None) => self.cache = larger(self.cache, self.add((0, 0), rows, attention)?),
             }
         }
         if let Some(to) = self.stacks.get_mut(index) {
@@ -239,18 +242,23 @@ impl Most {
         self.products(rows, stride, input)?;
         Ok(width)
     }
+
+    /// `sum` and the cache of an attention block with so many positions.
+    fn add(
+        &self,
+        sum: (usize, usize),
+        positions: usize,
+        attention: &Attention<'_>,
+    ) -> Result<(usize, usize), PlanError> {
+        let shape = CacheShape::new(positions, attention.head_dim, self.values);
+        let codes = times(shape.codes(), attention.kv_heads)?.checked_add(sum.0).ok_or(PlanError::TooLarge)?;
+        let scales = times(shape.scales(), attention.kv_heads)?.checked_add(sum.1).ok_or(PlanError::TooLarge)?;
+        Ok((codes, scales))
+    }
 }
 
 fn times(a: usize, b: usize) -> Result<usize, PlanError> {
     a.checked_mul(b).ok_or(PlanError::TooLarge)
-}
-
-/// `sum` and the cache of an attention block with so many positions.
-fn add(sum: (usize, usize), positions: usize, attention: &Attention<'_>) -> Result<(usize, usize), PlanError> {
-    let shape = CacheShape::new(positions, attention.head_dim);
-    let codes = times(shape.codes(), attention.kv_heads)?.checked_add(sum.0).ok_or(PlanError::TooLarge)?;
-    let scales = times(shape.scales(), attention.kv_heads)?.checked_add(sum.1).ok_or(PlanError::TooLarge)?;
-    Ok((codes, scales))
 }
 
 fn larger(a: (usize, usize), b: (usize, usize)) -> (usize, usize) {
@@ -270,7 +278,7 @@ pub(crate) fn rows(stack: &Stack<'_>, last: bool, decoder: bool, options: &Optio
 impl Plan {
     /// The plan of `model` with `options`.
     pub fn new(model: &Model<'_>, options: Options) -> Result<Self, PlanError> {
-        let Options { context, prefill, logits, source, targets } = options;
+        let Options { context, prefill, logits, source, targets, .. } = options;
         if context == 0 || prefill == 0 || logits == 0 || targets == 0 || targets > MAX_TARGETS {
             return Err(PlanError::Options);
         }
@@ -287,7 +295,7 @@ impl Plan {
         if context.max(source) > usize::MAX / 2048 {
             return Err(PlanError::TooLarge);
         }
-        let mut most = Most::default();
+        let mut most = Most { values: options.values, ..Most::default() };
         let (mut rows, mut states) = (0, 0);
         let last = model.stacks() - 1;
         for index in 0..=last {
@@ -320,9 +328,9 @@ impl Plan {
                 (most.sums, 2),
                 (most.rows, 4),
                 (cache.0, 1),
-                (cache.1, 4),
+                (cache.1, 2),
                 (most.cross.0, 1),
-                (most.cross.1, 4),
+                (most.cross.1, 2),
                 (outputs, 4),
             ])?;
         Ok(Self {

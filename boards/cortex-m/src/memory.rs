@@ -33,6 +33,11 @@ impl<'a> Memory<'a> {
         bytemuck::cast_slice_mut(self.bytes(n))
     }
 
+    /// The next `n` scales of a cache.
+    pub fn halves(&mut self, n: usize) -> &'a mut [u16] {
+        bytemuck::cast_slice_mut(self.bytes(2 * n))
+    }
+
     /// The next `n` sums of codes.
     pub fn sums(&mut self, n: usize) -> &'a mut [i16] {
         bytemuck::cast_slice_mut(self.bytes(2 * n))
@@ -142,8 +147,8 @@ impl Random {
     }
 
     /// Fills a cache.
-    pub fn cache(&mut self, codes: &mut [i8], scales: &mut [f32]) {
+    pub fn cache(&mut self, codes: &mut [i8], scales: &mut [u16]) {
         self.fill(bytemuck::cast_slice_mut(codes));
-        scales.fill_with(|| self.float(0.02).abs());
+        scales.fill_with(|| (self.float(0.02).abs().to_bits() >> 16) as u16);
     }
 }

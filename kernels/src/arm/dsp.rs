@@ -13,11 +13,12 @@ use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::slice;
 
+use super::add_scaled;
 #[cfg(target_abi = "eabihf")]
 use super::float;
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
-use crate::layout::{Format, GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD};
+use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD};
 use crate::product::{Product, Row, Sums};
 use crate::scalar::{self, Weights};
 
@@ -60,6 +61,14 @@ impl Product for Dsp {
         _: [Row<'_>; M],
     ) -> Sums<P, M> {
         unreachable!("matrices are multiplied by `groups`")
+    }
+
+    #[inline(always)]
+    fn transform(self, x: &mut [f32]) {
+        #[cfg(target_abi = "eabihf")]
+        float::transform(x);
+        #[cfg(not(target_abi = "eabihf"))]
+        scalar::transform(x);
     }
 
     #[cfg(target_abi = "eabihf")]
@@ -367,7 +376,7 @@ pub(super) fn int8(codes: &[u8], x: &[i8], sums: &mut [[i32; PANEL]]) {
     const BLOCK: usize = SCRATCH / 2;
     let mut scratch = Scratch::new();
     let panels = tiles(codes).chunks_exact(x.len() / QUAD);
-    assert!(panels.len() == sums.len());
+    fit!(panels.len() == sums.len());
     sums.fill([0; PANEL]);
     for (i, x) in x.as_chunks::<QUAD>().0.chunks(BLOCK).enumerate() {
         let words = scratch.int8(x.as_flattened());
@@ -380,7 +389,7 @@ pub(super) fn int8(codes: &[u8], x: &[i8], sums: &mut [[i32; PANEL]]) {
 /// Adds the products of a panel's tiles with expanded quads.
 #[inline(never)]
 fn int8_panel(tiles: &[[u32; PANEL]], words: &[u32], sums: &mut [i32; PANEL]) {
-    assert!(words.len() == 2 * tiles.len());
+    fit!(words.len() == 2 * tiles.len());
     // SAFETY: for four rows at a time the block reads 16 bytes of each of the tiles and two words of `words` a tile. It adds to `sums`, and leaves the stack as it was.
     unsafe {
         asm!(
@@ -432,6 +441,18 @@ fn int8_panel(tiles: &[[u32; PANEL]], words: &[u32], sums: &mut [i32; PANEL]) {
             inout("r4") 4 => _,
             out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _, out("lr") _,
         );
+    }
+}
+
+/// [`int8_panel`] group by group, each times its sub-scales.
+#[inline(never)]
+fn grouped_panel(tiles: &[[u32; PANEL]], subs: &[[i8; PANEL]], words: &[u32], sums: &mut [i32; PANEL]) {
+    const QUADS: usize = GROUP / QUAD;
+    let groups = tiles.as_chunks::<QUADS>().0.iter().zip(words.as_chunks::<{ 2 * QUADS }>().0);
+    for ((tiles, words), subs) in groups.zip(subs) {
+        let mut dots = [0; PANEL];
+        int8_panel(tiles, words, &mut dots);
+        add_scaled(sums, &dots, subs);
     }
 }
 
@@ -496,7 +517,7 @@ pub(super) fn int8_pair(codes: &[u8], [x, y]: [&[i8]; 2], [first, second]: [&mut
 /// Adds the products of groups of uniform nibbles with expanded ones.
 #[inline(never)]
 fn uniform_panel(codes: &[[u8; GROUP_BYTES]], subs: &[[i8; PANEL]], words: &[u32], sums: &mut [i32; PANEL]) {
-    assert!(!words.is_empty() && words.len() == 20 * codes.len() && subs.len() == codes.len());
+    fit!(!words.is_empty() && words.len() == 20 * codes.len() && subs.len() == codes.len());
     // SAFETY: for four rows at a time and each group the block reads 20 words of `words`, which are as many, and these rows' 16 bytes of the four tiles of `codes` and 4 bytes of `subs`. It adds to `sums`, and leaves
     // the stack as it was.
     unsafe {
@@ -566,7 +587,7 @@ fn codebook_panel(
     words: &[u32],
     sums: &mut [i32; PANEL],
 ) {
-    assert!(!words.is_empty() && words.len() == 16 * codes.len() && subs.len() == codes.len());
+    fit!(!words.is_empty() && words.len() == 16 * codes.len() && subs.len() == codes.len());
     // SAFETY: as in `uniform`, with 16 words of `words` a group; and a byte indexes the 256 words of `table`.
     unsafe {
         asm!(
@@ -624,14 +645,67 @@ fn codebook_panel(
     }
 }
 
-/// The sums of panels from `p` on, whose weights come in groups: those of every matrix but a dense one of int8. The panels share expanded
-/// activations, of groups that are not there, too; groups that follow one another are one product.
+/// Groups whose activations are expanded at once: a divisor of what a word of an index speaks of.
+const BLOCK: usize = SCRATCH / 20;
+
+/// The sums of panels from `p` on, whose weights come in groups: those of every matrix but a dense one of int8. The panels share
+/// expanded activations.
 #[inline(never)]
 pub(super) fn groups(w: &Matrix<'_>, p: usize, table: Option<&Table>, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
-    /// A divisor of what a word of an index speaks of.
-    const BLOCK: usize = SCRATCH / 20;
-    let int8 = w.format() == Format::Int8;
-    let each = if int8 || table.is_some() { GROUP / 2 } else { 20 };
+    #[cfg(feature = "families")]
+    if w.is_sparse() {
+        return sparse(w, p, table, row, sums);
+    }
+    let mut scratch = Scratch::new();
+    sums.as_flattened_mut().fill(0);
+    for (i, x) in row.codes.as_chunks::<GROUP>().0.chunks(BLOCK).enumerate() {
+        let start = i * BLOCK;
+        let words = expand(w, table, row, start..start + x.len(), &mut scratch);
+        for (i, sums) in sums.iter_mut().enumerate() {
+            let Some((codes, subs)) = w.stored(w.first_block(p + i) + start, x.len()) else { break };
+            add_groups(w, table, codes, subs, words, sums);
+        }
+    }
+}
+
+/// Expanded activations of some groups.
+fn expand<'s>(
+    w: &Matrix<'_>,
+    table: Option<&Table>,
+    row: &Row<'_>,
+    groups: Range<usize>,
+    scratch: &'s mut Scratch,
+) -> &'s [u32] {
+    match table {
+        _ if w.format().is_int8() => scratch.int8(&row.codes[groups.start * GROUP..groups.end * GROUP]),
+        None => scratch.uniform(row, groups),
+        Some(_) => scratch.codebook(row, groups),
+    }
+}
+
+/// Adds the products of groups that lie one after the other.
+fn add_groups(
+    w: &Matrix<'_>,
+    table: Option<&Table>,
+    codes: &[u8],
+    subs: &[[i8; PANEL]],
+    words: &[u32],
+    sums: &mut [i32; PANEL],
+) {
+    match table {
+        _ if w.format().is_int8() && subs.is_empty() => int8_panel(tiles(codes), words, sums),
+        _ if w.format().is_int8() => grouped_panel(tiles(codes), subs, words, sums),
+        None => uniform_panel(codes.as_chunks().0, subs, words, sums),
+        Some(table) => codebook_panel(codes.as_chunks().0, subs, table, words, sums),
+    }
+}
+
+/// [`groups`] of a sparse matrix: activations of groups that are not there are expanded, too; groups that follow one another are
+/// one product.
+#[cfg(feature = "families")]
+#[inline(never)]
+fn sparse(w: &Matrix<'_>, p: usize, table: Option<&Table>, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
+    let each = if w.format().is_int8() || table.is_some() { GROUP / 2 } else { 20 };
     let mut scratch = Scratch::new();
     let mut first = [0; PANELS];
     for (i, first) in first.iter_mut().enumerate() {
@@ -640,11 +714,7 @@ pub(super) fn groups(w: &Matrix<'_>, p: usize, table: Option<&Table>, row: &Row<
     sums.as_flattened_mut().fill(0);
     for (i, x) in row.codes.as_chunks::<GROUP>().0.chunks(BLOCK).enumerate() {
         let start = i * BLOCK;
-        let words = match table {
-            _ if int8 => scratch.int8(x.as_flattened()),
-            None => scratch.uniform(row, start..start + x.len()),
-            Some(_) => scratch.codebook(row, start..start + x.len()),
-        };
+        let words = expand(w, table, row, start..start + x.len(), &mut scratch);
         for (i, (sums, first)) in sums.iter_mut().zip(&mut first).enumerate() {
             let mut bits = w.there(p + i, start, x.len());
             let mut at = 0;
@@ -660,11 +730,8 @@ pub(super) fn groups(w: &Matrix<'_>, p: usize, table: Option<&Table>, row: &Row<
                 let Some(words) = words.get(at * each..(at + n) * each) else { break };
                 *first += n;
                 at += n;
-                match table {
-                    _ if n == 0 => {}
-                    _ if int8 => int8_panel(tiles(codes), words, sums),
-                    None => uniform_panel(codes.as_chunks().0, subs, words, sums),
-                    Some(table) => codebook_panel(codes.as_chunks().0, subs, table, words, sums),
+                if n > 0 {
+                    add_groups(w, table, codes, subs, words, sums);
                 }
             }
         }
@@ -683,7 +750,7 @@ static EXPONENTIAL: [f32; 7] = {
 #[inline(never)]
 fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     let n = value_scales.len();
-    assert!(0 < n && n <= CHUNK);
+    fit!(0 < n && n <= CHUNK);
     let mut weights = [MaybeUninit::<f32>::uninit(); CHUNK];
     let top = largest(&scores[..n.next_multiple_of(4)]);
     // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions, writes as many of `weights`, reads seven
@@ -807,7 +874,7 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
 #[cfg(target_abi = "eabihf")]
 #[inline(always)]
 fn largest(x: &[f32]) -> f32 {
-    assert!(!x.is_empty() && x.len().is_multiple_of(4));
+    fit!(!x.is_empty() && x.len().is_multiple_of(4));
     let top: u32;
     // SAFETY: reads all of `x`, four numbers at a time.
     unsafe {
@@ -838,7 +905,7 @@ fn largest(x: &[f32]) -> f32 {
 #[cfg(target_abi = "eabihf")]
 #[inline(always)]
 fn scale_weights(weights: &mut [f32], scales: &[f32]) -> f32 {
-    assert!(weights.len() == scales.len());
+    fit!(weights.len() == scales.len());
     let (eights, rest) = weights.as_chunks_mut::<8>();
     let (scales, last) = scales.as_chunks::<8>();
     let mut peak = 0u32;

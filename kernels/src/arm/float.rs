@@ -2,6 +2,7 @@
 //! instructions for one number as the compiler spends around it.
 
 use core::arch::asm;
+use core::ops::Range;
 
 use crate::layout::GROUP;
 use crate::scalar::{self, LANES};
@@ -144,7 +145,7 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 /// Writes `number * (scale * factor)` for eight numbers at a time, which are i32 or f32. Returns how many there are of those.
 #[inline(always)]
 pub(super) fn products<const INTEGERS: bool>(numbers: &[u32], scales: &[f32], factor: f32, out: &mut [f32]) -> usize {
-    assert!(numbers.len() >= scales.len() && out.len() == scales.len());
+    fit!(numbers.len() >= scales.len() && out.len() == scales.len());
     let eights = scales.len() / 8;
     if eights > 0 {
         // SAFETY: reads `numbers` and `scales` and writes `out`, eight numbers at a time, of which each has `eights`.
@@ -199,7 +200,7 @@ static SIGMOID: [f32; 10] = {
 /// [`scalar::silu_mul`], four numbers at a time.
 #[inline(never)]
 pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    assert!(gate.len() == up.len());
+    fit!(gate.len() == up.len());
     let (fours, rest) = gate.as_chunks_mut::<4>();
     let (up, last) = up.as_chunks::<4>();
     if !fours.is_empty() {
@@ -298,7 +299,7 @@ pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
 /// The sum, or the sum of squares, in 16 lanes.
 #[inline(always)]
 pub(super) fn sum<const SQUARES: bool>(x: &[[f32; LANES]]) -> f32 {
-    assert!(!x.is_empty());
+    fit!(!x.is_empty());
     let sum: u32;
     // SAFETY: reads all of `x`.
     unsafe {
@@ -364,4 +365,141 @@ pub(super) fn sum<const SQUARES: bool>(x: &[[f32; LANES]]) -> f32 {
         );
     }
     f32::from_bits(sum)
+}
+
+/// [`scalar::transform`]: four values a time, and the first two distances in registers.
+#[inline(never)]
+pub(super) fn transform(x: &mut [f32]) {
+    let factor = scalar::root(x.len().trailing_zeros());
+    let x = x.as_chunks_mut::<{ scalar::LANES }>().0.as_flattened_mut();
+    if x.is_empty() {
+        return;
+    }
+    let (mut rest, mut step) = (x.len() / 4, 4);
+    let Range { start, end } = x.as_mut_ptr_range();
+    // SAFETY: reads and writes `x`, four values at a time; its length is a multiple of 16.
+    unsafe {
+        asm!(
+            "vmov s8, {factor}",
+            "2:",
+            "vldm {x}, {{s0-s3}}",
+            ".irp i, 0, 1, 2, 3",
+            "vmul.f32 s\\i, s\\i, s8",
+            ".endr",
+            "vadd.f32 s4, s0, s1",
+            "vsub.f32 s5, s0, s1",
+            "vadd.f32 s6, s2, s3",
+            "vsub.f32 s7, s2, s3",
+            "vadd.f32 s0, s4, s6",
+            "vadd.f32 s1, s5, s7",
+            "vsub.f32 s2, s4, s6",
+            "vsub.f32 s3, s5, s7",
+            "vstm {x}!, {{s0-s3}}",
+            "cmp {x}, {end}",
+            "bne 2b",
+            factor = in(reg) factor.to_bits(),
+            x = inout(reg) start => _,
+            end = in(reg) end,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+            out("s8") _,
+            options(nostack),
+        );
+    }
+    while rest.is_multiple_of(2) {
+        // SAFETY: blocks of `2 * step` values fill `x`, as a power of two from 4 times 2 divides its length. Of each the block reads and
+        // writes both halves, four values at a time.
+        unsafe {
+            asm!(
+                "2:",
+                "add {b}, {a}, {step}",
+                "mov {middle}, {b}",
+                "3:",
+                "vldm {a}, {{s0-s3}}",
+                "vldm {b}, {{s4-s7}}",
+                "vadd.f32 s8, s0, s4",
+                "vadd.f32 s9, s1, s5",
+                "vadd.f32 s10, s2, s6",
+                "vadd.f32 s11, s3, s7",
+                "vsub.f32 s0, s0, s4",
+                "vsub.f32 s1, s1, s5",
+                "vsub.f32 s2, s2, s6",
+                "vsub.f32 s3, s3, s7",
+                "vstm {a}!, {{s8-s11}}",
+                "vstm {b}!, {{s0-s3}}",
+                "cmp {a}, {middle}",
+                "bne 3b",
+                "mov {a}, {b}",
+                "cmp {a}, {end}",
+                "bne 2b",
+                a = inout(reg) start => _,
+                b = out(reg) _,
+                middle = out(reg) _,
+                step = in(reg) 4 * step,
+                end = in(reg) end,
+                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+                out("s8") _, out("s9") _, out("s10") _, out("s11") _,
+                options(nostack),
+            );
+        }
+        (step, rest) = (2 * step, rest / 2);
+    }
+    while rest.is_multiple_of(3) {
+        // SAFETY: as above, for blocks of `3 * step` values and their thirds.
+        unsafe {
+            asm!(
+                "vmov s16, {part}",
+                "2:",
+                "add {b}, {a}, {step}",
+                "add {c}, {b}, {step}",
+                "mov {middle}, {b}",
+                "3:",
+                "vldm {a}, {{s0-s3}}",
+                "vldm {b}, {{s4-s7}}",
+                "vldm {c}, {{s8-s11}}",
+                "vadd.f32 s12, s0, s4",
+                "vadd.f32 s13, s1, s5",
+                "vadd.f32 s14, s2, s6",
+                "vadd.f32 s15, s3, s7",
+                "vadd.f32 s12, s12, s8",
+                "vadd.f32 s13, s13, s9",
+                "vadd.f32 s14, s14, s10",
+                "vadd.f32 s15, s15, s11",
+                ".irp i, 12, 13, 14, 15",
+                "vmul.f32 s\\i, s\\i, s16",
+                ".endr",
+                ".irp base, 0, 4, 8",
+                "vsub.f32 s\\base, s\\base, s12",
+                ".endr",
+                ".irp base, 1, 5, 9",
+                "vsub.f32 s\\base, s\\base, s13",
+                ".endr",
+                ".irp base, 2, 6, 10",
+                "vsub.f32 s\\base, s\\base, s14",
+                ".endr",
+                ".irp base, 3, 7, 11",
+                "vsub.f32 s\\base, s\\base, s15",
+                ".endr",
+                "vstm {a}!, {{s0-s3}}",
+                "vstm {b}!, {{s4-s7}}",
+                "vstm {c}!, {{s8-s11}}",
+                "cmp {a}, {middle}",
+                "bne 3b",
+                "mov {a}, {c}",
+                "cmp {a}, {end}",
+                "bne 2b",
+                part = in(reg) (2.0f32 / 3.0).to_bits(),
+                a = inout(reg) start => _,
+                b = out(reg) _,
+                c = out(reg) _,
+                middle = out(reg) _,
+                step = in(reg) 4 * step,
+                end = in(reg) end,
+                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+                out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _,
+                out("s15") _, out("s16") _,
+                options(nostack),
+            );
+        }
+        (step, rest) = (3 * step, rest / 3);
+    }
 }

@@ -11,6 +11,7 @@ use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::slice;
 
+use super::add_scaled;
 #[cfg(target_abi = "eabihf")]
 use super::float;
 use crate::activations::Activations;
@@ -58,6 +59,14 @@ impl Product for Helium {
         _: [Row<'_>; M],
     ) -> Sums<P, M> {
         unreachable!("matrices are multiplied by `groups`")
+    }
+
+    #[inline(always)]
+    fn transform(self, x: &mut [f32]) {
+        #[cfg(target_abi = "eabihf")]
+        float::transform(x);
+        #[cfg(not(target_abi = "eabihf"))]
+        scalar::transform(x);
     }
 
     #[cfg(target_abi = "eabihf")]
@@ -178,7 +187,7 @@ fn before(codes: *const [u32; PANEL]) -> *const u32 {
 pub(super) fn int8(codes: &[u8], x: &[i8], sums: &mut [[i32; PANEL]]) {
     let tiles = tiles(codes);
     let quads = x.len() / QUAD;
-    assert!(x.len() == quads * QUAD && tiles.len() == quads * sums.len());
+    fit!(x.len() == quads * QUAD && tiles.len() == quads * sums.len());
     if sums.is_empty() {
         return;
     }
@@ -246,7 +255,7 @@ pub(super) fn int8(codes: &[u8], x: &[i8], sums: &mut [[i32; PANEL]]) {
 /// [`int8`] for two rows of activations: what is gathered serves both.
 #[inline(never)]
 pub(super) fn int8_pair(codes: &[u8], [x, y]: [&[i8]; 2], [first, second]: [&mut [[i32; PANEL]]; 2]) {
-    assert!(x.len() == y.len() && x.len().is_multiple_of(QUAD));
+    fit!(x.len() == y.len() && x.len().is_multiple_of(QUAD));
     for ((tiles, first), second) in tiles(codes).chunks_exact(x.len() / QUAD).zip(first).zip(second) {
         let mut both = [0; 2 * PANEL];
         // SAFETY: as in `int8`, for one panel and four rows at a time, and `y`, which is as long as `x`. It writes `both`.
@@ -574,6 +583,9 @@ fn codebook(codes: &[u8], subs: &[[i8; PANEL]], tables: &Table, row: &Row<'_>, s
 
 /// The sums of panels from `p` on, whose weights come in groups: those of every matrix but a dense one of int8.
 pub(super) fn groups(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
+    if w.format() == Format::Int8Grouped {
+        return grouped(w, p, row, sums);
+    }
     if w.is_sparse() {
         return sparse(w, p, tables, row, sums);
     }
@@ -581,6 +593,26 @@ pub(super) fn groups(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row
     match tables {
         None => uniform(codes, subs, row, sums),
         Some(tables) => codebook(codes, subs, tables, row, sums),
+    }
+}
+
+/// The sums of panels of grouped int8: each group is an int8 product of its own, times its sub-scales.
+#[inline(never)]
+fn grouped(w: &Matrix<'_>, p: usize, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
+    sums.as_flattened_mut().fill(0);
+    for (i, sums) in sums.iter_mut().enumerate() {
+        let mut block = w.first_block(p + i);
+        for (g, x) in row.codes.as_chunks::<GROUP>().0.iter().enumerate() {
+            if w.there(p + i, g, 1) == 0 {
+                continue;
+            }
+            // Fewer only where the index is not sound.
+            let Some((codes, [subs])) = w.stored(block, 1) else { break };
+            block += 1;
+            let mut dots = [[0; PANEL]];
+            int8(codes, x, &mut dots);
+            add_scaled(sums, &dots[0], subs);
+        }
     }
 }
 
@@ -737,7 +769,7 @@ fn sparse(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums:
 #[inline(never)]
 fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     let n = value_scales.len();
-    assert!(0 < n && n <= CHUNK);
+    fit!(0 < n && n <= CHUNK);
     let mut weights = [MaybeUninit::<f32>::uninit(); CHUNK];
     let mut top = f32::NEG_INFINITY.to_bits();
     let vectors = n.div_ceil(4);

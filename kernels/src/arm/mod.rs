@@ -74,6 +74,15 @@ fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut
     }
 }
 
+/// `sums += dots * subs`, wrapping.
+#[cfg(any(kinglet_dsp, kinglet_mve))]
+#[inline(never)]
+fn add_scaled(sums: &mut [i32; PANEL], dots: &[i32; PANEL], subs: &[i8; PANEL]) {
+    for ((sum, dot), &sub) in sums.iter_mut().zip(dots).zip(subs) {
+        *sum = sum.wrapping_add(dot.wrapping_mul(i32::from(sub)));
+    }
+}
+
 #[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
 pub(crate) use float::sqrt;
 

@@ -9,6 +9,7 @@
 //! m    = max s,   e[j] = 2^(s[j] - m),   l = sum e                        16 lanes
 //! w[j] = e[j] * value_scale[j],   c[j] = round(w[j] * (16383 / max w))    14 bits: two 7-bit planes
 //! o[d] = (sum c[j] * v[j][d]) * unit,   unit = max w / 16383              integer dot product
+//!        (values of 4 bits: w, c and unit for each 32 dimensions, with the scales of these)
 //! merge: M = max(m1, m2), a = 2^(m1 - M), b = 2^(m2 - M),   l = l1 a + l2 b,   o = o1 a + sum2 (unit2 b)
 //! ```
 //!
@@ -16,9 +17,11 @@
 //! every fast int8 product serves attention as it is. Where `max w` is below [`LEAST`] all `c` are zero; therefore no step
 //! depends on subnormal numbers, and machines whose vectors flush them (Helium) agree.
 
+use core::ops::Range;
+
 use super::{LANES, exp2_below, max, round_to_int, sum};
 use crate::activations;
-use crate::cache::{CHUNK, Head, MAX_HEAD_DIM};
+use crate::cache::{CHUNK, Head, MAX_HEAD_DIM, Tiles};
 use crate::layout::{GROUP, PANEL};
 use crate::product::{Product, Row};
 use crate::sight::Sight;
@@ -39,15 +42,14 @@ struct Partial {
 impl Partial {
     const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0, out: [0.0; MAX_HEAD_DIM] };
 
-    /// Takes over maximum and sum of a chunk. Returns what the output so far, and the chunk's integer output, are to be
-    /// multiplied by.
+    /// Takes over maximum and sum of a chunk. Returns what the output so far, and that of the chunk, are to be multiplied by.
     #[inline(always)]
     fn merge(&mut self, chunk: &Weights) -> [f32; 2] {
         let top = max(self.max, chunk.max);
         let (a, b) = (exp2_below(self.max - top), exp2_below(chunk.max - top));
         self.max = top;
         self.sum = self.sum * a + chunk.sum * b;
-        [a, chunk.unit * b]
+        [a, b]
     }
 }
 
@@ -154,49 +156,68 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
             seen[m] = queries.len(first + m).saturating_sub(chunk * CHUNK).min(CHUNK);
         }
         let mut scores = [[f32::NEG_INFINITY; CHUNK]; M];
-        let key_scales = &head.key_scales()[chunk * CHUNK..];
+        let key_scales = head.key_scales(chunk);
         let keys = |i: usize| head.keys(chunk * CHUNK / PANEL + i);
-        panels::<P, M>(product, seen[M - 1].div_ceil(PANEL), keys, rows, |i, sums| {
-            let key_scales = &key_scales.as_chunks::<PANEL>().0[i];
-            for m in 0..M {
-                // A value of its own first: the compiler sees that nothing overlaps, and vectorizes.
-                let mut panel = [0.0; PANEL];
-                for j in 0..PANEL {
-                    panel[j] = sums[m][j] as f32 * (key_scales[j] * scales[m]);
-                }
-                scores[m].as_chunks_mut().0[i] = panel;
-            }
-        });
-        for m in 0..M {
-            queries.add_bias(&mut scores[m][..seen[m]], first + m, chunk * CHUNK);
-            scores[m][seen[m]..].fill(f32::NEG_INFINITY);
-            product.softmax(&scores[m], &head.value_scales()[chunk * CHUNK..][..seen[m]], &mut weights[m]);
-        }
-        let len = head.shape().chunk_len(chunk);
-        let mut rows = [Row::EMPTY; N];
-        for i in 0..N {
-            let (w, plane) = (&weights[i / 2], i % 2);
-            rows[i] = Row { codes: &w.planes[plane][..len], sums: &w.sums[plane] };
-        }
-        let mut factors = [[0.0; 2]; M];
-        for m in (0..M).filter(|&m| seen[m] > 0) {
-            factors[m] = totals[m].merge(&weights[m]);
-        }
-        panels::<P, N>(
+        let count = seen[M - 1].div_ceil(PANEL);
+        panels::<P, M>(
             product,
-            dim.div_ceil(PANEL),
-            |i| head.values(chunk, i),
+            0..count,
+            count,
+            keys,
+            |_, _| &[],
             rows,
             |i, sums| {
-                for m in (0..M).filter(|&m| seen[m] > 0) {
-                    let [old, new] = factors[m];
-                    let out = &mut totals[m].out.as_chunks_mut::<PANEL>().0[i];
-                    for (o, (&high, &low)) in out.iter_mut().zip(sums[2 * m].iter().zip(&sums[2 * m + 1])) {
-                        *o = *o * old + high.wrapping_mul(128).wrapping_add(low) as f32 * new;
+                let key_scales = &key_scales.as_chunks::<PANEL>().0[i];
+                for m in 0..M {
+                    // A value of its own first: the compiler sees that nothing overlaps, and vectorizes.
+                    let mut panel = [0.0; PANEL];
+                    for j in 0..PANEL {
+                        panel[j] = sums[m][j] as f32 * (key_scales[j] * scales[m]);
                     }
+                    scores[m].as_chunks_mut().0[i] = panel;
                 }
             },
         );
+        for m in 0..M {
+            queries.add_bias(&mut scores[m][..seen[m]], first + m, chunk * CHUNK);
+            scores[m][seen[m]..].fill(f32::NEG_INFINITY);
+        }
+        let (len, shape) = (head.shape().chunk_len(chunk), head.shape());
+        let mut factors = [[0.0; 2]; M];
+        for group in 0..shape.value_groups() {
+            let scales = head.value_scales(chunk, group);
+            for m in 0..M {
+                product.softmax(&scores[m], &scales[..seen[m]], &mut weights[m]);
+            }
+            let mut rows = [Row::EMPTY; N];
+            for i in 0..N {
+                let (w, plane) = (&weights[i / 2], i % 2);
+                rows[i] = Row { codes: &w.planes[plane][..len], sums: &w.sums[plane] };
+            }
+            for m in (0..M).filter(|&m| seen[m] > 0) {
+                // Groups differ in their unit alone.
+                if group == 0 {
+                    factors[m] = totals[m].merge(&weights[m]);
+                }
+            }
+            panels::<P, N>(
+                product,
+                shape.panels(group),
+                shape.whole_panels(),
+                |i| head.values(chunk, i),
+                |i, tiles| head.widen_values(chunk, i, tiles),
+                rows,
+                |i, sums| {
+                    for m in (0..M).filter(|&m| seen[m] > 0) {
+                        let [old, new] = [factors[m][0], weights[m].unit * factors[m][1]];
+                        let out = &mut totals[m].out.as_chunks_mut::<PANEL>().0[i];
+                        for (o, (&high, &low)) in out.iter_mut().zip(sums[2 * m].iter().zip(&sums[2 * m + 1])) {
+                            *o = *o * old + high.wrapping_mul(128).wrapping_add(low) as f32 * new;
+                        }
+                    }
+                },
+            );
+        }
     }
     for m in 0..M {
         let inv = 1.0 / totals[m].sum;
@@ -206,17 +227,21 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
     }
 }
 
-/// `M` rows times `count` panels, `P` at a time; `each` gets a panel's number and its sums.
+/// `M` rows times some panels, `P` at a time; `each` gets a panel's number and its sums. Panels from `whole` on do not lie as tiles:
+/// `widen` makes some of them.
 #[inline(always)]
 fn panels<'c, const P: usize, const M: usize>(
     product: impl Product,
-    count: usize,
+    range: Range<usize>,
+    whole: usize,
     codes: impl Fn(usize) -> &'c [u8],
+    widen: impl for<'t> Fn(usize, &'t mut Tiles) -> &'t [u8],
     rows: [Row<'_>; M],
     mut each: impl FnMut(usize, &[[i32; PANEL]; M]),
 ) {
-    let together = count / P * P;
-    for i in (0..together).step_by(P) {
+    let mut i = range.start;
+    // With one panel at a time the other loop does all.
+    while P > 1 && i + P <= range.end.min(whole) {
         let mut side: [&[u8]; P] = [&[]; P];
         for p in 0..P {
             side[p] = codes(i + p);
@@ -225,9 +250,17 @@ fn panels<'c, const P: usize, const M: usize>(
         for (p, sums) in sums.iter().enumerate() {
             each(i + p, sums);
         }
+        i += P;
     }
-    for i in together..count {
-        let [sums] = product.int8::<1, M>([codes(i)], rows);
+    for i in i..range.end {
+        let mut tiles: Tiles;
+        let codes = if i < whole {
+            codes(i)
+        } else {
+            tiles = [0; CHUNK * PANEL];
+            widen(i, &mut tiles)
+        };
+        let [sums] = product.int8::<1, M>([codes], rows);
         each(i, &sums);
     }
 }

@@ -25,6 +25,25 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 /// and clamped to -127..=127 (NaN: 127). Codes behind `x` become zero. `sums` gets the sum of each 32 codes.
 #[inline(always)]
 pub(crate) fn quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
+    let peak = largest(x);
+    let inv = if peak > 0.0 { 127.0 / peak } else { 0.0 };
+    let (filled, padding) = codes.split_at_mut(x.len());
+    quantize_with(x, inv, 127.0, filled);
+    padding.fill(0);
+    for (s, group) in sums.iter_mut().zip(codes.chunks(GROUP)) {
+        *s = group.iter().map(|&c| i16::from(c)).sum();
+    }
+    peak / 127.0
+}
+
+/// The largest magnitude; NaN is none.
+#[cfg_attr(target_arch = "arm", inline(never))]
+#[cfg_attr(not(target_arch = "arm"), inline(always))]
+pub(crate) fn largest(x: &[f32]) -> f32 {
+    // The order does not matter; without wide registers lanes would be code for nothing.
+    if cfg!(target_arch = "arm") {
+        return x.iter().fold(0.0, |m, v| max(m, v.abs()));
+    }
     let mut peak = [0.0f32; super::LANES];
     let (chunks, tail) = x.as_chunks::<{ super::LANES }>();
     for chunk in chunks {
@@ -32,20 +51,19 @@ pub(crate) fn quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
             *p = max(*p, v.abs());
         }
     }
-    let peak = peak.iter().chain(tail).fold(0.0, |m, v| max(m, v.abs()));
-    let inv = if peak > 0.0 { 127.0 / peak } else { 0.0 };
-    let (filled, padding) = codes.split_at_mut(x.len());
-    for (c, &v) in filled.iter_mut().zip(x) {
+    peak.iter().chain(tail).fold(0.0, |m, v| max(m, v.abs()))
+}
+
+/// `x * inv`, rounded to nearest even and clamped to `-top..=top` (NaN: `top`).
+#[cfg_attr(target_arch = "arm", inline(never))]
+#[cfg_attr(not(target_arch = "arm"), inline(always))]
+pub(crate) fn quantize_with(x: &[f32], inv: f32, top: f32, codes: &mut [i8]) {
+    for (c, &v) in codes.iter_mut().zip(x) {
         let t = v * inv;
-        let t = if t < 127.0 { t } else { 127.0 };
-        let t = if t > -127.0 { t } else { -127.0 };
+        let t = if t < top { t } else { top };
+        let t = if t > -top { t } else { -top };
         *c = round_to_int(t) as i8;
     }
-    padding.fill(0);
-    for (s, group) in sums.iter_mut().zip(codes.chunks(GROUP)) {
-        *s = group.iter().map(|&c| i16::from(c)).sum();
-    }
-    peak / 127.0
 }
 
 /// Rotates the pairs `(x[i], x[i + n])` by the angles whose cosines and sines are given, `n` of them. What lies behind

@@ -58,6 +58,18 @@ fn int8(codes: &[u8], row: Row<'_>, acc: &mut [i32; PANEL]) {
 }
 
 /// For each group, adds sub-scale times the group's dot product.
+fn int8_grouped(codes: &[u8], subs: &[[i8; PANEL]], row: Row<'_>, acc: &mut [i32; PANEL]) {
+    let blocks = codes.as_chunks::<{ PANEL * GROUP }>().0;
+    for ((block, subs), x) in blocks.iter().zip(subs).zip(row.codes.as_chunks::<GROUP>().0) {
+        let mut dots = [0; PANEL];
+        int8(block, Row { codes: x, sums: &[] }, &mut dots);
+        for ((acc, dot), &sub) in acc.iter_mut().zip(dots).zip(subs) {
+            *acc = acc.wrapping_add(dot * i32::from(sub));
+        }
+    }
+}
+
+/// The same of nibbles.
 fn int4(codes: &[u8], subs: &[[i8; PANEL]], levels: &[i8; 16], row: Row<'_>, acc: &mut [i32; PANEL]) {
     let groups = row.codes.as_chunks::<GROUP>().0;
     for ((codes, subs), x) in codes.as_chunks::<GROUP_BYTES>().0.iter().zip(subs).zip(groups) {
@@ -99,6 +111,7 @@ pub(crate) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, 
                 };
                 match w.format() {
                     Format::Int8 => int8(codes, row, &mut sums),
+                    Format::Int8Grouped => int8_grouped(codes, subs, row, &mut sums),
                     _ => int4(codes, subs, &levels, row, &mut sums),
                 }
             }

@@ -11,14 +11,19 @@ mod elementwise;
 mod families;
 pub(crate) mod math;
 mod matmul;
+mod transform;
 
 pub(crate) use attention::{Weights, attend_with, softmax, units};
-pub(crate) use elementwise::{add, quantize, rms_norm, rope, silu_mul};
+pub(crate) use elementwise::{add, largest, quantize, quantize_with, rms_norm, rope, silu_mul};
 #[cfg(feature = "families")]
 pub(crate) use families::{activate, layer_norm, mul};
 pub use math::{exp, exp2, ln, sin_cos, sqrt};
 pub(crate) use math::{exp2_below, max, round_to_int};
 pub(crate) use matmul::{attend, matmul};
+#[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
+pub(crate) use transform::root;
+pub use transform::transforms;
+pub(crate) use transform::{transform, transform_lanes};
 
 /// Lanes of a sum of f32.
 pub const LANES: usize = 16;

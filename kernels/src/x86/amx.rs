@@ -30,7 +30,7 @@ mod on {
 
     #[cfg(feature = "families")]
     pub(super) use avx512::on::{activate, layer_norm, mul};
-    pub(super) use avx512::on::{add, attend, quantize, rms_norm, rope, silu_mul, softmax};
+    pub(super) use avx512::on::{add, attend, quantize, rms_norm, rope, silu_mul, softmax, transform};
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
@@ -161,13 +161,13 @@ struct Sums([[[[i32; PANEL]; ROWS]; 2]; 2]);
 #[target_feature(enable = "avx512f")]
 fn multiply(tiles: &Tiles, x: &Operands<'_>, to: &mut Sums) {
     let steps = x.weights[0].len();
-    assert!(x.weights[1].len() == steps);
+    fit!(x.weights[1].len() == steps);
     for (rows, codes) in tiles.rows.iter().zip(x.rows) {
-        assert!(codes.len() >= (rows.max(&1) - 1) * x.stride + steps * INNER);
+        fit!(codes.len() >= (rows.max(&1) - 1) * x.stride + steps * INNER);
     }
     let mut tail = [core::ptr::null(); 4];
     if let Some(Tail { rows, weights }) = &x.tail {
-        assert!(tiles.rows.iter().zip(rows).all(|(&n, rows)| rows.len() >= n.max(1)));
+        fit!(tiles.rows.iter().zip(rows).all(|(&n, rows)| rows.len() >= n.max(1)));
         tail = [rows[0].as_ptr().cast(), rows[1].as_ptr().cast(), weights[0].as_ptr(), weights[1].as_ptr()];
     }
     // SAFETY: `tiles` gave the registers their shapes. Step i reads 64 bytes at `64 i` of each row, which end inside the rows by the second
@@ -262,7 +262,7 @@ fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [
         let mut out = Out { out: &mut out[first * stride..], stride };
         match w.format() {
             Format::Int8 => int8(w, &rows, panels.clone(), &mut out),
-            Format::Int4 | Format::Int4Codebook => int4(w, &rows, panels.clone(), &mut out),
+            Format::Int8Grouped | Format::Int4 | Format::Int4Codebook => groups(w, &rows, panels.clone(), &mut out),
         }
     }
 }
@@ -380,17 +380,21 @@ fn int8(w: &Matrix<'_>, rows: &Rows<'_>, panels: Range<usize>, out: &mut Out<'_>
 
 /// One panel at a time, expanded.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn int4(w: &Matrix<'_>, rows: &Rows<'_>, panels: Range<usize>, out: &mut Out<'_>) {
+fn groups(w: &Matrix<'_>, rows: &Rows<'_>, panels: Range<usize>, out: &mut Out<'_>) {
     const CUT: usize = DEPTH / GROUP;
     let (mut tiles, mut sums) = (Tiles::new([ROWS; 2]), Sums([[[[0; PANEL]; ROWS]; 2]; 2]));
     let mut expanded = [[[0; REGISTER]; STEPS]; 2];
     let (levels, groups) = (w.levels(), w.padded_cols() / GROUP);
     for p in panels.clone() {
-        let codes = w.panel_codes(p).as_chunks::<GROUP_BYTES>().0;
+        let (codes, group) = (w.panel_codes(p), w.format().block_bytes());
         let (scales, width) = (load_scales(w.panel_row_scales(p)), PANEL.min(w.rows() - p * PANEL));
         for start in (0..groups).step_by(CUT) {
             let end = groups.min(start + CUT);
-            expand(&codes[start..end], &w.panel_sub_scales(p)[start..end], &levels, &mut expanded);
+            let (codes, subs) = (&codes[start * group..end * group], &w.panel_sub_scales(p)[start..end]);
+            match w.format().is_int8() {
+                true => expand_bytes(codes.as_chunks().0, subs, &mut expanded),
+                false => expand(codes.as_chunks().0, subs, &levels, &mut expanded),
+            }
             let steps = (end - start) / 2;
             let [high, low] = &expanded;
             let tail = if (end - start) % 2 == 1 { Some([&high[steps], &low[steps]]) } else { None };
@@ -421,43 +425,82 @@ fn split(codes: &[u8]) -> [&[u8]; 2] {
     [whole, rest]
 }
 
+/// `sub_scale * code` of groups, as [`expand`].
+#[target_feature(enable = "avx512f,avx512bw")]
+fn expand_bytes(codes: &[[u8; GROUP * PANEL]], subs: &[[i8; PANEL]], to: &mut [[Register; STEPS]; 2]) {
+    let [high, low] = to;
+    let high = high.as_flattened_mut().as_chunks_mut::<TILE>().0;
+    let low = low.as_flattened_mut().as_chunks_mut::<TILE>().0;
+    for g in 0..codes.len() {
+        let sub = load_sub(&subs[g]);
+        let tiles = codes[g].as_chunks::<TILE>().0;
+        for q in 0..GROUP / QUAD {
+            let at = g * (GROUP / QUAD) + q;
+            // SAFETY: a tile has 64 bytes.
+            let codes = unsafe { _mm512_loadu_si512(tiles[q].as_ptr().cast()) };
+            multiply_bytes(codes, sub, &mut high[at], &mut low[at]);
+        }
+    }
+    pad(codes.len(), high, low);
+}
+
+/// A group's sub-scales, each in both halfwords of a lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn load_sub(subs: &[i8; PANEL]) -> __m512i {
+    // SAFETY: a group's sub-scales are 16 bytes.
+    let sub = _mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(subs.as_ptr().cast()) });
+    _mm512_mask_blend_epi16(0xaaaa_aaaa, sub, _mm512_slli_epi32::<16>(sub))
+}
+
+/// Signed bytes times halfwords, as `256 * high + low`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn multiply_bytes(codes: __m512i, sub: __m512i, high: &mut [u8; TILE], low: &mut [u8; TILE]) {
+    let (low_byte, half) = (_mm512_set1_epi16(0x00ff), _mm512_set1_epi16(128));
+    let even = _mm512_mullo_epi16(_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(codes)), sub);
+    let odd = _mm512_mullo_epi16(_mm512_srai_epi16::<8>(codes), sub);
+    let lows = blend(low_byte, even, _mm512_slli_epi16::<8>(odd));
+    let (even, odd) = (_mm512_add_epi16(even, half), _mm512_add_epi16(odd, half));
+    let highs = blend(low_byte, _mm512_srli_epi16::<8>(even), odd);
+    // SAFETY: `low` has 64 bytes.
+    unsafe { _mm512_storeu_si512(low.as_mut_ptr().cast(), lows) };
+    // SAFETY: `high` has 64 bytes.
+    unsafe { _mm512_storeu_si512(high.as_mut_ptr().cast(), highs) };
+}
+
+/// Zeros behind an odd number of groups.
+#[inline]
+fn pad(groups: usize, high: &mut [[u8; TILE]], low: &mut [[u8; TILE]]) {
+    if groups % 2 == 1 {
+        let (from, to) = (groups * (GROUP / QUAD), (groups + 1) * (GROUP / QUAD));
+        high[from..to].fill([0; TILE]);
+        low[from..to].fill([0; TILE]);
+    }
+}
+
 /// `sub_scale * level` of groups, in 16 bits, as registers of high and of low bytes: `256 * high + low`, both signed.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn expand(codes: &[[u8; GROUP_BYTES]], subs: &[[i8; PANEL]], levels: &[i8; 16], to: &mut [[Register; STEPS]; 2]) {
     // SAFETY: `levels` has 16 bytes.
     let levels = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
-    let (nibble, low_byte) = (_mm512_set1_epi8(15), _mm512_set1_epi16(0x00ff));
-    let half = _mm512_set1_epi16(128);
+    let nibble = _mm512_set1_epi8(15);
     let [high, low] = to;
     let high = high.as_flattened_mut().as_chunks_mut::<TILE>().0;
     let low = low.as_flattened_mut().as_chunks_mut::<TILE>().0;
     for g in 0..codes.len() {
-        // SAFETY: a group's sub-scales are 16 bytes.
-        let sub = _mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(subs[g].as_ptr().cast()) });
-        let sub = _mm512_mask_blend_epi16(0xaaaa_aaaa, sub, _mm512_slli_epi32::<16>(sub));
+        let sub = load_sub(&subs[g]);
         let tiles = codes[g].as_chunks::<TILE>().0;
         for q in 0..GROUP / QUAD {
+            let at = g * (GROUP / QUAD) + q;
             // SAFETY: a tile has 64 bytes.
             let bytes = unsafe { _mm512_loadu_si512(tiles[q / 2].as_ptr().cast()) };
             let index = if q % 2 == 0 { bytes } else { _mm512_srli_epi16::<4>(bytes) };
             let level = _mm512_shuffle_epi8(levels, _mm512_and_si512(index, nibble));
-            let even = _mm512_mullo_epi16(_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(level)), sub);
-            let odd = _mm512_mullo_epi16(_mm512_srai_epi16::<8>(level), sub);
-            let lows = blend(low_byte, even, _mm512_slli_epi16::<8>(odd));
-            let (even, odd) = (_mm512_add_epi16(even, half), _mm512_add_epi16(odd, half));
-            let highs = blend(low_byte, _mm512_srli_epi16::<8>(even), odd);
-            let at = g * (GROUP / QUAD) + q;
-            // SAFETY: both destinations have 64 bytes.
-            unsafe { _mm512_storeu_si512(low[at].as_mut_ptr().cast(), lows) };
-            // SAFETY: as above.
-            unsafe { _mm512_storeu_si512(high[at].as_mut_ptr().cast(), highs) };
+            multiply_bytes(level, sub, &mut high[at], &mut low[at]);
         }
     }
-    if codes.len() % 2 == 1 {
-        let (from, to) = (codes.len() * (GROUP / QUAD), (codes.len() + 1) * (GROUP / QUAD));
-        high[from..to].fill([0; TILE]);
-        low[from..to].fill([0; TILE]);
-    }
+    pad(codes.len(), high, low);
 }
 
 /// Bits of `a` where `mask` has ones, otherwise of `b`.

@@ -10,7 +10,7 @@ use core::ops::Range;
 
 use crate::activations::Activations;
 use crate::cache::Head;
-use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
+use crate::layout::{GROUP, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
 use crate::product::{self, Product, Row, Sums};
 use crate::scalar;
 
@@ -26,7 +26,7 @@ mod on {
     crate::vector::operations!(Avx2, "avx2", panels: 2, rows: 4, queries: 2);
 }
 
-crate::vector::products!(Avx2);
+crate::vector::products!(Avx2, grouped: int8_grouped);
 
 // Loops by index over slices of one length: they unroll, and sums stay in registers. Closures inside `map` would not be inlined, since
 // `map` is compiled without the features.
@@ -118,7 +118,17 @@ fn int4<const P: usize, const M: usize>(
     subs: [&[[i8; PANEL]]; P],
     rows: [Row<'_>; M],
 ) -> Sums<P, M> {
-    groups::<P, M, false>(codes, subs, _mm256_setzero_si256(), rows)
+    groups::<P, M, 4, false>(codes, subs, _mm256_setzero_si256(), rows)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn int8_grouped<const P: usize, const M: usize>(
+    codes: [&[u8]; P],
+    subs: [&[[i8; PANEL]]; P],
+    rows: [Row<'_>; M],
+) -> Sums<P, M> {
+    groups::<P, M, 8, false>(codes, subs, _mm256_setzero_si256(), rows)
 }
 
 #[inline]
@@ -131,22 +141,23 @@ fn codebook<const P: usize, const M: usize>(
 ) -> Sums<P, M> {
     // SAFETY: `levels` has 16 bytes.
     let levels = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
-    groups::<P, M, true>(codes, subs, levels, rows)
+    groups::<P, M, 4, true>(codes, subs, levels, rows)
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn groups<const P: usize, const M: usize, const CODEBOOK: bool>(
+fn groups<const P: usize, const M: usize, const TILES: usize, const CODEBOOK: bool>(
     codes: [&[u8]; P],
     subs: [&[[i8; PANEL]]; P],
     levels: __m256i,
     rows: [Row<'_>; M],
 ) -> Sums<P, M> {
-    let n = codes[0].len() / GROUP_BYTES;
-    let mut groups: [&[[u8; GROUP_BYTES]]; P] = [&[]; P];
+    let (bytes, uniform) = (TILES == GROUP / QUAD, TILES < GROUP / QUAD && !CODEBOOK);
+    let n = codes[0].len() / (TILES * TILE);
+    let mut groups: [&[[[u8; TILE]; TILES]]; P] = [&[]; P];
     let mut scales: [&[[i8; PANEL]]; P] = [&[]; P];
     for p in 0..P {
-        groups[p] = &codes[p].as_chunks().0[..n];
+        groups[p] = &codes[p].as_chunks().0.as_chunks().0[..n];
         scales[p] = &subs[p][..n];
     }
     let mut x: [&[[i8; GROUP]]; M] = [&[]; M];
@@ -158,20 +169,23 @@ fn groups<const P: usize, const M: usize, const CODEBOOK: bool>(
     let mut acc = [[[_mm256_setzero_si256(); 2]; M]; P];
     for g in 0..n {
         for p in 0..P {
-            let tiles = groups[p][g].as_chunks::<TILE>().0;
+            let tiles = &groups[p][g];
             let subs = scales[p][g].as_chunks::<8>().0;
             for h in 0..2 {
-                // Of a codebook 32-bit sums; of uniform nibbles 16-bit sums of pairs.
+                // Of uniform nibbles 16-bit sums of pairs; otherwise 32-bit sums.
                 let mut dots = [_mm256_setzero_si256(); M];
-                for v in 0..GROUP_BYTES / TILE {
-                    let [mut low, mut high] = nibbles(load_tile(&tiles[v])[h]);
+                for v in 0..GROUP / QUAD / 2 {
+                    let [mut low, mut high] = match bytes {
+                        true => [load_tile(&tiles[2 * v])[h], load_tile(&tiles[2 * v + 1])[h]],
+                        false => nibbles(load_tile(&tiles[v])[h]),
+                    };
                     if CODEBOOK {
                         (low, high) = (_mm256_shuffle_epi8(levels, low), _mm256_shuffle_epi8(levels, high));
                     }
                     for m in 0..M {
                         let quads = x[m][g].as_chunks::<QUAD>().0;
                         let (first, second) = (broadcast(&quads[2 * v]), broadcast(&quads[2 * v + 1]));
-                        if CODEBOOK {
+                        if !uniform {
                             dots[m] = dot(dot(dots[m], low, first), high, second);
                         } else {
                             let pairs =
@@ -184,7 +198,7 @@ fn groups<const P: usize, const M: usize, const CODEBOOK: bool>(
                 let sub = _mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(subs[h].as_ptr().cast()) });
                 for m in 0..M {
                     let mut dot = dots[m];
-                    if !CODEBOOK {
+                    if uniform {
                         let zero = _mm256_set1_epi32(INT4_ZERO * i32::from(sums[m][g]));
                         dot = _mm256_sub_epi32(_mm256_madd_epi16(dot, _mm256_set1_epi16(1)), zero);
                     }

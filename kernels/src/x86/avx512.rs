@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
-use crate::layout::{Format, GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
+use crate::layout::{Format, GROUP, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
 use crate::product::{self, Out, Product, Row, Sums};
 use crate::scalar::math::{LOWEST, POWER, ROUND, ROUND_BIASED};
 use crate::scalar::{self, Weights, units};
@@ -24,7 +24,7 @@ pub(super) mod on {
     );
 }
 
-crate::vector::products!(Avx512, add: add_sums, softmax: softmax);
+crate::vector::products!(Avx512, grouped: int8_grouped, add: add_sums, softmax: softmax);
 
 type Reg = __m512i;
 const HALVES: usize = 1;
@@ -74,7 +74,7 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
     }
     const N: usize = CHUNK / PANEL;
     let (chunks, n) = (scores.as_chunks::<PANEL>().0, value_scales.len());
-    assert!(n <= CHUNK);
+    fit!(n <= CHUNK);
     let mut x = [_mm512_setzero_ps(); N];
     let mut top = _mm512_set1_ps(f32::NEG_INFINITY);
     for i in 0..N {

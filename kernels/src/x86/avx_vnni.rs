@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use crate::activations::Activations;
 use crate::cache::Head;
-use crate::layout::{Format, GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
+use crate::layout::{Format, GROUP, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
 use crate::product::{self, Out, Product, Row, Sums};
 use crate::scalar;
 
@@ -21,7 +21,7 @@ mod on {
     crate::vector::operations!(AvxVnni, "avx2,avxvnni", panels: 4, rows: matmul_rows, queries: 2);
 }
 
-crate::vector::products!(AvxVnni, add: add_sums);
+crate::vector::products!(AvxVnni, grouped: int8_grouped, add: add_sums);
 
 type Reg = __m256i;
 const HALVES: usize = 2;

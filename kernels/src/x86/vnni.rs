@@ -106,9 +106,31 @@ macro_rules! kernels {
             if CODEBOOK { [shuffle(levels, nibbles[0]), shuffle(levels, nibbles[1])] } else { nibbles }
         }
 
+        /// What a group's weights are: the number of their tiles, and whether nibbles are levels of a codebook.
+        const fn is_uniform(tiles: usize, codebook: bool) -> bool {
+            tiles < QUADS && !codebook
+        }
+
         /// What is added to every weight.
-        const fn zero(codebook: bool) -> i32 {
-            if codebook { 128 } else { INT4_ZERO }
+        const fn zero(uniform: bool) -> i32 {
+            if uniform { INT4_ZERO } else { 128 }
+        }
+
+        /// Register `h` of the unsigned weights of quads `2 v` and `2 v + 1` of a group: of bytes (8 tiles) or of nibbles (4).
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn quad_pair<const TILES: usize, const CODEBOOK: bool>(
+            tiles: &[[u8; TILE]; TILES],
+            v: usize,
+            h: usize,
+            levels: Reg,
+        ) -> [Reg; 2] {
+            if TILES == QUADS {
+                let sign = set1(0x8080_8080u32 as i32);
+                [xor(load_tile(&tiles[2 * v])[h], sign), xor(load_tile(&tiles[2 * v + 1])[h], sign)]
+            } else {
+                unpack::<CODEBOOK>(load_tile(&tiles[v])[h], levels)
+            }
         }
 
         /// A codebook for [`unpack`].
@@ -126,19 +148,19 @@ macro_rules! kernels {
         /// `subs` are zero there, so one instruction does both.
         #[inline]
         #[target_feature(enable = $features)]
-        fn scale<const CODEBOOK: bool>(acc: Reg, dot: Reg, subs: Reg) -> Reg {
-            if CODEBOOK { add(acc, mul(dot, subs)) } else { dot_i16(acc, dot, subs) }
+        fn scale(uniform: bool, acc: Reg, dot: Reg, subs: Reg) -> Reg {
+            if uniform { dot_i16(acc, dot, subs) } else { add(acc, mul(dot, subs)) }
         }
 
         /// Sub-scales for [`scale`].
         #[inline]
         #[target_feature(enable = $features)]
-        fn load_subs<const CODEBOOK: bool>(subs: &[i8; PANEL]) -> Tile {
+        fn load_subs(uniform: bool, subs: &[i8; PANEL]) -> Tile {
             let parts = subs.as_chunks::<{ PANEL / HALVES }>().0;
             let mut out = [set1(0); HALVES];
             for h in 0..HALVES {
                 out[h] = widen(&parts[h]);
-                if !CODEBOOK {
+                if uniform {
                     out[h] = and(out[h], set1(0xffff));
                 }
             }
@@ -186,7 +208,17 @@ macro_rules! kernels {
             subs: [&[[i8; PANEL]]; P],
             rows: [Row<'_>; M],
         ) -> Sums<P, M> {
-            groups::<P, M, false>(codes, subs, set1(0), rows)
+            groups::<P, M, { QUADS / 2 }, false>(codes, subs, set1(0), rows)
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn int8_grouped<const P: usize, const M: usize>(
+            codes: [&[u8]; P],
+            subs: [&[[i8; PANEL]]; P],
+            rows: [Row<'_>; M],
+        ) -> Sums<P, M> {
+            groups::<P, M, QUADS, false>(codes, subs, set1(0), rows)
         }
 
         #[inline]
@@ -197,22 +229,23 @@ macro_rules! kernels {
             levels: &[i8; 16],
             rows: [Row<'_>; M],
         ) -> Sums<P, M> {
-            groups::<P, M, true>(codes, subs, table(levels), rows)
+            groups::<P, M, { QUADS / 2 }, true>(codes, subs, table(levels), rows)
         }
 
         #[inline]
         #[target_feature(enable = $features)]
-        fn groups<const P: usize, const M: usize, const CODEBOOK: bool>(
+        fn groups<const P: usize, const M: usize, const TILES: usize, const CODEBOOK: bool>(
             codes: [&[u8]; P],
             subs: [&[[i8; PANEL]]; P],
             levels: Reg,
             rows: [Row<'_>; M],
         ) -> Sums<P, M> {
-            let n = codes[0].len() / GROUP_BYTES;
-            let mut groups: [&[[u8; GROUP_BYTES]]; P] = [&[]; P];
+            let uniform = is_uniform(TILES, CODEBOOK);
+            let n = codes[0].len() / (TILES * TILE);
+            let mut groups: [&[[[u8; TILE]; TILES]]; P] = [&[]; P];
             let mut scales: [&[[i8; PANEL]]; P] = [&[]; P];
             for p in 0..P {
-                groups[p] = &codes[p].as_chunks().0[..n];
+                groups[p] = &codes[p].as_chunks().0.as_chunks().0[..n];
                 scales[p] = &subs[p][..n];
             }
             let mut x: [&[[i8; GROUP]]; M] = [&[]; M];
@@ -225,14 +258,14 @@ macro_rules! kernels {
             for g in 0..n {
                 let mut start = [set1(0); M];
                 for m in 0..M {
-                    start[m] = set1(-zero(CODEBOOK) * i32::from(sums[m][g]));
+                    start[m] = set1(-zero(uniform) * i32::from(sums[m][g]));
                 }
                 for p in 0..P {
-                    let tiles = groups[p][g].as_chunks::<TILE>().0;
-                    let subs = load_subs::<CODEBOOK>(&scales[p][g]);
+                    let tiles = &groups[p][g];
+                    let subs = load_subs(uniform, &scales[p][g]);
                     if M == 1 {
-                        for v in 0..QUADS / 2 {
-                            prefetch(&tiles[v], ahead(g * GROUP_BYTES, n * GROUP_BYTES, P));
+                        for v in 0..TILES {
+                            prefetch(&tiles[v], ahead(g * TILES * TILE, n * TILES * TILE, P));
                         }
                         // Four groups' sub-scales are a line.
                         if !cfg!(miri) && g % 4 == 0 {
@@ -242,7 +275,7 @@ macro_rules! kernels {
                     for h in 0..HALVES {
                         let mut dots = start;
                         for v in 0..QUADS / 2 {
-                            let [low, high] = unpack::<CODEBOOK>(load_tile(&tiles[v])[h], levels);
+                            let [low, high] = quad_pair::<TILES, CODEBOOK>(tiles, v, h, levels);
                             for m in 0..M {
                                 let quads = x[m][g].as_chunks::<QUAD>().0;
                                 dots[m] = dot(dots[m], low, broadcast(&quads[2 * v]));
@@ -250,7 +283,7 @@ macro_rules! kernels {
                             }
                         }
                         for m in 0..M {
-                            acc[p][m][h] = scale::<CODEBOOK>(acc[p][m][h], dots[m], subs[h]);
+                            acc[p][m][h] = scale(uniform, acc[p][m][h], dots[m], subs[h]);
                         }
                     }
                 }
@@ -276,8 +309,9 @@ macro_rules! kernels {
                     let (codes, subs) = (w.panel_codes(p), w.panel_sub_scales(p));
                     match w.format() {
                         Format::Int8 => int8_rows(codes, &totals, &x, sums),
-                        Format::Int4 => group_rows::<false>(codes, subs, levels, &x, sums),
-                        Format::Int4Codebook => group_rows::<true>(codes, subs, levels, &x, sums),
+                        Format::Int8Grouped => group_rows::<QUADS, false>(codes, subs, levels, &x, sums),
+                        Format::Int4 => group_rows::<{ QUADS / 2 }, false>(codes, subs, levels, &x, sums),
+                        Format::Int4Codebook => group_rows::<{ QUADS / 2 }, true>(codes, subs, levels, &x, sums),
                     }
                     for m in 0..sums.len() {
                         let out = out.place(first + m, p - panels.start, w.panel_rows(p));
@@ -359,9 +393,8 @@ macro_rules! kernels {
 
         #[inline]
         #[target_feature(enable = $features)]
-        fn group_add<const CODEBOOK: bool, const M: usize>(
-            w: &[[Reg; 2]; QUADS / 2],
-            subs: Reg,
+        fn group_add<const M: usize>(
+            (w, subs, uniform): (&[[Reg; 2]; QUADS / 2], Reg, bool),
             x: &Activations<'_>,
             first: usize,
             g: usize,
@@ -370,7 +403,7 @@ macro_rules! kernels {
         ) {
             let (quads, mut dots) = (quads::<M>(x, first, g), [set1(0); M]);
             for m in 0..M {
-                dots[m] = set1(-zero(CODEBOOK) * i32::from(x.sums(first + m)[g]));
+                dots[m] = set1(-zero(uniform) * i32::from(x.sums(first + m)[g]));
             }
             for q in 0..QUADS {
                 for m in 0..M {
@@ -378,13 +411,13 @@ macro_rules! kernels {
                 }
             }
             for m in 0..M {
-                sums[m][h] = scale::<CODEBOOK>(sums[m][h], dots[m], subs);
+                sums[m][h] = scale(uniform, sums[m][h], dots[m], subs);
             }
         }
 
         #[inline]
         #[target_feature(enable = $features)]
-        fn group_rows<const CODEBOOK: bool>(
+        fn group_rows<const TILES: usize, const CODEBOOK: bool>(
             codes: &[u8],
             subs: &[[i8; PANEL]],
             levels: Reg,
@@ -392,22 +425,23 @@ macro_rules! kernels {
             sums: &mut [Tile],
         ) {
             sums.fill([set1(0); HALVES]);
-            let groups = codes.as_chunks::<GROUP_BYTES>().0;
+            let uniform = is_uniform(TILES, CODEBOOK);
+            let groups = codes.as_chunks::<TILE>().0.as_chunks::<TILES>().0;
             for g in 0..groups.len() {
-                let tiles = groups[g].as_chunks::<TILE>().0;
-                let subs = load_subs::<CODEBOOK>(&subs[g]);
+                let tiles = &groups[g];
+                let subs = load_subs(uniform, &subs[g]);
                 for h in 0..HALVES {
                     let mut w = [[set1(0); 2]; QUADS / 2];
                     for v in 0..QUADS / 2 {
-                        w[v] = unpack::<CODEBOOK>(load_tile(&tiles[v])[h], levels);
+                        w[v] = quad_pair::<TILES, CODEBOOK>(tiles, v, h, levels);
                     }
                     let (many, few) = sums.as_chunks_mut::<TOGETHER>();
                     for m in 0..many.len() {
-                        group_add::<CODEBOOK, _>(&w, subs[h], x, TOGETHER * m, g, h, &mut many[m]);
+                        group_add((&w, subs[h], uniform), x, TOGETHER * m, g, h, &mut many[m]);
                     }
                     for m in 0..few.len() {
                         let sums = core::array::from_mut(&mut few[m]);
-                        group_add::<CODEBOOK, _>(&w, subs[h], x, TOGETHER * many.len() + m, g, h, sums);
+                        group_add((&w, subs[h], uniform), x, TOGETHER * many.len() + m, g, h, sums);
                     }
                 }
             }

@@ -8,12 +8,18 @@ use crate::support::*;
 /// An operation on `x` with a second operand of the same length.
 type Op = fn(Isa, x: &mut [f32], y: &[f32]);
 
-const OPS: [(&str, Op); 13] = [
+const OPS: [(&str, Op); 14] = [
     ("rms_norm", |isa, x, y| rms_norm(isa, x, y, 1e-5)),
     ("rms_norm without eps", |isa, x, y| rms_norm(isa, x, y, 0.0)),
     ("add", Isa::add),
     ("silu_mul", Isa::silu_mul),
     ("rope", |isa, x, y| isa.rope(x, &y[..x.len() / 2], &y[x.len() / 2..][..x.len() / 2])),
+    ("transform", |isa, x, _| {
+        let whole = x.len() / 16 * 16;
+        if whole > 0 {
+            isa.transform(&mut x[..whole]);
+        }
+    }),
     ("mul", Isa::mul),
     ("layer_norm", |isa, x, y| layer_norm(isa, x, y, 1e-5)),
     ("layer_norm without eps", |isa, x, y| layer_norm(isa, x, y, 0.0)),
@@ -316,4 +322,45 @@ proptest! {
             prop_assert!((x - f32::from(c) * rows.scales[0]).abs() <= rows.scales[0] * 0.5001);
         }
     }
+}
+
+/// Every factorization up to 2^7 3^2 5: the definition in f64, and the values again when applied twice.
+#[test]
+#[cfg_attr(miri, ignore = "safe code")]
+fn the_transform_is_its_definition_and_its_own_inverse() {
+    let mut random = Random(9);
+    for n in [16, 32, 48, 64, 80, 96, 144, 192, 288, 320, 576, 1536, 5760] {
+        let x = random.floats(n);
+        let mut got = x.clone();
+        Isa::SCALAR.transform(&mut got);
+        for (i, (want, got)) in transformed(&x).iter().zip(&got).enumerate() {
+            assert!((want - f64::from(*got)).abs() < 1e-4, "{n}: value {i}: {want} {got}");
+        }
+        Isa::SCALAR.transform(&mut got);
+        for (x, again) in x.iter().zip(&got) {
+            assert!((x - again).abs() < 1e-4, "{n}: {x} {again}");
+        }
+    }
+}
+
+/// The product with the matrix, factor by factor: of order 2 as often as 2 divides the length, then of order 3.
+fn transformed(x: &[f32]) -> Vec<f64> {
+    let mut x: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+    let (mut rest, mut step) = (x.len(), 1);
+    for order in [2, 3] {
+        while rest % order == 0 {
+            let from = x.clone();
+            for (i, to) in x.iter_mut().enumerate() {
+                let (digit, zero) = (i / step % order, i - i / step % order * step);
+                let entry = |j: usize| match (order, digit, j) {
+                    (2, 1, 1) => -std::f64::consts::FRAC_1_SQRT_2,
+                    (2, ..) => std::f64::consts::FRAC_1_SQRT_2,
+                    (_, i, j) => f64::from(u8::from(i == j)) - 2.0 / 3.0,
+                };
+                *to = (0..order).map(|j| entry(j) * from[zero + j * step]).sum();
+            }
+            (rest, step) = (rest / order, step * order);
+        }
+    }
+    x
 }

@@ -190,6 +190,10 @@ fn elementwise() {
             isa.silu_mul(&mut gate, &operands[1]);
             let mut rotated = Guarded::new(&z, at);
             isa.rope(&mut rotated, &operands[0], &operands[1]);
+            let mut spread = Guarded::new(&z[..n / 8 * 16], at);
+            if n >= 8 {
+                isa.transform(&mut spread);
+            }
             let mut product = Guarded::new(&x, at);
             isa.mul(&mut product, &operands[1]);
             let mut layer = Guarded::new(&vec![0.0; n], at);
@@ -200,7 +204,7 @@ fn elementwise() {
                     isa.activate(activation, &mut x);
                     bits(&x)
                 });
-            ([norm, sum, gate, rotated, product, layer].map(|v| bits(&v)), activated)
+            ([norm, sum, gate, rotated, spread, product, layer].map(|v| bits(&v)), activated)
         };
         let want = run(Isa::SCALAR, At::Start);
         everywhere(|isa, at| assert_eq!(run(isa, at), want, "{isa:?} {at:?} {n}"));
@@ -215,8 +219,9 @@ fn biased(len: usize, table: &[f32]) -> Sight<'_> {
 #[test]
 fn attend() {
     let mut random = Random(4);
-    for (context, head_dim) in [(1, 1), (17, 5), (48, 33), (80, 64), (130, 20), (65, 256)] {
-        let cache = Cache::random(context, head_dim, &mut random);
+    let shapes = [(1, 1), (17, 5), (48, 33), (80, 64), (130, 20), (65, 256)];
+    for ((context, head_dim), values) in shapes.into_iter().flat_map(|shape| VALUES.map(|values| (shape, values))) {
+        let cache = Cache::random(context, head_dim, values, &mut random);
         for (heads, rows, gap) in [(1, 1, 0), (2, 1, 0), (3, 5, 7), (1, 16, 0), (8, 3, 1)] {
             let stride = heads * head_dim + gap;
             let q = random.floats(rows * stride - gap);

@@ -118,8 +118,11 @@ fn extreme_weights(format: Format, shape: (usize, usize)) -> Vec<Weights> {
     if format == Format::Int8 {
         return ends.iter().map(|e| Weights::filled(format, shape, [0; 2], e.map(|c| c as u8), [0; 2])).collect();
     }
-    let codebooks: &[[i8; 2]] = if format == Format::Int4 { &[[0; 2]] } else { &ends };
-    let codes = [[0x00; 2], [0xff; 2], [0x0f; 2], [0xf0; 2], [0x00, 0xff], [0x10; 2]];
+    let codebooks: &[[i8; 2]] = if format == Format::Int4Codebook { &ends } else { &[[0; 2]] };
+    let codes = match format.is_int8() {
+        true => [[0x80; 2], [0x7f; 2], [0x80, 0x7f], [0xff; 2], [0x00; 2], [0x81; 2]],
+        false => [[0x00; 2], [0xff; 2], [0x0f; 2], [0xf0; 2], [0x00, 0xff], [0x10; 2]],
+    };
     let mut all = vec![];
     for (&codebook, codes) in codebooks.iter().flat_map(|c| codes.iter().map(move |n| (c, *n))) {
         all.extend(ends.iter().map(|&subs| Weights::filled(format, shape, codebook, codes, subs)));
@@ -188,14 +191,14 @@ fn weight(w: &Weights, r: usize, k: usize) -> i64 {
     let inner = w.cols.next_multiple_of(format.inner());
     match format {
         Format::Int8 => i64::from(bytes[panel * PANEL * inner + int8_index(lane, k)] as i8),
-        Format::Int4 | Format::Int4Codebook => {
+        _ => {
             let (byte, shift) = int4_index(lane, k);
-            let nibble = bytes[planes.codes + panel * 8 * inner + byte] >> shift & 15;
+            let nibble = || bytes[planes.codes + panel * 8 * inner + byte] >> shift & 15;
             let sub = bytes[planes.sub_scales + (panel * (inner / 32) + k / 32) * PANEL + lane];
-            let value = if format == Format::Int4 {
-                i64::from(nibble) - 8
-            } else {
-                i64::from(bytes[usize::from(nibble)] as i8)
+            let value = match format {
+                Format::Int4 => i64::from(nibble()) - 8,
+                Format::Int4Codebook => i64::from(bytes[usize::from(nibble())] as i8),
+                _ => i64::from(bytes[panel * PANEL * inner + int8_index(lane, k)] as i8),
             };
             value * i64::from(sub as i8)
         }

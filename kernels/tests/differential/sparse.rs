@@ -65,10 +65,11 @@ fn any_range_of_panels_is_that_part_of_the_whole() {
         let mut dense = Weights::random(format, 83, 100, &mut random);
         let sparse = dense.split_off(|_, _| random.next().is_multiple_of(2));
         let w = sparse.matrix();
-        for m in [1, 6] {
+        // Under Miri the first panels and the last, which is cut; `a_lying_index` has a single row there.
+        for m in [1, 6].into_iter().filter(|&m| !MIRI || m == 6) {
             let x = Rows::random(m, 100, &mut random);
             let all = product(Isa::SCALAR, &dense.matrix(), &x);
-            for start in 0..w.panels() {
+            for start in (0..w.panels()).filter(|start| !MIRI || [0, w.panels() - 2].contains(start)) {
                 for end in (start..=w.panels()).filter(|end| !MIRI || end - start == 2) {
                     for isa in all_sets() {
                         let mut out = vec![7.0; m * 83];

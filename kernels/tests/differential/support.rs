@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+pub(crate) use kinglet_kernels::ValueFormat;
 use kinglet_kernels::cache::{self, CacheShape, Head};
 use kinglet_kernels::layout::{ALIGN, GROUP, PANEL};
 use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Matrix, activations};
@@ -73,7 +74,7 @@ impl Weights {
         let (panels, groups) = (rows.div_ceil(PANEL), cols.div_ceil(GROUP));
         let from = format.planes(rows, cols).unwrap();
         let panel_bytes = (from.sub_scales - from.codes) / panels;
-        let block_bytes = if format == Format::Int8 { GROUP * PANEL } else { GROUP * PANEL / 2 };
+        let block_bytes = if format.is_int8() { GROUP * PANEL } else { GROUP * PANEL / 2 };
         let (mut codes, mut subs, mut index) = (self.bytes()[..from.codes].to_vec(), vec![], vec![]);
         let mut blocks = 0u32;
         for panel in 0..panels {
@@ -96,7 +97,7 @@ impl Weights {
                     codes.extend_from_slice(&self.bytes()[bytes.clone()]);
                     codes.resize(codes.len() + block_bytes - bytes.len(), 0x55);
                     subs.extend_from_slice(&self.bytes()[scales]);
-                } else if format == Format::Int8 {
+                } else if !format.is_grouped() {
                     self.bytes_mut()[bytes].fill(0);
                 } else {
                     self.bytes_mut()[scales].fill(0);
@@ -214,18 +215,27 @@ impl Rows {
     }
 }
 
+/// How values of a cache may be coded.
+pub(crate) const VALUES: [ValueFormat; 2] = [ValueFormat::Int8, ValueFormat::Int4];
+
+/// A scale as a cache holds it.
+pub(crate) fn half(scale: f32) -> u16 {
+    (scale.to_bits() >> 16) as u16
+}
+
 /// The cache of a head and its memory.
 pub(crate) struct Cache {
     pub(crate) shape: CacheShape,
     pub(crate) codes: Vec<i8>,
-    pub(crate) scales: Vec<f32>,
+    pub(crate) scales: Vec<u16>,
 }
 
 impl Cache {
     /// Random bytes and scales: what positions hold that nobody wrote.
     pub(crate) fn garbage(shape: CacheShape, random: &mut Random) -> Self {
         let codes = (0..shape.codes()).map(|_| random.next() as i8).collect();
-        Self { shape, codes, scales: random.floats(shape.scales()) }
+        let scales = (0..shape.scales()).map(|_| half(random.unit() * 3.0)).collect();
+        Self { shape, codes, scales }
     }
 
     pub(crate) fn store(&mut self, position: usize, key: &[f32], value: &[f32]) {
@@ -233,8 +243,8 @@ impl Cache {
     }
 
     /// Random keys and values at all positions.
-    pub(crate) fn random(context: usize, head_dim: usize, random: &mut Random) -> Self {
-        let shape = CacheShape::new(context, head_dim);
+    pub(crate) fn random(context: usize, head_dim: usize, values: ValueFormat, random: &mut Random) -> Self {
+        let shape = CacheShape::new(context, head_dim, values);
         let mut cache = Self::garbage(shape, random);
         for position in 0..shape.positions {
             let (key, value) = (random.floats(head_dim), random.floats(head_dim));

@@ -7,7 +7,7 @@ use super::student::{Interface, Part, Stage};
 use super::{AdaptError, Fresh, Shape};
 use crate::checkpoint::{Activation, Join, NormKind, Sight};
 use crate::random::Random;
-use crate::reference::{BlockWeights, Heads, LinearWeights, Middle, NormWeights};
+use crate::reference::{BlockWeights, Heads, Inputs, LinearWeights, Middle, NormWeights};
 
 /// Of a resampler: attention across and feed-forward, so many times.
 const LAYERS: u32 = 2;
@@ -65,7 +65,7 @@ pub(super) fn interface(
                 return refused("the --width of a resampler has to be divisible into heads, as multiples of 16 are");
             }
             let weight = (0..count * width).map(|_| make.random.uniform()).collect();
-            let queries = LinearWeights { weight, bias: None, cols: width, rounds: false };
+            let queries = LinearWeights { weight, bias: None, cols: width, inputs: Inputs::Exact };
             let mut parts = vec![];
             for layer in 0..LAYERS {
                 make.layer = layer;
@@ -98,7 +98,7 @@ impl Make<'_> {
         // Evenly from -x to x has a variance of x^2 / 3.
         let most = (3.0 / from as f32).sqrt();
         let weight = (0..from * to).map(|_| most * self.random.uniform()).collect();
-        LinearWeights { weight, bias: Some(vec![0.0; to]), cols: from, rounds: true }
+        LinearWeights { weight, bias: Some(vec![0.0; to]), cols: from, inputs: Inputs::Rounded }
     }
 
     fn part(&self, record: BlockRecord, weights: BlockWeights) -> Part {
@@ -137,7 +137,18 @@ impl Make<'_> {
         let (heads, scale) = (width / dim, 1.0 / (dim as f32).sqrt());
         let (query_norm, key_norm, rope, relative) = (None, None, None, None);
         let sight = Sight::Cross;
-        let of = Heads { heads, kv_heads: heads, dim, scale, query_norm, key_norm, rope, sight, relative };
+        let of = Heads {
+            heads,
+            kv_heads: heads,
+            dim,
+            scale,
+            query_norm,
+            key_norm,
+            rope,
+            sight,
+            relative,
+            transforms: false,
+        };
         let weights = BlockWeights {
             norm: Some(layer_norm(width)),
             join: Join::Pre,

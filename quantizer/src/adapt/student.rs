@@ -12,7 +12,7 @@ use super::AdaptError;
 use crate::checkpoint::Sight;
 use crate::fit::tape::{self, BlockGradient, Learns};
 use crate::quantize::{self, RoundedLinear};
-use crate::reference::{BlockWeights, LinearWeights, Middle, NormWeights, Sequences, Site, ops};
+use crate::reference::{BlockWeights, Inputs, LinearWeights, Middle, NormWeights, Sequences, Site, ops};
 use crate::reread;
 
 /// A block of the interface.
@@ -51,6 +51,8 @@ pub(super) struct Decoder {
     width: usize,
     /// Nothing where it is the head's.
     embedding: Option<Vec<f32>>,
+    /// Whether its rows were transformed.
+    transformed: bool,
     scale: f32,
     /// Added to each token's row.
     typed: Option<Vec<f32>>,
@@ -103,12 +105,12 @@ impl Stage {
                 _ => Format::Int8,
             };
             let input = block.input().map_or(Format::Int8, |input| input.matrix.format());
-            Ok(Part { record: block.record, weights, formats: [input, memory, block.output.format()] })
+            Ok(Part { record: block.record, weights, formats: [input, memory, block.output.matrix.format()] })
         };
         let queries = match &stack.input {
             Input::Queries(queries) => {
                 let (weight, cols) = (reread::matrix(queries), queries.cols());
-                Some(LinearWeights { weight, bias: None, cols, rounds: false })
+                Some(LinearWeights { weight, bias: None, cols, inputs: Inputs::Exact })
             }
             _ => None,
         };
@@ -250,7 +252,7 @@ impl Decoder {
     pub(super) fn read(model: &Model<'_>) -> Result<Self, AdaptError> {
         let stack = model.last()?;
         let output = model.output()?;
-        let (Input::Tokens { embedding, scale, types }, Some(head)) = (&stack.input, &output.head) else {
+        let (Input::Tokens { embedding, inputs, scale, types }, Some(head)) = (&stack.input, &output.head) else {
             return Err(AdaptError::NoDecoder);
         };
         if output.dense.is_some() {
@@ -266,6 +268,7 @@ impl Decoder {
         Ok(Self {
             width: embedding.cols(),
             embedding: if tied { None } else { Some(reread::matrix(embedding)) },
+            transformed: *inputs == kinglet::format::Inputs::Transformed,
             scale: *scale,
             typed,
             positions: stack.positions.as_ref().map(reread::matrix),
@@ -301,7 +304,9 @@ impl Decoder {
         let mut stream = vec![];
         for &token in &lesson.tokens {
             let start = stream.len();
-            stream.extend(table[token as usize * width..][..width].iter().map(|x| x * self.scale));
+            let row = &table[token as usize * width..][..width];
+            let row = if self.transformed { ops::transformed(row, width) } else { row.to_vec() };
+            stream.extend(row.iter().map(|x| x * self.scale));
             if let Some(typed) = &self.typed {
                 ops::add(&mut stream[start..], typed);
             }
@@ -426,7 +431,7 @@ mod tests {
 
     fn linear(rows: usize, cols: usize, seed: u32) -> LinearWeights {
         let weight = numbers(rows * cols, seed).iter().map(|w| w * 0.5).collect();
-        LinearWeights { weight, bias: Some(numbers(rows, seed + 1)), cols, rounds: false }
+        LinearWeights { weight, bias: Some(numbers(rows, seed + 1)), cols, inputs: Inputs::Exact }
     }
 
     fn norm(width: usize) -> NormWeights {
@@ -437,8 +442,18 @@ mod tests {
     fn decoder() -> Decoder {
         let block = |sight, input: usize, memory, seed| {
             let (query_norm, key_norm, rope, relative) = (None, None, None, None);
-            let heads =
-                Heads { heads: 2, kv_heads: 2, dim: 4, scale: 0.5, query_norm, key_norm, rope, sight, relative };
+            let heads = Heads {
+                heads: 2,
+                kv_heads: 2,
+                dim: 4,
+                scale: 0.5,
+                query_norm,
+                key_norm,
+                rope,
+                sight,
+                relative,
+                transforms: false,
+            };
             BlockWeights {
                 norm: Some(norm(WIDTH)),
                 join: Join::Pre,
@@ -457,6 +472,7 @@ mod tests {
         Decoder {
             width: WIDTH,
             embedding: None,
+            transformed: false,
             scale: 2.0,
             typed: None,
             positions: Some(numbers(5 * WIDTH, 50)),
@@ -489,7 +505,7 @@ mod tests {
             // Rounding would be steps.
             for part in interface.stages.iter_mut().flat_map(|stage| &mut stage.parts) {
                 for site in Site::OF_BLOCK {
-                    part.weights.product_mut(site).into_iter().for_each(|product| product.rounds = false);
+                    part.weights.product_mut(site).into_iter().for_each(|product| product.inputs = Inputs::Exact);
                 }
             }
             interface.norms = decoder.norms();

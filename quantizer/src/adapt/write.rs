@@ -14,7 +14,7 @@ use super::AdaptError;
 use super::student::{Interface, Part, Stage};
 use crate::file::{Finished, Kind, Outline, WriteError, Writer, folder};
 use crate::quantize::{Question, RoundedLinear, add_golden, names, pack};
-use crate::reference::NormWeights;
+use crate::reference::{Inputs, NormWeights};
 
 /// A tensor of the new file.
 enum Piece {
@@ -25,6 +25,7 @@ enum Piece {
         kind: Kind,
         rows: usize,
         cols: usize,
+        inputs: Inputs,
         bytes: Vec<u8>,
     },
     /// Nothing uses it any more.
@@ -88,8 +89,7 @@ impl<'m> Rewrite<'m> {
     }
 
     /// Puts a tensor in the place of an old one, or behind all.
-    fn put(&mut self, old: u32, name: String, kind: Kind, [rows, cols]: [usize; 2], bytes: Vec<u8>) -> u32 {
-        let mut new = Piece::New { name, kind, rows, cols, bytes };
+    fn put(&mut self, old: u32, mut new: Piece) -> u32 {
         let place = self.pieces.get_mut(old as usize).filter(|_| !self.others.contains(&old));
         if let Some(place @ Piece::Old(_)) = place {
             if let (Piece::New { name, .. }, Ok(tensor)) = (&mut new, self.model.tensor(old)) {
@@ -105,7 +105,8 @@ impl<'m> Rewrite<'m> {
     fn vector(&mut self, old: u32, name: String, numbers: Option<&[f32]>) -> u32 {
         let Some(numbers) = numbers else { return NONE };
         let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        self.put(old, name, Kind::F32, [1, numbers.len()], bytes)
+        let (kind, cols, inputs) = (Kind::F32, numbers.len(), Inputs::Exact);
+        self.put(old, Piece::New { name, kind, rows: 1, cols, inputs, bytes })
     }
 
     fn norm(&mut self, name: &str, old: [u32; 2], norm: &NormWeights) -> (u32, u32) {
@@ -120,7 +121,9 @@ impl<'m> Rewrite<'m> {
             bytes.extend_from_slice(more);
             Ok(())
         })?;
-        let matrix = self.put(old[0], name.to_owned(), pack::kind(of), [of.rows.len(), of.cols], bytes);
+        let (kind, rows) = (pack::kind(of), of.rows.len());
+        let piece = Piece::New { name: name.to_owned(), kind, rows, cols: of.cols, inputs: of.inputs, bytes };
+        let matrix = self.put(old[0], piece);
         Ok((matrix, self.vector(old[1], format!("{name} bias"), of.bias.as_deref())))
     }
 
@@ -201,7 +204,12 @@ impl<'m> Rewrite<'m> {
         for piece in &self.pieces {
             match piece {
                 Piece::Gone => {}
-                Piece::New { name, kind, rows, cols, .. } => _ = outline.tensor(name, *kind, *rows, *cols)?,
+                Piece::New { name, kind, rows, cols, inputs, .. } => {
+                    let index = outline.tensor(name, *kind, *rows, *cols)?;
+                    if *inputs == Inputs::Transformed {
+                        outline.transformed(index);
+                    }
+                }
                 Piece::Old(index) => _ = outline.tensor_of(model, &model.tensor(*index)?)?,
             }
         }

@@ -13,8 +13,8 @@ use kinglet_kernels::layout::GROUP;
 use rayon::prelude::*;
 
 use super::tape::{BlockGradient, LinearGradient};
-use crate::quantize::round::{Row, SUB_SCALE};
-use crate::quantize::{Grid, RoundedBlock, RoundedLinear};
+use crate::quantize::round::{Levels, Row, SUB_SCALE};
+use crate::quantize::{RoundedBlock, RoundedLinear};
 use crate::reference::{NormWeights, Site};
 
 /// Decay of the means of gradients and of their squares.
@@ -103,10 +103,10 @@ struct RowLatent {
 }
 
 impl RowLatent {
-    fn new(grid: &Grid<'_>, row: &Row, aim: Option<&[f32]>) -> Self {
+    fn new(levels: &Levels, row: &Row, aim: Option<&[f32]>) -> Self {
         let start = |(k, &code): (usize, &i8)| {
-            let (center, [low, high]) = (grid.decode(code), grid.neighbours(code));
-            let exact = aim.map_or(center, |aim| aim[k] / grid.unit(row, k));
+            let (center, [low, high]) = (f32::from(levels.value(code)), levels.neighbours(code));
+            let exact = aim.map_or(center, |aim| aim[k] / row.unit(k));
             let [low, high] = [low, high].map(|neighbour| center + MARGIN * (neighbour - center));
             Latent::new(if exact.is_finite() { exact.clamp(low, high) } else { center })
         };
@@ -118,24 +118,24 @@ impl RowLatent {
     }
 
     /// What the row would be without rounding its codes.
-    fn aim<'a>(&'a self, grid: &'a Grid<'_>, row: &'a Row) -> impl Iterator<Item = f32> + 'a {
-        self.codes.iter().enumerate().map(|(k, latent)| latent.at * grid.unit(row, k))
+    fn aim<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = f32> + 'a {
+        self.codes.iter().enumerate().map(|(k, latent)| latent.at * row.unit(k))
     }
 
-    fn step(&mut self, grid: &Grid<'_>, row: &mut Row, gradients: &[f32], pace: Pace) {
+    fn step(&mut self, levels: &Levels, row: &mut Row, gradients: &[f32], pace: Pace) {
         let mut next = row.clone();
-        let far = pace.codes * grid.gap();
+        let far = pace.codes * levels.gap();
         let mut along = 0.0;
         for (g, gradients) in gradients.chunks(GROUP).enumerate() {
             let first = g * GROUP;
-            let unit = grid.unit(row, first);
+            let unit = row.unit(first);
             let mut of_group = 0.0;
             for (k, gradient) in (first..).zip(gradients) {
-                of_group += gradient * grid.decode(row.codes[k]);
+                of_group += gradient * f32::from(levels.value(row.codes[k]));
                 if far > 0.0 {
                     let Latent { at, means } = &mut self.codes[k];
                     *at += far * pace.step(means, gradient * unit);
-                    next.codes[k] = grid.code(*at);
+                    next.codes[k] = levels.nearest(*at);
                 }
             }
             along += of_group * row.sub_scales.get(g).map_or(1.0, |&sub| f32::from(sub));
@@ -146,7 +146,7 @@ impl RowLatent {
             }
         }
         pace.stretch(&mut next.scale, &mut self.scale, along);
-        if next.fits(grid.levels) && next.scale.is_finite() {
+        if next.fits(levels) && next.scale.is_finite() {
             *row = next;
         }
     }
@@ -160,21 +160,19 @@ struct LinearLatent {
 
 impl LinearLatent {
     fn new(of: &RoundedLinear, aim: Option<&[f32]>) -> Self {
-        let grid = of.grid();
         let of_row = |r: usize| aim.map(|aim| &aim[r * of.cols..(r + 1) * of.cols]);
-        let rows = of.rows.iter().enumerate().map(|(r, row)| RowLatent::new(&grid, row, of_row(r)));
+        let rows = of.rows.iter().enumerate().map(|(r, row)| RowLatent::new(&of.levels, row, of_row(r)));
         Self { rows: rows.collect(), bias: vec![[0.0; 2]; of.bias.as_ref().map_or(0, Vec::len)] }
     }
 
     fn aim(&self, of: &RoundedLinear) -> Vec<f32> {
-        let grid = of.grid();
-        self.rows.iter().zip(&of.rows).flat_map(|(latent, row)| latent.aim(&grid, row)).collect()
+        self.rows.iter().zip(&of.rows).flat_map(|(latent, row)| latent.aim(row)).collect()
     }
 
     fn step(&mut self, of: &mut RoundedLinear, gradient: &LinearGradient, pace: Pace) {
-        let grid = Grid { format: of.format, levels: &of.levels };
+        let levels = &of.levels;
         let rows = of.rows.par_iter_mut().zip(&mut self.rows).zip(gradient.weight.par_chunks(of.cols));
-        rows.with_min_len(8).for_each(|((row, latent), gradients)| latent.step(&grid, row, gradients, pace));
+        rows.with_min_len(8).for_each(|((row, latent), gradients)| latent.step(levels, row, gradients, pace));
         if let Some(bias) = &mut of.bias {
             pace.shift(bias, &mut self.bias, &gradient.bias);
         }

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::Activation;
     use crate::quantize::linear;
-    use crate::reference::{LinearWeights, Middle, Sequences, Site, product};
+    use crate::reference::{Inputs, LinearWeights, Middle, Sequences, Site, product};
     use crate::testing::{self, numbers};
 
     const WIDTH: usize = 32;
@@ -140,7 +140,7 @@ mod tests {
     fn block() -> BlockWeights {
         let linear = |rows: usize, cols: usize, seed: u32| {
             let weight = numbers(rows * cols, seed).iter().map(|w| w * 0.3).collect();
-            LinearWeights { weight, bias: None, cols, rounds: false }
+            LinearWeights { weight, bias: None, cols, inputs: Inputs::Exact }
         };
         let middle = Middle::FeedForward { activation: Activation::Silu, gated: true };
         testing::block(vec![1.0; WIDTH], linear(128, WIDTH, 3), middle, linear(WIDTH, 64, 4))
@@ -172,7 +172,7 @@ mod tests {
         let before = Batch::of(WIDTH, &LENGTHS, stream);
         let mut after = before.clone();
         after.step(usize::MAX, |part| exact.advance(Sequences::alone(part.sequences.lengths), part.stream));
-        for format in [Format::Int4, Format::Int4Codebook] {
+        for format in [Format::Int4, Format::Int4Codebook, Format::Int8Grouped] {
             let (start, aims) = rounded(&exact, format);
             let learned = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

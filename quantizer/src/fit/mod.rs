@@ -21,7 +21,7 @@ use self::latent::{BlockLatent, NormLatent, Pace};
 use self::tape::Learns;
 use crate::checkpoint::{Architecture, Block, Join, Middle, Norm, NormKind, Sight};
 use crate::quantize::RoundedBlock;
-use crate::reference::{Batch, LinearWeights, NormWeights, Reference, ReferenceError, Sample, Sequences};
+use crate::reference::{Batch, Inputs, LinearWeights, NormWeights, Reference, ReferenceError, Sample, Sequences};
 
 /// Tokens of a step.
 const TOKENS: usize = 2048;
@@ -108,7 +108,8 @@ pub(crate) fn fit(
     options: FitOptions,
     progress: &mut dyn FnMut(usize),
 ) -> Result<FitOutcome, ReferenceError> {
-    let teacher = Teacher { norm: student.norm.clone(), head: LinearWeights { rounds: false, ..student.head.clone() } };
+    let teacher =
+        Teacher { norm: student.norm.clone(), head: LinearWeights { inputs: Inputs::Exact, ..student.head.clone() } };
     let (seen, held) = all.split_at(all.len() - held_out(all.len()));
     let lessons = |of: &[Sample]| -> Result<Vec<Lesson>, ReferenceError> {
         let mut groups: Vec<Vec<Sample>> = vec![vec![]];

@@ -138,14 +138,7 @@ fn linear(of: &LinearWeights, x: &[f32], gradient: &[f32], learns: Learns) -> (L
     }
     let (rows, cols) = (of.rows(), of.cols);
     let tokens = x.len() / cols;
-    let rounded;
-    let x = match of.rounds {
-        true => {
-            rounded = ops::rounded(x, cols);
-            &rounded
-        }
-        false => x,
-    };
+    let x = &*of.inputs.prepare(x, cols);
     let from = view(gradient, tokens, rows);
     let mut weight = vec![0.0; rows * cols];
     multiply(from.t(), view(x, tokens, cols), view_mut(&mut weight, rows, cols));
@@ -368,11 +361,12 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::Rope;
+    use crate::reference::Inputs;
     use crate::testing::{self, numbers};
 
     fn linear_of(rows: usize, cols: usize, seed: u32) -> LinearWeights {
         let weight = numbers(rows * cols, seed).iter().map(|w| w * 0.5).collect();
-        LinearWeights { weight, bias: Some(numbers(rows, seed + 1)), cols, rounds: false }
+        LinearWeights { weight, bias: Some(numbers(rows, seed + 1)), cols, inputs: Inputs::Exact }
     }
 
     fn norm_of(kind: NormKind, n: usize, seed: u32) -> NormWeights {
@@ -450,7 +444,18 @@ mod tests {
 
     fn heads(sight: Sight) -> Heads {
         let (query_norm, key_norm, rope, relative) = (None, None, None, None);
-        Heads { heads: 4, kv_heads: 2, dim: 4, scale: 0.5, query_norm, key_norm, rope, sight, relative }
+        Heads {
+            heads: 4,
+            kv_heads: 2,
+            dim: 4,
+            scale: 0.5,
+            query_norm,
+            key_norm,
+            rope,
+            sight,
+            relative,
+            transforms: false,
+        }
     }
 
     #[test]

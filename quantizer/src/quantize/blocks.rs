@@ -5,20 +5,21 @@
 //! give on the f32 inputs (as GPTAQ: Li et al., arXiv 2504.02692), the second at the f32 model's stream itself.
 
 use kinglet::Format;
+use kinglet_kernels::scalar::transforms;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::gptq::Inputs;
+use super::gptq::Hessian;
 use super::moments::{Moments, MomentsError};
 use super::packed::{self, Packed, Rows, TOKENS};
-use super::round::{Levels, round};
+use super::round::{Levels, Row, round};
 use super::rounded::{RoundedBlock, RoundedLinear};
 use super::store::as_name;
 use super::{codebook, fold};
 use crate::checkpoint::NormKind;
 use crate::fit::{Aims, FitOutcome};
 use crate::prune::{self, Refit};
-use crate::reference::{Batch, BlockWeights, LinearWeights, Part, Site, joined, ops, product};
+use crate::reference::{Batch, BlockWeights, Inputs, LinearWeights, Middle, Part, Site, joined, ops, product};
 
 /// Rows that a codebook is fitted to.
 pub(super) const CODEBOOK_ROWS: usize = 256;
@@ -37,6 +38,33 @@ pub(super) struct Task {
     pub(super) refit: Refit,
     /// Whether outliers are folded away where that helps.
     pub(super) fold: bool,
+    /// Whether inputs of products are transformed, and so are queries and keys of heads.
+    pub(super) transform: bool,
+}
+
+impl Task {
+    /// Whether the inputs of a product are transformed. Those of attention's last product are means of values: they have no outliers.
+    fn transforms(&self, block: &BlockWeights, site: Site) -> bool {
+        let mixed = site == Site::Output && matches!(block.middle, Middle::Attention(_));
+        self.transform && !mixed && block.product(site).is_some_and(|of| spreads(of.cols))
+    }
+
+    /// A product as it will be rounded.
+    fn prepared(&self, block: &BlockWeights, site: Site) -> Option<LinearWeights> {
+        let of = block.product(site)?;
+        Some(match self.transforms(block, site) {
+            true => of.transformed(),
+            false => LinearWeights { inputs: Inputs::Rounded, ..of.clone() },
+        })
+    }
+}
+
+/// Whether the transform spreads a value over enough of so many.
+pub(super) fn spreads(cols: usize) -> bool {
+    const ENOUGH: usize = 32;
+    let twos = 1 << cols.trailing_zeros();
+    let threes = std::iter::successors(Some(cols / twos), |rest| rest.is_multiple_of(3).then_some(rest / 3)).last();
+    transforms(cols) && cols / threes.unwrap_or(1) >= ENOUGH
 }
 
 /// What was done to a block.
@@ -70,11 +98,14 @@ pub(super) fn quantize(
 ) -> Result<(RoundedBlock, Done, Aims), MomentsError> {
     let mut done = Done::default();
     let mut aims = Aims::default();
+    if let Middle::Attention(heads) = &mut block.middle {
+        heads.transforms = task.transform && transforms(heads.dim);
+    }
     let Some(Streams { own, exact }) = streams else {
         let mut products = [None, None, None];
         for site in Site::OF_BLOCK {
-            if let Some(of) = block.product(site) {
-                let (product, error) = linear(of, task.formats[site as usize], None)?;
+            if let Some(of) = task.prepared(&block, site) {
+                let (product, error) = linear(&of, task.formats[site as usize], None)?;
                 (products[site as usize], done.errors[site as usize]) = (Some(product), error);
             }
         }
@@ -98,7 +129,7 @@ pub(super) fn quantize(
 
     let mut products = [None, None, None];
     for site in [Site::Input, Site::Memory] {
-        let Some(mut of) = block.product(site).cloned() else { continue };
+        let Some(mut of) = task.prepared(&block, site) else { continue };
         let seen = |block: &BlockWeights, part: &Part<'_>| match site {
             Site::Memory => part.sequences.memory.to_vec(),
             _ => block.normed(part.stream),
@@ -108,12 +139,13 @@ pub(super) fn quantize(
         let mut drift = if wanted.is_some() { vec![0.0; of.weight.len()] } else { vec![] };
         let mut of_exact = wanted.as_ref().map(|(exact, _)| exact.parts(TOKENS));
         for part in own.parts(TOKENS) {
-            let x = ops::rounded(&seen(&block, &part), of.cols);
+            let seen_now = seen(&block, &part);
+            let x = of.inputs.prepare(&seen_now, of.cols);
             moments.add(&x);
             let exact = of_exact.as_mut().and_then(Iterator::next);
             if let (Some(exact), Some((_, (unfolded, product)))) = (exact, &wanted) {
                 let mut missing = product.apply(&seen(unfolded, &exact));
-                ops::subtract(&mut missing, &of.apply(&x));
+                ops::subtract(&mut missing, &of.outputs(&x));
                 product::add_outer(&x, &missing, of.cols, &mut drift);
             }
         }
@@ -125,18 +157,18 @@ pub(super) fn quantize(
         exact.step(TOKENS, |part| original.advance(part.sequences, part.stream));
     }
 
-    let mut moments = Moments::new(block.output.cols);
+    let Some(mut output) = task.prepared(&block, Site::Output) else { unreachable!("every block has a last product") };
+    let mut moments = Moments::new(output.cols);
     let mut kept = vec![];
     {
         let [mut input, mut memory] = [0, 1].map(|site: usize| products[site].as_ref().map(Packed::new));
         for part in own.parts(TOKENS) {
             let mixed = packed::mixed(block.norm.as_ref(), &block.middle, input.as_mut(), memory.as_mut(), &part);
-            let mixed = Rows::new(&mixed, block.output.cols);
+            let mixed = Rows::new(&mixed, output.cols, output.inputs);
             moments.add(&mixed.values());
             kept.push(mixed);
         }
     }
-    let mut output = block.output.clone();
     let mut drift = vec![];
     if let Some(exact) = exact {
         drift = vec![0.0; output.weight.len()];
@@ -146,7 +178,7 @@ pub(super) fn quantize(
             if let Some(base) = block.base(part.stream) {
                 ops::subtract(&mut missing, &base);
             }
-            ops::subtract(&mut missing, &output.apply(&x));
+            ops::subtract(&mut missing, &output.outputs(&x));
             product::add_outer(&x, &missing, output.cols, &mut drift);
         }
     }
@@ -186,15 +218,15 @@ fn fold(block: &mut BlockWeights, task: Task, own: &Batch) -> [bool; 3] {
     }
     let Some(part) = own.parts(SAMPLE).next() else { return folded };
     let normed = block.normed(part.stream);
-    if let Some(groups) = fold::groups(block) {
+    if let Some(groups) = fold::groups(block).filter(|_| !task.transforms(block, Site::Output)) {
         let mixed = block.mixed(part.sequences, normed.clone());
         let output = fold::factors(&block.output, &mixed, &groups, task.formats[Site::Output as usize]);
-        if let Some(factors) = &output {
-            fold::into_input(block, factors);
+        if let Some(factors) = output {
+            fold::into_input(block, &factors);
             folded[Site::Output as usize] = true;
         }
     }
-    if let (Some(_), Some(of)) = (&block.norm, block.product(reader)) {
+    if let (Some(_), Some(of), false) = (&block.norm, block.product(reader), task.transforms(block, reader)) {
         let own: Vec<usize> = (0..of.cols).collect();
         if let Some(factors) = fold::factors(of, &normed, &own, task.formats[reader as usize]) {
             fold::into_norm(block, &factors);
@@ -213,21 +245,26 @@ fn calibrated(
     drift: &[f32],
 ) -> Result<(RoundedLinear, f64), MomentsError> {
     moments.finish()?;
-    let inputs = Inputs::new(moments)?;
+    let hessian = Hessian::new(moments)?;
     if !drift.is_empty() {
-        ops::add(&mut of.weight, &inputs.solve(drift));
+        ops::add(&mut of.weight, &hessian.solve(drift));
     }
-    let levels = levels(of, format, inputs.importance());
-    let rows = inputs.round(format, &of.weight, &levels);
-    let error = inputs.error(&of.weight, &rows, &levels);
-    Ok((RoundedLinear { format, levels, rows, cols: of.cols, bias: of.bias.clone() }, error))
+    let levels = levels(of, format, hessian.importance());
+    let rows = hessian.round(format, &of.weight, &levels);
+    let error = hessian.error(&of.weight, &rows, &levels);
+    Ok((assemble(of, format, levels, rows), error))
 }
 
 /// Rounds a product to the nearest values, its inputs being of these importances.
 pub(super) fn nearest(of: &LinearWeights, format: Format, importance: &[f32]) -> RoundedLinear {
     let levels = levels(of, format, importance);
     let rows = of.weight.par_chunks(of.cols).map(|row| round(format, row, importance, &levels)).collect();
-    RoundedLinear { format, levels, rows, cols: of.cols, bias: of.bias.clone() }
+    assemble(of, format, levels, rows)
+}
+
+fn assemble(of: &LinearWeights, format: Format, levels: Levels, rows: Vec<Row>) -> RoundedLinear {
+    let inputs = if of.inputs == Inputs::Transformed { Inputs::Transformed } else { Inputs::Rounded };
+    RoundedLinear { format, levels, rows, cols: of.cols, inputs, bias: of.bias.clone() }
 }
 
 fn levels(of: &LinearWeights, format: Format, importance: &[f32]) -> Levels {
@@ -237,7 +274,7 @@ fn levels(of: &LinearWeights, format: Format, importance: &[f32]) -> Levels {
             let sample: Vec<&[f32]> = of.weight.chunks(of.cols).step_by(step).collect();
             codebook::fit(&sample, importance)
         }
-        Format::Int8 | Format::Int4 => Levels::uniform(),
+        _ => Levels::of(format),
     }
 }
 

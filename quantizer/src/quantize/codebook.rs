@@ -43,7 +43,7 @@ fn improve(levels: &Levels, rows: &[&[f32]], importance: &[f32]) -> [i8; 16] {
         for (&w, &importance) in group.iter().zip(importance) {
             let v = w / scale;
             let weight = weight * f64::from(importance);
-            let (sum, count) = &mut sums[usize::from(levels.nearest(v))];
+            let (sum, count) = &mut sums[levels.nearest(v) as usize & 15];
             *sum += weight * f64::from(v);
             *count += weight;
         }

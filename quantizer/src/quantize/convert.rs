@@ -23,7 +23,7 @@ use crate::checkpoint::{Architecture, Block, Checkpoint, CheckpointError, Middle
 use crate::file::{Kind, WriteError, Writer};
 use crate::fit::{self, FitOutcome, Student};
 use crate::media;
-use crate::reference::{LinearWeights, NormWeights, RESIDENT_BYTES, Reference};
+use crate::reference::{Inputs, LinearWeights, NormWeights, RESIDENT_BYTES, Reference, ops};
 use crate::report::Record;
 use crate::vocabulary;
 
@@ -89,9 +89,9 @@ pub fn quantize(
         writer.tensor(|put| match source {
             Source::Phases(phases) => Ok(put(&phases.iter().flat_map(|p| p.to_le_bytes()).collect::<Vec<_>>())?),
             Source::Vector(vector) => Ok(put(&vector.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())?),
-            Source::Table(of, format) => table(checkpoint, format, &of, put, &mut step),
+            Source::Table(of, format, inputs) => table(checkpoint, (&of, format, inputs), put, &mut step),
             Source::Rows(values, cols, format) => {
-                let weights = LinearWeights { weight: values, bias: None, cols, rounds: false };
+                let weights = LinearWeights { weight: values, bias: None, cols, inputs: Inputs::Rounded };
                 Ok(pack::write(&blocks::nearest(&weights, format, &vec![1.0; cols]), put)?)
             }
             Source::Product { block: index, site } => {
@@ -326,7 +326,7 @@ fn fitted(
     if let Some((weight, fitted)) = store.kept(NORM) {
         return Ok((Some(NormWeights { weight, ..norm }), fitted));
     }
-    let head = LinearWeights { rounds: true, ..head };
+    let head = LinearWeights { inputs: Inputs::Rounded, ..head };
     let blocks = (0..done.len()).map(|index| block(store, index)).collect::<Result<Vec<_>, _>>()?;
     let aims = (0..done.len()).map(|index| layer::kept(store, index)).collect();
     let mut student = Student { blocks, norm, head };
@@ -355,21 +355,23 @@ type Put<'p> = &'p mut dyn FnMut(&[u8]) -> Result<(), WriteError>;
 /// Reads, rounds and writes a table with a row for each token, a batch of rows at a time.
 fn table(
     checkpoint: &Checkpoint,
-    format: Format,
-    of: &TensorRef,
+    (of, format, inputs): (&TensorRef, Format, Inputs),
     put: Put<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), QuantizeError> {
     let (rows, cols) = (of.rows(), of.cols());
     let importance = vec![1.0; cols];
+    let read = |rows| -> Result<Vec<f32>, CheckpointError> {
+        let values = read(checkpoint, of, rows)?;
+        Ok(if inputs == Inputs::Transformed { ops::transformed(&values, cols) } else { values })
+    };
     let levels = match format {
-        Format::Int8 | Format::Int4 => Levels::uniform(),
         Format::Int4Codebook => {
             let step = rows.div_ceil(CODEBOOK_ROWS);
-            let sample: Result<Vec<_>, _> =
-                (0..rows).step_by(step).map(|row| read(checkpoint, of, row..row + 1)).collect();
+            let sample: Result<Vec<_>, _> = (0..rows).step_by(step).map(|row| read(row..row + 1)).collect();
             codebook::fit(&sample?.iter().map(Vec::as_slice).collect::<Vec<_>>(), &importance)
         }
+        _ => Levels::of(format),
     };
     let too_large = || WriteError::TooLarge { what: format!("{} ({rows} x {cols})", of.name()) };
     let mut packer = Packer::new(Kind::Matrix(format), rows, cols, &levels).ok_or_else(too_large)?;
@@ -379,7 +381,7 @@ fn table(
     for first in (0..panels).step_by(batch) {
         let last = panels.min(first + batch);
         let rounded = (first..last).into_par_iter().map(|panel| {
-            let values = read(checkpoint, of, panel * PANEL..rows.min((panel + 1) * PANEL))?;
+            let values = read(panel * PANEL..rows.min((panel + 1) * PANEL))?;
             let rows: Vec<Row> = values.chunks(cols).map(|row| round(format, row, &importance, &levels)).collect();
             let codes = packer.codes(&rows);
             Ok((rows, codes))

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::blocks::nearest;
 use crate::checkpoint::{Activation, Sight};
 use crate::reference::product::rows_by_rows;
-use crate::reference::{BlockWeights, LinearWeights, Middle, Site, ops};
+use crate::reference::{BlockWeights, Inputs, LinearWeights, Middle, Site, ops};
 
 /// Rows of weights that factors are tried on.
 const ROWS: usize = 256;
@@ -53,7 +53,7 @@ pub(super) fn factors(of: &LinearWeights, x: &[f32], groups: &[usize], format: F
                 x.chunks(cols).flat_map(|row| row.iter().zip(&factors).map(|(x, f)| x / f)).collect();
             let scaled: Vec<f32> =
                 weight.chunks(cols).flat_map(|row| row.iter().zip(&factors).map(|(w, f)| w * f)).collect();
-            let linear = LinearWeights { weight: scaled, bias: None, cols, rounds: true };
+            let linear = LinearWeights { weight: scaled, bias: None, cols, inputs: Inputs::Rounded };
             let rounded = nearest(&linear, format, &ops::squares(&divided, cols)).weights();
             let found = rows_by_rows(&ops::rounded(&divided, cols), &rounded.weight, cols);
             let error = found.iter().zip(&wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum();
@@ -125,7 +125,7 @@ pub(super) fn helpful_offsets(of: &LinearWeights, x: &[f32], format: Format) -> 
     let moved: Vec<f32> = x.chunks(of.cols).flat_map(|row| row.iter().zip(&offsets).map(|(x, c)| x - c)).collect();
     let step = of.rows().div_ceil(ROWS);
     let weight: Vec<f32> = of.weight.chunks(of.cols).step_by(step).flatten().copied().collect();
-    let linear = LinearWeights { weight, bias: None, cols: of.cols, rounds: true };
+    let linear = LinearWeights { weight, bias: None, cols: of.cols, inputs: Inputs::Rounded };
     let error = |x: &[f32]| -> f64 {
         let rounded = nearest(&linear, format, &ops::squares(x, of.cols)).weights();
         let (found, wanted) = (rounded.apply(x), rows_by_rows(x, &linear.weight, of.cols));

@@ -18,7 +18,6 @@ use rayon::prelude::*;
 
 use super::moments::{Moments, MomentsError};
 use super::round::{Levels, Row, SUB_SCALE, round};
-use crate::reference::ops::nearest;
 use crate::reference::product::{multiply, part, view, view_mut};
 
 /// Rows that go together.
@@ -28,8 +27,8 @@ const BLOCK: usize = 64;
 /// Rounds of coordinate descent.
 const SWEEPS: usize = 3;
 
-/// What rounding needs to know about a product's inputs.
-pub(super) struct Inputs {
+/// The second moments of a product's inputs, in the forms that rounding needs.
+pub(super) struct Hessian {
     moments: Moments,
     order: Vec<usize>,
     /// U with `H^-1 = U^T U`, in that order.
@@ -37,7 +36,7 @@ pub(super) struct Inputs {
     importance: Vec<f32>,
 }
 
-impl Inputs {
+impl Hessian {
     /// Of finished moments.
     pub(super) fn new(moments: Moments) -> Result<Self, MomentsError> {
         let order = moments.order();
@@ -73,7 +72,7 @@ impl Inputs {
         let bands = weights.par_chunks(BAND * cols).map(|weights| {
             let mut rows: Vec<Row> =
                 weights.par_chunks(cols).map(|row| round(format, row, &self.importance, levels)).collect();
-            let grid = Grid { format, levels };
+            let grid = Grid { levels };
             self.repay(&grid, weights, &mut rows);
             self.descend(&grid, weights, &mut rows);
             for (row, weights) in rows.iter_mut().zip(weights.chunks(cols)) {
@@ -239,23 +238,19 @@ impl Inputs {
 }
 
 /// The values that a row can take.
-pub(crate) struct Grid<'l> {
-    pub(crate) format: Format,
-    pub(crate) levels: &'l Levels,
+struct Grid<'l> {
+    levels: &'l Levels,
 }
 
 impl Grid<'_> {
     /// The step between integers at a column.
-    pub(crate) fn unit(&self, row: &Row, column: usize) -> f32 {
+    fn unit(&self, row: &Row, column: usize) -> f32 {
         row.sub_scales.get(column / GROUP).map_or(row.scale, |&sub| row.scale * f32::from(sub))
     }
 
     /// A code in units.
-    pub(crate) fn decode(&self, code: i8) -> f32 {
-        match self.format {
-            Format::Int8 => f32::from(code),
-            Format::Int4 | Format::Int4Codebook => f32::from(self.levels.values[code as usize & 15]),
-        }
+    fn decode(&self, code: i8) -> f32 {
+        f32::from(self.levels.value(code))
     }
 
     fn level(&self, row: &Row, column: usize) -> f32 {
@@ -270,33 +265,7 @@ impl Grid<'_> {
     fn nearest(&self, row: &Row, column: usize, weight: f32) -> (i8, f32) {
         let unit = self.unit(row, column);
         let inv = if unit == 0.0 { 0.0 } else { 1.0 / unit };
-        let code = self.code(weight * inv);
+        let code = self.levels.nearest(weight * inv);
         (code, unit * self.decode(code))
-    }
-
-    /// The code nearest to a number of units.
-    pub(crate) fn code(&self, x: f32) -> i8 {
-        match self.format {
-            Format::Int8 => nearest(x.clamp(-127.0, 127.0)) as i8,
-            Format::Int4 | Format::Int4Codebook => self.levels.nearest(x) as i8,
-        }
-    }
-
-    /// The mean distance of two levels, in units.
-    pub(crate) fn gap(&self) -> f32 {
-        match self.format {
-            Format::Int8 => 1.0,
-            Format::Int4 | Format::Int4Codebook => (self.decode(15) - self.decode(0)) / 15.0,
-        }
-    }
-
-    /// The levels below and above that of a code, in units; beyond the last one by the mean distance.
-    pub(crate) fn neighbours(&self, code: i8) -> [f32; 2] {
-        let last = if self.format == Format::Int8 { [-127, 127] } else { [0, 15] };
-        let beside = |last: i8, step: i8| match code == last {
-            true => self.decode(code) + f32::from(step) * self.gap(),
-            false => self.decode(code + step),
-        };
-        [beside(last[0], -1), beside(last[1], 1)]
     }
 }

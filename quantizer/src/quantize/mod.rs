@@ -31,7 +31,6 @@ use kinglet::Format;
 pub use blocks::linear;
 pub use convert::quantize;
 pub(crate) use golden::{Question, add as add_golden};
-pub(crate) use gptq::Grid;
 pub(crate) use moments::cholesky;
 pub use moments::{Moments, MomentsError};
 pub(crate) use outline::names;
@@ -66,6 +65,8 @@ pub struct Options {
     pub correct: bool,
     /// Whether outliers of activations are folded into what is in front of a product, where that helps.
     pub fold: bool,
+    /// Whether inputs of products are transformed before they are rounded, which spreads outliers, and queries and keys, too.
+    pub transform: bool,
     /// Whether to measure what each part contributes, for the report, even if nothing is decided on it.
     pub explain: bool,
     /// Steps of learning the codes of each layer from the f32 model's stream; 0 for none. Needs a calibration and `correct`.
@@ -83,14 +84,15 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            weights: Format::Int8,
-            embeddings: Format::Int8,
-            head: Format::Int8,
+            weights: Format::Int8Grouped,
+            embeddings: Format::Int8Grouped,
+            head: Format::Int8Grouped,
             calibration: vec![],
             target: None,
             prune: Prune::default(),
             correct: true,
             fold: true,
+            transform: true,
             explain: false,
             learn: 0,
             fit: FitOptions { steps: 0, rate: 0.0 },

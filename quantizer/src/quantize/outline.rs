@@ -4,22 +4,23 @@ use std::f64::consts::TAU;
 
 use kinglet::Format;
 use kinglet::format::layout::{
-    BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, join, norm, pooling, sight,
+    BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, inputs, join, norm, pooling, sight,
 };
 
+use super::blocks::spreads;
 use super::rounded::{RoundedBlock, RoundedLinear};
 use super::{Options, QuantizeError, pack};
 use crate::checkpoint::{
     Activation, Checkpoint, Input, Join, Linear, NormKind, Pooling, Positions, Rope, Sight, Stack, TensorRef,
 };
 use crate::file::{Kind, Outline};
-use crate::reference::{Heads, Middle, NormWeights, Site};
+use crate::reference::{Heads, Inputs, Middle, NormWeights, Site};
 
 /// Where a tensor's numbers come from.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
-    /// A table of the checkpoint, in this format.
-    Table(TensorRef, Format),
+    /// A table of the checkpoint, in this format; its rows are transformed if they are those of a product with such inputs.
+    Table(TensorRef, Format, Inputs),
     /// Rows of so many numbers, in this format.
     Rows(Vec<f32>, usize, Format),
     /// The first product of a block, or the second.
@@ -68,9 +69,12 @@ impl<'c> Build<'c> {
         };
         match &stack.input {
             Input::Tokens { embed, scale, types } => {
-                record.embedding = self.table("embedding", embed, self.options.embeddings)?;
+                let head = self.checkpoint.architecture().output.head.as_ref().map(|head| &head.weight);
+                let inputs = if head == Some(embed) { self.inputs(embed) } else { Inputs::Rounded };
+                record.embedding = self.table("embedding", embed, self.options.embeddings, inputs)?;
                 record.embedding_scale = *scale;
-                record.types = types.as_ref().map_or(Ok(NONE), |types| self.table("types", types, TABLES))?;
+                record.types =
+                    types.as_ref().map_or(Ok(NONE), |types| self.table("types", types, TABLES, Inputs::Rounded))?;
             }
             Input::Features { linear, class } => {
                 record.input = input::FEATURES;
@@ -89,13 +93,13 @@ impl<'c> Build<'c> {
             }
             Input::Queries(queries) => {
                 record.input = input::QUERIES;
-                record.embedding = self.table("queries", queries, TABLES)?;
+                record.embedding = self.table("queries", queries, TABLES, Inputs::Rounded)?;
             }
             Input::States => record.input = input::STATES,
         }
         record.positions = match &stack.positions {
             None => NONE,
-            Some(Positions::Learned(table)) => self.table("positions", table, TABLES)?,
+            Some(Positions::Learned(table)) => self.table("positions", table, TABLES, Inputs::Rounded)?,
             Some(Positions::Table(rows)) => {
                 let source = Source::Rows(rows.to_vec(), stack.width, TABLES);
                 self.add("positions", Kind::Matrix(TABLES), rows.len() / stack.width, stack.width, source)?
@@ -111,7 +115,7 @@ impl<'c> Build<'c> {
         linear: &Linear,
         class: Option<&TensorRef>,
     ) -> Result<(), QuantizeError> {
-        record.embedding = self.table("input", &linear.weight, TABLES)?;
+        record.embedding = self.table("input", &linear.weight, TABLES, Inputs::Rounded)?;
         record.input_bias = self.read("input bias", linear.bias.as_ref())?;
         record.class = self.read("class", class)?;
         Ok(())
@@ -167,14 +171,14 @@ impl<'c> Build<'c> {
         model.normalize = u8::from(output.normalize);
         model.start = architecture.start.unwrap_or(NONE);
         if let Some((dense, activation)) = &output.dense {
-            model.dense = self.table("dense", &dense.weight, self.options.head)?;
+            model.dense = self.table("dense", &dense.weight, self.options.head, self.inputs(&dense.weight))?;
             model.dense_bias = self.read("dense bias", dense.bias.as_ref())?;
             model.dense_activation = code(*activation);
         }
         if let Some(head) = &output.head {
             model.head = match self.outline.stacks.last() {
                 Some(stack) if architecture.tied() => stack.embedding,
-                _ => self.table("head", &head.weight, self.options.head)?,
+                _ => self.table("head", &head.weight, self.options.head, self.inputs(&head.weight))?,
             };
             model.head_bias = self.read("head bias", head.bias.as_ref())?;
         }
@@ -183,12 +187,22 @@ impl<'c> Build<'c> {
     }
 
     /// A table of the checkpoint; the same one is stored once.
-    fn table(&mut self, name: &str, of: &TensorRef, format: Format) -> Result<u32, QuantizeError> {
-        let same = |source: &Source| matches!(source, Source::Table(old, as_old) if old == of && *as_old == format);
-        match self.sources.iter().position(same) {
-            Some(index) => Ok(index as u32),
-            None => self.add(name, Kind::Matrix(format), of.rows(), of.cols(), Source::Table(of.clone(), format)),
+    fn table(&mut self, name: &str, of: &TensorRef, format: Format, inputs: Inputs) -> Result<u32, QuantizeError> {
+        let same = |source: &Source| matches!(source, Source::Table(a, b, c) if (a, *b, *c) == (of, format, inputs));
+        if let Some(index) = self.sources.iter().position(same) {
+            return Ok(index as u32);
         }
+        let source = Source::Table(of.clone(), format, inputs);
+        let index = self.add(name, Kind::Matrix(format), of.rows(), of.cols(), source)?;
+        if inputs == Inputs::Transformed {
+            self.outline.transformed(index);
+        }
+        Ok(index)
+    }
+
+    /// What the inputs of a product with this matrix go through.
+    fn inputs(&self, of: &TensorRef) -> Inputs {
+        if self.options.transform && spreads(of.cols()) { Inputs::Transformed } else { Inputs::Rounded }
     }
 
     /// A vector of the checkpoint.
@@ -207,7 +221,11 @@ impl<'c> Build<'c> {
 
     fn product(&mut self, name: &str, of: &RoundedLinear, block: usize, site: Site) -> Result<u32, QuantizeError> {
         let source = Source::Product { block, site };
-        self.add(name, pack::kind(of), of.rows.len(), of.cols, source)
+        let index = self.add(name, pack::kind(of), of.rows.len(), of.cols, source)?;
+        if of.inputs == Inputs::Transformed {
+            self.outline.transformed(index);
+        }
+        Ok(index)
     }
 
     fn vector(&mut self, name: &str, vector: &[f32]) -> Result<u32, QuantizeError> {
@@ -290,6 +308,9 @@ impl<'c> Build<'c> {
         (record.head_dim, record.score_scale) = (heads.dim as u32, heads.scale);
         record.query_norm = self.maybe(&name("query norm"), heads.query_norm.as_ref().map(|n| &n.weight))?;
         record.key_norm = self.maybe(&name("key norm"), heads.key_norm.as_ref().map(|n| &n.weight))?;
+        if heads.transforms {
+            record.heads_inputs = inputs::TRANSFORMED.into();
+        }
         record.head_norm_eps = eps(&heads.query_norm).max(eps(&heads.key_norm));
         if heads.sight == Sight::Cross && (heads.key_norm.is_some() || heads.rope.is_some()) {
             let what = format!("a norm or rotation of the keys that block {index} looks at across");

@@ -45,7 +45,7 @@ fn is_there(panel: &[Row], group: usize, levels: &Levels) -> bool {
         match row.sub_scales.get(group) {
             None => codes.iter().any(|&code| code != 0),
             Some(0) => false,
-            Some(_) => codes.iter().any(|&code| levels.values[code as usize & 15] != 0),
+            Some(_) => codes.iter().any(|&code| levels.value(code) != 0),
         }
     })
 }
@@ -85,7 +85,7 @@ impl<'l> Packer<'l> {
                 self.written = bytes.len();
                 bytes
             }
-            Format::Int8 | Format::Int4 => vec![],
+            Format::Int8 | Format::Int8Grouped | Format::Int4 => vec![],
         }
     }
 
@@ -99,20 +99,16 @@ impl<'l> Packer<'l> {
         let groups = self.groups(rows);
         let padding = if self.sparse { GROUP } else { self.format.inner() };
         let inner = if self.sparse { groups.len() * GROUP } else { self.cols.next_multiple_of(padding) };
-        let mut bytes = match self.format {
-            Format::Int8 => vec![0; PANEL * inner],
-            // Padding meets activations of zero; nibble 0 is as good as any.
-            Format::Int4 | Format::Int4Codebook => vec![0; PANEL * inner / 2],
-        };
+        // Padding meets activations of zero; nibble 0 is as good as any.
+        let mut bytes = vec![0; if self.format.is_int8() { PANEL * inner } else { PANEL * inner / 2 }];
         for (r, row) in rows.iter().enumerate() {
             for (to, &from) in groups.iter().enumerate() {
                 for (k, &code) in row.codes[from * GROUP..].iter().take(GROUP).enumerate() {
-                    match self.format {
-                        Format::Int8 => bytes[int8_index(r, to * GROUP + k)] = code as u8,
-                        Format::Int4 | Format::Int4Codebook => {
-                            let (byte, shift) = int4_index(r, to * GROUP + k);
-                            bytes[byte] |= (code as u8 & 15) << shift;
-                        }
+                    if self.format.is_int8() {
+                        bytes[int8_index(r, to * GROUP + k)] = code as u8;
+                    } else {
+                        let (byte, shift) = int4_index(r, to * GROUP + k);
+                        bytes[byte] |= (code as u8 & 15) << shift;
                     }
                 }
             }
@@ -124,7 +120,7 @@ impl<'l> Packer<'l> {
     pub(super) fn scales(&mut self, rows: &[Row], codes: usize) {
         self.written += codes;
         let groups = self.groups(rows);
-        if self.format != Format::Int8 {
+        if self.format.is_grouped() {
             for &group in &groups {
                 let sub = |r: usize| rows.get(r).map_or(0, |row| row.sub_scales[group]);
                 self.sub_scales.extend((0..PANEL).map(|r| sub(r) as u8));
@@ -154,6 +150,7 @@ impl<'l> Packer<'l> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference::Inputs;
     use kinglet::Matrix;
     use kinglet_kernels::{Activations, activations};
 
@@ -161,17 +158,18 @@ mod tests {
     fn linear(format: Format, chess: bool) -> RoundedLinear {
         let (rows, cols) = (37, 75);
         let levels = Levels::new(std::array::from_fn(|i| (i as i8 - 7) * 5));
-        let levels = if format == Format::Int4Codebook { levels } else { Levels::uniform() };
+        let levels = if format == Format::Int4Codebook { levels } else { Levels::of(format) };
         let row = |r: usize| {
             let zero = |k: usize| chess && (r / PANEL + k / GROUP) % 2 == 1;
-            let (integer, none) =
-                if format == Format::Int8 { (7, 0) } else { (3, if r.is_multiple_of(2) { 9 } else { 7 }) };
+            let (integer, none) = if format.is_int8() { (7, 0) } else { (3, if r.is_multiple_of(2) { 9 } else { 7 }) };
             Row {
                 codes: (0..cols).map(|k| if zero(k) { none } else { (r + k) as i8 % integer }).collect(),
                 // Of a group that is zero either the sub-scale is, or all levels are.
                 sub_scales: match format {
                     Format::Int8 => vec![],
-                    Format::Int4 => (0..3).map(|g| if zero(g * GROUP) { 0 } else { r as i8 }).collect(),
+                    Format::Int8Grouped | Format::Int4 => {
+                        (0..3).map(|g| if zero(g * GROUP) { 0 } else { r as i8 }).collect()
+                    }
                     Format::Int4Codebook => {
                         (0..3).map(|g| if zero(g * GROUP) && r.is_multiple_of(2) { 0 } else { 1 }).collect()
                     }
@@ -179,7 +177,7 @@ mod tests {
                 scale: 0.5 + r as f32,
             }
         };
-        RoundedLinear { format, levels, rows: (0..rows).map(row).collect(), cols, bias: None }
+        RoundedLinear { format, levels, rows: (0..rows).map(row).collect(), cols, inputs: Inputs::Rounded, bias: None }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::pack;
 use super::rounded::{RoundedBlock, RoundedLinear};
 use crate::file::Kind;
 use crate::memory::Memory;
-use crate::reference::{Batch, Middle, NormWeights, Part, base, joined, ops};
+use crate::reference::{Batch, Inputs, Middle, NormWeights, Part, base, joined, ops};
 
 /// Tokens that go through a product at once.
 pub(super) const TOKENS: usize = 2048;
@@ -27,8 +27,16 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Codes rows of `cols` numbers. One that holds what is no number, or infinite, has a scale that is no number.
-    pub(super) fn new(x: &[f32], cols: usize) -> Self {
+    /// Codes rows of `cols` numbers for a product with such inputs. One that holds what is no number, or infinite, has a scale that is no number.
+    pub(super) fn new(x: &[f32], cols: usize, inputs: Inputs) -> Self {
+        let transformed;
+        let x = match inputs {
+            Inputs::Transformed => {
+                transformed = ops::transformed(x, cols);
+                &transformed
+            }
+            Inputs::Exact | Inputs::Rounded => x,
+        };
         let rows = x.len() / cols;
         let mut new = Self {
             codes: vec![0; rows * stride(cols)],
@@ -108,10 +116,11 @@ pub(super) fn mixed(
 ) -> Vec<f32> {
     let normed = norm.map_or_else(|| part.stream.to_vec(), |norm| norm.apply(part.stream));
     let projected = match input {
-        Some(input) => input.apply(&Rows::new(&normed, input.of.cols)),
+        Some(input) => input.apply(&Rows::new(&normed, input.of.cols, input.of.inputs)),
         None => normed,
     };
-    let of_memory = memory.map_or_else(Vec::new, |of| of.apply(&Rows::new(part.sequences.memory, of.of.cols)));
+    let of_memory =
+        memory.map_or_else(Vec::new, |of| of.apply(&Rows::new(part.sequences.memory, of.of.cols, of.of.inputs)));
     middle.mix(part.sequences, projected, of_memory)
 }
 
@@ -121,7 +130,7 @@ pub(super) fn advance(block: &RoundedBlock, batch: &mut Batch) {
     let mut output = Packed::new(&block.output);
     batch.step(TOKENS, |part| {
         let mixed = mixed(block.norm.as_ref(), &block.middle, input.as_mut(), memory.as_mut(), &part);
-        let branch = output.apply(&Rows::new(&mixed, block.output.cols));
+        let branch = output.apply(&Rows::new(&mixed, block.output.cols, block.output.inputs));
         joined(base(block.join, block.stream_norm.as_ref(), part.stream), branch)
     });
 }

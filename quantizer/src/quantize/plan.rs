@@ -19,7 +19,7 @@ use crate::checkpoint::{Architecture, Sight};
 use crate::memory::Memory;
 use crate::probe::Probe;
 use crate::prune::{self, Units};
-use crate::reference::{BlockWeights, Middle, Reference, ReferenceError, Sample, Site, ops};
+use crate::reference::{BlockWeights, Inputs, Middle, Reference, ReferenceError, Sample, Site, ops};
 
 /// Tokens that damage is measured on, at most.
 const TOKENS: usize = 4096;
@@ -68,7 +68,13 @@ pub(super) fn plan(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Plan, QuantizeError> {
     let blocks = reference.architecture().count();
-    let task = Task { formats: [options.weights; 3], cut: 0, refit: options.prune.refit, fold: options.fold };
+    let task = Task {
+        formats: [options.weights; 3],
+        cut: 0,
+        refit: options.prune.refit,
+        fold: options.fold,
+        transform: options.transform,
+    };
     let mut plan = Plan { tasks: vec![Some(task); blocks], figures: vec![Figures::default(); blocks] };
     if !(options.explain || options.target.is_some() || options.prune.any()) {
         return Ok(plan);
@@ -313,7 +319,7 @@ fn measure_rounding(
                 let mut with = block.clone().into_owned();
                 if let Some(of) = with.product_mut(site) {
                     *of = nearest(of, format, &importance).weights();
-                    of.rounds = false;
+                    of.inputs = Inputs::Exact;
                 }
                 let damage = probe.damage(index, Some(&with))?;
                 plan.figures[index].rounding[site as usize].push(Rounding { format, damage });
@@ -327,7 +333,7 @@ fn measure_rounding(
 fn formats(options: &Options) -> Vec<Format> {
     match options.target {
         Some(Target::Seconds(_)) => Format::ALL.to_vec(),
-        _ => vec![Format::Int8, Format::Int4Codebook],
+        _ => vec![Format::Int8Grouped, Format::Int4Codebook],
     }
 }
 
@@ -391,6 +397,7 @@ fn choose_formats(
 fn bits(format: Format) -> f64 {
     match format {
         Format::Int8 => 8.0,
+        Format::Int8Grouped => 8.0 + 8.0 / GROUP as f64,
         Format::Int4 | Format::Int4Codebook => 4.0 + 8.0 / GROUP as f64,
     }
 }

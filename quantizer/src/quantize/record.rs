@@ -172,7 +172,7 @@ pub(super) fn block(
         let mut reasons = vec![];
         match (options.target, damage(linear.format)) {
             (Some(_), Some(own)) => {
-                let other = if linear.format == Format::Int8 { options.weights } else { Format::Int8 };
+                let other = if linear.format.is_int8() { options.weights } else { Format::Int8Grouped };
                 if let Some(other_damage) = damage(other) {
                     reasons.push(format!(
                         "alone costs {own:.5} {}, {other_damage:.5} in {}",

@@ -1,6 +1,6 @@
 //! Rounding rows of weights to codes and scales.
 //!
-//! The reconstruction of a weight is `row_scale * q` with the integer `q` = code (int8) or sub-scale * level (int4). Rounding
+//! The reconstruction of a weight is `row_scale * q` with the integer `q` = code (int8) or sub-scale * level (int4, and grouped int8, whose levels are its codes). Rounding
 //! minimises the squared error of the reconstruction, each weight's counted by the importance of its input (the mean of its square, or 1
 //! where nothing is known): scales are searched on a grid and refitted by least squares. Every row is
 //! proven not to overflow the kernels' i32 sums: `127 * sum |q|` must fit; a row that would not is coarsened.
@@ -13,11 +13,13 @@ const ACTIVATION: i64 = 127;
 /// The largest magnitude of a sub-scale.
 pub(crate) const SUB_SCALE: f32 = 127.0;
 
-/// The 16 levels of an int4 code, ascending, with the nearest level of each integer.
+/// What codes stand for: one of 16 ascending levels (int4), or themselves (int8).
 #[derive(Clone, Debug)]
 pub struct Levels {
-    /// Values.
+    /// Values of int4 codes.
     pub values: [i8; 16],
+    /// Whether a code is its own value.
+    bytes: bool,
     /// Index of the level nearest to `i - 128`.
     nearest: [u8; 256],
 }
@@ -28,21 +30,59 @@ impl Levels {
         Self::new(std::array::from_fn(|i| i as i8 - 8))
     }
 
+    /// Codes of eight bits.
+    pub fn bytes() -> Self {
+        Self { bytes: true, ..Self::uniform() }
+    }
+
+    /// Those of a format that has no codebook.
+    pub(super) fn of(format: Format) -> Self {
+        if format.is_int8() { Self::bytes() } else { Self::uniform() }
+    }
+
     /// Ascending `values`.
     pub fn new(values: [i8; 16]) -> Self {
         let nearest = std::array::from_fn(|i| {
             let distance = |&level: &usize| (i32::from(values[level]) - (i as i32 - 128)).abs();
             (0..16).min_by_key(distance).unwrap_or(0) as u8
         });
-        Self { values, nearest }
+        Self { values, bytes: false, nearest }
     }
 
-    pub(super) fn nearest(&self, x: f32) -> u8 {
-        self.nearest[(to_int(x.clamp(-128.0, 127.0)) + 128) as usize & 255]
+    /// What a code stands for.
+    #[inline]
+    pub fn value(&self, code: i8) -> i8 {
+        if self.bytes { code } else { self.values[code as usize & 15] }
+    }
+
+    /// The code whose value is nearest.
+    #[inline]
+    pub(crate) fn nearest(&self, x: f32) -> i8 {
+        if self.bytes {
+            return to_int(x.clamp(-127.0, 127.0)) as i8;
+        }
+        self.nearest[(to_int(x.clamp(-128.0, 127.0)) + 128) as usize & 255] as i8
+    }
+
+    /// The mean distance of two levels.
+    pub(crate) fn gap(&self) -> f32 {
+        if self.bytes { 1.0 } else { (f32::from(self.values[15]) - f32::from(self.values[0])) / 15.0 }
+    }
+
+    /// The values below and above that of a code; beyond the last one by the mean distance.
+    pub(crate) fn neighbours(&self, code: i8) -> [f32; 2] {
+        let [first, last] = if self.bytes { [-127, 127] } else { [0, 15] };
+        let value = |code: i8| f32::from(self.value(code));
+        let below = if code > first { value(code - 1) } else { value(code) - self.gap() };
+        let above = if code < last { value(code + 1) } else { value(code) + self.gap() };
+        [below, above]
     }
 
     /// The ends of the range, the one of larger magnitude first.
     fn ends(&self) -> [f32; 2] {
+        if self.bytes {
+            return [127.0, -127.0];
+        }
         let (low, high) = (f32::from(self.values[0]), f32::from(self.values[15]));
         if low.abs() >= high.abs() { [low, high] } else { [high, low] }
     }
@@ -60,7 +100,7 @@ fn to_int(x: f32) -> i32 {
 pub struct Row {
     /// int8: codes. int4: indices of levels. One for each weight.
     pub codes: Vec<i8>,
-    /// int4: one for each group of 32.
+    /// One for each group of 32; none in [`Format::Int8`].
     pub sub_scales: Vec<i8>,
     /// The row's scale.
     pub scale: f32,
@@ -70,9 +110,14 @@ impl Row {
     /// The integer `q` of each weight.
     pub fn integers<'a>(&'a self, levels: &'a Levels) -> impl Iterator<Item = i32> + 'a {
         self.codes.iter().enumerate().map(|(k, &code)| match self.sub_scales.get(k / GROUP) {
-            Some(&sub) => i32::from(sub) * i32::from(levels.values[code as usize & 15]),
+            Some(&sub) => i32::from(sub) * i32::from(levels.value(code)),
             None => i32::from(code),
         })
+    }
+
+    /// The step between integers at a column.
+    pub(crate) fn unit(&self, column: usize) -> f32 {
+        self.sub_scales.get(column / GROUP).map_or(self.scale, |&sub| self.scale * f32::from(sub))
     }
 
     /// Whether no sum of products with activations can leave i32.
@@ -84,12 +129,13 @@ impl Row {
 /// Rounds a row, with as many importances as weights.
 pub fn round(format: Format, weights: &[f32], importance: &[f32], levels: &Levels) -> Row {
     // Coarser and coarser: fewer steps of code or sub-scale, then larger steps.
-    let coarser =
-        (0..).map(|n| ((SUB_SCALE / (1u64 << n.min(6)) as f32).floor(), (1u64 << (n.max(6) - 6).min(40)) as f32));
+    const STEPS: i32 = 14;
+    let limit = |n: i32| (SUB_SCALE * 0.75f32.powi(n.min(STEPS))).floor();
+    let coarser = (0..).map(|n: i32| (limit(n), (1u64 << (n - STEPS).clamp(0, 40)) as f32));
     for (limit, stretch) in coarser {
         let row = match format {
             Format::Int8 => round_int8(weights, importance, limit),
-            Format::Int4 | Format::Int4Codebook => round_int4(weights, importance, levels, limit, stretch),
+            _ => round_grouped(weights, importance, levels, limit, stretch),
         };
         if row.fits(levels) {
             return row;
@@ -156,9 +202,8 @@ fn assign(weights: &[f32], importance: &[f32], scale: f32, levels: &Levels, code
     let inv = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     let mut error = 0.0;
     for ((&w, h), code) in weights.iter().zip(importance).zip(codes) {
-        let level = levels.nearest(w * inv);
-        *code = level as i8;
-        let e = w - scale * f32::from(levels.values[usize::from(level) & 15]);
+        *code = levels.nearest(w * inv);
+        let e = w - scale * f32::from(levels.value(*code));
         error += h * e * e;
     }
     f64::from(error)
@@ -177,7 +222,7 @@ pub(super) fn group_scale(weights: &[f32], importance: &[f32], levels: &Levels) 
             }
             assign(weights, importance, tried, levels, &mut codes);
             for (value, &code) in values.iter_mut().zip(&codes) {
-                *value = f32::from(levels.values[code as usize & 15]);
+                *value = f32::from(levels.value(code));
             }
             let (scale, gain) = refit(weights, importance, &values);
             if gain > best.1 {
@@ -188,7 +233,7 @@ pub(super) fn group_scale(weights: &[f32], importance: &[f32], levels: &Levels) 
     best.0
 }
 
-fn round_int4(weights: &[f32], importance: &[f32], levels: &Levels, limit: f32, stretch: f32) -> Row {
+fn round_grouped(weights: &[f32], importance: &[f32], levels: &Levels, limit: f32, stretch: f32) -> Row {
     let groups = || weights.chunks(GROUP).zip(importance.chunks(GROUP));
     let scales: Vec<f32> = groups().map(|(group, importance)| group_scale(group, importance, levels)).collect();
     let unit = peak(&scales) / limit * stretch;
@@ -234,6 +279,7 @@ mod tests {
         let w = weights(4096);
         let uniform = Levels::uniform();
         assert!(relative_error(Format::Int8, &w, &uniform) < 0.009);
+        assert!(relative_error(Format::Int8Grouped, &w, &Levels::bytes()) < 0.0055);
         let int4 = relative_error(Format::Int4, &w, &uniform);
         assert!((0.04..0.085).contains(&int4), "{int4}");
     }
@@ -241,8 +287,8 @@ mod tests {
     #[test]
     fn zeros_and_constants_are_exact() {
         for format in Format::ALL {
-            assert_eq!(relative_error(format, &[0.0; 40], &Levels::uniform()).max(0.0), 0.0);
-            assert!(relative_error(format, &[-3.0; 40], &Levels::uniform()) < 1e-6);
+            assert_eq!(relative_error(format, &[0.0; 40], &Levels::of(format)).max(0.0), 0.0);
+            assert!(relative_error(format, &[-3.0; 40], &Levels::of(format)) < 1e-6);
         }
         let row = round(Format::Int8, &[1e-42; 8], &[1.0; 8], &Levels::uniform());
         assert!(row.scale.is_finite());
@@ -250,9 +296,10 @@ mod tests {
 
     #[test]
     fn rows_that_could_overflow_are_coarsened() {
-        let levels = Levels::new(std::array::from_fn(|i| (i as i32 * 17 - 127) as i8));
+        let codebook = Levels::new(std::array::from_fn(|i| (i as i32 * 17 - 127) as i8));
         let long = vec![1.0; 200_000];
         for format in Format::ALL {
+            let levels = if format.is_int8() { Levels::bytes() } else { codebook.clone() };
             let row = round(format, &long, &vec![1.0; long.len()], &levels);
             assert!(row.fits(&levels));
             let error = row.integers(&levels).map(|q| (q as f32 * row.scale - 1.0).abs()).fold(0.0, f32::max);

@@ -2,10 +2,9 @@
 
 use kinglet::Format;
 
-use super::gptq::Grid;
 use super::round::{Levels, Row};
 use crate::checkpoint::Join;
-use crate::reference::{BlockWeights, LinearWeights, Middle, NormWeights, Site};
+use crate::reference::{BlockWeights, Inputs, LinearWeights, Middle, NormWeights, Site};
 
 /// A rounded matrix, with the bias of its product.
 #[derive(Clone, Debug)]
@@ -18,21 +17,18 @@ pub struct RoundedLinear {
     pub rows: Vec<Row>,
     /// Inputs.
     pub cols: usize,
+    /// What they go through: rounded, or transformed first.
+    pub inputs: Inputs,
     /// One number for each output.
     pub bias: Option<Vec<f32>>,
 }
 
 impl RoundedLinear {
-    /// The values that its rows can take.
-    pub(crate) fn grid(&self) -> Grid<'_> {
-        Grid { format: self.format, levels: &self.levels }
-    }
-
     /// The product that the runtime computes.
     pub fn weights(&self) -> LinearWeights {
         let values = |row: &Row| -> Vec<f32> { row.integers(&self.levels).map(|q| row.scale * q as f32).collect() };
         let weight = self.rows.iter().flat_map(values).collect();
-        LinearWeights { weight, bias: self.bias.clone(), cols: self.cols, rounds: true }
+        LinearWeights { weight, bias: self.bias.clone(), cols: self.cols, inputs: self.inputs }
     }
 }
 

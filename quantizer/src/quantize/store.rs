@@ -20,7 +20,7 @@ use super::round::{Levels, Row};
 use super::rounded::{RoundedBlock, RoundedLinear};
 use crate::checkpoint::{Activation, Join, NormKind, Rope, Sight};
 use crate::file::WriteError;
-use crate::reference::{Heads, Middle, NormWeights, Site};
+use crate::reference::{Heads, Inputs, Middle, NormWeights, Site};
 
 const KEY: &str = "key";
 const ABOUT: &str = "about";
@@ -64,6 +64,7 @@ struct About<T> {
     layer: usize,
     #[serde(with = "as_name::all")]
     formats: [Format; 3],
+    inputs: [Inputs; 3],
     norms: [Option<(NormKind, f32)>; 2],
     join: Join,
     middle: AboutMiddle,
@@ -78,6 +79,7 @@ enum AboutMiddle {
         norms: [Option<(NormKind, f32)>; 2],
         rope: Option<(Vec<f64>, f32)>,
         sight: Sight,
+        transforms: bool,
     },
     FeedForward {
         activation: Activation,
@@ -193,13 +195,15 @@ impl Store {
                     norms,
                     rope: h.rope.as_ref().map(|rope| (rope.inv_freq.clone(), rope.magnitude)),
                     sight: h.sight,
+                    transforms: h.transforms,
                 }
             }
         };
-        let mut formats = [block.output.format; 3];
+        let (mut formats, mut inputs) = ([block.output.format; 3], [block.output.inputs; 3]);
         for (site, linear) in block.products() {
             let name = NAMES[site as usize];
             formats[site as usize] = linear.format;
+            inputs[site as usize] = linear.inputs;
             let bytes = |of: fn(&Row) -> &[i8]| -> Vec<u8> {
                 linear.rows.iter().flat_map(|row| of(row).iter().map(|&c| c as u8)).collect()
             };
@@ -214,7 +218,7 @@ impl Store {
                 put(&format!("{name}.bias"), Dtype::F32, vec![bias.len()], f32s(bias));
             }
         }
-        let about = About { layer: block.layer, formats, norms, join: block.join, middle, extra };
+        let about = About { layer: block.layer, formats, inputs, norms, join: block.join, middle, extra };
         let about = serde_json::to_string(&about).map_err(|e| self.fail(e.into()))?;
         let about = HashMap::from([(ABOUT.to_owned(), about)]);
         let tensors: Vec<(&str, &Tensor<'_>)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
@@ -232,7 +236,7 @@ impl Store {
             let tensor = tensors.tensor(name).ok()?;
             Some(tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
         };
-        let linear = |name: &str, format: Format| -> Option<RoundedLinear> {
+        let linear = |name: &str, format: Format, inputs: Inputs| -> Option<RoundedLinear> {
             let part = |part: &str| tensors.tensor(&format!("{name}.{part}")).ok();
             let i8s = |of: &[u8]| of.iter().map(|&b| b as i8).collect::<Vec<i8>>();
             let (codes, subs) = (part("codes")?, part("sub_scales")?);
@@ -244,9 +248,13 @@ impl Store {
             };
             Some(RoundedLinear {
                 format,
-                levels: Levels::new(i8s(part("levels")?.data()).try_into().ok()?),
+                levels: match format.is_int8() {
+                    true => Levels::bytes(),
+                    false => Levels::new(i8s(part("levels")?.data()).try_into().ok()?),
+                },
                 rows: scales.iter().enumerate().map(row).collect::<Option<_>>()?,
                 cols,
+                inputs,
                 bias: f32s(&format!("{name}.bias")),
             })
         };
@@ -258,16 +266,27 @@ impl Store {
         let middle = match about.middle {
             AboutMiddle::FeedForward { activation, gated } => Middle::FeedForward { activation, gated },
             AboutMiddle::Projection => Middle::Projection,
-            AboutMiddle::Attention { heads: [heads, kv_heads, dim], scale, norms, rope, sight } => {
+            AboutMiddle::Attention { heads: [heads, kv_heads, dim], scale, norms, rope, sight, transforms } => {
                 let rope = rope.map(|(inv_freq, magnitude)| Rope { inv_freq, magnitude });
                 let [query_norm, key_norm] = [norm("query_norm", norms[0]), norm("key_norm", norms[1])];
                 let relative = f32s("relative").map(Arc::new);
-                Middle::Attention(Heads { heads, kv_heads, dim, scale, query_norm, key_norm, rope, sight, relative })
+                Middle::Attention(Heads {
+                    heads,
+                    kv_heads,
+                    dim,
+                    scale,
+                    query_norm,
+                    key_norm,
+                    rope,
+                    sight,
+                    relative,
+                    transforms,
+                })
             }
         };
         let [input, memory, output] = Site::OF_BLOCK.map(|site| {
             let name = NAMES[site as usize];
-            linear(name, about.formats[site as usize])
+            linear(name, about.formats[site as usize], about.inputs[site as usize])
         });
         let block = RoundedBlock {
             layer: about.layer,
@@ -297,7 +316,8 @@ pub(super) mod as_name {
     /// What the command calls them.
     pub(crate) fn name(format: Format) -> &'static str {
         match format {
-            Format::Int8 => "int8",
+            Format::Int8 => "int8-row",
+            Format::Int8Grouped => "int8",
             Format::Int4 => "int4-uniform",
             Format::Int4Codebook => "int4",
         }

@@ -22,7 +22,13 @@ fn rounded(checkpoint: &Checkpoint, options: &Options, plan: &Plan) -> Vec<Round
 }
 
 fn everywhere(checkpoint: &Checkpoint, options: &Options) -> Plan {
-    let task = Task { formats: [options.weights; 3], cut: 0, refit: Refit::LeastSquares, fold: options.fold };
+    let task = Task {
+        formats: [options.weights; 3],
+        cut: 0,
+        refit: Refit::LeastSquares,
+        fold: options.fold,
+        transform: options.transform,
+    };
     let blocks = checkpoint.architecture().count();
     Plan { tasks: vec![Some(task); blocks], figures: vec![] }
 }

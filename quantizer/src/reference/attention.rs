@@ -191,7 +191,18 @@ mod tests {
         // A reach of 2, so that most keys are beyond it.
         let relative = relative.then(|| Arc::new(numbers(4 * 5, 9)));
         let (query_norm, key_norm, rope) = (None, None, None);
-        Heads { heads: 4, kv_heads: 2, dim: 3, scale: 0.7, query_norm, key_norm, rope, sight, relative }
+        Heads {
+            heads: 4,
+            kv_heads: 2,
+            dim: 3,
+            scale: 0.7,
+            query_norm,
+            key_norm,
+            rope,
+            sight,
+            relative,
+            transforms: false,
+        }
     }
 
     /// The same, number by number.

@@ -36,7 +36,7 @@ use crate::checkpoint::{Architecture, Checkpoint, CheckpointError};
 
 pub(crate) use batch::Part;
 pub use batch::{Batch, Sample, Sequences, Source};
-pub use weights::{BlockWeights, Heads, LinearWeights, Middle, NormWeights};
+pub use weights::{BlockWeights, Heads, Inputs, LinearWeights, Middle, NormWeights};
 pub(crate) use weights::{base, joined};
 
 /// Weights up to this many bytes as f32 are kept in memory by [`Reference::new`].

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::batch::Sequences;
 use super::{Site, attention, ops, product};
 use crate::checkpoint::{
@@ -36,8 +38,30 @@ pub struct LinearWeights {
     pub bias: Option<Vec<f32>>,
     /// Inputs.
     pub cols: usize,
-    /// Whether inputs are rounded to int8 with one scale a token, as the runtime does.
-    pub rounds: bool,
+    /// What inputs go through first.
+    pub inputs: Inputs,
+}
+
+/// What the inputs of a product go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Inputs {
+    /// Nothing.
+    Exact,
+    /// They are rounded to int8 with one scale a token, as the runtime does.
+    Rounded,
+    /// They are transformed ([`kinglet_kernels::scalar::transforms`]), then rounded. The rows of the weights are transformed, too.
+    Transformed,
+}
+
+impl Inputs {
+    /// Rows of `cols` numbers behind all that.
+    pub(crate) fn prepare<'x>(self, x: &'x [f32], cols: usize) -> Cow<'x, [f32]> {
+        match self {
+            Self::Exact => Cow::Borrowed(x),
+            Self::Rounded => Cow::Owned(ops::rounded(x, cols)),
+            Self::Transformed => Cow::Owned(ops::rounded(&ops::transformed(x, cols), cols)),
+        }
+    }
 }
 
 /// The weights of one block.
@@ -125,6 +149,8 @@ pub struct Heads {
     /// What is added to the scaled scores: for each query head `2 * reach + 1` numbers, that of a key at its query's own position in the
     /// middle, later keys behind it; keys further away than the reach have the outermost.
     pub relative: Option<Arc<Vec<f32>>>,
+    /// Whether the runtime transforms queries and keys of each head behind the rotation. No score changes but for rounding.
+    pub transforms: bool,
 }
 
 impl Heads {
@@ -212,7 +238,7 @@ impl LinearWeights {
             }
         }
         let bias = parts.iter().any(|part| part.bias.is_some()).then_some(bias);
-        Ok(Self { weight, bias, cols: parts.first().map_or(1, |part| part.cols()), rounds: false })
+        Ok(Self { weight, bias, cols: parts.first().map_or(1, |part| part.cols()), inputs: Inputs::Exact })
     }
 
     /// Outputs.
@@ -222,10 +248,12 @@ impl LinearWeights {
 
     /// The outputs for each row of inputs.
     pub fn apply(&self, x: &[f32]) -> Vec<f32> {
-        let mut y = match self.rounds {
-            true => product::rows_by_rows(&ops::rounded(x, self.cols), &self.weight, self.cols),
-            false => product::rows_by_rows(x, &self.weight, self.cols),
-        };
+        self.outputs(&self.inputs.prepare(x, self.cols))
+    }
+
+    /// The outputs for inputs that went through all that they go through.
+    pub(crate) fn outputs(&self, prepared: &[f32]) -> Vec<f32> {
+        let mut y = product::rows_by_rows(prepared, &self.weight, self.cols);
         if let Some(bias) = &self.bias {
             for row in y.chunks_exact_mut(bias.len()) {
                 ops::add(row, bias);
@@ -236,13 +264,20 @@ impl LinearWeights {
 }
 
 impl LinearWeights {
+    /// The same product with transformed inputs.
+    pub(crate) fn transformed(&self) -> Self {
+        let weight = ops::transformed(&self.weight, self.cols);
+        Self { weight, bias: self.bias.clone(), cols: self.cols, inputs: Inputs::Transformed }
+    }
+
     /// The gradient of the inputs from that of the outputs.
     pub(crate) fn back(&self, gradient: &[f32]) -> Vec<f32> {
         let (rows, tokens) = (self.rows(), gradient.len() / self.rows());
         let mut inputs = vec![0.0; tokens * self.cols];
         let (gradient, weight) = (product::view(gradient, tokens, rows), product::view(&self.weight, rows, self.cols));
         product::multiply(gradient, weight, product::view_mut(&mut inputs, tokens, self.cols));
-        inputs
+        // The transform is its own transpose.
+        if self.inputs == Inputs::Transformed { ops::transformed(&inputs, self.cols) } else { inputs }
     }
 }
 
@@ -267,6 +302,7 @@ impl BlockWeights {
                     rope: a.rope.clone(),
                     sight: a.sight,
                     relative: a.relative.as_ref().map(|relative| expanded(checkpoint, relative)).transpose()?,
+                    transforms: false,
                 };
                 (Some(input), memory, Middle::Attention(heads), read(&[&a.output])?)
             }

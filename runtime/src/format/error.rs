@@ -138,6 +138,10 @@ pub enum TensorProblem {
     Length,
     /// It is a matrix where a vector belongs, or the other way about, or has the wrong element.
     Kind,
+    /// What its inputs go through is unknown, or not for these columns or this use.
+    Inputs,
+    /// This build of the runtime leaves out what the tensor needs.
+    NotBuilt,
     /// Bytes that must be zero are not.
     Reserved,
 }
@@ -160,6 +164,8 @@ pub enum BlockProblem {
     Rope,
     /// A table of distances that is not an odd number of values for each head.
     Relative,
+    /// What heads or states go through is unknown, or not for their width, or not the same for all that look at the states.
+    Inputs,
     /// An epsilon or scale that is negative or not finite.
     Value,
     /// This build of the runtime leaves out what the block needs.
@@ -174,6 +180,7 @@ impl From<LayoutError> for TensorProblem {
             LayoutError::Shape => Self::Shape,
             LayoutError::Length => Self::Length,
             LayoutError::Alignment => Self::Misaligned,
+            LayoutError::NotBuilt => Self::NotBuilt,
         }
     }
 }
@@ -266,6 +273,8 @@ impl fmt::Display for TensorProblem {
             Self::Misaligned => f.write_str("does not start at a multiple of 64"),
             Self::Length => f.write_str("its length does not fit its shape"),
             Self::Kind => f.write_str("a matrix where a vector belongs, or a vector where a matrix does"),
+            Self::Inputs => f.write_str(UNKNOWN),
+            Self::NotBuilt => f.write_str(NOT_BUILT),
             Self::Reserved => f.write_str(NEWER),
         }
     }
@@ -285,6 +294,7 @@ impl fmt::Display for BlockProblem {
             }
             Self::Value => f.write_str("an epsilon or scale is negative or not finite"),
             Self::NotBuilt | Self::Relative => f.write_str(NOT_BUILT),
+            Self::Inputs => f.write_str(UNKNOWN),
             Self::Reserved => f.write_str(NEWER),
         }
     }

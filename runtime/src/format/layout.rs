@@ -1,4 +1,4 @@
-//! The records of a `.kinglet` file, version 2. `docs/format.md` describes them byte for byte; the reader
+//! The records of a `.kinglet` file, version 3. `docs/format.md` describes them byte for byte; the reader
 //! ([`crate::Model`]) and the quantizer's writer share these definitions.
 //!
 //! ```text
@@ -13,7 +13,7 @@ use super::record::record;
 /// First bytes of every file. The last two show a transfer that changed line ends or stopped at an end-of-file character.
 pub const MAGIC: [u8; 8] = *b"KINGLET\x1a";
 /// Version of the format that this crate reads and writes.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Alignment of sections, tensors and of the memory a file is executed from.
 pub const ALIGN: usize = kinglet_kernels::layout::ALIGN;
 /// Tensor index that stands for "none".
@@ -314,8 +314,10 @@ record! {
         /// Added to scores by distance: for each query head `2 r + 1` numbers, for keys `r` and more positions earlier to `r` and more later, in
         /// units of log 2; a vector, or none.
         relative: u32,
+        /// One of [`inputs`]: what each head's queries and keys go through, behind their rotation.
+        heads_inputs: u32,
         /// Zero.
-        reserved: Zeros<36>,
+        reserved: Zeros<32>,
     }
 }
 
@@ -331,8 +333,18 @@ pub mod tensor {
     pub const INT4: u8 = 3;
     /// [`kinglet_kernels::Format::Int4Codebook`].
     pub const INT4_CODEBOOK: u8 = 4;
+    /// [`kinglet_kernels::Format::Int8Grouped`].
+    pub const INT8_GROUPED: u8 = 5;
     /// Added to the format of a matrix without bytes for blocks that are zero.
     pub const SPARSE: u8 = 16;
+}
+
+/// What the inputs of a product go through before they are rounded. The columns of its matrix went through the same.
+pub mod inputs {
+    /// Nothing.
+    pub const PLAIN: u8 = 0;
+    /// [`kinglet_kernels::Isa::transform`]; the columns are a multiple of 16.
+    pub const TRANSFORMED: u8 = 1;
 }
 
 record! {
@@ -352,8 +364,8 @@ record! {
         name_bytes: u16,
         /// One of [`tensor`].
         format: u8,
-        /// Zero.
-        reserved: u8,
+        /// One of [`inputs`]; zero where the tensor is no product's matrix or table of tokens.
+        inputs: u8,
         /// CRC-32 of the bytes.
         crc: u32,
         /// Zero.
@@ -486,6 +498,7 @@ impl BlockRecord {
         memory: NONE,
         memory_bias: NONE,
         relative: NONE,
+        heads_inputs: inputs::PLAIN as u32,
         reserved: Zeros::ZERO,
     };
 }

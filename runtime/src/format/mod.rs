@@ -14,4 +14,6 @@ pub use error::{BlockProblem, ModelProblem, OpenError, SectionProblem, StackProb
 pub use golden::{Golden, LogitsHash};
 pub use model::{Model, VerifyError};
 pub(crate) use view::FAMILIES;
-pub use view::{Attention, Block, Input, Join, Linear, Middle, Norm, Output, Picture, Sight, Stack, Tensor, Values};
+pub use view::{
+    Attention, Block, Input, Inputs, Join, Linear, Middle, Norm, Output, Picture, Sight, Stack, Tensor, Values,
+};

@@ -1,7 +1,7 @@
 //! The checked view of a file.
 
 use super::crc::Crc32;
-use super::error::{ModelProblem, OpenError, StackProblem, TensorProblem};
+use super::error::{BlockProblem, ModelProblem, OpenError, StackProblem, TensorProblem};
 use super::golden::Golden;
 use super::layout::{
     BlockRecord, GoldenRecord, MAX_BLOCKS, MAX_STACKS, MAX_TENSORS, ModelRecord, NONE, StackRecord, TensorRecord,
@@ -121,13 +121,20 @@ impl<'a> Model<'a> {
                 return order;
             }
             let mut sees = [false; 2];
+            let mut states_inputs = None;
             for at in stack.blocks.0..stack.blocks.1.min(self.record.blocks) {
                 let block = self.block_at(at, width, states)?;
                 if let Middle::Attention(attention) = &block.middle {
                     sees[0] |= matches!(attention.sight, Sight::Earlier);
                     sees[1] |= matches!(attention.sight, Sight::All);
+                    // States are rounded once for all blocks that look at them.
+                    if let Sight::Cross(memory) = &attention.sight
+                        && *states_inputs.get_or_insert(memory.inputs) != memory.inputs
+                    {
+                        return Err(OpenError::Block { index: at, problem: BlockProblem::Inputs });
+                    }
                 }
-                width = block.output.rows();
+                width = block.output.matrix.rows();
             }
             // Only a last stack of tokens goes on from one to the next, and then all of its blocks do.
             let tokens = matches!(stack.input, Input::Tokens { .. });
@@ -194,7 +201,7 @@ impl<'a> Model<'a> {
         let mut sees_all = false;
         for at in stack.blocks.0..stack.blocks.1 {
             let block = self.block_at(at, width, memory)?;
-            width = block.output.rows();
+            width = block.output.matrix.rows();
             sees_all |= matches!(block.middle, Middle::Attention(attention) if matches!(attention.sight, Sight::All));
         }
         Ok(!sees_all && matches!(stack.input, Input::Tokens { .. }))

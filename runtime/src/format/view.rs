@@ -2,12 +2,13 @@
 //! file changes under a memory map.
 
 use kinglet_kernels::cache::MAX_HEAD_DIM;
+use kinglet_kernels::scalar::transforms;
 use kinglet_kernels::{Activation, Format, Matrix};
 
 use super::error::{BlockProblem, OpenError, StackProblem, TensorProblem};
 use super::layout::{
-    self, ALIGN, BlockRecord, MAX_DIMENSION, NONE, StackRecord, TensorRecord, block, input, join, norm, pooling, sight,
-    tensor,
+    self, ALIGN, BlockRecord, MAX_DIMENSION, NONE, StackRecord, TensorRecord, block, input, inputs, join, norm,
+    pooling, sight, tensor,
 };
 use super::model::Model;
 
@@ -27,6 +28,8 @@ pub enum Values<'a> {
 pub struct Tensor<'a> {
     /// Its record.
     pub record: TensorRecord,
+    /// Of a product's matrix, what its inputs go through.
+    pub inputs: Inputs,
     /// Its bytes.
     pub bytes: &'a [u8],
     /// Its values.
@@ -75,16 +78,26 @@ pub struct Block<'a> {
     /// What happens before `output`.
     pub middle: Middle<'a>,
     /// The way back to the residual stream.
-    pub output: Matrix<'a>,
-    /// Added to the result of `output`.
-    pub output_bias: Option<&'a [f32]>,
+    pub output: Linear<'a>,
 }
 
-/// A matrix and what is added to its result.
+/// What values go through before they are rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Inputs {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// [`kinglet_kernels::Isa::transform`].
+    Transformed,
+}
+
+/// A product: a matrix, what its inputs go through, and what is added to its result.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear<'a> {
-    /// A row for each result.
+    /// A row for each result; where inputs are transformed, a row of the weights went through the same.
     pub matrix: Matrix<'a>,
+    /// What its inputs go through before they are rounded.
+    pub inputs: Inputs,
     /// Added to the results.
     pub bias: Option<&'a [f32]>,
 }
@@ -129,6 +142,8 @@ pub struct Attention<'a> {
     pub query_norm: Option<&'a [f32]>,
     /// RMS norm of each key head.
     pub key_norm: Option<&'a [f32]>,
+    /// What queries and keys of each head go through behind their rotation: scores stay the same.
+    pub heads_inputs: Inputs,
     /// Epsilon of both.
     pub head_norm_eps: f32,
     /// Phases a position, in 2^-32 turns, of the pairs `(i, i + len)`; empty without rotary positions.
@@ -172,6 +187,8 @@ pub enum Input<'a> {
     Tokens {
         /// Vocabulary x width.
         embedding: Matrix<'a>,
+        /// What rows of the embedding went through: the same again gives them back.
+        inputs: Inputs,
         /// Its rows are multiplied by this.
         scale: f32,
         /// A row for each type of token.
@@ -254,6 +271,7 @@ fn matrix_format(format: u8) -> Option<(Format, bool)> {
         tensor::INT8 => Some((Format::Int8, sparse)),
         tensor::INT4 => Some((Format::Int4, sparse)),
         tensor::INT4_CODEBOOK => Some((Format::Int4Codebook, sparse)),
+        tensor::INT8_GROUPED => Some((Format::Int8Grouped, sparse)),
         _ => None,
     }
 }
@@ -270,16 +288,26 @@ impl<'a> Model<'a> {
         if record.rows > MAX_DIMENSION || record.cols > MAX_DIMENSION || record.cols == 0 {
             return Err(fail(TensorProblem::Shape));
         }
-        if record.reserved != 0 || record.reserved2 != 0 {
+        if record.reserved2 != 0 {
             return Err(fail(TensorProblem::Reserved));
         }
-        Ok(Tensor { record, bytes, values: values(&record, bytes).map_err(fail)? })
+        let inputs = inputs(record.inputs.into(), record.cols as usize).ok_or(fail(TensorProblem::Inputs))?;
+        Ok(Tensor { record, inputs, bytes, values: values(&record, bytes).map_err(fail)? })
     }
 
-    fn matrix(&self, index: u32) -> Result<Matrix<'a>, OpenError> {
-        match self.tensor(index)?.values {
-            Values::Matrix(matrix) => Ok(matrix),
+    /// A matrix, and what its inputs go through.
+    fn product(&self, index: u32) -> Result<(Matrix<'a>, Inputs), OpenError> {
+        match self.tensor(index)? {
+            Tensor { inputs, values: Values::Matrix(matrix), .. } => Ok((matrix, inputs)),
             _ => Err(OpenError::Tensor { index, problem: TensorProblem::Kind }),
+        }
+    }
+
+    /// A matrix whose inputs, or rows, are as they are.
+    fn matrix(&self, index: u32) -> Result<Matrix<'a>, OpenError> {
+        match self.product(index)? {
+            (matrix, Inputs::Plain) => Ok(matrix),
+            _ => Err(OpenError::Tensor { index, problem: TensorProblem::Inputs }),
         }
     }
 
@@ -312,7 +340,8 @@ impl<'a> Model<'a> {
     }
 
     fn linear(&self, matrix: u32, bias: u32) -> Result<Linear<'a>, OpenError> {
-        Ok(Linear { matrix: self.matrix(matrix)?, bias: self.optional_vector(bias)? })
+        let (matrix, inputs) = self.product(matrix)?;
+        Ok(Linear { matrix, inputs, bias: self.optional_vector(bias)? })
     }
 
     fn rope(&self, index: u32) -> Result<&'a [u32], OpenError> {
@@ -343,7 +372,11 @@ impl<'a> Model<'a> {
             _ if !FAMILIES => self.tokens(&record)?,
             input::TOKENS => self.tokens(&record)?,
             input::FEATURES | input::PIXELS => Input::Features {
-                linear: self.linear(record.embedding, record.input_bias)?,
+                linear: Linear {
+                    matrix: self.matrix(record.embedding)?,
+                    inputs: Inputs::Plain,
+                    bias: self.optional_vector(record.input_bias)?,
+                },
                 class: self.optional_vector(record.class)?,
                 picture: if record.input == input::PIXELS { Some(self.picture(&record)?) } else { None },
             },
@@ -363,7 +396,8 @@ impl<'a> Model<'a> {
 
     fn tokens(&self, record: &StackRecord) -> Result<Input<'a>, OpenError> {
         let types = self.family(record.types, Self::matrix)?;
-        Ok(Input::Tokens { embedding: self.matrix(record.embedding)?, scale: record.embedding_scale, types })
+        let (embedding, inputs) = self.product(record.embedding)?;
+        Ok(Input::Tokens { embedding, inputs, scale: record.embedding_scale, types })
     }
 
     fn picture(&self, record: &StackRecord) -> Result<Picture<'a>, OpenError> {
@@ -384,7 +418,8 @@ impl<'a> Model<'a> {
             pooling: if FAMILIES { record.pooling } else { pooling::NONE },
             dense: dense.map(|linear| (linear, activation(record.dense_activation))),
             head: self.optional(record.head, |model, matrix| {
-                Ok(Linear { matrix: model.matrix(matrix)?, bias: model.family(record.head_bias, Self::vector)? })
+                let (matrix, inputs) = model.product(matrix)?;
+                Ok(Linear { matrix, inputs, bias: model.family(record.head_bias, Self::vector)? })
             })?,
             normalize: FAMILIES && record.normalize != 0,
         };
@@ -402,7 +437,7 @@ impl<'a> Model<'a> {
                 if at == index {
                     return Ok(block);
                 }
-                width = block.output.rows();
+                width = block.output.matrix.rows();
             }
             memory = width;
         }
@@ -434,8 +469,8 @@ impl<'a> Model<'a> {
             join::REPLACE if FAMILIES => Join::Replace,
             _ => Join::Pre,
         };
-        let output = self.matrix(record.output)?;
-        let view = Block { record, norm, join, middle, output, output_bias: self.optional_vector(record.output_bias)? };
+        let output = self.linear(record.output, record.output_bias)?;
+        let view = Block { record, norm, join, middle, output };
         view.check_shapes(width, memory).map_err(fail)?;
         Ok(view)
     }
@@ -454,11 +489,23 @@ impl<'a> Model<'a> {
             score_scale: record.score_scale,
             query_norm: self.optional_vector(record.query_norm)?,
             key_norm: self.optional_vector(record.key_norm)?,
+            heads_inputs: inputs(record.heads_inputs, record.head_dim as usize).unwrap_or_default(),
             head_norm_eps: record.head_norm_eps,
             rope: self.rope(record.rope)?,
             rope_magnitude: record.rope_magnitude,
             relative: self.family(record.relative, Self::vector)?.unwrap_or_default(),
         })
+    }
+}
+
+/// What a record's byte says; nothing where it is none, or `cols` values cannot go through that.
+fn inputs(code: u32, cols: usize) -> Option<Inputs> {
+    const PLAIN: u32 = inputs::PLAIN as u32;
+    const TRANSFORMED: u32 = inputs::TRANSFORMED as u32;
+    match code {
+        PLAIN => Some(Inputs::Plain),
+        TRANSFORMED if transforms(cols) => Some(Inputs::Transformed),
+        _ => None,
     }
 }
 
@@ -512,6 +559,9 @@ fn check_block(record: &BlockRecord) -> Result<(), BlockProblem> {
             }
             if record.variant > sight::CROSS {
                 return Err(BlockProblem::Variant);
+            }
+            if inputs(record.heads_inputs, record.head_dim as usize).is_none() {
+                return Err(BlockProblem::Inputs);
             }
         }
         block::FEED_FORWARD if record.inner == 0 || record.inner > MAX_DIMENSION => return Err(BlockProblem::Inner),
@@ -607,7 +657,7 @@ impl Stack<'_> {
 impl Block<'_> {
     /// Width of what enters `output`.
     pub fn middle_width(&self) -> usize {
-        self.output.cols()
+        self.output.matrix.cols()
     }
 
     /// The first matrix of the branch.
@@ -633,9 +683,8 @@ impl Block<'_> {
         };
         let shapes = fits(&self.norm, width)
             && (self.norm.is_some() || (FAMILIES && !matches!(self.join, Join::Post(_))))
-            && (replaces || self.output.rows() == width)
-            && self.output.cols() == middle
-            && self.output_bias.is_none_or(|bias| bias.len() == self.output.rows())
+            && (replaces || self.output.matrix.rows() == width)
+            && self.output.is(self.output.matrix.rows(), middle)
             && (!matches!(self.middle, Middle::Projection) || replaces);
         let stream = match self.join {
             Join::Post(norm) => fits(&Some(norm), width),

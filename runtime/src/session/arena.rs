@@ -49,9 +49,9 @@ pub(super) struct Arena<'a> {
     pub(super) sums: &'a mut [i16],
     pub(super) scales: &'a mut [f32],
     pub(super) cache_codes: &'a mut [i8],
-    pub(super) cache_scales: &'a mut [f32],
+    pub(super) cache_scales: &'a mut [u16],
     pub(super) cross_codes: &'a mut [i8],
-    pub(super) cross_scales: &'a mut [f32],
+    pub(super) cross_scales: &'a mut [u16],
     pub(super) logits: &'a mut [f32],
 }
 

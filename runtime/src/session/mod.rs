@@ -220,7 +220,9 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
     fn begin_run(&mut self, tokens: &[u32], logits: usize, apart: bool) -> Result<(), RunError> {
         let stack = self.check(tokens, if apart { 1 } else { tokens.len() })?;
         let start = self.position;
-        source::embed(&stack, tokens, &[], &mut self.arena, |row| start + if apart { 0 } else { row });
+        source::embed(&stack, tokens, &[], self.setting.isa, &mut self.arena, |row| {
+            start + if apart { 0 } else { row }
+        });
         self.rows = 0;
         let mut run =
             Run::new((self.model.stacks() - 1, &stack), &self.setting, start, tokens.len(), logits, self.memory);

@@ -5,7 +5,7 @@ use kinglet_kernels::Isa;
 use super::RunError;
 use super::arena::Arena;
 use super::steps::rows_of;
-use crate::format::{FAMILIES, Input, Picture, Stack};
+use crate::format::{FAMILIES, Input, Inputs, Picture, Stack};
 
 /// A source.
 ///
@@ -39,8 +39,10 @@ pub(super) fn read(
     arena: &mut Arena<'_>,
 ) -> Result<(usize, bool), RunError> {
     let (linear, class, picture) = match (&stack.input, source) {
-        (Input::Tokens { .. }, Source::Tokens(tokens)) => return read_tokens(stack, tokens, &[], most, arena),
-        (Input::Tokens { .. }, Source::Typed(tokens, types)) => return read_tokens(stack, tokens, types, most, arena),
+        (Input::Tokens { .. }, Source::Tokens(tokens)) => return read_tokens(stack, tokens, &[], most, isa, arena),
+        (Input::Tokens { .. }, Source::Typed(tokens, types)) => {
+            return read_tokens(stack, tokens, types, most, isa, arena);
+        }
         (Input::Tokens { .. }, _) => return Err(RunError::Reads { what: "tokens" }),
         (Input::Features { linear, class, picture }, _) if FAMILIES => (linear, class, picture),
         _ => return Err(RunError::Reads { what: "nothing" }),
@@ -104,6 +106,7 @@ fn read_tokens(
     tokens: &[u32],
     types: &[u8],
     most: usize,
+    isa: Isa,
     arena: &mut Arena<'_>,
 ) -> Result<(usize, bool), RunError> {
     if tokens.is_empty() || tokens.len() > most {
@@ -120,7 +123,7 @@ fn read_tokens(
             return Err(RunError::Token { index, token: types[index].into(), vocab: known });
         }
     }
-    embed(stack, tokens, types, arena, |row| row);
+    embed(stack, tokens, types, isa, arena, |row| row);
     Ok((tokens.len(), false))
 }
 
@@ -139,13 +142,17 @@ pub(super) fn embed(
     stack: &Stack<'_>,
     tokens: &[u32],
     types: &[u8],
+    isa: Isa,
     arena: &mut Arena<'_>,
     position: impl Fn(usize) -> usize,
 ) {
-    let Input::Tokens { embedding, scale, types: table } = &stack.input else { return };
+    let Input::Tokens { embedding, inputs, scale, types: table } = &stack.input else { return };
     let rows = arena.residual.chunks_exact_mut(embedding.cols()).zip(tokens);
     for (row, (to, &token)) in rows.enumerate() {
         embedding.dequantize_row(token as usize, to);
+        if *inputs == Inputs::Transformed {
+            isa.transform(to);
+        }
         if !FAMILIES {
             continue;
         }

@@ -12,7 +12,9 @@ use kinglet_kernels::{Activation, Activations, ActivationsMut, Isa, Matrix, Sigh
 use super::arena::Arena;
 use super::families;
 use crate::format::layout::pooling;
-use crate::format::{Attention, Block, FAMILIES, Input, Join, Linear, Middle, Model, Norm, OpenError, Sight, Stack};
+use crate::format::{
+    Attention, Block, FAMILIES, Input, Inputs, Join, Linear, Middle, Model, Norm, OpenError, Output, Sight, Stack,
+};
 use crate::parallel::{Divide, Parallel, Units, split, split_uneven};
 use crate::plan::{Options, Plan, Shape, Shapes};
 
@@ -111,6 +113,10 @@ impl Setting {
         let (options, stacks, target) = (plan.options(), plan.stacks, plan.target);
         let (is_decoder, last, outputs) = (model.is_decoder(), model.stacks() - 1, model.vocab());
         Self { isa, options, stacks, target, is_decoder, last, outputs }
+    }
+
+    fn cache_shape(&self, positions: usize, head_dim: usize) -> CacheShape {
+        CacheShape::new(positions, head_dim, self.options.values)
     }
 
     fn shape(&self, stack: u32) -> Shape {
@@ -246,7 +252,12 @@ impl Run {
                 let first = if pools { 0 } else { self.rows - self.logits };
                 let (range, spent) = self.take(self.logits, self.width, budget);
                 let norm = norm.filter(|_| !pools);
-                ctx.norm_rows(norm.as_ref(), None, first + range.start, range.clone(), self.logits, arena);
+                let inputs = match model.output()? {
+                    Output { dense: Some((dense, _)), .. } if FAMILIES => dense.inputs,
+                    Output { head, .. } => head.map_or(Inputs::Plain, |head| head.inputs),
+                };
+                let norms = (norm.as_ref(), None, inputs);
+                ctx.norm_rows(norms, first + range.start, range.clone(), self.logits, arena);
                 let mut next = Place::Head;
                 if FAMILIES {
                     let output = model.output()?;
@@ -266,7 +277,7 @@ impl Run {
             }
             Place::Head => {
                 let output = model.output()?;
-                let Some(Linear { matrix: head, bias }) = output.head else { return self.done() };
+                let Some(Linear { matrix: head, bias, .. }) = output.head else { return self.done() };
                 let (range, spent) = self.take(head.panels(), PANEL * head.cols() * self.logits, budget);
                 let x = Activations::new(arena.codes, arena.sums, &arena.scales[..self.logits], head.cols());
                 ctx.matmul(&head, &x, range, arena.logits, head.rows());
@@ -332,8 +343,8 @@ impl Run {
             }
             Place::States => {
                 let (range, spent) = self.take(self.rows, self.width, budget);
-                let to = rows_of(arena.codes, arena.sums, &mut arena.scales[..self.rows], self.width, range.clone());
-                ctx.quantize(&arena.residual[range.start * self.width..], self.width, self.width, to);
+                let inputs = states_inputs(model, self.stack + 1, self.width)?;
+                ctx.norm_rows((None, None, inputs), range.start, range, self.rows, arena);
                 if self.cursor == self.rows {
                     let next = model.stack(self.stack + 1)?;
                     // From here on the states are memory.
@@ -377,7 +388,7 @@ impl Run {
             }
             Place::Activate => {
                 let output = model.output()?;
-                let Some((Linear { matrix, bias }, activation)) = output.dense else { return self.done() };
+                let Some((Linear { matrix, bias, .. }, activation)) = output.dense else { return self.done() };
                 let (range, spent) = self.take(self.logits, 8 * matrix.rows(), budget);
                 ctx.activate(matrix.rows(), bias, None, activation, range.clone(), arena);
                 if output.head.is_none() {
@@ -385,7 +396,8 @@ impl Run {
                 } else {
                     let (scales, width) = (&mut arena.scales[..self.logits], matrix.rows());
                     let to = rows_of(arena.codes, arena.sums, scales, width, range.clone());
-                    ctx.quantize(&arena.wide[range.start * ctx.stride..], ctx.stride, width, to);
+                    let inputs = output.head.map_or(Inputs::Plain, |head| head.inputs);
+                    ctx.quantize(&mut arena.wide[range.start * ctx.stride..], width, inputs, to);
                 }
                 if self.cursor == self.logits {
                     (self.place, self.cursor) = (if output.head.is_none() { Place::Finish } else { Place::Head }, 0);
@@ -422,7 +434,7 @@ impl Run {
         // Blocks that replace change the width of those behind them.
         let mut width = next.record.width as usize;
         for before in next.blocks.0..index {
-            width = model.block_at(before, width, self.memory.1)?.output.rows();
+            width = model.block_at(before, width, self.memory.1)?.output.matrix.rows();
         }
         let block = model.block_at(index, width, self.memory.1)?;
         let Middle::Attention(attention) = &block.middle else {
@@ -445,10 +457,14 @@ impl Run {
             return Ok(spent);
         }
         let (range, spent) = self.take(self.rows, 8 * w.rows(), budget);
-        let shape = CacheShape::new(ctx.setting.shape(self.stack).rows, attention.head_dim);
+        let shape = ctx.cache_shape(ctx.setting.shape(self.stack).rows, attention.head_dim);
         for wide in arena.wide[range.start * stride..range.end * stride].chunks_exact_mut(stride) {
             if let Some(bias) = linear.bias {
                 ctx.isa.add(&mut wide[..w.rows()], bias);
+            }
+            if attention.heads_inputs == Inputs::Transformed {
+                let keys = &mut wide[..attention.kv_heads * attention.head_dim];
+                keys.chunks_exact_mut(attention.head_dim).for_each(|key| ctx.isa.transform(key));
             }
         }
         let wide = &arena.wide[range.start * stride..range.end * stride];
@@ -492,10 +508,10 @@ impl Run {
         if stage != Stage::Add {
             return;
         }
-        self.width = block.output.rows();
+        self.width = block.output.matrix.rows();
         let Some(a) = attention else { return };
         let move_on = |at: &mut (usize, usize), positions| {
-            let shape = CacheShape::new(positions, a.head_dim);
+            let shape = ctx.setting.cache_shape(positions, a.head_dim);
             at.0 += a.kv_heads * shape.codes();
             at.1 += a.kv_heads * shape.scales();
         };
@@ -526,9 +542,9 @@ impl<P: Parallel> Context<'_, P> {
                 };
                 (rows * kv_heads, 4 * block.record.head_dim as usize * seen * heads.div_ceil(kv_heads.max(1)))
             }
-            Stage::Quantize => (rows, block.output.cols()),
-            Stage::Output => panel(&block.output),
-            Stage::Add => (rows, block.output.rows()),
+            Stage::Quantize => (rows, block.output.matrix.cols()),
+            Stage::Output => panel(&block.output.matrix),
+            Stage::Add => (rows, block.output.matrix.rows()),
         }
     }
 
@@ -540,11 +556,12 @@ impl<P: Parallel> Context<'_, P> {
                     Join::Post(norm) => Some(norm),
                     _ => None,
                 };
-                self.norm_rows(block.norm.as_ref(), stream, units.start, units, rows, arena);
+                let inputs = block.input().unwrap_or(&block.output).inputs;
+                self.norm_rows((block.norm.as_ref(), stream, inputs), units.start, units, rows, arena);
             }
             Stage::Input | Stage::Output => {
                 let input = block.input().filter(|_| stage == Stage::Input);
-                let w = input.map_or(&block.output, |input| &input.matrix);
+                let w = &input.unwrap_or(&block.output).matrix;
                 let x = Activations::new(arena.codes, arena.sums, &arena.scales[..rows], w.cols());
                 self.matmul(w, &x, units, arena.wide, stride);
             }
@@ -561,19 +578,19 @@ impl<P: Parallel> Context<'_, P> {
                 }
             }
             Stage::Quantize => {
-                let width = block.output.cols();
+                let width = block.output.matrix.cols();
                 let to = rows_of(arena.codes, arena.sums, &mut arena.scales[..rows], width, units.clone());
-                self.quantize(&arena.wide[units.start * stride..], stride, width, to);
+                self.quantize(&mut arena.wide[units.start * stride..], width, block.output.inputs, to);
             }
             Stage::Add => {
-                let width = block.output.rows();
+                let width = block.output.matrix.rows();
                 let branches = Units { items: &mut arena.wide[units.start * stride..units.end * stride], size: stride };
                 let rows = Units { items: &mut arena.residual[units.start * width..units.end * width], size: width };
                 split(self.parallel, width, (branches, rows), &|_, (branches, rows)| {
                     for (branch, row) in branches.items.chunks_exact_mut(stride).zip(rows.items.chunks_exact_mut(width))
                     {
                         let branch = &mut branch[..width];
-                        if let Some(bias) = block.output_bias {
+                        if let Some(bias) = block.output.bias {
                             self.isa.add(branch, bias);
                         }
                         if FAMILIES && matches!(block.join, Join::Replace) {
@@ -587,13 +604,28 @@ impl<P: Parallel> Context<'_, P> {
         }
     }
 
-    /// Quantizes the first `width` values of rows of `stride` values.
-    fn quantize(&self, from: &[f32], stride: usize, width: usize, to: ActivationsMut<'_>) {
-        split(self.parallel, QUANTIZE * width, to, &|first, mut to| {
-            for row in 0..to.rows() {
-                self.isa.quantize(&from[(first + row) * stride..][..width], &mut to, row);
+    /// Quantizes the first `width` values of rows of `wide`.
+    fn quantize(&self, wide: &mut [f32], width: usize, inputs: Inputs, to: ActivationsMut<'_>) {
+        let stride = self.stride;
+        let wide = Units { items: &mut wide[..to.rows() * stride], size: stride };
+        split(self.parallel, QUANTIZE * width, (wide, to), &|_, (wide, mut to)| {
+            for (row, wide) in wide.items.chunks_exact_mut(stride).enumerate() {
+                self.quantize_row(&mut wide[..width], inputs, &mut to, row);
             }
         });
+    }
+
+    /// Quantizes a row, which is transformed in place where the product wants that.
+    fn quantize_row(&self, x: &mut [f32], inputs: Inputs, to: &mut ActivationsMut<'_>, row: usize) {
+        if inputs == Inputs::Transformed {
+            self.isa.transform(x);
+        }
+        self.isa.quantize(x, to, row);
+    }
+
+    /// The cache of a key/value head.
+    fn cache_shape(&self, positions: usize, head_dim: usize) -> CacheShape {
+        self.setting.cache_shape(positions, head_dim)
     }
 
     fn norm(&self, norm: &Norm<'_>, x: &[f32], out: &mut [f32]) {
@@ -603,12 +635,11 @@ impl<P: Parallel> Context<'_, P> {
         }
     }
 
-    /// Norms rows of the residual stream, the first is row `from`, and quantizes them as the rows `to` of `rows`; they also stay in the first rows
-    /// of `wide`. The stream itself takes the norm `stream`, if there is one.
+    /// Norms rows of the residual stream, the first is row `from`, and quantizes them as the rows `to` of `rows` for a product with such
+    /// inputs; they also stay in the first rows of `wide`. The stream itself takes the second norm, if there is one.
     fn norm_rows(
         &self,
-        norm: Option<&Norm<'_>>,
-        stream: Option<&Norm<'_>>,
+        (norm, stream, inputs): (Option<&Norm<'_>>, Option<&Norm<'_>>, Inputs),
         from: usize,
         to: Range<usize>,
         rows: usize,
@@ -626,7 +657,7 @@ impl<P: Parallel> Context<'_, P> {
                     Some(norm) => self.norm(norm, residual, normed),
                     None => normed.copy_from_slice(residual),
                 }
-                self.isa.quantize(normed, &mut x, row);
+                self.quantize_row(normed, inputs, &mut x, row);
                 if let Some(stream) = stream.filter(|_| FAMILIES) {
                     self.norm(stream, residual, normed);
                     residual.copy_from_slice(normed);
@@ -691,13 +722,16 @@ impl<P: Parallel> Context<'_, P> {
                 for (i, head) in wide[..turned].chunks_exact_mut(dim).enumerate() {
                     self.norm_head(if i < a.heads { a.query_norm } else { a.key_norm }, a.head_norm_eps, head);
                     self.isa.rope(head, cos, sin);
+                    if a.heads_inputs == Inputs::Transformed {
+                        self.isa.transform(head);
+                    }
                 }
             }
         });
         if across {
             return;
         }
-        let shape = CacheShape::new(self.positions.0, dim);
+        let shape = self.cache_shape(self.positions.0, dim);
         let at = |row: usize| (&arena.wide[row * stride..], stride, queries);
         let caches = (&mut *arena.cache_codes, &mut *arena.cache_scales);
         if FAMILIES && self.run.apart {
@@ -728,7 +762,7 @@ impl<P: Parallel> Context<'_, P> {
         at: (usize, usize),
         position: usize,
         (wide, stride, first): (&[f32], usize, usize),
-        (codes, scales): (&mut [i8], &mut [f32]),
+        (codes, scales): (&mut [i8], &mut [u16]),
     ) {
         let dim = a.head_dim;
         let codes = &mut codes[at.0..][..a.kv_heads * shape.codes()];
@@ -763,7 +797,7 @@ impl<P: Parallel> Context<'_, P> {
             true => (&*arena.cross_codes, &*arena.cross_scales, self.positions.1),
             false => (&*arena.cache_codes, &*arena.cache_scales, self.positions.0),
         };
-        let shape = CacheShape::new(positions, a.head_dim);
+        let shape = self.cache_shape(positions, a.head_dim);
         let heads = a.heads / a.kv_heads;
         let width = heads * a.head_dim;
         let (stride, rows) = (self.stride, self.run.rows);
@@ -907,6 +941,20 @@ fn normalize_row(row: &mut [f32]) {
         let inv = 1.0 / length;
         row.iter_mut().for_each(|x| *x *= inv);
     }
+}
+
+/// What the states before stack `index` go through for the blocks that look at them: the same for all.
+fn states_inputs(model: &Model<'_>, index: u32, states: usize) -> Result<Inputs, OpenError> {
+    let stack = model.stack(index)?;
+    let mut width = stack.record.width as usize;
+    for at in stack.blocks.0..stack.blocks.1 {
+        let block = model.block_at(at, width, states)?;
+        if let Middle::Attention(Attention { sight: Sight::Cross(memory), .. }) = &block.middle {
+            return Ok(memory.inputs);
+        }
+        width = block.output.matrix.rows();
+    }
+    Ok(Inputs::Plain)
 }
 
 /// The time to quantize a value, in multiply-accumulates.

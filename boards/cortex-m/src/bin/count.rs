@@ -18,7 +18,7 @@ use kinglet_cortex_m::host::{ARGUMENT_BYTES, Arguments, Exit, exit};
 use kinglet_cortex_m::memory::{Memory, Random};
 use kinglet_cortex_m::{marks, say};
 use kinglet_kernels::cache::{CHUNK, CacheShape, Head};
-use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, Sight, activations};
+use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, Sight, ValueFormat, activations};
 
 /// What is measured.
 #[derive(Clone, Copy)]
@@ -32,17 +32,21 @@ enum Case {
     RmsNorm(usize),
     Quantize(usize),
     SiluMul(usize),
+    Transform(usize),
     /// Positions, dimensions of a head.
     Attend(usize, usize),
 }
 
-use Case::{Attend, Matmul, Quantize, RmsNorm, SiluMul, Softmax, Sparse};
-use Format::{Int4, Int4Codebook, Int8};
+use Case::{Attend, Matmul, Quantize, RmsNorm, SiluMul, Softmax, Sparse, Transform};
+use Format::{Int4, Int4Codebook, Int8, Int8Grouped};
 
-const CASES: [(&str, Case); 26] = [
+const CASES: [(&str, Case); 33] = [
     ("int8-512x512", Matmul(Int8, 512, 512, 1)),
     ("int8-768x288", Matmul(Int8, 768, 288, 1)),
     ("int8-288x768", Matmul(Int8, 288, 768, 1)),
+    ("grouped-512x512", Matmul(Int8Grouped, 512, 512, 1)),
+    ("grouped-768x288", Matmul(Int8Grouped, 768, 288, 1)),
+    ("grouped-288x768", Matmul(Int8Grouped, 288, 768, 1)),
     ("int4-512x512", Matmul(Int4, 512, 512, 1)),
     ("int4-768x288", Matmul(Int4, 768, 288, 1)),
     ("int4-288x768", Matmul(Int4, 288, 768, 1)),
@@ -50,11 +54,13 @@ const CASES: [(&str, Case); 26] = [
     ("codebook-768x288", Matmul(Int4Codebook, 768, 288, 1)),
     ("codebook-288x768", Matmul(Int4Codebook, 288, 768, 1)),
     ("int8-512x512x16", Matmul(Int8, 512, 512, 16)),
+    ("grouped-512x512x16", Matmul(Int8Grouped, 512, 512, 16)),
     ("int4-512x512x16", Matmul(Int4, 512, 512, 16)),
     ("codebook-512x512x16", Matmul(Int4Codebook, 512, 512, 16)),
     ("int8-512x512-all-blocks", Sparse(Int8, 512, 512, 4)),
     ("int8-512x512-half-of-blocks", Sparse(Int8, 512, 512, 2)),
     ("int8-512x512-quarter-of-blocks", Sparse(Int8, 512, 512, 1)),
+    ("grouped-512x512-half-of-blocks", Sparse(Int8Grouped, 512, 512, 2)),
     ("int4-512x512-all-blocks", Sparse(Int4, 512, 512, 4)),
     ("int4-512x512-half-of-blocks", Sparse(Int4, 512, 512, 2)),
     ("int4-512x512-quarter-of-blocks", Sparse(Int4, 512, 512, 1)),
@@ -65,6 +71,8 @@ const CASES: [(&str, Case); 26] = [
     ("rms-norm-512", RmsNorm(512)),
     ("quantize-512", Quantize(512)),
     ("silu-mul-512", SiluMul(512)),
+    ("transform-64", Transform(64)),
+    ("transform-576", Transform(576)),
     ("attend-128x64", Attend(128, 64)),
 ];
 
@@ -164,9 +172,17 @@ fn run(isa: Isa, case: Case, mut memory: Memory<'_>) -> usize {
             marks::end();
             n
         }
+        Transform(n) => {
+            let x = memory.floats(n);
+            random.floats(x, 4.0);
+            marks::begin();
+            isa.transform(x);
+            marks::end();
+            n
+        }
         Attend(positions, dim) => {
-            let shape = CacheShape::new(positions, dim);
-            let (codes, scales) = (memory.codes(shape.codes()), memory.floats(shape.scales()));
+            let shape = CacheShape::new(positions, dim, ValueFormat::Int8);
+            let (codes, scales) = (memory.codes(shape.codes()), memory.halves(shape.scales()));
             random.cache(codes, scales);
             let q = memory.floats(dim);
             random.floats(q, 1.0);

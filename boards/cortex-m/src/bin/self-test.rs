@@ -19,7 +19,7 @@ use kinglet_cortex_m::host::{ARGUMENT_BYTES, Arguments, Exit, exit};
 use kinglet_cortex_m::memory::{Memory, Random};
 use kinglet_cortex_m::{board, engine, faults, say, stack};
 use kinglet_kernels::cache::{CacheShape, Head};
-use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, Sight, activations};
+use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, Sight, ValueFormat, activations};
 
 /// Multiply-accumulates between two interruptions: little enough to stop within every matrix.
 const BUDGET: u64 = 1000;
@@ -136,15 +136,16 @@ fn attention(
     mut memory: Memory<'_>,
 ) {
     let (dim, heads) = head;
-    let shape = CacheShape::new(len + 1, dim);
-    let (codes, scales) = (memory.codes(shape.codes()), memory.floats(shape.scales()));
+    let shape = CacheShape::new(len + 1, dim, ValueFormat::Int8);
+    let (codes, scales) = (memory.codes(shape.codes()), memory.halves(shape.scales()));
     random.cache(codes, scales);
     // Some as small and as large as scales can be.
     for scale in scales.iter_mut() {
         match random.bits() & 63 {
-            0 => *scale *= 1e36,
-            1 => *scale *= 1e-30,
-            2 => *scale = 1e-41,
+            // The upper halves of 1.3e34, 1.3e-32 and 1.8e-40.
+            0 => *scale = 0x7820,
+            1 => *scale = 0x0a85,
+            2 => *scale = 0x0002,
             _ => {}
         }
     }

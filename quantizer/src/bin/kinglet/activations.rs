@@ -79,7 +79,7 @@ fn places(model: &Model<'_>) -> Result<Vec<Place>> {
         let stack = model.stack(index)?;
         places.push(Place { stack: index, after: None, width: stack.record.width as usize });
         for block in stack.blocks.0..stack.blocks.1 {
-            places.push(Place { stack: index, after: Some(block), width: model.block(block)?.output.rows() });
+            places.push(Place { stack: index, after: Some(block), width: model.block(block)?.output.matrix.rows() });
         }
     }
     Ok(places)

@@ -177,7 +177,8 @@ fn tensor(model: &Model<'_>, index: u32) -> Result<TensorRow> {
         Values::F32(_) => "f32",
         Values::U32(_) => "u32",
         Values::Matrix(m) => match m.format() {
-            kinglet::Format::Int8 => "int8",
+            kinglet::Format::Int8 => "int8-row",
+            kinglet::Format::Int8Grouped => "int8",
             kinglet::Format::Int4 => "int4-uniform",
             kinglet::Format::Int4Codebook => "int4",
         },
@@ -286,10 +287,10 @@ fn block(model: &Model<'_>, index: u32) -> Result<BlockRow> {
             let gated = if *gated { ", gated" } else { "" };
             ("feed-forward", format!("width {inner}, {}{gated}", name(*activation)))
         }
-        Middle::Projection => ("projection", format!("to width {}", block.output.rows())),
+        Middle::Projection => ("projection", format!("to width {}", block.output.matrix.rows())),
     };
     let input_bias = block.input().is_some_and(|input| input.bias.is_some());
-    if input_bias || block.output_bias.is_some() {
+    if input_bias || block.output.bias.is_some() {
         shape += ", biases";
     }
     if block.norm.is_some_and(|norm| norm.is_layer()) {

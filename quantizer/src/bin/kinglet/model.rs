@@ -85,8 +85,7 @@ pub(crate) fn bytes_per_token(model: &Model<'_>) -> Result<u64> {
     let mut bytes = model.output()?.head.as_ref().map_or(0, linear) + norm(stack.norm);
     for index in stack.blocks.0..stack.blocks.1 {
         let block = model.block(index)?;
-        bytes += block.input().map_or(0, linear) + block.output.bytes() + norm(block.norm);
-        bytes += block.output_bias.map_or(0, |bias| bias.len() * 4);
+        bytes += block.input().map_or(0, linear) + linear(&block.output) + norm(block.norm);
     }
     Ok(bytes as u64)
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use kinglet::format::{Input, Middle, Sight, Values};
-use kinglet::{Format, Matrix, Model};
+use kinglet::{Matrix, Model};
 use kinglet_quantizer::checkpoint::{Architecture, Block, Checkpoint, Kept, TensorRef};
 use kinglet_quantizer::report::{Component, Means, ModelFacts, Size, Tensor};
 
@@ -63,7 +63,7 @@ pub(super) fn means(model: &Model<'_>, checkpoint: &Checkpoint) -> Result<Means>
     for index in 0..model.record().tensors {
         if let Values::Matrix(matrix) = model.tensor(index)?.values {
             sum.add(&matrix);
-            int8 &= matrix.format() == Format::Int8;
+            int8 &= matrix.format().is_int8();
         }
     }
     let pruned = sum.weights < checkpoint_weights(checkpoint);
@@ -107,7 +107,7 @@ pub(super) fn components(model: &Model<'_>) -> Result<Vec<Component>> {
             Middle::FeedForward { .. } | Middle::Projection => &mut feed_forward,
         };
         block.input().into_iter().for_each(|input| sum.add(&input.matrix));
-        sum.add(&block.output);
+        sum.add(&block.output.matrix);
     }
     let matrices = [
         (if tied { "embedding and head" } else { "embedding" }, embedding),
