@@ -172,7 +172,7 @@ mod tests {
         let before = Batch::of(WIDTH, &LENGTHS, stream);
         let mut after = before.clone();
         after.step(usize::MAX, |part| exact.advance(Sequences::alone(part.sequences.lengths), part.stream));
-        for format in [Format::Int4, Format::Int4Codebook, Format::Int8Grouped] {
+        for format in [Format::Int4, Format::Int4Codebook] {
             let (start, aims) = rounded(&exact, format);
             let learned = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
