@@ -8,10 +8,10 @@
 //! | [`quantize`] | rounds it and writes the file |
 //! | [`probe`] | what a changed block does to the predictions |
 //! | [`prune`] | takes heads and channels out, and lets the rest make up for them |
-//! | [`fit`] | fits a rounded model's scales to the f32 model's predictions |
 //! | [`mod@continued`] | what the f32 model says |
 //! | [`verdict`] | whether a file is any good, in a sentence |
 //! | [`size`] | bits a weight |
+//! | [`fit`] | moves a rounded model's codes, scales and norms towards the f32 model |
 //! | [`cut`] | makes an embedding model of a model's first blocks |
 //! | [`mod@adapt`] | teaches an encoder's and a decoder's interface to fit them together |
 //! | [`mod@file`] | the file's writer, on the reader's own records |

@@ -49,7 +49,7 @@ fn everything(checkpoint: &Checkpoint) -> Options {
     let units = Units::Part { heads: 0.25, channels: 0.2 };
     let prune = Prune { units, blocks: 1, refit: Refit::LeastSquares };
     let fit = FitOptions { steps: 2, rate: 0.003 };
-    Options { target: Some(Target::Bits(5.0)), prune, fit, ..options(checkpoint) }
+    Options { target: Some(Target::Bits(5.0)), prune, learn: 3, fit, ..options(checkpoint) }
 }
 
 #[test]
@@ -95,7 +95,22 @@ fn an_interrupted_command_goes_on_to_the_same_file() {
     let record: Record = serde_json::from_slice(&std::fs::read(record_path(&target)).unwrap()).unwrap();
     assert_eq!((record.tensors.len(), record.blocks.len()), (6, 4));
     assert!(record.tensors.iter().all(|t| t.error.is_some_and(|e| e > 0.0 && e < 1.0)));
-    assert!(record.notes.iter().any(|note| note.what == "fitting"));
+    for what in ["learning", "fitting"] {
+        assert!(record.notes.iter().any(|note| note.what == what), "{what}");
+    }
+}
+
+#[test]
+fn what_cannot_learn_is_refused() {
+    let checkpoint = small();
+    let dir = tempfile::tempdir().unwrap();
+    let outcome = |change: fn(&mut Options)| {
+        let mut options = Options { learn: 2, ..options(&checkpoint) };
+        change(&mut options);
+        quantize(&checkpoint, &dir.path().join("m.kinglet"), &options, &|_, _, _| ())
+    };
+    assert!(matches!(outcome(|o| o.calibration.clear()), Err(QuantizeError::NothingToMeasure)));
+    assert!(matches!(outcome(|o| o.correct = false), Err(QuantizeError::Unsupported { .. })));
 }
 
 #[test]

@@ -175,7 +175,7 @@ fn to_file(checkpoint: &Checkpoint, dir: &Path, name: &str) -> Map {
 fn divergence(model: &Model<'_>, checkpoint: &Checkpoint, text: &str) -> Divergence {
     let tokenizer = model.tokenizer().unwrap().unwrap();
     let tokens = encode(&tokenizer, text, false).unwrap();
-    let protocol = Protocol { window: 255.min(model.context()), bos: tokenizer.bos() };
+    let protocol = Protocol { window: 255.min(model.context()), bos: tokenizer.bos(), int4_values: false };
     let reference = Reference::new(checkpoint).unwrap();
     let result = evaluate(model, Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
     result.divergence.unwrap()
@@ -211,7 +211,7 @@ fn files_are_smaller_and_as_good() {
         let mut reference = Checkpoint::open(&path).unwrap();
         let tokens = [1; 9];
         let wrong = Reference::new(&reference).unwrap();
-        let protocol = Protocol { window: 8, bos: None };
+        let protocol = Protocol { window: 8, bos: None, int4_values: false };
         let wrong = evaluate(&small, Isa::detect(), &tokens, protocol, Some(&wrong), &|_| ());
         assert!(matches!(wrong, Err(EvaluateError::Vocabulary { .. })), "{name}");
         vocabulary::follow(&mut reference, &big).unwrap();

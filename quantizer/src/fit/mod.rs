@@ -1,31 +1,38 @@
-//! Fitting a rounded model to the f32 model: its scales, sub-scales, norms and biases follow the gradient of the Kullback-Leibler
-//! divergence of its predictions from the f32 model's (distillation: Hinton et al., arXiv 1503.02531). Codes stay as they are, so a step
-//! costs little more than running the model twice.
+//! Fitting a rounded model to the f32 model by gradients: layer by layer to its streams ([`layers`]), then as a whole to its
+//! predictions.
 //!
-//! The model that is run is at every step the one that would be written: sub-scales are integers. One sequence in eight is held out; the
-//! state that does best on those is kept, which is the state before if nothing does better.
+//! As a whole, scales, sub-scales, norms and biases follow the gradient of the Kullback-Leibler divergence of the rounded model's
+//! predictions from the f32 model's (distillation: Hinton et al., arXiv 1503.02531), and so do codes where layers were learned; a step
+//! costs little more than running the model twice. The model that is run is at every step one that could be written.
+//!
+//! The last tenth of the sequences is held out. The state that does best on those is kept, which is the state before if nothing does
+//! better.
 //!
 //! Work is divided at fixed places, so the number of threads changes no bit.
 
+mod latent;
+pub(crate) mod layers;
 pub(crate) mod tape;
 
-use kinglet_kernels::layout::GROUP;
 use rayon::prelude::*;
 
+pub(crate) use self::latent::Aims;
+use self::latent::{BlockLatent, NormLatent, Pace};
 use self::tape::Learns;
 use crate::checkpoint::{Architecture, Block, Join, Middle, Norm, NormKind, Sight};
-use crate::quantize::round::SUB_SCALE;
-use crate::quantize::{RoundedBlock, RoundedLinear};
+use crate::quantize::RoundedBlock;
 use crate::reference::{Batch, Inputs, LinearWeights, NormWeights, Reference, ReferenceError, Sample, Sequences};
 
 /// Tokens of a step.
 const TOKENS: usize = 2048;
 /// One sequence in so many is held out.
-const HELD_OUT: usize = 8;
+const HELD_OUT: usize = 10;
 /// How often the held-out sequences are looked at.
 const LOOKS: usize = 8;
-/// Decay of the means of gradients and of their squares (Adam: Kingma and Ba, arXiv 1412.6980).
-const DECAY: [f32; 2] = [0.9, 0.99];
+/// The step of a code in mean distances of two levels, where that of other numbers is 1 part of each.
+const CODES: f32 = 0.7;
+/// Codes that may move at once: each takes some 24 bytes.
+pub(crate) const MOST_CODES: usize = 1 << 28;
 
 /// How to fit.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -64,7 +71,8 @@ pub(crate) struct Student {
     pub(crate) head: LinearWeights,
 }
 
-/// What fitting did: mean divergence on the held-out sequences, in nats.
+/// What fitting did on the held-out sequences: to the mean divergence in nats, or to the squared error of a stream as a part of its
+/// square.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct FitOutcome {
     /// Before.
@@ -86,42 +94,52 @@ struct Teacher {
     head: LinearWeights,
 }
 
-/// Fits a model.
+/// How many of some sequences are held out, the last ones.
+fn held_out(sequences: usize) -> usize {
+    sequences.div_ceil(HELD_OUT)
+}
+
+/// Fits a model; its codes move if it is known what the weights would be without rounding.
 pub(crate) fn fit(
     reference: &Reference<'_>,
     student: &mut Student,
+    aims: Vec<Aims>,
     all: &[Sample],
     options: FitOptions,
     progress: &mut dyn FnMut(usize),
 ) -> Result<FitOutcome, ReferenceError> {
     let teacher =
         Teacher { norm: student.norm.clone(), head: LinearWeights { inputs: Inputs::Exact, ..student.head.clone() } };
-    let (held, seen): (Vec<_>, Vec<_>) = all.iter().enumerate().partition(|(i, _)| i % HELD_OUT == 0);
-    let lessons = |of: &[(usize, &Sample)]| -> Result<Vec<Lesson>, ReferenceError> {
+    let (seen, held) = all.split_at(all.len() - held_out(all.len()));
+    let lessons = |of: &[Sample]| -> Result<Vec<Lesson>, ReferenceError> {
         let mut groups: Vec<Vec<Sample>> = vec![vec![]];
         let mut tokens = 0;
-        for (_, sample) in of {
+        for sample in of {
             if tokens >= TOKENS {
                 groups.push(vec![]);
                 tokens = 0;
             }
             tokens += sample.size(reference.architecture());
-            groups.last_mut().expect("there is one").push((*sample).clone());
+            groups.last_mut().expect("there is one").push(sample.clone());
         }
         groups.iter().filter(|group| !group.is_empty()).map(|group| lesson(reference, group)).collect()
     };
-    let (held, seen) = (lessons(&held)?, lessons(&seen)?);
+    let (held, seen) = (lessons(held)?, lessons(seen)?);
     let before = divergence(student, &teacher, &held);
     let mut outcome = FitOutcome { before, after: before };
     if seen.is_empty() || options.steps == 0 {
         return Ok(outcome);
     }
     let mut best = (student.blocks.clone(), student.norm.clone());
-    let mut state = State::new(student);
+    let blocks = student.blocks.iter().zip(&aims).map(|(block, aims)| BlockLatent::new(block, aims));
+    let mut state = State { blocks: blocks.collect(), norm: NormLatent::new(Some(&student.norm)) };
+    // Codes of which nothing is known beyond their level stay there.
+    let codes = if aims.iter().flatten().any(Option::is_some) { CODES } else { 0.0 };
+    drop(aims);
     for step in 0..options.steps {
         let done = step as f32 / options.steps as f32;
         let rate = options.rate * (0.5 + 0.5 * (std::f32::consts::PI * done).cos());
-        take(student, &teacher, &seen[step % seen.len()], &mut state, rate);
+        take(student, &teacher, &seen[step % seen.len()], &mut state, Pace::new(step, codes * rate, rate));
         progress(step + 1);
         if (step + 1) % options.steps.div_ceil(LOOKS) == 0 || step + 1 == options.steps {
             let now = divergence(student, &teacher, &held);
@@ -182,7 +200,7 @@ pub(crate) fn loss(logits: &mut [f32], targets: &[f32], vocab: usize) -> f64 {
 }
 
 /// One step along the gradient.
-fn take(student: &mut Student, teacher: &Teacher, sample: &Lesson, state: &mut State, rate: f32) {
+fn take(student: &mut Student, teacher: &Teacher, sample: &Lesson, state: &mut State, pace: Pace) {
     let lengths = sample.batch.lengths();
     let weights: Vec<_> = student.blocks.iter().map(RoundedBlock::weights).collect();
     let mut streams = vec![sample.batch.stream().to_vec()];
@@ -197,96 +215,16 @@ fn take(student: &mut Student, teacher: &Teacher, sample: &Lesson, state: &mut S
     logits.iter_mut().for_each(|g| *g /= tokens as f32);
     let to_normed = student.head.back(&logits);
     let (norm, mut gradient) = tape::norm(&student.norm, &last, &to_normed);
-    let mut pace = state.pace(rate);
-    pace.scale(&mut student.norm.weight, &norm.weight);
-    for ((block, weights), stream) in student.blocks.iter_mut().zip(&weights).zip(&streams).rev() {
+    state.norm.step(&mut student.norm, &norm.weight, pace);
+    let all = student.blocks.iter_mut().zip(&mut state.blocks);
+    for (((block, latent), weights), stream) in all.zip(&weights).zip(&streams).rev() {
         let found = tape::block(weights, Sequences::alone(lengths), stream, &mut gradient, &mut [], Learns::All);
-        pace.scale(&mut block.norm.as_mut().expect("as `knows` says").weight, &found.norm.weight);
-        pace.linear(block.input.as_mut().expect("as `knows` says"), &found.input);
-        pace.linear(&mut block.output, &found.output);
+        latent.step(block, &found, pace);
     }
 }
 
-/// Means of gradients and of their squares, and sub-scales before rounding, in the order in which a step meets them.
+/// What stands behind the numbers of a model.
 struct State {
-    steps: i32,
-    moments: Vec<[f32; 2]>,
-    sub_scales: Vec<f32>,
-}
-
-/// A walk through all parameters.
-struct Pace<'s> {
-    rate: f32,
-    /// What makes up for means that started at 0.
-    unbias: [f32; 2],
-    moments: std::slice::IterMut<'s, [f32; 2]>,
-    sub_scales: std::slice::IterMut<'s, f32>,
-}
-
-impl State {
-    fn new(student: &Student) -> Self {
-        let (mut parameters, mut sub_scales) = (student.norm.weight.len(), vec![]);
-        for block in student.blocks.iter().rev() {
-            parameters += block.norm.as_ref().map_or(0, |norm| norm.weight.len());
-            for (_, linear) in block.products() {
-                parameters += linear.rows.len() + linear.bias.as_ref().map_or(0, Vec::len);
-                let subs = linear.rows.iter().flat_map(|row| &row.sub_scales);
-                sub_scales.extend(subs.map(|&sub| f32::from(sub)));
-            }
-        }
-        Self { steps: 0, moments: vec![[0.0; 2]; parameters + sub_scales.len()], sub_scales }
-    }
-
-    fn pace(&mut self, rate: f32) -> Pace<'_> {
-        self.steps += 1;
-        let unbias = DECAY.map(|decay| 1.0 / (1.0 - decay.powi(self.steps)));
-        Pace { rate, unbias, moments: self.moments.iter_mut(), sub_scales: self.sub_scales.iter_mut() }
-    }
-}
-
-impl Pace<'_> {
-    /// How far the next parameter goes, in units of its step.
-    fn step(&mut self, gradient: f32) -> f32 {
-        let [mean, square] = self.moments.next().expect("one for each parameter");
-        *mean += (1.0 - DECAY[0]) * (gradient - *mean);
-        *square += (1.0 - DECAY[1]) * (gradient * gradient - *square);
-        let root = (*square * self.unbias[1]).sqrt();
-        if root > 0.0 { -self.rate * *mean * self.unbias[0] / root } else { 0.0 }
-    }
-
-    /// Numbers that grow or shrink by a part of themselves.
-    fn scale(&mut self, numbers: &mut [f32], gradients: &[f32]) {
-        for (number, gradient) in numbers.iter_mut().zip(gradients) {
-            *number *= 1.0 + self.step(gradient * *number);
-        }
-    }
-
-    fn linear(&mut self, of: &mut RoundedLinear, gradient: &tape::LinearGradient) {
-        let levels = &of.levels;
-        for (row, gradient) in of.rows.iter_mut().zip(gradient.weight.chunks(of.cols)) {
-            if !of.format.is_grouped() {
-                let along: f32 = row.codes.iter().zip(gradient).map(|(&code, g)| f32::from(code) * g).sum();
-                row.scale *= 1.0 + self.step(along * row.scale);
-                continue;
-            }
-            let mut along = 0.0;
-            let groups = row.codes.chunks(GROUP).zip(gradient.chunks(GROUP));
-            for ((codes, gradient), sub) in groups.zip(&mut row.sub_scales) {
-                let level = |code: i8| f32::from(levels.value(code));
-                let of_group: f32 = codes.iter().zip(gradient).map(|(&code, g)| level(code) * g).sum();
-                along += f32::from(*sub) * of_group;
-                let exact = self.sub_scales.next().expect("one for each group");
-                let step = self.step(row.scale * of_group * *exact);
-                *exact = (*exact * (1.0 + step)).clamp(-SUB_SCALE, SUB_SCALE);
-                *sub = exact.round_ties_even() as i8;
-            }
-            row.scale *= 1.0 + self.step(along * row.scale);
-        }
-        if let Some(bias) = &mut of.bias {
-            let size = (bias.iter().map(|b| b * b).sum::<f32>() / bias.len() as f32).sqrt();
-            for (bias, gradient) in bias.iter_mut().zip(&gradient.bias) {
-                *bias += size * self.step(size * gradient);
-            }
-        }
-    }
+    blocks: Vec<BlockLatent>,
+    norm: NormLatent,
 }

@@ -62,6 +62,19 @@ pub(crate) fn block(
     to_memory: &mut [f32],
     learns: Learns,
 ) -> BlockGradient {
+    block_seen(of, sequences, stream, gradient, to_memory, learns, |_, _| ())
+}
+
+/// The same for who makes the gradient of what the last product sees, once that is known.
+pub(crate) fn block_seen(
+    of: &BlockWeights,
+    sequences: Sequences<'_>,
+    stream: &[f32],
+    gradient: &mut Vec<f32>,
+    to_memory: &mut [f32],
+    learns: Learns,
+    see: impl FnOnce(&[f32], &mut Vec<f32>),
+) -> BlockGradient {
     let mut found = BlockGradient::default();
     let normed = of.normed(stream);
     let projected = of.input.as_ref().map_or_else(|| normed.clone(), |input| input.apply(&normed));
@@ -83,6 +96,7 @@ pub(crate) fn block(
         }
         middle => middle.mix(sequences, projected.clone(), vec![]),
     };
+    see(&mixed, gradient);
     let to_mixed;
     (found.output, to_mixed) = linear(&of.output, &mixed, gradient, learns);
     let [to_projected, to_others] = match &of.middle {

@@ -17,6 +17,7 @@ use super::rounded::{RoundedBlock, RoundedLinear};
 use super::store::as_name;
 use super::{codebook, fold};
 use crate::checkpoint::NormKind;
+use crate::fit::{Aims, FitOutcome};
 use crate::prune::{self, Refit};
 use crate::reference::{Batch, BlockWeights, Inputs, LinearWeights, Middle, Part, Site, joined, ops, product};
 
@@ -120,6 +121,8 @@ pub(super) struct Done {
     pub(super) cut: f64,
     /// Whether the inputs of each product were folded.
     pub(super) folded: [bool; 3],
+    /// What learning did to the layer.
+    pub(super) learned: Option<FitOutcome>,
 }
 
 /// Calibration samples on their way through a model that is being rounded.
@@ -130,14 +133,16 @@ pub(super) struct Streams {
     pub(super) exact: Option<Batch>,
 }
 
-/// Rounds a block for the inputs that `streams` give it, and takes them through it; without streams, to the nearest values.
+/// Rounds a block for the inputs that `streams` give it, and takes them through it; without streams, to the nearest values. Also
+/// tells what was rounded, where there are streams.
 pub(super) fn quantize(
     layer: usize,
     mut block: BlockWeights,
     task: Task,
     streams: Option<&mut Streams>,
-) -> Result<(RoundedBlock, Done), MomentsError> {
+) -> Result<(RoundedBlock, Done, Aims), MomentsError> {
     let mut done = Done::default();
+    let mut aims = Aims::default();
     if let Middle::Attention(heads) = &mut block.middle {
         heads.transforms = task.transform && spread(heads.dim) >= HEADS;
     }
@@ -150,7 +155,7 @@ pub(super) fn quantize(
                 (products[site as usize], done.errors[site as usize]) = (Some(product), error);
             }
         }
-        return Ok((assembled(layer, block, products), done));
+        return Ok((assembled(layer, block, products), done, aims));
     };
     let original = exact.as_ref().map(|_| block.clone());
     if task.cut > 0 {
@@ -200,6 +205,7 @@ pub(super) fn quantize(
         }
         let (product, error) = calibrated(&mut of, task.formats[site as usize], moments, &drift)?;
         (products[site as usize], done.errors[site as usize]) = (Some(product), error);
+        aims[site as usize] = Some(of.weight);
     }
     if let (Some(exact), Some(original)) = (exact.as_mut(), &original) {
         exact.step(TOKENS, |part| original.advance(part.sequences, part.stream));
@@ -230,16 +236,17 @@ pub(super) fn quantize(
             product::add_outer(&x, &missing, output.cols, &mut drift);
         }
     }
-    let (output, error) = calibrated(&mut output, task.formats[Site::Output as usize], moments, &drift)?;
+    let (rounded, error) = calibrated(&mut output, task.formats[Site::Output as usize], moments, &drift)?;
+    aims[Site::Output as usize] = Some(output.weight);
     done.errors[Site::Output as usize] = error;
-    let mut packed = Packed::new(&output);
+    let mut packed = Packed::new(&rounded);
     let mut kept = kept.into_iter();
     own.step(TOKENS, |part| {
         let branch = kept.next().map_or_else(Vec::new, |mixed| packed.apply(&mixed));
         joined(block.base(part.stream), branch)
     });
-    products[Site::Output as usize] = Some(output);
-    Ok((assembled(layer, block, products), done))
+    products[Site::Output as usize] = Some(rounded);
+    Ok((assembled(layer, block, products), done, aims))
 }
 
 /// A block with rounded products in the place of its own.

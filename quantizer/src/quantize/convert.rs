@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::blocks::{self, CODEBOOK_ROWS, Done, Streams};
 use super::codebook;
 use super::golden;
+use super::layer::{self, Layer};
 use super::outline::{Build, Source};
 use super::pack::{self, Packer};
 use super::packed;
@@ -49,6 +50,7 @@ pub fn quantize(
     let weights = weights(architecture);
     let metadata = metadata(checkpoint, options)?;
     let overhead = overhead(architecture, options, tokenizer.len() + target_tokenizer.len(), &metadata);
+    refuse(architecture, options)?;
     let plan = planned(checkpoint, options, &store, overhead, progress)?;
     let done = round_blocks(checkpoint, options, &plan, &store, &mut |done| progress("rounding", done, weights))?;
 
@@ -219,6 +221,30 @@ pub(super) fn corrects(architecture: &Architecture, options: &Options) -> bool {
     options.correct && architecture.is_causal()
 }
 
+/// Refuses to learn what cannot be learned, before anything is done.
+fn refuse(architecture: &Architecture, options: &Options) -> Result<(), QuantizeError> {
+    if options.learn == 0 {
+        return Ok(());
+    }
+    if options.calibration.is_empty() {
+        return Err(QuantizeError::NothingToMeasure);
+    }
+    if !corrects(architecture, options) {
+        return Err(QuantizeError::Unsupported {
+            what: "learning the codes of blocks that do not make up for those before them".into(),
+            instead: "models that predict each position from those before it can learn, without --no-correct".into(),
+        });
+    }
+    let weights: usize = architecture.blocks().flat_map(Block::products).map(|linear| linear.weight.len()).sum();
+    if options.fit.steps > 0 && weights > fit::MOST_CODES {
+        return Err(QuantizeError::Unsupported {
+            what: format!("moving all {weights} codes at once"),
+            instead: format!("up to {} can be fitted with --learn (leave --fit out)", fit::MOST_CODES),
+        });
+    }
+    Ok(())
+}
+
 /// Rounds all blocks that are not in the store yet.
 pub(super) fn round_blocks(
     checkpoint: &Checkpoint,
@@ -238,7 +264,11 @@ pub(super) fn round_blocks(
         }
     };
     let (mut weights, mut all) = (0, vec![]);
+    let mut layer = Layer::default();
     for (number, (description, task)) in architecture.blocks().zip(&plan.tasks).enumerate() {
+        if layer.ends_before(description.layer) {
+            layer.finish(options, store, streams.as_mut(), &mut all)?;
+        }
         weights += description.products().iter().map(|linear| linear.weight.len() as u64).sum::<u64>();
         let Some(task) = task else {
             if let Some(exact) = streams.as_mut().and_then(|streams| streams.exact.as_mut()) {
@@ -250,8 +280,7 @@ pub(super) fn round_blocks(
             own.enter(number);
             exact.iter_mut().for_each(|exact| exact.enter(number));
         }
-        let index = all.len();
-        match store.get::<Done>(index) {
+        match store.get::<Done>(all.len()).filter(|_| layer.len() == 0) {
             Some((block, done)) => {
                 if let Some(streams) = &mut streams {
                     packed::advance(&block, &mut streams.own);
@@ -263,14 +292,17 @@ pub(super) fn round_blocks(
             }
             None => {
                 let block = reference.block_weights(number)?;
+                layer.begin(options, streams.as_ref());
                 let rounded = blocks::quantize(description.layer, block, *task, streams.as_mut());
-                let (block, done) = rounded.map_err(|source| QuantizeError::Moments { block: number, source })?;
-                store.put(index, &block, &done)?;
-                all.push(done);
+                layer.push(rounded.map_err(|source| QuantizeError::Moments { block: number, source })?);
+                if options.learn == 0 {
+                    layer.finish(options, store, streams.as_mut(), &mut all)?;
+                }
             }
         }
         progress(weights);
     }
+    layer.finish(options, store, streams.as_mut(), &mut all)?;
     Ok(all)
 }
 
@@ -303,9 +335,10 @@ fn fitted(
     }
     let head = LinearWeights { inputs: Inputs::Rounded, ..head };
     let blocks = (0..done.len()).map(|index| block(store, index)).collect::<Result<Vec<_>, _>>()?;
+    let aims = (0..done.len()).map(|index| layer::kept(store, index)).collect();
     let mut student = Student { blocks, norm, head };
     let steps = options.fit.steps as u64;
-    let outcome = fit::fit(&reference, &mut student, &options.calibration, options.fit, &mut |step| {
+    let outcome = fit::fit(&reference, &mut student, aims, &options.calibration, options.fit, &mut |step| {
         progress("fitting", step as u64, steps);
     })?;
     for (index, (block, of)) in student.blocks.iter().zip(done).enumerate() {

@@ -10,6 +10,7 @@ mod convert;
 mod fold;
 mod golden;
 mod gptq;
+mod layer;
 mod moments;
 mod outline;
 pub(crate) mod pack;
@@ -70,7 +71,9 @@ pub struct Options {
     pub transform: bool,
     /// Whether to measure what each part contributes, for the report, even if nothing is decided on it.
     pub explain: bool,
-    /// How to fit the rounded model to the f32 model.
+    /// Steps of learning the codes of each layer from the f32 model's stream; 0 for none. Needs a calibration and `correct`.
+    pub learn: usize,
+    /// How to fit the rounded model to the f32 model. Codes move too if they were learned.
     pub fit: FitOptions,
     /// Tokens of the golden answer; 0 for none.
     pub golden: usize,
@@ -93,6 +96,7 @@ impl Default for Options {
             fold: true,
             transform: true,
             explain: false,
+            learn: 0,
             fit: FitOptions { steps: 0, rate: 0.0 },
             golden: 64,
             prompt: "Once upon a time".to_owned(),

@@ -57,11 +57,25 @@ impl Levels {
 
     /// The code whose value is nearest.
     #[inline]
-    pub(super) fn nearest(&self, x: f32) -> i8 {
+    pub(crate) fn nearest(&self, x: f32) -> i8 {
         if self.bytes {
             return to_int(x.clamp(-127.0, 127.0)) as i8;
         }
         self.nearest[(to_int(x.clamp(-128.0, 127.0)) + 128) as usize & 255] as i8
+    }
+
+    /// The mean distance of two levels.
+    pub(crate) fn gap(&self) -> f32 {
+        if self.bytes { 1.0 } else { (f32::from(self.values[15]) - f32::from(self.values[0])) / 15.0 }
+    }
+
+    /// The values below and above that of a code; beyond the last one by the mean distance.
+    pub(crate) fn neighbours(&self, code: i8) -> [f32; 2] {
+        let [first, last] = if self.bytes { [-127, 127] } else { [0, 15] };
+        let value = |code: i8| f32::from(self.value(code));
+        let below = if code > first { value(code - 1) } else { value(code) - self.gap() };
+        let above = if code < last { value(code + 1) } else { value(code) + self.gap() };
+        [below, above]
     }
 
     /// The ends of the range, the one of larger magnitude first.
@@ -99,6 +113,11 @@ impl Row {
             Some(&sub) => i32::from(sub) * i32::from(levels.value(code)),
             None => i32::from(code),
         })
+    }
+
+    /// The step between integers at a column.
+    pub(crate) fn unit(&self, column: usize) -> f32 {
+        self.sub_scales.get(column / GROUP).map_or(self.scale, |&sub| self.scale * f32::from(sub))
     }
 
     /// Whether no sum of products with activations can leave i32.

@@ -148,6 +148,17 @@ impl Store {
         serde_json::from_slice(&std::fs::read(self.dir.join(name)).ok()?).ok()
     }
 
+    /// Keeps numbers under a name.
+    pub(super) fn keep_numbers(&self, name: &str, numbers: &[f32]) -> Result<(), QuantizeError> {
+        self.write(name, &numbers.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
+    }
+
+    /// Numbers that were kept under a name.
+    pub(super) fn kept_numbers(&self, name: &str) -> Option<Vec<f32>> {
+        let bytes = std::fs::read(self.dir.join(name)).ok()?;
+        Some(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+
     fn name(index: usize) -> String {
         format!("block{index:04}.safetensors")
     }

@@ -151,6 +151,13 @@ impl Batch {
         Ok(Self { own, memory: None, later: Arc::new(later), entered: 0 })
     }
 
+    /// Rows of these sequences, in a model of one stack.
+    #[cfg(test)]
+    pub(crate) fn of(width: usize, lengths: &[usize], numbers: Vec<f32>) -> Self {
+        let own = States { width, lengths: lengths.to_vec(), numbers };
+        Self { own, memory: None, later: Arc::new(vec![]), entered: 0 }
+    }
+
     /// Hands over to the stack of a block, unless that was done.
     pub(crate) fn enter(&mut self, block: usize) {
         while let Some(entry) = self.later.get(self.entered).filter(|entry| entry.start <= block) {

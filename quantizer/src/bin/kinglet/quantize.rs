@@ -97,7 +97,14 @@ pub(crate) struct Args {
     /// Measure what each block and each product's rounding does to the predictions, for the report
     #[arg(long)]
     explain: bool,
-    /// Steps of fitting scales and norms to the f32 model's predictions on the calibration text; 0 for none
+    /// Learn the codes of each layer in so many steps of 1024 calibration tokens: rounding goes up or down as brings the layer's
+    /// outputs nearer to the f32 model's, and is kept if it does so on text that was held out. 200 are a start; below 100 no code
+    /// gets far enough to change. A step costs about four passes of these tokens through the layer in f32, so 200 of them as much
+    /// as 100 passes of 8192 tokens through the model
+    #[arg(long, value_name = "STEPS", default_value_t = 0)]
+    learn: usize,
+    /// Steps of fitting scales and norms (with --learn, codes too) to the f32 model's predictions on the calibration text; 0 for
+    /// none. With --learn, 24 bytes of memory for each weight
     #[arg(long, value_name = "STEPS", default_value_t = 0)]
     fit: usize,
     /// The size of the first of these steps
@@ -293,6 +300,7 @@ impl Args {
             fold: !self.no_fold,
             transform: !self.no_transform,
             explain: self.explain,
+            learn: self.learn,
             fit: FitOptions { steps: self.fit, rate: self.fit_rate },
             golden: self.golden,
             prompt: self.prompt.clone(),
