@@ -136,7 +136,7 @@ fn stories(weights: Format) -> Option<(Evaluation, f64)> {
     let tokenizer = model.tokenizer().unwrap().unwrap();
     let text = std::fs::read_to_string(shared()?.join("data/tinystories/valid.txt")).unwrap();
     assert_eq!(encode(&tokenizer, &text, false).unwrap()[..ids.len()], ids, "the text's tokens are others");
-    let protocol = Protocol { window: 255, bos: Some(1) };
+    let protocol = Protocol { window: 255, bos: Some(1), int4_values: false };
     let result = evaluate(&model, Isa::detect(), &ids, protocol, Some(&reference), &|_| ()).unwrap();
     let bits = model.bytes().len() as f64 * 8.0 / 259_328.0;
     println!("stories260K {weights:?}: {result:?}, {bits:.2} bits a weight, all included");

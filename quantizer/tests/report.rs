@@ -64,7 +64,10 @@ fn full(name: &str) -> Report {
         }),
         size: Some(Size { f32_bytes: Some(1_044_992), file_bytes: 190_100, weights: 259_328, bits_per_weight: 4.3 }),
         speed: Some(Speed { tokens_per_second: 9000.0, isa: name.to_owned(), threads: 2, tokens: 64, rounds: 5 }),
-        text: Some(Text { name: name.to_owned(), protocol: Protocol { window: 255, bos: Some(1) } }),
+        text: Some(Text {
+            name: name.to_owned(),
+            protocol: Protocol { window: 255, bos: Some(1), int4_values: false },
+        }),
         quality: vec![
             quality(name, 190_100, Means::Both, evaluation),
             quality("other", 292_800, Means::Pruned, other.clone()),
