@@ -67,9 +67,11 @@ fn foreign_and_damaged_files_are_refused() {
         let (needed, found) = (good.len() as u64, len as u64);
         assert_eq!(open(&good[..len]), Err(OpenError::Truncated { needed, found }));
     }
-    let mut newer = good.clone();
-    newer[8] = 3;
-    assert_eq!(open(&newer), Err(OpenError::Version { found: 3 }));
+    for found in [2, 4] {
+        let mut other = good.clone();
+        other[8] = found;
+        assert_eq!(open(&other), Err(OpenError::Version { found: found.into() }));
+    }
     let mut flipped = good.clone();
     flipped[70] ^= 1;
     assert_eq!(open(&flipped), Err(OpenError::HeadChecksum));
@@ -161,6 +163,7 @@ fn lying_records_are_refused() {
     let fails = |problem| Err(OpenError::Block { index: 0, problem });
     assert_eq!(block(|r| r.kind = 7), fails(BlockProblem::Kind(7)));
     assert_eq!(block(|r| r.variant = 3), fails(BlockProblem::Variant));
+    assert_eq!(block(|r| r.heads_inputs = 2), fails(BlockProblem::Inputs));
     assert_eq!(block(|r| r.join = 3), fails(BlockProblem::Variant));
     assert_eq!(block(|r| r.norm_kind = 2), fails(BlockProblem::Variant));
     assert_eq!(block(|r| r.norm_kind = 1), fails(BlockProblem::Shape));
@@ -191,6 +194,7 @@ fn lying_records_are_refused() {
     };
     let fails = |problem| Err(OpenError::Tensor { index: 1, problem });
     assert_eq!(tensor(|r| r.format = 9), fails(TensorProblem::Format(9)));
+    assert_eq!(tensor(|r| r.inputs = 2), fails(TensorProblem::Inputs));
     assert_eq!(tensor(|r| r.offset = 0), fails(TensorProblem::Bounds));
     assert_eq!(tensor(|r| r.offset = u64::MAX - 3), fails(TensorProblem::Bounds));
     assert_eq!(tensor(|r| r.offset += 4), fails(TensorProblem::Misaligned));

@@ -42,12 +42,12 @@ pub(crate) struct Args {
     /// How to code the matrices of the blocks
     #[arg(long, value_enum, default_value_t = Weights::Int8)]
     weights: Weights,
-    /// How to code the embedding (and the head, where they are one)
-    #[arg(long, value_enum, default_value_t = Weights::Int8)]
-    embeddings: Weights,
-    /// How to code a head of its own
-    #[arg(long, value_enum, default_value_t = Weights::Int8)]
-    head: Weights,
+    /// How to code the embedding (and the head, where they are one); by default int8, or int8-row as --weights
+    #[arg(long, value_enum)]
+    embeddings: Option<Weights>,
+    /// How to code a head of its own; by default as the embedding
+    #[arg(long, value_enum)]
+    head: Option<Weights>,
     /// The longest context the file shall serve; by default the longest that the model was made for. More than the original context
     /// chooses the long factors of a LongRoPE model
     #[arg(long, value_name = "N")]
@@ -284,10 +284,12 @@ impl Args {
             }
             metadata.push((key.to_owned(), value.to_owned()));
         }
+        let eight = if matches!(self.weights, Weights::Int8Row) { Weights::Int8Row } else { Weights::Int8 };
+        let embeddings = self.embeddings.unwrap_or(eight);
         Ok(Options {
             weights: self.weights.into(),
-            embeddings: self.embeddings.into(),
-            head: self.head.into(),
+            embeddings: embeddings.into(),
+            head: self.head.unwrap_or(embeddings).into(),
             calibration: vec![],
             target: self
                 .bits
