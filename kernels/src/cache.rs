@@ -245,18 +245,17 @@ pub fn store(shape: CacheShape, codes: &mut [i8], scales: &mut [u16], position: 
     let (chunk, inner) = (position / CHUNK, position % CHUNK);
     for (panel, row) in row[..shape.head_dim].chunks(PANEL).enumerate() {
         let (start, rows) = shape.values(chunk, panel);
-        let at = |quad: usize| start + quad * rows * QUAD + inner % QUAD;
-        if shape.values.is_int4() {
-            let (first, high) = (at(inner / QUAD / 2), inner / QUAD % 2 == 1);
-            for (r, &c) in row.iter().enumerate() {
-                let to = &mut codes[first + r * QUAD];
-                let nibble = (c + 8) as u8;
-                *to = (if high { *to as u8 & 15 | nibble << 4 } else { *to as u8 & 0xf0 | nibble }) as i8;
-            }
-        } else {
-            for (r, &c) in row.iter().enumerate() {
-                codes[at(inner / QUAD) + r * QUAD] = c;
-            }
+        // A tile of four positions in int8, of eight in int4.
+        let (quad, int4) = (inner / QUAD, shape.values.is_int4());
+        let tile = &mut codes[start + if int4 { quad / 2 } else { quad } * rows * QUAD..][..rows * QUAD];
+        let places = tile.as_chunks_mut::<QUAD>().0.iter_mut().map(|quad| &mut quad[inner % QUAD]);
+        for (to, &c) in places.zip(row) {
+            let nibble = c.wrapping_add(8) as u8;
+            *to = match (int4, quad % 2) {
+                (false, _) => c,
+                (true, 0) => (*to as u8 & 0xf0 | nibble) as i8,
+                (true, _) => (*to as u8 & 15 | nibble << 4) as i8,
+            };
         }
     }
 }
