@@ -162,7 +162,7 @@ impl Isa {
         dispatch!(self, rope(x, cos, sin));
     }
 
-    /// Spreads each of the values over many, see [`scalar::transform`]. Applied twice, it gives the values back but for rounding.
+    /// Spreads each of the values over many, as `docs/numbers.md` defines it ([`scalar::transforms`] tells the lengths). Applied twice, it gives the values back but for rounding.
     ///
     /// # Panics
     /// When the length is not a multiple of 4.

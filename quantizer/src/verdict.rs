@@ -6,7 +6,7 @@
 //! checkpoint. A model that generates nothing and has no text has no verdict.
 //!
 //! It is to cost a modest part of the quantization: large models are judged on fewer tokens
-//! ([`tokens`]).
+//! (`tokens`).
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Fitting a rounded model to the f32 model by gradients: layer by layer to its streams ([`layers`]), then as a whole to its
+//! Fitting a rounded model to the f32 model by gradients: layer by layer to its streams (`layers`), then as a whole to its
 //! predictions.
 //!
 //! As a whole, scales, sub-scales, norms and biases follow the gradient of the Kullback-Leibler divergence of the rounded model's
