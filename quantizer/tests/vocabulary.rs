@@ -199,7 +199,7 @@ fn files_are_smaller_and_as_good() {
         Session::new(&small, options, memory.bytes()).unwrap().check_golden(&golden).unwrap();
 
         // Sections begin at multiples of 64, and so do tensors.
-        let rows = |vocab| Format::Int8.bytes(vocab, small.width()).unwrap() as i64;
+        let rows = |vocab| Format::Int8Grouped.bytes(vocab, small.width()).unwrap() as i64;
         let tables = if whole.architecture().tied() { 1 } else { 2 };
         let tokenizers = [&whole, &part].map(|checkpoint| checkpoint.tokenizer().unwrap().len() as i64);
         let ranges = vocabulary::to_ranges(&kept).len() + vocabulary::KEY.len() + 8;
