@@ -56,7 +56,9 @@ impl Transforms {
         Self(Site::OF_BLOCK.map(|site| {
             let mixed = site == Site::Output && matches!(block.middle, Middle::Attention(_));
             let of = block.product(site).filter(|of| task.transform && !mixed && spreads(of.cols));
-            of.is_some_and(|of| gains(of, task.formats[site as usize], seen(site)))
+            let format = task.formats[site as usize];
+            // States are rounded once for all blocks that look at them, so no block may choose for itself.
+            of.is_some_and(|of| format.is_int8() || site == Site::Memory || gains(of, format, seen(site)))
         }))
     }
 
@@ -70,14 +72,11 @@ impl Transforms {
     }
 }
 
-/// Whether a product errs less with transformed inputs. Eight bits of weights lose so little that inputs decide, and no model that
-/// was measured is better without. Four bits may lose more behind the transform, where the weights lie on a grid that it leaves.
+/// Whether a product of four bits errs less with transformed inputs: it may lose more where the weights lie on a grid that the
+/// transform leaves. Eight bits lose so little that inputs decide, and no model that was measured is better without.
 fn gains(of: &LinearWeights, format: Format, seen: Option<Vec<f32>>) -> bool {
     /// How much more of the weights' own square may be lost where no inputs are known.
     const MORE: f64 = 1.15;
-    if format.is_int8() {
-        return true;
-    }
     let step = of.rows().div_ceil(ROWS);
     let weight: Vec<f32> = of.weight.chunks(of.cols).step_by(step).flatten().copied().collect();
     let plain = LinearWeights { weight, bias: None, cols: of.cols, inputs: Inputs::Rounded };
