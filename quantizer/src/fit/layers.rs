@@ -26,6 +26,12 @@ const OTHERS: f32 = 0.0003;
 struct Lesson<'b> {
     part: Part<'b>,
     wanted: &'b [f32],
+    /// Numbers of a row.
+    width: usize,
+}
+
+fn square(row: &[f32]) -> f64 {
+    row.iter().map(|&x| f64::from(x).powi(2)).sum()
 }
 
 /// The lessons to learn from, and those that are held out.
@@ -33,7 +39,7 @@ fn lessons<'b>(before: &'b Batch, after: &'b Batch) -> [Vec<Lesson<'b>>; 2] {
     let all: usize = before.lengths().iter().sum();
     let tokens = TOKENS.min(all.div_ceil(PARTS));
     let wanted = after.parts(tokens).map(|part| part.stream);
-    let mut seen: Vec<_> = before.parts(tokens).zip(wanted).map(|(part, wanted)| Lesson { part, wanted }).collect();
+    let mut seen: Vec<_> = before.parts(tokens).zip(wanted).map(|(part, wanted)| Lesson { part, wanted, width: after.width() }).collect();
     let (mut held, mut left) = (vec![], held_out(before.lengths().len()));
     while left > 0
         && let Some(lesson) = seen.pop()
@@ -82,18 +88,21 @@ pub(crate) fn learn(
     Some(outcome)
 }
 
-/// The squared distance from the f32 model's stream, as a part of that stream's square.
+/// The squared distance from the f32 model's stream, as a part of that stream's square: the mean over tokens, since norms stand before
+/// what reads the stream, and a few tokens have one that is a hundred times larger.
 fn error(blocks: &[RoundedBlock], lessons: &[Lesson<'_>]) -> f64 {
     let weights: Vec<BlockWeights> = blocks.iter().map(RoundedBlock::weights).collect();
     let mut sums = [0.0; 2];
-    for Lesson { part, wanted } in lessons {
+    for Lesson { part, wanted, width } in lessons {
         let mut stream = part.stream.to_vec();
         for block in &weights {
             stream = block.advance(part.sequences, &stream);
         }
-        for (found, wanted) in stream.iter().zip(*wanted) {
-            sums[0] += f64::from(found - wanted).powi(2);
-            sums[1] += f64::from(*wanted).powi(2);
+        for (found, wanted) in stream.chunks(*width).zip(wanted.chunks(*width)) {
+            let missing: f64 = found.iter().zip(wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+            let whole = square(wanted);
+            sums[0] += if whole > 0.0 { missing / whole } else { 0.0 };
+            sums[1] += 1.0;
         }
     }
     if sums[1] > 0.0 { sums[0] / sums[1] } else { 0.0 }
@@ -101,7 +110,7 @@ fn error(blocks: &[RoundedBlock], lessons: &[Lesson<'_>]) -> f64 {
 
 /// One step along the gradient.
 fn take(blocks: &mut [RoundedBlock], latents: &mut [BlockLatent], lesson: &Lesson<'_>, pace: Pace) {
-    let Lesson { part, wanted } = lesson;
+    let Lesson { part, wanted, width } = lesson;
     let weights: Vec<BlockWeights> = blocks.iter().map(RoundedBlock::weights).collect();
     let mut streams = vec![part.stream.to_vec()];
     for block in &weights[..weights.len() - 1] {
@@ -116,6 +125,11 @@ fn take(blocks: &mut [RoundedBlock], latents: &mut [BlockLatent], lesson: &Lesso
             if gradient.is_empty() {
                 *gradient = joined(weights.base(stream), weights.output.apply(mixed));
                 ops::subtract(gradient, wanted);
+                for (row, wanted) in gradient.chunks_mut(*width).zip(wanted.chunks(*width)) {
+                    let whole = square(wanted);
+                    let part = if whole > 0.0 { (*width as f64 / whole) as f32 } else { 0.0 };
+                    row.iter_mut().for_each(|g| *g *= part);
+                }
             }
         };
         let found = tape::block_seen(weights, part.sequences, stream, &mut gradient, &mut to_memory, Learns::All, see);

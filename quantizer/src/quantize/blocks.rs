@@ -2,27 +2,27 @@
 //! what the rounded first one gives. The calibration samples then go through the rounded block, on to the next.
 //!
 //! If they also go through the f32 blocks, each product takes over what those before it have changed: the first aims at what it would
-//! give on the f32 inputs (as GPTAQ: Li et al., arXiv 2504.02692), the second at the f32 model's stream itself.
+//! give on the f32 inputs (as GPTAQ: Li et al., arXiv 2504.02692), the last at the f32 model's stream itself.
+//!
+//! Tokens do not count alike. The stream of a few is a hundred times larger than that of the others (massive activations: Sun et al.,
+//! arXiv 2402.17762), and a norm stands before whatever reads it. So errors of the stream count as parts of its size at each token.
 
 use kinglet::Format;
 use kinglet_kernels::scalar::transforms;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::gptq::Hessian;
+use super::evidence::{Aim, Evidence};
+use super::fold;
+use super::linear::{self, Way, calibrated, nearest};
 use super::moments::{Moments, MomentsError};
 use super::packed::{self, Packed, Rows, TOKENS};
-use super::round::{Levels, Row, round};
 use super::rounded::{RoundedBlock, RoundedLinear};
 use super::store::as_name;
-use super::{codebook, fold};
-use crate::checkpoint::{NormKind, Sight};
+use crate::checkpoint::{Join, NormKind, Sight};
 use crate::fit::{Aims, FitOutcome};
 use crate::prune::{self, Refit};
 use crate::reference::{Batch, BlockWeights, Inputs, LinearWeights, Middle, Part, Site, joined, ops, product};
 
-/// Rows that a codebook is fitted to.
-pub(super) const CODEBOOK_ROWS: usize = 256;
 /// Tokens that folding is tried on.
 const SAMPLE: usize = 512;
 
@@ -82,7 +82,7 @@ fn gains(of: &LinearWeights, format: Format, seen: Option<Vec<f32>>) -> bool {
     let plain = LinearWeights { weight, bias: None, cols: of.cols, inputs: Inputs::Rounded };
     let transformed = plain.transformed();
     let Some(x) = seen else {
-        let lost = |of: &LinearWeights| error(&of.weight, &nearest(of, format, &vec![1.0; of.cols]));
+        let lost = |of: &LinearWeights| linear::error(&of.weight, &nearest(of, format, &vec![1.0; of.cols]));
         return lost(&transformed) < MORE * lost(&plain);
     };
     let wanted = product::rows_by_rows(&x, &plain.weight, plain.cols);
@@ -120,6 +120,8 @@ pub(super) struct Done {
     pub(super) cut: f64,
     /// Whether the inputs of each product were folded.
     pub(super) folded: [bool; 3],
+    /// How each product was rounded.
+    pub(super) ways: [Way; 3],
     /// What learning did to the layer.
     pub(super) learned: Option<FitOutcome>,
 }
@@ -140,113 +142,171 @@ pub(super) fn quantize(
     task: Task,
     streams: Option<&mut Streams>,
 ) -> Result<(RoundedBlock, Done, Aims), MomentsError> {
-    let mut done = Done::default();
-    let mut aims = Aims::default();
     if let Middle::Attention(heads) = &mut block.middle {
         heads.transforms = task.transform && spread(heads.dim) >= HEADS;
     }
     turn_values(&mut block);
-    let Some(Streams { own, exact }) = streams else {
-        let transforms = Transforms::choose(&block, &task, |_| None);
-        let mut products = [None, None, None];
-        for site in Site::OF_BLOCK {
-            if let Some(of) = transforms.prepared(&block, site) {
-                let (product, error) = linear(&of, task.formats[site as usize], None)?;
-                (products[site as usize], done.errors[site as usize]) = (Some(product), error);
-            }
-        }
-        return Ok((assembled(layer, block, products), done, aims));
-    };
-    let original = exact.as_ref().map(|_| block.clone());
+    let Some(streams) = streams else { return to_nearest(layer, block, task) };
+    let mut done = Done::default();
+    let original = streams.exact.as_ref().map(|_| block.clone());
     if task.cut > 0 {
-        let mut moments = Moments::new(block.output.cols);
-        for part in own.parts(TOKENS) {
-            moments.add(&block.mixed(part.sequences, block.normed(part.stream)));
-        }
-        moments.finish()?;
-        for (cut, error) in prune::cut(&block, &moments, &[task.cut], task.refit)? {
-            (block, done.cut) = (cut, error);
-        }
+        (block, done.cut) = cut(block, task, &streams.own)?;
     }
-    let unfolded = exact.as_ref().map(|_| block.clone());
     let transforms = Transforms::choose(&block, &task, |site| {
-        let part = own.parts(SAMPLE).next()?;
+        let part = streams.own.parts(SAMPLE).next()?;
         Some(match site {
-            Site::Memory => part.sequences.memory.to_vec(),
             Site::Output => block.mixed(part.sequences, block.normed(part.stream)),
-            Site::Input | Site::Head => block.normed(part.stream),
+            Site::Input | Site::Memory | Site::Head => seen(&block, site, &part),
         })
     });
     if task.fold {
-        done.folded = fold(&mut block, task, transforms, own);
+        done.folded = fold(&mut block, task, transforms, &streams.own);
     }
-
-    let mut products = [None, None, None];
+    let mut rounding = Rounding { block, task, transforms, products: [None, None, None], aims: Aims::default(), done };
     for site in [Site::Input, Site::Memory] {
-        let Some(mut of) = transforms.prepared(&block, site) else { continue };
-        let seen = |block: &BlockWeights, part: &Part<'_>| match site {
-            Site::Memory => part.sequences.memory.to_vec(),
-            _ => block.normed(part.stream),
-        };
-        let wanted = exact.as_ref().zip(unfolded.as_ref().and_then(|block| Some((block, block.product(site)?))));
-        let mut moments = Moments::new(of.cols);
-        let mut drift = if wanted.is_some() { vec![0.0; of.weight.len()] } else { vec![] };
-        let mut of_exact = wanted.as_ref().map(|(exact, _)| exact.parts(TOKENS));
-        for part in own.parts(TOKENS) {
-            let seen_now = seen(&block, &part);
-            let x = of.inputs.prepare(&seen_now, of.cols);
-            moments.add(&x);
-            let exact = of_exact.as_mut().and_then(Iterator::next);
-            if let (Some(exact), Some((_, (unfolded, product)))) = (exact, &wanted) {
-                let mut missing = product.apply(&seen(unfolded, &exact));
-                ops::subtract(&mut missing, &of.outputs(&x));
-                product::add_outer(&x, &missing, of.cols, &mut drift);
-            }
-        }
-        let (product, error) = calibrated(&mut of, task.formats[site as usize], moments, &drift)?;
-        (products[site as usize], done.errors[site as usize]) = (Some(product), error);
-        aims[site as usize] = Some(of.weight);
+        rounding.first(site, streams)?;
     }
-    if let (Some(exact), Some(original)) = (exact.as_mut(), &original) {
+    if let (Some(exact), Some(original)) = (&mut streams.exact, original) {
         exact.step(TOKENS, |part| original.advance(part.sequences, part.stream));
     }
-
-    let mut output = transforms.prepared(&block, Site::Output).expect("every block has a last product");
-    let mut moments = Moments::new(output.cols);
-    let mut kept = vec![];
-    {
-        let [mut input, mut memory] = [0, 1].map(|site: usize| products[site].as_ref().map(Packed::new));
-        for part in own.parts(TOKENS) {
-            let mixed = packed::mixed(block.norm.as_ref(), &block.middle, input.as_mut(), memory.as_mut(), &part);
-            let mixed = Rows::new(&mixed, output.cols, output.inputs);
-            moments.add(&mixed.values());
-            kept.push(mixed);
-        }
-    }
-    let mut drift = vec![];
-    if let Some(exact) = exact {
-        drift = vec![0.0; output.weight.len()];
-        for ((part, exact), mixed) in own.parts(TOKENS).zip(exact.parts(TOKENS)).zip(&kept) {
-            let x = mixed.values();
-            let mut missing = exact.stream.to_vec();
-            if let Some(base) = block.base(part.stream) {
-                ops::subtract(&mut missing, &base);
-            }
-            ops::subtract(&mut missing, &output.outputs(&x));
-            product::add_outer(&x, &missing, output.cols, &mut drift);
-        }
-    }
-    let (rounded, error) = calibrated(&mut output, task.formats[Site::Output as usize], moments, &drift)?;
-    aims[Site::Output as usize] = Some(output.weight);
-    done.errors[Site::Output as usize] = error;
-    let mut packed = Packed::new(&rounded);
-    let mut kept = kept.into_iter();
-    own.step(TOKENS, |part| {
-        let branch = kept.next().map_or_else(Vec::new, |mixed| packed.apply(&mixed));
-        joined(block.base(part.stream), branch)
-    });
-    products[Site::Output as usize] = Some(rounded);
+    rounding.last(streams)?;
+    let Rounding { block, products, aims, done, .. } = rounding;
     Ok((assembled(layer, block, products), done, aims))
+}
+
+/// Rounds a block to the nearest values.
+fn to_nearest(layer: usize, block: BlockWeights, task: Task) -> Result<(RoundedBlock, Done, Aims), MomentsError> {
+    let transforms = Transforms::choose(&block, &task, |_| None);
+    let (mut products, mut done) = ([None, None, None], Done::default());
+    for site in Site::OF_BLOCK {
+        if let Some(of) = transforms.prepared(&block, site) {
+            let (product, error) = linear::linear(&of, task.formats[site as usize], None)?;
+            (products[site as usize], done.errors[site as usize]) = (Some(product), error);
+        }
+    }
+    Ok((assembled(layer, block, products), done, Aims::default()))
+}
+
+/// Takes heads or channels out of a block; also tells what its outputs lose.
+fn cut(block: BlockWeights, task: Task, own: &Batch) -> Result<(BlockWeights, f64), MomentsError> {
+    let mut moments = Moments::new(block.output.cols);
+    for part in own.parts(TOKENS) {
+        moments.add(&block.mixed(part.sequences, block.normed(part.stream)));
+    }
+    moments.finish()?;
+    Ok(prune::cut(&block, &moments, &[task.cut], task.refit)?.pop().unwrap_or((block, 0.0)))
+}
+
+/// What the first products of a block see.
+fn seen(block: &BlockWeights, site: Site, part: &Part<'_>) -> Vec<f32> {
+    match site {
+        Site::Memory => part.sequences.memory.to_vec(),
+        Site::Input | Site::Output | Site::Head => block.normed(part.stream),
+    }
+}
+
+/// Divides rows of both by the size of the stream of their token, on which what is behind a norm depends.
+fn weigh(stream: &[f32], width: usize, rows: [&mut [f32]; 2]) {
+    let part = |row: &[f32]| {
+        let size = (row.iter().map(|x| x * x).sum::<f32>() / width as f32).sqrt();
+        if size > 0.0 { 1.0 / size } else { 0.0 }
+    };
+    for rows in rows.into_iter().filter(|rows| !rows.is_empty()) {
+        let wide = rows.len() / (stream.len() / width);
+        for (row, stream) in rows.chunks_mut(wide).zip(stream.chunks(width)) {
+            let part = part(stream);
+            row.iter_mut().for_each(|x| *x *= part);
+        }
+    }
+}
+
+/// A block on the way.
+struct Rounding {
+    block: BlockWeights,
+    task: Task,
+    transforms: Transforms,
+    products: [Option<RoundedLinear>; 3],
+    aims: Aims,
+    done: Done,
+}
+
+impl Rounding {
+    /// A product that sees the stream or the memory.
+    fn first(&mut self, site: Site, streams: &Streams) -> Result<(), MomentsError> {
+        let Self { block, transforms, .. } = self;
+        let Some(of) = transforms.prepared(block, site) else { return Ok(()) };
+        let Streams { own, exact } = streams;
+        let aim = if exact.is_some() { Aim::Inputs } else { Aim::Own };
+        let mut evidence = Evidence::new(of.cols, aim, own.lengths());
+        let mut exact = exact.as_ref().map(|exact| exact.parts(TOKENS));
+        for part in own.parts(TOKENS) {
+            let mut x = of.inputs.prepare(&seen(block, site, &part), of.cols).into_owned();
+            let mut aimed = match exact.as_mut().and_then(Iterator::next) {
+                Some(exact) => seen(block, site, &exact),
+                None => vec![],
+            };
+            if of.inputs == Inputs::Transformed {
+                aimed = ops::transformed(&aimed, of.cols);
+            }
+            if site == Site::Input && matches!(block.middle, Middle::FeedForward { .. }) && block.join == Join::Pre {
+                weigh(part.stream, own.width(), [&mut x, &mut aimed]);
+            }
+            evidence.add(&x, &aimed);
+        }
+        self.round(site, of, evidence)
+    }
+
+    /// The last product, and the streams' way through the block.
+    fn last(&mut self, Streams { own, exact }: &mut Streams) -> Result<(), MomentsError> {
+        let Self { block, transforms, .. } = self;
+        let of = transforms.prepared(block, Site::Output).expect("every block has a last product");
+        let aim = if exact.is_some() { Aim::Outputs(of.rows()) } else { Aim::Own };
+        let mut evidence = Evidence::new(of.cols, aim, own.lengths());
+        let mut kept = vec![];
+        {
+            let [mut input, mut memory] = [0, 1].map(|site: usize| self.products[site].as_ref().map(Packed::new));
+            let mut exact = exact.as_ref().map(|exact| exact.parts(TOKENS));
+            for part in own.parts(TOKENS) {
+                let mixed = packed::mixed(block.norm.as_ref(), &block.middle, input.as_mut(), memory.as_mut(), &part);
+                let mixed = Rows::new(&mixed, of.cols, of.inputs);
+                let mut x = mixed.values();
+                kept.push(mixed);
+                let mut aimed = vec![];
+                if let Some(exact) = exact.as_mut().and_then(Iterator::next) {
+                    aimed = exact.stream.to_vec();
+                    if let Some(base) = block.base(part.stream) {
+                        ops::subtract(&mut aimed, &base);
+                    }
+                    if let Some(bias) = &of.bias {
+                        aimed.chunks_mut(bias.len()).for_each(|row| ops::subtract(row, bias));
+                    }
+                    if block.join == Join::Pre {
+                        weigh(exact.stream, of.rows(), [&mut x, &mut aimed]);
+                    }
+                }
+                evidence.add(&x, &aimed);
+            }
+        }
+        self.round(Site::Output, of, evidence)?;
+        let (block, rounded) = (&self.block, &self.products[Site::Output as usize]);
+        let mut packed = rounded.as_ref().map(Packed::new);
+        let mut kept = kept.into_iter();
+        own.step(TOKENS, |part| {
+            let mixed = kept.next().zip(packed.as_mut());
+            joined(block.base(part.stream), mixed.map_or_else(Vec::new, |(mixed, packed)| packed.apply(&mixed)))
+        });
+        Ok(())
+    }
+
+    /// Rounds a product as the evidence says.
+    fn round(&mut self, site: Site, mut of: LinearWeights, evidence: Evidence) -> Result<(), MomentsError> {
+        let at = site as usize;
+        let (product, error, way) = calibrated(&mut of, self.task.formats[at], evidence)?;
+        (self.done.errors[at], self.done.ways[at]) = (error, way);
+        self.products[at] = Some(product);
+        self.aims[at] = Some(of.weight);
+        Ok(())
+    }
 }
 
 /// A block with rounded products in the place of its own.
@@ -316,75 +376,15 @@ fn fold(block: &mut BlockWeights, task: Task, transforms: Transforms, own: &Batc
     folded
 }
 
-/// Rounds a product for inputs with these moments. With a drift, `X^T R` for what its outputs should have more, R, the weights take that
-/// over first, as well as these inputs can give it (least squares).
-fn calibrated(
-    of: &mut LinearWeights,
-    format: Format,
-    mut moments: Moments,
-    drift: &[f32],
-) -> Result<(RoundedLinear, f64), MomentsError> {
-    moments.finish()?;
-    let hessian = Hessian::new(moments)?;
-    if !drift.is_empty() {
-        ops::add(&mut of.weight, &hessian.solve(drift));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_with_a_large_stream_counts_as_any_other() {
+        let stream = [3.0, 4.0, 0.0, 0.0, 300.0, 400.0];
+        let (mut x, mut aimed) = (vec![1.0, 2.0, 3.0], vec![]);
+        weigh(&stream, 2, [&mut x, &mut aimed]);
+        assert!((x[0] / x[2] - 100.0 / 3.0).abs() < 1e-4 && x[1] == 0.0, "{x:?}");
     }
-    let levels = levels(of, format, hessian.importance());
-    let rows = hessian.round(format, &of.weight, &levels);
-    let error = hessian.error(&of.weight, &rows, &levels);
-    Ok((assemble(of, format, levels, rows), error))
-}
-
-/// Rounds a product to the nearest values, its inputs being of these importances.
-pub(super) fn nearest(of: &LinearWeights, format: Format, importance: &[f32]) -> RoundedLinear {
-    let levels = levels(of, format, importance);
-    let rows = of.weight.par_chunks(of.cols).map(|row| round(format, row, importance, &levels)).collect();
-    assemble(of, format, levels, rows)
-}
-
-fn assemble(of: &LinearWeights, format: Format, levels: Levels, rows: Vec<Row>) -> RoundedLinear {
-    let inputs = if of.inputs == Inputs::Transformed { Inputs::Transformed } else { Inputs::Rounded };
-    RoundedLinear { format, levels, rows, cols: of.cols, inputs, bias: of.bias.clone() }
-}
-
-fn levels(of: &LinearWeights, format: Format, importance: &[f32]) -> Levels {
-    match format {
-        Format::Int4Codebook => {
-            let step = of.rows().div_ceil(CODEBOOK_ROWS);
-            let sample: Vec<&[f32]> = of.weight.chunks(of.cols).step_by(step).collect();
-            codebook::fit(&sample, importance)
-        }
-        _ => Levels::of(format),
-    }
-}
-
-/// Rounds a product for inputs with these second moments; without them, to the nearest values. Also tells the squared error of its
-/// outputs (without moments: of the weights), as a part of their own square.
-///
-/// # Errors
-/// Moments that are not finite, or singular beyond help.
-pub fn linear(
-    of: &LinearWeights,
-    format: Format,
-    moments: Option<Moments>,
-) -> Result<(RoundedLinear, f64), MomentsError> {
-    let Some(moments) = moments else {
-        let rounded = nearest(of, format, &vec![1.0; of.cols]);
-        let error = error(&of.weight, &rounded);
-        return Ok((rounded, error));
-    };
-    calibrated(&mut of.clone(), format, moments, &[])
-}
-
-/// The squared error of the weights themselves, as a part of their own square.
-fn error(weights: &[f32], rounded: &RoundedLinear) -> f64 {
-    let square = |x: f32| f64::from(x) * f64::from(x);
-    let rows = weights.par_chunks(rounded.cols).zip(&rounded.rows).map(|(weights, row)| {
-        let values = row.integers(&rounded.levels).map(|q| row.scale * q as f32);
-        let missing: f64 = weights.iter().zip(values).map(|(w, q)| square(w - q)).sum();
-        [missing, weights.iter().map(|&w| square(w)).sum()]
-    });
-    let rows: Vec<[f64; 2]> = rows.collect();
-    let [missing, whole] = rows.iter().fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
-    if whole > 0.0 { missing / whole } else { 0.0 }
 }

@@ -7,10 +7,11 @@ use kinglet::Format;
 use kinglet_kernels::layout::PANEL;
 use rayon::prelude::*;
 
-use super::blocks::{self, CODEBOOK_ROWS, Done, Streams};
+use super::blocks::{self, Done, Streams};
 use super::codebook;
 use super::golden;
 use super::layer::{self, Layer};
+use super::linear::{CODEBOOK_ROWS, nearest};
 use super::outline::{Build, Source};
 use super::pack::{self, Packer};
 use super::packed;
@@ -95,7 +96,7 @@ pub fn quantize(
             Source::Table(of, format, inputs) => table(checkpoint, (&of, format, inputs), put, &mut step),
             Source::Rows(values, cols, format) => {
                 let weights = LinearWeights { weight: values, bias: None, cols, inputs: Inputs::Rounded };
-                Ok(pack::write(&blocks::nearest(&weights, format, &vec![1.0; cols]), put)?)
+                Ok(pack::write(&nearest(&weights, format, &vec![1.0; cols]), put)?)
             }
             Source::Product { block: index, site } => {
                 let loaded = match &mut loaded {

@@ -11,7 +11,7 @@
 use kinglet::Format;
 use rayon::prelude::*;
 
-use super::blocks::nearest;
+use super::linear::nearest;
 use crate::checkpoint::{Activation, Sight};
 use crate::reference::product::rows_by_rows;
 use crate::reference::{BlockWeights, Inputs, LinearWeights, Middle, Site, ops};

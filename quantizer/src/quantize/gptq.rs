@@ -25,7 +25,7 @@ const BAND: usize = 64;
 /// Columns between two repayments of their errors to all later ones.
 const BLOCK: usize = 64;
 /// Rounds of coordinate descent.
-const SWEEPS: usize = 3;
+const SWEEPS: usize = 2;
 
 /// The second moments of a product's inputs, in the forms that rounding needs.
 pub(super) struct Hessian {
@@ -148,8 +148,8 @@ impl Hessian {
             }
         };
         self.rescale(grid, weights, rows);
+        reset(&mut missing, rows);
         for _ in 0..SWEEPS {
-            reset(&mut missing, rows);
             let mut gradients = vec![0.0; rows.len() * GROUP];
             for start in (0..cols).step_by(GROUP) {
                 let end = cols.min(start + GROUP);
@@ -164,8 +164,8 @@ impl Hessian {
                     self.descend_group(grid, row, start, missing, gradient);
                 }
             }
-            self.rescale(grid, weights, rows);
         }
+        self.rescale(grid, weights, rows);
     }
 
     /// One group of one row; `gradient` is H times what is missing.

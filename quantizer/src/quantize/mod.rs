@@ -7,10 +7,12 @@ mod blocks;
 mod budget;
 mod codebook;
 mod convert;
+mod evidence;
 mod fold;
 mod golden;
 mod gptq;
 mod layer;
+mod linear;
 mod moments;
 mod outline;
 pub(crate) mod pack;
@@ -29,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use kinglet::Format;
 
-pub use blocks::linear;
+pub use linear::linear;
 pub use convert::quantize;
 pub(crate) use golden::{Question, add as add_golden};
 pub(crate) use moments::cholesky;

@@ -112,6 +112,20 @@ impl Moments {
         Ok(())
     }
 
+    /// With more on the diagonal.
+    pub(crate) fn damped(&self, part: f64) -> Self {
+        let mut new = self.clone();
+        let extra = (self.mean() * part) as f32;
+        let cols = self.cols;
+        new.sum.iter_mut().step_by(cols + 1).for_each(|d| *d += extra);
+        new
+    }
+
+    /// With those of other tokens.
+    pub(crate) fn join(&mut self, other: &Self) {
+        self.sum.iter_mut().zip(&other.sum).for_each(|(a, b)| *a += b);
+    }
+
     fn mean(&self) -> f64 {
         self.sum.iter().step_by(self.cols + 1).map(|&d| f64::from(d)).sum::<f64>() / self.cols as f64
     }

@@ -10,7 +10,8 @@ use kinglet::{Format, Isa};
 use kinglet_kernels::{Activations, Matrix};
 use serde::{Deserialize, Serialize};
 
-use super::blocks::{Task, nearest};
+use super::blocks::Task;
+use super::linear::nearest;
 use super::budget::{self, Form, Limit};
 use super::store::as_name;
 use super::{Moments, Options, QuantizeError, Target};

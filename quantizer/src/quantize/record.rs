@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use kinglet::Format;
 
 use super::blocks::Done;
+use super::linear::Way;
 use super::pack;
 use super::plan::{Plan, Rounding};
 use super::rounded::RoundedBlock;
@@ -71,7 +72,7 @@ pub(super) fn begin(
             false => "each block on its own",
         };
         let how = "scales by the importance of inputs, codes by GPTQ in activation order, then coordinate descent";
-        note("rounding", format!("{how}; {corrected}"));
+        note("rounding", format!("{how}; {corrected}, as far as it helps on held-out tokens"));
         let learned = done.iter().filter_map(|done| done.learned);
         let [before, after] = learned.fold([0.0; 2], |sums, of| [sums[0] + of.before, sums[1] + of.after]);
         if options.learn > 0 {
@@ -189,6 +190,15 @@ pub(super) fn block(
         if done.folded[i] {
             reasons.push("outliers folded".to_owned());
         }
+        match done.ways[i] {
+            Way { damping: None, .. } if !options.calibration.is_empty() => {
+                reasons.push("on held-out tokens nothing is better than the nearest values".to_owned());
+            }
+            Way { corrected, .. } if corrected > 0.0 => {
+                reasons.push(format!("makes up for {:.0}% of what is lost before it", corrected * 100.0));
+            }
+            Way { .. } => {}
+        }
         if site == Site::Output && done.cut > 0.0 {
             reasons.push(format!("pruned: {:.2}% of its output's square lost", done.cut * 100.0));
         }
@@ -198,7 +208,7 @@ pub(super) fn block(
             cols,
             format: name(linear.format).to_owned(),
             bits: bytes as f64 * 8.0 / (rows * cols).max(1) as f64,
-            rounding: Some(if options.calibration.is_empty() { "nearest" } else { "GPTQ, descent" }.to_owned()),
+            rounding: Some(if done.ways[i].damping.is_none() { "nearest" } else { "GPTQ, descent" }.to_owned()),
             error: Some(done.errors[i].sqrt()),
             sparsity: Some(zeros as f64 / (rows * cols).max(1) as f64),
             reason: Some(reasons.join("; ")),

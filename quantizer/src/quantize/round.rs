@@ -22,6 +22,8 @@ pub struct Levels {
     bytes: bool,
     /// Index of the level nearest to `i - 128`.
     nearest: [u8; 256],
+    /// The level itself.
+    rounded: [f32; 256],
 }
 
 impl Levels {
@@ -46,7 +48,8 @@ impl Levels {
             let distance = |&level: &usize| (i32::from(values[level]) - (i as i32 - 128)).abs();
             (0..16).min_by_key(distance).unwrap_or(0) as u8
         });
-        Self { values, bytes: false, nearest }
+        let rounded = nearest.map(|code| f32::from(values[usize::from(code)]));
+        Self { values, bytes: false, nearest, rounded }
     }
 
     /// What a code stands for.
@@ -78,13 +81,21 @@ impl Levels {
         [below, above]
     }
 
-    /// The ends of the range, the one of larger magnitude first.
-    fn ends(&self) -> [f32; 2] {
-        if self.bytes {
-            return [127.0, -127.0];
-        }
-        let (low, high) = (f32::from(self.values[0]), f32::from(self.values[15]));
-        if low.abs() >= high.abs() { [low, high] } else { [high, low] }
+    /// What the largest weight of a group may become, in units: a clipped end of the levels, or a place a little inside, on either
+    /// side. Eight bits lose more by clipping than they win.
+    fn ranges(&self) -> impl Iterator<Item = f32> {
+        let (ends, first, by, tries) = match self.bytes {
+            true => ([127.0, 127.0], 0.99, 0.01, 4),
+            false => ([f32::from(self.values[0]), f32::from(self.values[15])], 0.85, 0.05, 14),
+        };
+        (0..tries).map(move |i| ends[i / 7] * (first + by * (i % 7) as f32))
+    }
+
+    /// The values nearest to weights divided by a scale, as numbers.
+    fn rounded(&self, weights: &[f32; GROUP], inv: f32) -> [f32; GROUP] {
+        let limit = if self.bytes { 127.0 } else { 128.0 };
+        let nearest = weights.map(|w| to_int((w * inv).clamp(-limit, 127.0)));
+        if self.bytes { nearest.map(|q| q as f32) } else { nearest.map(|q| self.rounded[(q + 128) as usize & 255]) }
     }
 }
 
@@ -212,22 +223,28 @@ fn assign(weights: &[f32], importance: &[f32], scale: f32, levels: &Levels, code
 /// The scale of one group, of either sign, that leaves the smallest squared error.
 pub(super) fn group_scale(weights: &[f32], importance: &[f32], levels: &Levels) -> f32 {
     let largest = weights.iter().copied().fold(0.0f32, |m, w| if w.abs() > m.abs() { w } else { m });
-    let (mut codes, mut values) = ([0; GROUP], [0.0; GROUP]);
+    // Copies of a fixed size, which the compiler turns into vectors. What is missing is zero and adds nothing.
+    let (mut w, mut h) = ([0.0; GROUP], [0.0; GROUP]);
+    w[..weights.len()].copy_from_slice(weights);
+    h[..weights.len()].copy_from_slice(importance);
     let mut best = (0.0, 0.0);
-    for end in levels.ends() {
-        for step in 0..10 {
-            let tried = largest / (end * (0.85 + 0.05 * step as f32));
-            if !tried.is_finite() {
-                continue;
+    for range in levels.ranges() {
+        let tried = largest / range;
+        if !tried.is_finite() {
+            continue;
+        }
+        let q = levels.rounded(&w, 1.0 / tried);
+        let (mut wq, mut qq) = ([0.0; LANES], [0.0; LANES]);
+        for first in (0..GROUP).step_by(LANES) {
+            for lane in 0..LANES {
+                let (w, h, q) = (w[first + lane], h[first + lane], q[first + lane]);
+                wq[lane] += h * w * q;
+                qq[lane] += h * q * q;
             }
-            assign(weights, importance, tried, levels, &mut codes);
-            for (value, &code) in values.iter_mut().zip(&codes) {
-                *value = f32::from(levels.value(code));
-            }
-            let (scale, gain) = refit(weights, importance, &values);
-            if gain > best.1 {
-                best = (scale, gain);
-            }
+        }
+        let [wq, qq] = [wq, qq].map(|lanes| lanes.iter().map(|&v| f64::from(v)).sum::<f64>());
+        if qq > 0.0 && wq * wq / qq > best.1 {
+            best = ((wq / qq) as f32, wq * wq / qq);
         }
     }
     best.0
