@@ -16,7 +16,7 @@ use super::round::{Levels, Row, round};
 use super::rounded::{RoundedBlock, RoundedLinear};
 use super::store::as_name;
 use super::{codebook, fold};
-use crate::checkpoint::{NormKind, Sight};
+use crate::checkpoint::{Coding, NormKind, Sight};
 use crate::fit::{Aims, FitOutcome};
 use crate::prune::{self, Refit};
 use crate::reference::{Batch, BlockWeights, Inputs, LinearWeights, Middle, Part, Site, joined, ops, product};
@@ -106,6 +106,11 @@ pub(super) fn spreads(cols: usize) -> bool {
     spread(cols) >= PRODUCTS
 }
 
+/// Whether queries and keys of so many numbers are spread enough to be transformed.
+pub(super) fn spreads_heads(dim: usize) -> bool {
+    spread(dim) >= HEADS
+}
+
 /// The least block of a product's inputs that is worth a transform.
 const PRODUCTS: usize = 32;
 /// The same of a head.
@@ -122,6 +127,8 @@ pub(super) struct Done {
     pub(super) folded: [bool; 3],
     /// What learning did to the layer.
     pub(super) learned: Option<FitOutcome>,
+    /// How the source has coded each product whose codes were taken over.
+    pub(super) taken: [Option<Coding>; 3],
 }
 
 /// Calibration samples on their way through a model that is being rounded.
@@ -143,7 +150,7 @@ pub(super) fn quantize(
     let mut done = Done::default();
     let mut aims = Aims::default();
     if let Middle::Attention(heads) = &mut block.middle {
-        heads.transforms = task.transform && spread(heads.dim) >= HEADS;
+        heads.transforms = task.transform && spreads_heads(heads.dim);
     }
     turn_values(&mut block);
     let Some(Streams { own, exact }) = streams else {
@@ -250,7 +257,7 @@ pub(super) fn quantize(
 }
 
 /// A block with rounded products in the place of its own.
-fn assembled(layer: usize, block: BlockWeights, products: [Option<RoundedLinear>; 3]) -> RoundedBlock {
+pub(super) fn assembled(layer: usize, block: BlockWeights, products: [Option<RoundedLinear>; 3]) -> RoundedBlock {
     let BlockWeights { norm, join, stream_norm, middle, .. } = block;
     let [input, memory, output] = products;
     let output = output.expect("every block has a last product");
@@ -343,7 +350,7 @@ pub(super) fn nearest(of: &LinearWeights, format: Format, importance: &[f32]) ->
 }
 
 fn assemble(of: &LinearWeights, format: Format, levels: Levels, rows: Vec<Row>) -> RoundedLinear {
-    let inputs = if of.inputs == Inputs::Transformed { Inputs::Transformed } else { Inputs::Rounded };
+    let inputs = if of.inputs == Inputs::Exact { Inputs::Rounded } else { of.inputs };
     RoundedLinear { format, levels, rows, cols: of.cols, inputs, bias: of.bias.clone() }
 }
 
@@ -377,10 +384,10 @@ pub fn linear(
 }
 
 /// The squared error of the weights themselves, as a part of their own square.
-fn error(weights: &[f32], rounded: &RoundedLinear) -> f64 {
+pub(super) fn error(weights: &[f32], rounded: &RoundedLinear) -> f64 {
     let square = |x: f32| f64::from(x) * f64::from(x);
     let rows = weights.par_chunks(rounded.cols).zip(&rounded.rows).map(|(weights, row)| {
-        let values = row.integers(&rounded.levels).map(|q| row.scale * q as f32);
+        let values = row.values(&rounded.levels);
         let missing: f64 = weights.iter().zip(values).map(|(w, q)| square(w - q)).sum();
         [missing, weights.iter().map(|&w| square(w)).sum()]
     });
