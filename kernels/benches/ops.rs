@@ -346,6 +346,7 @@ fn name(format: Format) -> &'static str {
         Format::Int8Grouped => "grouped",
         Format::Int4 => "int4",
         Format::Int4Codebook => "codebook",
+        Format::Int4Offset => "int4-offset",
     }
 }
 

@@ -3,6 +3,10 @@
 //! A row of `cols` values takes [`stride`] codes (zeros behind the last value), one f32 scale, and for every 32 codes
 //! their sum, with which kernels that want one operand unsigned repay its offset. Codes lie in -127..=127, never
 //! -128: that is what lets `vpmaddubsw`, `smull`/`smlal` pairs and sign flips stay exact.
+//!
+//! A row may have two *planes*: row `m` is then the rows `2 m` (high) and `2 m + 1` (low) of memory, and stands
+//! for the sum of what both stand for. [`Isa::matmul`](crate::Isa::matmul) alone knows of planes; what it calls
+//! sees rows of one plane. `docs/numbers.md` defines how they are made and multiplied.
 
 use crate::layout::GROUP;
 use crate::product::Row;
@@ -17,6 +21,28 @@ pub const fn sums(cols: usize) -> usize {
     cols.div_ceil(GROUP)
 }
 
+/// How many planes rows have: a number only in builds that know of two.
+#[derive(Clone, Copy, Debug)]
+struct Planes {
+    #[cfg(feature = "families")]
+    count: usize,
+}
+
+impl Planes {
+    const ONE: Self = Self {
+        #[cfg(feature = "families")]
+        count: 1,
+    };
+
+    #[inline(always)]
+    fn count(self) -> usize {
+        #[cfg(feature = "families")]
+        return self.count;
+        #[cfg(not(feature = "families"))]
+        1
+    }
+}
+
 /// Quantized rows, to be multiplied.
 #[derive(Clone, Copy, Debug)]
 pub struct Activations<'a> {
@@ -24,6 +50,7 @@ pub struct Activations<'a> {
     sums: &'a [i16],
     scales: &'a [f32],
     cols: usize,
+    planes: Planes,
 }
 
 /// Memory for quantized rows, to be written.
@@ -33,6 +60,7 @@ pub struct ActivationsMut<'a> {
     sums: &'a mut [i16],
     scales: &'a mut [f32],
     cols: usize,
+    planes: Planes,
 }
 
 fn fits(codes: usize, sum: usize, rows: usize, cols: usize) -> bool {
@@ -46,13 +74,35 @@ impl<'a> Activations<'a> {
     /// When `codes` or `sums` are too short for them.
     pub fn new(codes: &'a [i8], sums: &'a [i16], scales: &'a [f32], cols: usize) -> Self {
         fit!(fits(codes.len(), sums.len(), scales.len(), cols));
-        Self { codes, sums, scales, cols }
+        Self { codes, sums, scales, cols, planes: Planes::ONE }
+    }
+
+    /// The same rows as planes, `planes` (1 or 2) of them a row.
+    ///
+    /// # Panics
+    /// When they are another number, or do not come out even.
+    #[cfg(feature = "families")]
+    pub fn in_planes(self, planes: usize) -> Self {
+        fit!((1..=2).contains(&planes) && self.planes.count == 1 && self.scales.len().is_multiple_of(planes));
+        Self { planes: Planes { count: planes }, ..self }
+    }
+
+    /// Each plane as a row of its own.
+    #[cfg(feature = "families")]
+    pub(crate) fn in_one_plane(self) -> Self {
+        Self { planes: Planes::ONE, ..self }
+    }
+
+    /// Planes of a row.
+    #[inline]
+    pub fn planes(&self) -> usize {
+        self.planes.count()
     }
 
     /// How many rows.
     #[inline]
     pub fn rows(&self) -> usize {
-        self.scales.len()
+        self.scales.len() / self.planes()
     }
 
     /// Values in a row.
@@ -60,21 +110,21 @@ impl<'a> Activations<'a> {
         self.cols
     }
 
-    /// Codes of row `m`, padded with zeros to [`stride`].
+    /// Codes of row `m` of one plane, padded with zeros to [`stride`].
     #[inline]
     pub fn codes(&self, m: usize) -> &'a [i8] {
         let stride = stride(self.cols);
         &self.codes[m * stride..][..stride]
     }
 
-    /// Sums of row `m`, one for 32 codes.
+    /// Sums of row `m` of one plane, one for 32 codes.
     #[inline]
     pub fn sums(&self, m: usize) -> &'a [i16] {
         let sums = sums(self.cols);
         &self.sums[m * sums..][..sums]
     }
 
-    /// Scale of row `m`.
+    /// Scale of row `m` of one plane.
     #[inline]
     pub fn scale(&self, m: usize) -> f32 {
         self.scales[m]
@@ -107,11 +157,12 @@ impl<'a> Activations<'a> {
     /// The rows from `start`, `rows` of them.
     #[inline]
     pub fn slice(&self, start: usize, rows: usize) -> Self {
+        let (start, rows) = (start * self.planes(), rows * self.planes());
         Self {
             codes: &self.codes[start * stride(self.cols)..],
             sums: &self.sums[start * sums(self.cols)..],
             scales: &self.scales[start..][..rows],
-            cols: self.cols,
+            ..*self
         }
     }
 }
@@ -123,12 +174,28 @@ impl<'a> ActivationsMut<'a> {
     /// When `codes` or `sums` are too short for them.
     pub fn new(codes: &'a mut [i8], sums: &'a mut [i16], scales: &'a mut [f32], cols: usize) -> Self {
         fit!(fits(codes.len(), sums.len(), scales.len(), cols));
-        Self { codes, sums, scales, cols }
+        Self { codes, sums, scales, cols, planes: Planes::ONE }
+    }
+
+    /// The same memory for planes, `planes` (1 or 2) of them a row.
+    ///
+    /// # Panics
+    /// When they are another number, or do not come out even.
+    #[cfg(feature = "families")]
+    pub fn in_planes(self, planes: usize) -> Self {
+        fit!((1..=2).contains(&planes) && self.planes.count == 1 && self.scales.len().is_multiple_of(planes));
+        Self { planes: Planes { count: planes }, ..self }
+    }
+
+    /// Planes of a row.
+    #[inline]
+    pub fn planes(&self) -> usize {
+        self.planes.count()
     }
 
     /// How many rows.
     pub fn rows(&self) -> usize {
-        self.scales.len()
+        self.scales.len() / self.planes()
     }
 
     /// The rows before `row`, and the others.
@@ -136,15 +203,27 @@ impl<'a> ActivationsMut<'a> {
     /// # Panics
     /// When there are fewer rows.
     pub fn split_at(self, row: usize) -> (Self, Self) {
-        let (codes, other_codes) = self.codes.split_at_mut(row * stride(self.cols));
-        let (sums, other_sums) = self.sums.split_at_mut(row * sums(self.cols));
-        let (scales, other_scales) = self.scales.split_at_mut(row);
-        let cols = self.cols;
-        (Self { codes, sums, scales, cols }, Self { codes: other_codes, sums: other_sums, scales: other_scales, cols })
+        let Self { codes, sums, scales, cols, planes } = self;
+        let row = row * planes.count();
+        let (codes, other_codes) = codes.split_at_mut(row * stride(cols));
+        let (sums, other_sums) = sums.split_at_mut(row * self::sums(cols));
+        let (scales, other_scales) = scales.split_at_mut(row);
+        let other = Self { codes: other_codes, sums: other_sums, scales: other_scales, cols, planes };
+        (Self { codes, sums, scales, cols, planes }, other)
     }
 
     /// Codes, sums and scale of row `m`.
+    ///
+    /// # Panics
+    /// When rows have two planes.
     pub fn row(&mut self, m: usize) -> (&mut [i8], &mut [i16], &mut f32) {
+        fit!(self.planes() == 1);
+        self.row_of_planes(m)
+    }
+
+    /// Codes, sums and scale of row `m` of all planes, that is of plane `m % planes` of row `m / planes`.
+    #[inline]
+    pub(crate) fn row_of_planes(&mut self, m: usize) -> (&mut [i8], &mut [i16], &mut f32) {
         let (stride, sums) = (stride(self.cols), sums(self.cols));
         (&mut self.codes[m * stride..][..stride], &mut self.sums[m * sums..][..sums], &mut self.scales[m])
     }

@@ -76,7 +76,7 @@ impl Isa {
     }
 
     /// Rows of `x` times the panels `panels` (16 rows each) of `w`: row `m` of the result goes to `out[m * stride..]`, the
-    /// first row of the first panel at its start.
+    /// first row of the first panel at its start. A row of two planes gives the sum of both planes' results.
     ///
     /// # Panics
     /// When `x` and `w` differ in inner values, the panels are not `w`'s, or `out` is too short.
@@ -87,6 +87,13 @@ impl Isa {
         }
         let width = w.rows().min(panels.end * PANEL) - panels.start * PANEL;
         fit!(out.len() >= (x.rows() - 1) * stride + width && (x.rows() == 1 || stride >= width));
+        #[cfg(feature = "families")]
+        if crate::planes::is_sum(w, x) {
+            let plain = w.without_offsets();
+            return crate::planes::matmul(w, x, panels, out, stride, &|x, panels, out, stride| {
+                dispatch!(self, matmul(&plain, x, panels, out, stride));
+            });
+        }
         dispatch!(self, matmul(w, x, panels, out, stride));
     }
 
@@ -98,6 +105,17 @@ impl Isa {
         let (codes, sums, scale) = to.row(row);
         fit!(codes.len() == crate::activations::stride(x.len()));
         *scale = dispatch!(self, quantize(x, codes, sums));
+    }
+
+    /// Quantizes `x` into both planes of row `row` of `to`: the high one as [`Isa::quantize`] does, the low one
+    /// what that leaves out, with a scale of its own. `x` is changed.
+    ///
+    /// # Panics
+    /// When the lengths differ, or rows have one plane.
+    #[cfg(feature = "families")]
+    pub fn quantize_planes(self, x: &mut [f32], to: &mut ActivationsMut<'_>, row: usize) {
+        fit!(to.planes() == 2);
+        crate::planes::quantize(x, to, row, &|x, codes, sums| dispatch!(self, quantize(x, codes, sums)));
     }
 
     /// RMS norm: `out = x / sqrt(mean(x^2) + eps) * weight`.

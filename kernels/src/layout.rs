@@ -13,6 +13,8 @@
 //! grouped, int4   sub-scales: [panel][group][row 16] i8
 //! all             row scales: [panel][row 16] f32, after the other planes
 //! codebook        16 i8 in the first 64 bytes, before the codes
+//! Int4, offsets   offsets: [panel][group][row 16] i8; offset scales: [panel][row 16] f32, in this
+//!                 order after the row scales
 //! ```
 //!
 //! Planes follow one another, each starting at a multiple of [`ALIGN`] from the start of the matrix, as does what follows it. Rows are
@@ -22,6 +24,10 @@
 //! The value of an int8 weight is `scale[row] * code`, of any other `scale[row] * sub[row, group] * v` where `v` is the code
 //! (grouped int8), `nibble - 8` (uniform) or `codebook[nibble]`. Sub-scales are signed: levels are not symmetric, and a negative sub-scale turns them
 //! to the side where a group has its largest value.
+//!
+//! With offsets ([`Format::Int4Offset`]) it is `scale[row] * sub[row, group] * (nibble - 8) +
+//! offset_scale[row] * offset[row, group]`. Such a matrix is the int4 matrix of its first planes and a
+//! correction: each kernel reads it as int4, and [`crate::Isa::matmul`] adds the offsets' part.
 //!
 //! # Sparse matrices
 //!
@@ -54,7 +60,7 @@ pub const ALIGN: usize = 64;
 pub(crate) const GROUP_BYTES: usize = PANEL * GROUP / 2;
 /// Groups that a word of a sparse matrix's index speaks of.
 pub(crate) const WORD: usize = u32::BITS as usize;
-/// Whether this build has sparse matrices. Without, no code for them is in the program.
+/// Whether this build has sparse matrices and offsets. Without, no code for them is in the program.
 const SPARSE: bool = cfg!(feature = "families");
 /// Subtracted from a nibble of [`Format::Int4`].
 pub const INT4_ZERO: i32 = 8;
@@ -70,6 +76,8 @@ pub enum Format {
     Int4,
     /// Four bits that index 16 int8 values stored with the matrix; scales as [`Format::Int4`].
     Int4Codebook,
+    /// As [`Format::Int4`], plus a signed 8-bit offset for 32 values with an f32 scale a row.
+    Int4Offset,
 }
 
 /// Why bytes are not a matrix.
@@ -81,7 +89,7 @@ pub enum LayoutError {
     Length,
     /// The memory does not start at a multiple of [`ALIGN`].
     Alignment,
-    /// This build has no sparse matrices: it lacks the feature `families`.
+    /// This build has no matrices of this kind: it lacks the feature `families`.
     NotBuilt,
 }
 
@@ -91,7 +99,7 @@ impl fmt::Display for LayoutError {
             Self::Shape => "a dimension is zero or too large",
             Self::Length => "the byte count does not match the shape",
             Self::Alignment => "the memory is not aligned to 64 bytes",
-            Self::NotBuilt => "this build has no sparse matrices",
+            Self::NotBuilt => "this build has no such matrices",
         })
     }
 }
@@ -109,6 +117,10 @@ pub struct Planes {
     pub row_scales: usize,
     /// Index (empty in a dense matrix).
     pub index: usize,
+    /// Offsets (only [`Format::Int4Offset`]).
+    pub offsets: usize,
+    /// Offset scales.
+    pub offset_scales: usize,
     /// Total bytes.
     pub end: usize,
 }
@@ -119,7 +131,17 @@ fn align_up(n: usize) -> Option<usize> {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 4] = [Self::Int8, Self::Int8Grouped, Self::Int4, Self::Int4Codebook];
+    pub const ALL: [Self; 5] = [Self::Int8, Self::Int8Grouped, Self::Int4, Self::Int4Codebook, Self::Int4Offset];
+
+    /// Whether each 32 inner values of a row have an offset.
+    pub const fn has_offsets(self) -> bool {
+        matches!(self, Self::Int4Offset)
+    }
+
+    /// Whether a matrix of this format may be sparse.
+    pub const fn may_be_sparse(self) -> bool {
+        !self.has_offsets()
+    }
 
     /// Whether a code has eight bits, and not four.
     pub const fn is_int8(self) -> bool {
@@ -135,7 +157,7 @@ impl Format {
     pub const fn inner(self) -> usize {
         match self {
             Self::Int8 => QUAD,
-            Self::Int8Grouped | Self::Int4 | Self::Int4Codebook => GROUP,
+            Self::Int8Grouped | Self::Int4 | Self::Int4Codebook | Self::Int4Offset => GROUP,
         }
     }
 
@@ -146,8 +168,12 @@ impl Format {
         self.lay(rows, cols, units, unit, 0)
     }
 
-    /// Where the planes of a sparse matrix with `blocks` blocks lie; `None` as for [`Format::planes`].
+    /// Where the planes of a sparse matrix with `blocks` blocks lie; `None` as for [`Format::planes`],
+    /// and of a format that has no sparse matrices.
     pub fn sparse_planes(self, rows: usize, cols: usize, blocks: usize) -> Option<Planes> {
+        if !self.may_be_sparse() {
+            return None;
+        }
         self.lay(rows, cols, blocks, self.block_bytes(), 1 + index_words(cols))
     }
 
@@ -162,9 +188,14 @@ impl Format {
         let groups = if self.is_grouped() { units } else { 0 };
         let row_scales = align_up(sub_scales.checked_add(groups.checked_mul(PANEL)?)?)?;
         let index_start = row_scales.checked_add(panels.checked_mul(PANEL * 4)?)?;
-        let end = align_up(index_start.checked_add(panels.checked_mul(index)?.checked_mul(4)?)?)?;
+        let offsets = align_up(index_start.checked_add(panels.checked_mul(index)?.checked_mul(4)?)?)?;
+        let (mut offset_scales, mut end) = (offsets, offsets);
+        if SPARSE && self.has_offsets() {
+            offset_scales = align_up(offsets.checked_add(groups.checked_mul(PANEL)?)?)?;
+            end = offset_scales.checked_add(panels.checked_mul(PANEL * 4)?)?;
+        }
         isize::try_from(end).ok()?;
-        Some(Planes { codes, sub_scales, row_scales, index: index_start, end })
+        Some(Planes { codes, sub_scales, row_scales, index: index_start, offsets, offset_scales, end })
     }
 
     /// Bytes of a block's codes.
@@ -172,7 +203,7 @@ impl Format {
     pub(crate) const fn block_bytes(self) -> usize {
         match self {
             Self::Int8 | Self::Int8Grouped => PANEL * GROUP,
-            Self::Int4 | Self::Int4Codebook => GROUP_BYTES,
+            Self::Int4 | Self::Int4Codebook | Self::Int4Offset => GROUP_BYTES,
         }
     }
 
@@ -204,6 +235,49 @@ pub struct Matrix<'a> {
     row_scales: &'a [f32],
     /// Empty in a dense matrix.
     index: &'a [u32],
+    offsets: Offsets<'a>,
+}
+
+/// Offsets and their scales, which only [`Format::Int4Offset`] has. A build without them has no room for
+/// them in its matrices either.
+#[derive(Clone, Copy, Debug, Default)]
+struct Offsets<'a> {
+    #[cfg(feature = "families")]
+    codes: &'a [i8],
+    #[cfg(feature = "families")]
+    scales: &'a [f32],
+    #[cfg(not(feature = "families"))]
+    none: core::marker::PhantomData<&'a ()>,
+}
+
+impl<'a> Offsets<'a> {
+    /// Those in the bytes of a matrix.
+    #[cfg(feature = "families")]
+    fn read(format: Format, planes: &Planes, sub_scales: usize, bytes: &'a [u8]) -> Self {
+        let count = if format.has_offsets() { sub_scales } else { 0 };
+        let codes = bytes.get(planes.offsets..planes.offsets + count).unwrap_or_default();
+        let scales = bytes.get(planes.offset_scales..planes.end).unwrap_or_default();
+        Self { codes: bytemuck::cast_slice(codes), scales: bytemuck::cast_slice(scales) }
+    }
+
+    #[cfg(not(feature = "families"))]
+    fn read(_: Format, _: &Planes, _: usize, _: &'a [u8]) -> Self {
+        Self::default()
+    }
+
+    /// Those of panel `p` of `panels`, 16 a group, and their scales; nothing where there are none.
+    #[cfg(feature = "families")]
+    #[inline(always)]
+    fn panel(&self, p: usize, panels: usize) -> Option<(&'a [[i8; PANEL]], &'a [f32; PANEL])> {
+        let len = self.codes.len() / panels;
+        Some((self.codes.get(p * len..(p + 1) * len)?.as_chunks().0, self.scales.as_chunks().0.get(p)?))
+    }
+
+    #[cfg(not(feature = "families"))]
+    #[inline(always)]
+    fn panel(&self, _: usize, _: usize) -> Option<(&'a [[i8; PANEL]], &'a [f32; PANEL])> {
+        None
+    }
 }
 
 impl<'a> Matrix<'a> {
@@ -220,7 +294,7 @@ impl<'a> Matrix<'a> {
 
     /// As [`Matrix::sparse`], or [`Matrix::new`].
     pub fn read(format: Format, rows: usize, cols: usize, sparse: bool, bytes: &'a [u8]) -> Result<Self, LayoutError> {
-        if sparse && !SPARSE {
+        if (sparse || format.has_offsets()) && !SPARSE {
             return Err(LayoutError::NotBuilt);
         }
         let sparse = sparse && SPARSE;
@@ -255,7 +329,24 @@ impl<'a> Matrix<'a> {
             sub_scales: bytemuck::cast_slice(plane(planes.sub_scales, sub_scales)),
             row_scales: bytemuck::cast_slice(plane(planes.row_scales, planes.index - planes.row_scales)),
             index: bytemuck::cast_slice(plane(planes.index, index)),
+            offsets: Offsets::read(format, &planes, sub_scales, bytes),
         })
+    }
+
+    /// The int4 matrix of a matrix with offsets; any other as it is.
+    #[cfg(feature = "families")]
+    #[inline]
+    pub(crate) fn without_offsets(&self) -> Self {
+        match self.format {
+            Format::Int4Offset => Self { format: Format::Int4, offsets: Offsets::default(), ..*self },
+            _ => *self,
+        }
+    }
+
+    /// Offsets of panel `p`, 16 a group, and their scales, where there are offsets.
+    #[inline]
+    pub(crate) fn panel_offsets(&self, p: usize) -> Option<(&'a [[i8; PANEL]], &'a [f32; PANEL])> {
+        self.offsets.panel(p, self.panels())
     }
 
     /// How the weights are coded.
@@ -302,7 +393,8 @@ impl<'a> Matrix<'a> {
     /// Bytes that a product with this matrix reads.
     pub fn bytes(&self) -> usize {
         let scales = (self.row_scales.len() + self.index.len()) * 4;
-        self.codebook.len() + self.codes.len() + self.sub_scales.len() + scales
+        let offsets = if self.format.has_offsets() { self.sub_scales.len() + 4 * self.row_scales.len() } else { 0 };
+        self.codebook.len() + self.codes.len() + self.sub_scales.len() + scales + offsets
     }
 
     /// Groups of 32 inner values, the last of which may be cut.
@@ -424,7 +516,8 @@ impl<'a> Matrix<'a> {
         self.codebook.try_into().unwrap_or([-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7])
     }
 
-    /// Writes row `row` as f32 (an embedding): `row_scale * (sub_scale * code)`, the product in brackets in integers.
+    /// Writes row `row` as f32 (an embedding): `row_scale * (sub_scale * code)`, the product in brackets in integers;
+    /// then `offset_scale * offset` is added, where there are offsets.
     ///
     /// # Panics
     /// When the matrix is sparse, `row` is not below [`Matrix::rows`], or `out` is not [`Matrix::cols`] long.
@@ -447,17 +540,22 @@ impl<'a> Matrix<'a> {
         let codes = self.panel_codes(p);
         let levels = self.levels();
         let subs = self.panel_sub_scales(p);
+        let offsets = self.panel_offsets(p).filter(|_| SPARSE);
         for (k, to) in out.iter_mut().enumerate() {
             let v = match self.format {
                 Format::Int8 => i32::from(codes[int8_index(r, k)] as i8),
                 Format::Int8Grouped => i32::from(codes[int8_index(r, k)] as i8) * i32::from(subs[k / GROUP][r]),
-                Format::Int4 | Format::Int4Codebook => {
+                Format::Int4 | Format::Int4Codebook | Format::Int4Offset => {
                     let (byte, shift) = int4_index(r, k);
                     let v = levels[usize::from(codes[byte] >> shift & 15)];
                     i32::from(v) * i32::from(subs[k / GROUP][r])
                 }
             };
-            put(to, v as f32 * scale);
+            let mut value = v as f32 * scale;
+            if let Some((offsets, scales)) = offsets {
+                value += f32::from(offsets[k / GROUP][r]) * scales[r];
+            }
+            put(to, value);
         }
     }
 }

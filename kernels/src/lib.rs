@@ -42,6 +42,8 @@ pub mod activations;
 pub mod cache;
 mod isa;
 pub mod layout;
+#[cfg(feature = "families")]
+mod planes;
 mod product;
 pub mod scalar;
 mod sight;

@@ -204,7 +204,7 @@ fn block<const P: usize, const M: usize>(
     let sums = match w.format() {
         Format::Int8 => product.int8(codes, rows),
         Format::Int8Grouped => product.int8_grouped(codes, subs, rows),
-        Format::Int4 => product.int4(codes, subs, None, rows),
+        Format::Int4 | Format::Int4Offset => product.int4(codes, subs, None, rows),
         Format::Int4Codebook => product.int4(codes, subs, Some(&w.levels()), rows),
     };
     for (i, sums) in sums.iter().enumerate() {

@@ -55,6 +55,7 @@ impl Kind {
             Format::Int8Grouped => tensor::INT8_GROUPED,
             Format::Int4 => tensor::INT4,
             Format::Int4Codebook => tensor::INT4_CODEBOOK,
+            Format::Int4Offset => tensor::INT4_OFFSET,
         };
         match self {
             Self::F32 => tensor::F32,
@@ -137,10 +138,10 @@ impl Outline {
         Ok(index)
     }
 
-    /// Notes that a tensor is of a product whose inputs are transformed.
-    pub fn transformed(&mut self, index: u32) {
+    /// Notes what the inputs of a tensor's product go through, one of [`inputs`].
+    pub fn inputs(&mut self, index: u32, inputs: u8) {
         if let Some(record) = self.tensors.get_mut(index as usize) {
-            record.inputs = inputs::TRANSFORMED;
+            record.inputs = inputs;
         }
     }
 
@@ -154,9 +155,7 @@ impl Outline {
         };
         let record = &tensor.record;
         let index = self.tensor(model.tensor_name(record), kind, record.rows as usize, record.cols as usize)?;
-        if record.inputs == inputs::TRANSFORMED {
-            self.transformed(index);
-        }
+        self.inputs(index, record.inputs);
         Ok(index)
     }
 

@@ -5,9 +5,9 @@
 //! region     element  count
 //! residual   f32      rows x width
 //! wide       f32      rows x widest result of a matrix (and scratch for norms)
-//! codes      i8       rows x widest input, padded to 32
-//! sums       i16      rows x widest input / 32
-//! scales     f32      rows
+//! codes      i8       rows x widest input, padded to 32; twice the widest one of two planes, if that is more
+//! sums       i16      rows x widest input / 32; likewise
+//! scales     f32      rows, twice if some product's inputs have two planes
 //! cache      i8, u16  keys and values of every attention block for each target, with their scales; before there is a target, those of
 //!                     one block of the source
 //! cross      i8, u16  keys and values of the source for every block that looks across, with their scales
@@ -26,7 +26,7 @@ use kinglet_kernels::cache::CacheShape;
 use kinglet_kernels::{ValueFormat, activations};
 
 use crate::format::layout::{ALIGN, MAX_STACKS};
-use crate::format::{Attention, FAMILIES, Input, Middle, Model, OpenError, Sight, Stack};
+use crate::format::{Attention, FAMILIES, Input, Linear, Middle, Model, OpenError, Sight, Stack};
 
 /// The most targets that share a source.
 pub const MAX_TARGETS: usize = 16;
@@ -185,7 +185,7 @@ struct Most {
     wide: usize,
     codes: usize,
     sums: usize,
-    rows: usize,
+    scales: usize,
     cache: (usize, usize),
     cross: (usize, usize),
     target: (usize, usize),
@@ -196,11 +196,24 @@ struct Most {
 impl Most {
     /// Products of so many rows, with results of `stride` columns and inputs of `input`.
     fn products(&mut self, rows: usize, stride: usize, input: usize) -> Result<(), PlanError> {
-        self.rows = self.rows.max(rows);
         self.wide = self.wide.max(times(rows, stride)?);
+        self.activations(rows, input)
+    }
+
+    /// So many rows of activations.
+    fn activations(&mut self, rows: usize, input: usize) -> Result<(), PlanError> {
+        self.scales = self.scales.max(rows);
         self.codes = self.codes.max(times(rows, activations::stride(input))?);
         self.sums = self.sums.max(times(rows, activations::sums(input))?);
         Ok(())
+    }
+
+    /// The planes of a product's inputs, where there are two.
+    fn planes(&mut self, rows: usize, of: &Linear<'_>) -> Result<(), PlanError> {
+        match of.inputs.planes() {
+            1 => Ok(()),
+            planes => self.activations(times(rows, planes)?, of.matrix.cols()),
+        }
     }
 
     /// A stack with so many rows, behind one whose states have `before` rows of `states` columns. Returns the width of its own states.
@@ -216,15 +229,25 @@ impl Most {
         let (mut stride, mut input) = (width.max(stack.features()), width.max(stack.features()));
         self.residual = self.residual.max(times(rows, width)?);
         let (mut looks_across, cross) = (false, self.cross);
+        if let Input::Features { linear, .. } = &stack.input
+            && FAMILIES
+        {
+            self.planes(rows, linear)?;
+        }
         for at in stack.blocks.0..stack.blocks.1 {
             let block = model.block_at(at, width, states)?;
             width = block.output.matrix.rows();
             stride = stride.max(width).max(block.input().map_or(0, |input| input.matrix.rows()));
             input = input.max(block.output.matrix.cols()).max(width);
+            if FAMILIES {
+                block.input().map_or(Ok(()), |input| self.planes(rows, input))?;
+                self.planes(rows, &block.output)?;
+            }
             self.residual = self.residual.max(times(rows, width)?);
             let Middle::Attention(attention) = &block.middle else { continue };
             match (&attention.sight, context) {
-                (Sight::Cross(_), _) if FAMILIES => {
+                (Sight::Cross(memory), _) if FAMILIES => {
+                    self.planes(before, memory)?;
                     self.cross = self.add(self.cross, before, attention)?;
                     stride = stride.max(attention.kv_rows());
                     looks_across = true;
@@ -309,7 +332,12 @@ impl Plan {
         if logits > rows_out {
             return Err(PlanError::Options);
         }
-        let dense = if FAMILIES { model.output()?.dense } else { None };
+        let output = model.output()?;
+        if FAMILIES {
+            output.head.as_ref().map_or(Ok(()), |head| most.planes(rows, head))?;
+            output.dense.as_ref().map_or(Ok(()), |(dense, _)| most.planes(rows, dense))?;
+        }
+        let dense = if FAMILIES { output.dense } else { None };
         if let (Some((dense, _)), Some(shape)) = (dense, most.stacks.get_mut(last as usize)) {
             shape.stride = shape.stride.max(dense.matrix.rows());
             let stride = shape.stride;
@@ -326,7 +354,7 @@ impl Plan {
                 (most.wide, 4),
                 (most.codes, 1),
                 (most.sums, 2),
-                (most.rows, 4),
+                (most.scales, 4),
                 (cache.0, 1),
                 (cache.1, 2),
                 (most.cross.0, 1),

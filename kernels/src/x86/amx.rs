@@ -262,7 +262,7 @@ fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [
         let mut out = Out { out: &mut out[first * stride..], stride };
         match w.format() {
             Format::Int8 => int8(w, &rows, panels.clone(), &mut out),
-            Format::Int8Grouped | Format::Int4 | Format::Int4Codebook => groups(w, &rows, panels.clone(), &mut out),
+            _ => groups(w, &rows, panels.clone(), &mut out),
         }
     }
 }

@@ -310,7 +310,9 @@ macro_rules! kernels {
                     match w.format() {
                         Format::Int8 => int8_rows(codes, &totals, &x, sums),
                         Format::Int8Grouped => group_rows::<QUADS, false>(codes, subs, levels, &x, sums),
-                        Format::Int4 => group_rows::<{ QUADS / 2 }, false>(codes, subs, levels, &x, sums),
+                        Format::Int4 | Format::Int4Offset => {
+                            group_rows::<{ QUADS / 2 }, false>(codes, subs, levels, &x, sums)
+                        }
                         Format::Int4Codebook => group_rows::<{ QUADS / 2 }, true>(codes, subs, levels, &x, sums),
                     }
                     for m in 0..sums.len() {

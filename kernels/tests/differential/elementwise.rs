@@ -1,6 +1,6 @@
 //! Norms, activations, rotation and quantization: every length up to some vectors, and every kind of number.
 
-use kinglet_kernels::{Activation, Isa};
+use kinglet_kernels::{Activation, Isa, activations};
 use proptest::prelude::*;
 
 use crate::support::*;
@@ -363,4 +363,41 @@ fn transformed(x: &[f32]) -> Vec<f64> {
         }
     }
     x
+}
+
+/// The high plane is that of one plane; the low one is made of what it leaves out, one multiplication and
+/// one subtraction a value.
+#[test]
+fn two_planes_are_a_row_and_what_it_leaves_out() {
+    let mut random = Random(21);
+    for cols in [1, 31, 32, 33, 100, 576].into_iter().filter(|&cols| !MIRI || cols == 33) {
+        let mut x = random.floats(3 * cols);
+        x[cols] = if cols > 1 { f32::NAN } else { f32::INFINITY };
+        x[2 * cols..].fill(0.0);
+        let high = Rows::quantize(Isa::SCALAR, &x, cols);
+        let mut left = x.clone();
+        for (m, row) in left.chunks_mut(cols).enumerate() {
+            row.iter_mut().zip(high.view().codes(m)).for_each(|(x, &code)| *x -= f32::from(code) * high.scales[m]);
+        }
+        let low = Rows::quantize(Isa::SCALAR, &left, cols);
+        for isa in all_sets() {
+            let both = Rows::quantize_planes(isa, &x, cols);
+            let codes = activations::stride(cols);
+            for m in 0..3 {
+                for (plane, of) in [&high, &low].into_iter().enumerate() {
+                    let at = 2 * m + plane;
+                    assert_eq!(both.codes[at * codes..][..codes], *of.view().codes(m), "{isa:?} {cols}");
+                    assert_eq!(bits(&both.scales[at..=at]), bits(&of.scales[m..=m]), "{isa:?} {cols}");
+                    let sums = activations::sums(cols);
+                    assert_eq!(both.sums[at * sums..][..sums], *of.view().sums(m), "{isa:?} {cols}");
+                }
+                let error = |k: usize| {
+                    let value = |of: &Rows| f32::from(of.view().codes(m)[k]) * of.scales[m];
+                    (value(&high) + value(&low) - x[m * cols + k]).abs()
+                };
+                // A step of the low plane is a 254th of a step of the high one.
+                assert!(m == 1 || (0..cols).all(|k| error(k) <= 0.51 * high.scales[m] / 254.0), "{cols}");
+            }
+        }
+    }
 }

@@ -125,14 +125,22 @@ fn matmul() {
     for format in Format::ALL {
         for (rows, cols) in [(1, 1), (16, 4), (5, 33), (31, 36), (33, 31), (83, 68), (149, 97)] {
             let mut dense = Weights::random(format, rows, cols, &mut random);
-            // Without its last block, and as an index says that there are more.
-            let sparse = dense.split_off(|panel, group| (panel + group) % 3 != 1);
-            let mut lying = dense.split_off(|panel, _| panel == 0);
-            let index = format.sparse_planes(rows, cols, lying.matrix().blocks()).unwrap().index;
-            lying.bytes_mut()[index..].fill(0xff);
-            for w in [dense, sparse, lying] {
-                for m in (1..=19).chain([33]) {
-                    let x = Rows::random(m, cols, &mut random);
+            let mut all = vec![];
+            if format.may_be_sparse() {
+                // Without its last block, and as an index says that there are more.
+                let sparse = dense.split_off(|panel, group| (panel + group) % 3 != 1);
+                let mut lying = dense.split_off(|panel, _| panel == 0);
+                let index = format.sparse_planes(rows, cols, lying.matrix().blocks()).unwrap().index;
+                lying.bytes_mut()[index..].fill(0xff);
+                all.extend([sparse, lying]);
+            }
+            all.push(dense);
+            for w in all {
+                for (m, planes) in (1..=19).chain([33]).map(|m| (m, 1)).chain([(1, 2), (9, 2), (33, 2)]) {
+                    let x = match planes {
+                        1 => Rows::random(m, cols, &mut random),
+                        _ => Rows::quantize_planes(Isa::SCALAR, &random.floats(m * cols), cols),
+                    };
                     let mut want = vec![0.0; m * rows];
                     Isa::SCALAR.matmul(&w.matrix(), &x.view(), 0..w.matrix().panels(), &mut want, rows);
                     everywhere(|isa, at| {
@@ -140,7 +148,7 @@ fn matmul() {
                         let matrix = w.matrix_in(&bytes);
                         let codes = Guarded::operand(&x.codes, at);
                         let (sums, scales) = (Guarded::operand(&x.sums, at), Guarded::operand(&x.scales, at));
-                        let x = Activations::new(&codes, &sums, &scales, cols);
+                        let x = Activations::new(&codes, &sums, &scales, cols).in_planes(planes);
                         let mut out = Guarded::new(&vec![0.0; m * rows], at);
                         isa.matmul(&matrix, &x, 0..matrix.panels(), &mut out, rows);
                         let what = if w.sparse { "sparse " } else { "" };

@@ -45,7 +45,7 @@ const UNTOUCHED: f32 = 7.0;
 fn product(isa: Isa, w: &Weights, x: &Rows, panels: Range<usize>) -> Vec<u32> {
     let w = w.matrix();
     let stride = w.rows() + GAP;
-    let mut out = vec![UNTOUCHED; x.scales.len() * stride];
+    let mut out = vec![UNTOUCHED; x.rows() * stride];
     let start = (panels.start * PANEL).min(out.len());
     isa.matmul(&w, &x.view(), panels, &mut out[start..], stride);
     bits(&out)
@@ -61,7 +61,7 @@ fn assert_all_sets_agree(w: &Weights, x: &Rows, what: &str) {
     let all = 0..w.matrix().panels();
     let want = product(Isa::SCALAR, w, x, all.clone());
     for isa in vector_sets() {
-        let name = || format!("{isa:?} {:?} {}x{} by {}{what}", w.format, w.rows, w.cols, x.scales.len());
+        let name = || format!("{isa:?} {:?} {}x{} by {}{what}", w.format, w.rows, w.cols, x.rows());
         assert_eq!(product(isa, w, x, all.clone()), want, "{}", name());
     }
 }
@@ -196,7 +196,7 @@ fn weight(w: &Weights, r: usize, k: usize) -> i64 {
             let nibble = || bytes[planes.codes + panel * 8 * inner + byte] >> shift & 15;
             let sub = bytes[planes.sub_scales + (panel * (inner / 32) + k / 32) * PANEL + lane];
             let value = match format {
-                Format::Int4 => i64::from(nibble()) - 8,
+                Format::Int4 | Format::Int4Offset => i64::from(nibble()) - 8,
                 Format::Int4Codebook => i64::from(bytes[usize::from(nibble())] as i8),
                 _ => i64::from(bytes[panel * PANEL * inner + int8_index(lane, k)] as i8),
             };
@@ -210,17 +210,34 @@ fn row_scale(w: &Weights, r: usize) -> f32 {
     f32::from_le_bytes(w.bytes()[scales + 4 * r..][..4].try_into().unwrap())
 }
 
-/// The product in plain 64-bit arithmetic.
+/// Offset of a weight, and the scale of its row.
+fn offset(w: &Weights, r: usize, k: usize) -> (i64, f32) {
+    let planes = w.format.planes(w.rows, w.cols).unwrap();
+    let groups = w.cols.div_ceil(32);
+    let offset = w.bytes()[planes.offsets + (r / PANEL * groups + k / 32) * PANEL + r % PANEL];
+    let scale = w.bytes()[planes.offset_scales + 4 * r..][..4].try_into().unwrap();
+    (i64::from(offset as i8), f32::from_le_bytes(scale))
+}
+
+/// The product in plain 64-bit arithmetic, of each plane and then of both.
 fn by_definition(w: &Weights, x: &Rows) -> Vec<f32> {
     let mut out = vec![];
-    for m in 0..x.scales.len() {
+    for (m, scale) in x.scales.iter().enumerate() {
         let codes = x.view().codes(m);
         for r in 0..w.rows {
             let sum: i64 = (0..w.cols).map(|k| weight(w, r, k) * i64::from(codes[k])).sum();
-            out.push(sum as i32 as f32 * (row_scale(w, r) * x.scales[m]));
+            let mut y = sum as i32 as f32 * (row_scale(w, r) * scale);
+            if w.format.has_offsets() {
+                let sum: i64 = (0..w.cols).map(|k| offset(w, r, k).0 * i64::from(codes[k])).sum();
+                y += sum as i32 as f32 * (offset(w, r, 0).1 * scale);
+            }
+            out.push(y);
         }
     }
-    out
+    let pairs = out.chunks(x.planes * w.rows);
+    pairs
+        .flat_map(|y| (0..w.rows).map(|r| y[r..].iter().step_by(w.rows).copied().reduce(|a, b| a + b).unwrap()))
+        .collect()
 }
 
 #[test]
@@ -237,10 +254,54 @@ fn the_reference_is_what_layout_says() {
             let mut row = vec![0.0; cols];
             w.matrix().dequantize_row(rows - 1, &mut row);
             for (k, v) in row.iter().enumerate() {
-                assert_eq!(*v, weight(&w, rows - 1, k) as f32 * row_scale(&w, rows - 1));
+                let mut want = weight(&w, rows - 1, k) as f32 * row_scale(&w, rows - 1);
+                if format.has_offsets() {
+                    let (offset, scale) = offset(&w, rows - 1, k);
+                    want += offset as f32 * scale;
+                }
+                assert_eq!(*v, want);
             }
         }
     }
+}
+
+/// Of every format, in one block of rows and panels and in several.
+#[test]
+fn two_planes_are_added() {
+    let mut random = Random(5);
+    let shapes: &[(usize, usize)] = if MIRI { &[(20, 36)] } else { &[(1, 1), (17, 33), (149, 68), (300, 64)] };
+    for format in Format::ALL {
+        for &(rows, cols) in shapes {
+            let w = Weights::random(format, rows, cols, &mut random);
+            for m in [1, 2, 3, 8, 9, 16, 33, 67].into_iter().filter(|&m| !MIRI || m == 9) {
+                let x = Rows::quantize_planes(Isa::SCALAR, &random.floats(m * cols), cols);
+                let want = by_definition(&w, &x);
+                let mut got = vec![0.0; m * rows];
+                Isa::SCALAR.matmul(&w.matrix(), &x.view(), 0..w.matrix().panels(), &mut got, rows);
+                assert_eq!(bits(&got), bits(&want), "{format:?} {rows}x{cols} by {m}");
+                assert_all_sets_agree(&w, &x, " in two planes");
+                let all = product(Isa::SCALAR, &w, &x, 0..w.matrix().panels());
+                let range = w.matrix().panels() / 3..w.matrix().panels().div_ceil(2);
+                for isa in all_sets() {
+                    assert_eq!(product(isa, &w, &x, range.clone()), only(&range, rows, &all), "{isa:?} {format:?}");
+                }
+                // Some of the rows by themselves.
+                let mut part = vec![0.0; rows];
+                let one = x.view().slice(m / 2, 1);
+                Isa::SCALAR.matmul(&w.matrix(), &one, 0..w.matrix().panels(), &mut part, rows);
+                assert_eq!(bits(&part), bits(&want[m / 2 * rows..][..rows]));
+            }
+        }
+    }
+}
+
+#[test]
+fn offsets_are_in_no_sparse_matrix() {
+    assert_eq!(Format::Int4Offset.sparse_planes(16, 32, 1), None);
+    let w = Weights::new(Format::Int4Offset, 16, 32, &vec![0; Format::Int4Offset.bytes(16, 32).unwrap()]);
+    // Codes, sub-scales, row scales, offsets, offset scales.
+    assert_eq!(w.bytes().len(), 256 + 64 + 64 + 64 + 64);
+    assert!(kinglet_kernels::Matrix::sparse(Format::Int4Offset, 16, 32, w.bytes()).is_err());
 }
 
 #[test]

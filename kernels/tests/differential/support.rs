@@ -20,6 +20,11 @@ pub(crate) fn all_sets() -> impl Iterator<Item = Isa> {
     Isa::available().skip(usize::from(MIRI))
 }
 
+/// The formats that have sparse matrices.
+pub(crate) fn sparse_formats() -> impl Iterator<Item = Format> {
+    Format::ALL.into_iter().filter(|format| format.may_be_sparse())
+}
+
 /// xorshift64*: a seed gives the same bytes everywhere.
 pub(crate) struct Random(pub(crate) u64);
 
@@ -122,14 +127,16 @@ impl Weights {
     /// Arbitrary bytes with finite row scales, padding included: every byte is a code.
     pub(crate) fn random(format: Format, rows: usize, cols: usize, random: &mut Random) -> Self {
         let mut bytes: Vec<u8> = (0..format.bytes(rows, cols).unwrap()).map(|_| random.next() as u8).collect();
-        let scales = format.planes(rows, cols).unwrap().row_scales;
-        for scale in bytes[scales..].as_chunks_mut::<4>().0 {
-            *scale = (random.unit() * 0.01).to_le_bytes();
+        let planes = format.planes(rows, cols).unwrap();
+        for scales in [planes.row_scales..planes.index, planes.offset_scales..planes.end] {
+            for scale in bytes[scales].as_chunks_mut::<4>().0 {
+                *scale = (random.unit() * 0.01).to_le_bytes();
+            }
         }
         Self::new(format, rows, cols, &bytes)
     }
 
-    /// Planes repeat the values given for them; row scales are 1.
+    /// Planes repeat the values given for them; offsets are the sub-scales, scales of rows are 1.
     pub(crate) fn filled(
         format: Format,
         (rows, cols): (usize, usize),
@@ -145,7 +152,10 @@ impl Weights {
         fill(0..planes.codes, codebook.map(|c| c as u8));
         fill(planes.codes..planes.sub_scales, codes);
         fill(planes.sub_scales..planes.row_scales, subs.map(|s| s as u8));
-        bytes[planes.row_scales..].as_chunks_mut::<4>().0.fill(1f32.to_le_bytes());
+        fill(planes.offsets..planes.offset_scales, subs.map(|s| s as u8));
+        for scales in [planes.row_scales..planes.index, planes.offset_scales..planes.end] {
+            bytes[scales].as_chunks_mut::<4>().0.fill(1f32.to_le_bytes());
+        }
         Self::new(format, rows, cols, &bytes)
     }
 
@@ -175,6 +185,8 @@ pub(crate) struct Rows {
     pub(crate) sums: Vec<i16>,
     pub(crate) scales: Vec<f32>,
     pub(crate) cols: usize,
+    /// Of a row.
+    pub(crate) planes: usize,
 }
 
 impl Rows {
@@ -185,6 +197,7 @@ impl Rows {
             sums: vec![99; rows * activations::sums(cols)],
             scales: vec![9.0; rows],
             cols,
+            planes: 1,
         }
     }
 
@@ -197,6 +210,18 @@ impl Rows {
         rows
     }
 
+    /// Rows of two planes each.
+    pub(crate) fn quantize_planes(isa: Isa, x: &[f32], cols: usize) -> Self {
+        let rows = x.len() / cols;
+        let mut to = Self { planes: 2, ..Self::garbage(2 * rows, cols) };
+        for (i, row) in x.chunks(cols).enumerate() {
+            let mut to = ActivationsMut::new(&mut to.codes, &mut to.sums, &mut to.scales, cols).in_planes(2);
+            assert_eq!((to.rows(), to.planes()), (rows, 2));
+            isa.quantize_planes(&mut row.to_vec(), &mut to, i);
+        }
+        to
+    }
+
     pub(crate) fn random(rows: usize, cols: usize, random: &mut Random) -> Self {
         Self::quantize(Isa::SCALAR, &random.floats(rows * cols), cols)
     }
@@ -207,11 +232,15 @@ impl Rows {
         let codes: Vec<i8> =
             (0..rows * stride).map(|i| if i % stride < cols { code(i / stride, i % stride) } else { 0 }).collect();
         let sums = codes.chunks(GROUP).map(|group| group.iter().map(|&c| i16::from(c)).sum()).collect();
-        Self { codes, sums, scales: vec![1.0; rows], cols }
+        Self { codes, sums, scales: vec![1.0; rows], cols, planes: 1 }
     }
 
     pub(crate) fn view(&self) -> Activations<'_> {
-        Activations::new(&self.codes, &self.sums, &self.scales, self.cols)
+        Activations::new(&self.codes, &self.sums, &self.scales, self.cols).in_planes(self.planes)
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.scales.len() / self.planes
     }
 }
 

@@ -206,9 +206,7 @@ impl<'m> Rewrite<'m> {
                 Piece::Gone => {}
                 Piece::New { name, kind, rows, cols, inputs, .. } => {
                     let index = outline.tensor(name, *kind, *rows, *cols)?;
-                    if *inputs == Inputs::Transformed {
-                        outline.transformed(index);
-                    }
+                    outline.inputs(index, inputs.code());
                 }
                 Piece::Old(index) => _ = outline.tensor_of(model, &model.tensor(*index)?)?,
             }

@@ -32,6 +32,7 @@
 
 mod architecture;
 mod blocks;
+mod coded;
 mod config;
 mod directory;
 mod element;
@@ -59,6 +60,7 @@ pub use architecture::{
     Activation, Architecture, Attention, Block, FeedForward, Input, Join, Linear, Middle, Norm, NormKind, Output,
     Picture, Pooling, Positions, Relative, Rope, Sight, Stack, TensorRef,
 };
+pub use coded::{Coded, Coding};
 pub use error::CheckpointError;
 pub use kept::Kept;
 

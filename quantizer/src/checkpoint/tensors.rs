@@ -59,6 +59,22 @@ impl Tensors {
         self.files.get(stored.file)
     }
 
+    /// How the numbers of a matrix lie, whose rows lie one by one.
+    pub(super) fn element(&self, tensor: &TensorRef) -> Option<Element> {
+        Reader::new(self, tensor).filter(Reader::has_rows).map(|reader| reader.element)
+    }
+
+    /// The bytes of some rows of such a matrix.
+    pub(super) fn read_blocks(
+        &self,
+        tensor: &TensorRef,
+        rows: Range<usize>,
+    ) -> Result<(Element, Vec<u8>), CheckpointError> {
+        let reader = Reader::new(self, tensor).filter(Reader::has_rows);
+        let reader = reader.filter(|_| rows.end <= tensor.rows).ok_or_else(|| unknown(tensor))?;
+        Ok((reader.element, reader.blocks(rows)?))
+    }
+
     /// Reads some rows into `out`.
     pub(super) fn read_rows(
         &self,
@@ -214,6 +230,22 @@ impl<'t> Reader<'t> {
             Order::Chosen(chosen) => chosen.get(row).map_or(0, |&row| row as usize),
             _ => row,
         }
+    }
+
+    /// Whether it is a matrix whose rows are rows of the file.
+    fn has_rows(&self) -> bool {
+        !self.vector && matches!(self.tensor.order, Order::Stored | Order::Interleaved(_) | Order::Chosen(_))
+    }
+
+    /// The bytes of such rows.
+    fn blocks(&self, rows: Range<usize>) -> Result<Vec<u8>, CheckpointError> {
+        let size = self.tensor.cols / self.element.numbers() * self.element.bytes();
+        let mut bytes = vec![0; rows.len() * size];
+        for (row, bytes) in rows.zip(bytes.chunks_mut(size.max(1))) {
+            let offset = self.row(row) as u64 * size as u64;
+            self.file.read_exact_at(bytes, self.offset.saturating_add(offset))?;
+        }
+        Ok(bytes)
     }
 
     /// Reads numbers from the `skipped`th on, which begins a block.

@@ -18,7 +18,7 @@ use super::moments::{Moments, MomentsError};
 use super::packed::{self, Packed, Rows, TOKENS};
 use super::rounded::{RoundedBlock, RoundedLinear};
 use super::store::as_name;
-use crate::checkpoint::{Join, NormKind, Sight};
+use crate::checkpoint::{Coding, Join, NormKind, Sight};
 use crate::fit::{Aims, FitOutcome};
 use crate::prune::{self, Refit};
 use crate::reference::{Batch, BlockWeights, Inputs, LinearWeights, Middle, Part, Site, joined, ops, product};
@@ -106,6 +106,11 @@ pub(super) fn spreads(cols: usize) -> bool {
     spread(cols) >= PRODUCTS
 }
 
+/// Whether queries and keys of so many numbers are spread enough to be transformed.
+pub(super) fn spreads_heads(dim: usize) -> bool {
+    spread(dim) >= HEADS
+}
+
 /// The least block of a product's inputs that is worth a transform.
 const PRODUCTS: usize = 32;
 /// The same of a head.
@@ -124,6 +129,8 @@ pub(super) struct Done {
     pub(super) ways: [Way; 3],
     /// What learning did to the layer.
     pub(super) learned: Option<FitOutcome>,
+    /// How the source has coded each product whose codes were taken over.
+    pub(super) taken: [Option<Coding>; 3],
 }
 
 /// Calibration samples on their way through a model that is being rounded.
@@ -143,7 +150,7 @@ pub(super) fn quantize(
     streams: Option<&mut Streams>,
 ) -> Result<(RoundedBlock, Done, Aims), MomentsError> {
     if let Middle::Attention(heads) = &mut block.middle {
-        heads.transforms = task.transform && spread(heads.dim) >= HEADS;
+        heads.transforms = task.transform && spreads_heads(heads.dim);
     }
     turn_values(&mut block);
     let Some(streams) = streams else { return to_nearest(layer, block, task) };
@@ -310,7 +317,7 @@ impl Rounding {
 }
 
 /// A block with rounded products in the place of its own.
-fn assembled(layer: usize, block: BlockWeights, products: [Option<RoundedLinear>; 3]) -> RoundedBlock {
+pub(super) fn assembled(layer: usize, block: BlockWeights, products: [Option<RoundedLinear>; 3]) -> RoundedBlock {
     let BlockWeights { norm, join, stream_norm, middle, .. } = block;
     let [input, memory, output] = products;
     let output = output.expect("every block has a last product");

@@ -20,10 +20,11 @@ use super::reach::{self, reachable};
 use super::record::{self, record_path};
 use super::round::{Levels, Row, round};
 use super::store::Store;
+use super::taken;
 use super::{LABELS, Options, QuantizeError, Summary, Target};
 use crate::checkpoint::{Architecture, Block, Checkpoint, CheckpointError, Middle, TensorRef};
 use crate::file::{Kind, WriteError, Writer};
-use crate::fit::{self, FitOutcome, Student};
+use crate::fit::{self, Aims, FitOutcome, Student};
 use crate::media;
 use crate::reference::{Inputs, LinearWeights, NormWeights, RESIDENT_BYTES, Reference, ops};
 use crate::report::Record;
@@ -93,7 +94,11 @@ pub fn quantize(
         writer.tensor(|put| match source {
             Source::Phases(phases) => Ok(put(&phases.iter().flat_map(|p| p.to_le_bytes()).collect::<Vec<_>>())?),
             Source::Vector(vector) => Ok(put(&vector.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())?),
-            Source::Table(of, format, inputs) => table(checkpoint, (&of, format, inputs), put, &mut step),
+            Source::Table(of, format, inputs) => {
+                let taken =
+                    inputs != Inputs::Transformed && taken::of_table(checkpoint, &of, format, options).is_some();
+                table(checkpoint, (&of, format, inputs, taken), put, &mut step)
+            }
             Source::Rows(values, cols, format) => {
                 let weights = LinearWeights { weight: values, bias: None, cols, inputs: Inputs::Rounded };
                 Ok(pack::write(&nearest(&weights, format, &vec![1.0; cols]), put)?)
@@ -294,8 +299,13 @@ pub(super) fn round_blocks(
             None => {
                 let block = reference.block_weights(number)?;
                 layer.begin(options, streams.as_ref());
-                let rounded = blocks::quantize(description.layer, block, *task, streams.as_mut());
-                layer.push(rounded.map_err(|source| QuantizeError::Moments { block: number, source })?);
+                let source = (description, &block);
+                let rounded = match taken::block(checkpoint, source, (options, *task), streams.as_mut())? {
+                    Some((block, done)) => (block, done, Aims::default()),
+                    None => blocks::quantize(description.layer, block, *task, streams.as_mut())
+                        .map_err(|source| QuantizeError::Moments { block: number, source })?,
+                };
+                layer.push(rounded);
                 if options.learn == 0 {
                     layer.finish(options, store, streams.as_mut(), &mut all)?;
                 }
@@ -360,10 +370,10 @@ fn lost(store: &Store, block: usize) -> QuantizeError {
 
 type Put<'p> = &'p mut dyn FnMut(&[u8]) -> Result<(), WriteError>;
 
-/// Reads, rounds and writes a table with a row for each token, a batch of rows at a time.
+/// Reads, rounds and writes a table with a row for each token, a batch of rows at a time. One that is taken over keeps its codes.
 fn table(
     checkpoint: &Checkpoint,
-    (of, format, inputs): (&TensorRef, Format, Inputs),
+    (of, format, inputs, taken): (&TensorRef, Format, Inputs, bool),
     put: Put<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), QuantizeError> {
@@ -389,8 +399,14 @@ fn table(
     for first in (0..panels).step_by(batch) {
         let last = panels.min(first + batch);
         let rounded = (first..last).into_par_iter().map(|panel| {
-            let values = read(panel * PANEL..rows.min((panel + 1) * PANEL))?;
-            let rows: Vec<Row> = values.chunks(cols).map(|row| round(format, row, &importance, &levels)).collect();
+            let of_panel = panel * PANEL..rows.min((panel + 1) * PANEL);
+            let kept = match taken {
+                true => taken::rows(&checkpoint.coded_rows(of, of_panel.clone())?, cols, &levels),
+                false => None,
+            };
+            let values = read(of_panel)?;
+            let round = || values.chunks(cols).map(|row| round(format, row, &importance, &levels)).collect();
+            let rows: Vec<Row> = kept.unwrap_or_else(round);
             let codes = packer.codes(&rows);
             Ok((rows, codes))
         });

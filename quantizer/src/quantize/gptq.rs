@@ -72,6 +72,9 @@ impl Hessian {
         let bands = weights.par_chunks(BAND * cols).map(|weights| {
             let mut rows: Vec<Row> =
                 weights.par_chunks(cols).map(|row| round(format, row, &self.importance, levels)).collect();
+            if format.has_offsets() {
+                return rows;
+            }
             let grid = Grid { levels };
             self.repay(&grid, weights, &mut rows);
             self.descend(&grid, weights, &mut rows);
@@ -96,7 +99,7 @@ impl Hessian {
             values.iter().zip(&products).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
         };
         let bands = weights.par_chunks(BAND * cols).zip(rows.par_chunks(BAND)).map(|(weights, rows)| {
-            let values = rows.iter().flat_map(|row| row.integers(levels).map(|q| row.scale * q as f32));
+            let values = rows.iter().flat_map(|row| row.values(levels));
             let missing: Vec<f32> = weights.iter().zip(values).map(|(w, q)| w - q).collect();
             [square(&missing), square(weights)]
         });

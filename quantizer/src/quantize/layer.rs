@@ -55,7 +55,9 @@ impl Layer {
         all: &mut Vec<Done>,
     ) -> Result<(), QuantizeError> {
         let Self { mut blocks, mut done, mut aims, before } = std::mem::take(self);
-        if let (Some(Streams { own, exact: Some(exact) }), Some(before)) = (streams, before) {
+        // Codes that were taken over stay.
+        let taken = done.iter().any(|done| done.taken.iter().any(Option::is_some));
+        if let (Some(Streams { own, exact: Some(exact) }), Some(before), false) = (streams, before, taken) {
             let learned = learn(&mut blocks, &mut aims, &before, exact, options.learn);
             done.iter_mut().for_each(|done| done.learned = learned);
             *own = before;

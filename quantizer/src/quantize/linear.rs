@@ -44,7 +44,7 @@ fn nearest_rows(weights: &[f32], format: Format, importance: &[f32], levels: &Le
 }
 
 fn assemble(of: &LinearWeights, format: Format, levels: Levels, rows: Vec<Row>) -> RoundedLinear {
-    let inputs = if of.inputs == Inputs::Transformed { Inputs::Transformed } else { Inputs::Rounded };
+    let inputs = if of.inputs == Inputs::Exact { Inputs::Rounded } else { of.inputs };
     RoundedLinear { format, levels, rows, cols: of.cols, inputs, bias: of.bias.clone() }
 }
 
@@ -128,7 +128,7 @@ fn best(
     let weights: Vec<f32> = numbers.iter().flat_map(|&r| &of.weight[r * of.cols..][..of.cols]).copied().collect();
     let [lack, held_lack] = [fitted, held].map(|sums| sums.lack(&weights, &numbers));
     let loss = |rows: &[Row]| {
-        let values = rows.iter().flat_map(|row| row.integers(levels).map(|q| row.scale * q as f32));
+        let values = rows.iter().flat_map(|row| row.values(levels));
         let change: Vec<f32> = values.zip(&weights).map(|(value, weight)| value - weight).collect();
         let [square, along] = held.effect(&change, &held_lack);
         square - 2.0 * along
@@ -157,7 +157,7 @@ fn best(
 pub(super) fn error(weights: &[f32], rounded: &RoundedLinear) -> f64 {
     let square = |x: f32| f64::from(x) * f64::from(x);
     let rows = weights.par_chunks(rounded.cols).zip(&rounded.rows).map(|(weights, row)| {
-        let values = row.integers(&rounded.levels).map(|q| row.scale * q as f32);
+        let values = row.values(&rounded.levels);
         let missing: f64 = weights.iter().zip(values).map(|(w, q)| square(w - q)).sum();
         [missing, weights.iter().map(|&w| square(w)).sum()]
     });

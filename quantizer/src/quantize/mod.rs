@@ -14,6 +14,7 @@ mod gptq;
 mod layer;
 mod linear;
 mod moments;
+mod offsets;
 mod outline;
 pub(crate) mod pack;
 mod packed;
@@ -23,6 +24,7 @@ mod record;
 pub mod round;
 mod rounded;
 mod store;
+mod taken;
 #[cfg(test)]
 mod tests;
 
@@ -38,7 +40,7 @@ pub(crate) use moments::cholesky;
 pub use moments::{Moments, MomentsError};
 pub(crate) use outline::names;
 pub use reach::reachable;
-pub use record::record_path;
+pub use record::{TAKEN, record_path};
 pub use rounded::{RoundedBlock, RoundedLinear};
 
 use crate::checkpoint::CheckpointError;
@@ -71,6 +73,9 @@ pub struct Options {
     pub fold: bool,
     /// Whether inputs of products are transformed before they are rounded, which spreads outliers, and queries and keys, too.
     pub transform: bool,
+    /// Whether weights that the source has quantized already are taken over where the file has their grid, in place of being rounded again. Not
+    /// where a target, pruning or fitting is asked for.
+    pub take: bool,
     /// Whether to measure what each part contributes, for the report, even if nothing is decided on it.
     pub explain: bool,
     /// Steps of learning the codes of each layer from the f32 model's stream; 0 for none. Needs a calibration and `correct`.
@@ -97,6 +102,7 @@ impl Default for Options {
             correct: true,
             fold: true,
             transform: true,
+            take: true,
             explain: false,
             learn: 0,
             fit: FitOptions { steps: 0, rate: 0.0 },

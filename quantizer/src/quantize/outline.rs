@@ -9,7 +9,7 @@ use kinglet::format::layout::{
 
 use super::blocks::spreads;
 use super::rounded::{RoundedBlock, RoundedLinear};
-use super::{Options, QuantizeError, pack};
+use super::{Options, QuantizeError, pack, taken};
 use crate::checkpoint::{
     Activation, Checkpoint, Input, Join, Linear, NormKind, Pooling, Positions, Rope, Sight, Stack, TensorRef,
 };
@@ -70,7 +70,8 @@ impl<'c> Build<'c> {
         match &stack.input {
             Input::Tokens { embed, scale, types } => {
                 let head = self.checkpoint.architecture().output.head.as_ref().map(|head| &head.weight);
-                let inputs = if head == Some(embed) { self.inputs(embed) } else { Inputs::Rounded };
+                let inputs =
+                    if head == Some(embed) { self.inputs(embed, self.options.embeddings) } else { Inputs::Rounded };
                 record.embedding = self.table("embedding", embed, self.options.embeddings, inputs)?;
                 record.embedding_scale = *scale;
                 record.types =
@@ -171,14 +172,17 @@ impl<'c> Build<'c> {
         model.normalize = u8::from(output.normalize);
         model.start = architecture.start.unwrap_or(NONE);
         if let Some((dense, activation)) = &output.dense {
-            model.dense = self.table("dense", &dense.weight, self.options.head, self.inputs(&dense.weight))?;
+            model.dense =
+                self.table("dense", &dense.weight, self.options.head, self.inputs(&dense.weight, self.options.head))?;
             model.dense_bias = self.read("dense bias", dense.bias.as_ref())?;
             model.dense_activation = code(*activation);
         }
         if let Some(head) = &output.head {
             model.head = match self.outline.stacks.last() {
                 Some(stack) if architecture.tied() => stack.embedding,
-                _ => self.table("head", &head.weight, self.options.head, self.inputs(&head.weight))?,
+                _ => {
+                    self.table("head", &head.weight, self.options.head, self.inputs(&head.weight, self.options.head))?
+                }
             };
             model.head_bias = self.read("head bias", head.bias.as_ref())?;
         }
@@ -194,14 +198,15 @@ impl<'c> Build<'c> {
         }
         let source = Source::Table(of.clone(), format, inputs);
         let index = self.add(name, Kind::Matrix(format), of.rows(), of.cols(), source)?;
-        if inputs == Inputs::Transformed {
-            self.outline.transformed(index);
-        }
+        self.outline.inputs(index, inputs.code());
         Ok(index)
     }
 
-    /// What the inputs of a product with this matrix go through.
-    fn inputs(&self, of: &TensorRef) -> Inputs {
+    /// What the inputs of a product with this matrix of this format go through.
+    fn inputs(&self, of: &TensorRef, format: Format) -> Inputs {
+        if taken::of_table(self.checkpoint, of, format, self.options).is_some() {
+            return Inputs::Planes;
+        }
         if self.options.transform && spreads(of.cols()) { Inputs::Transformed } else { Inputs::Rounded }
     }
 
@@ -222,9 +227,7 @@ impl<'c> Build<'c> {
     fn product(&mut self, name: &str, of: &RoundedLinear, block: usize, site: Site) -> Result<u32, QuantizeError> {
         let source = Source::Product { block, site };
         let index = self.add(name, pack::kind(of), of.rows.len(), of.cols, source)?;
-        if of.inputs == Inputs::Transformed {
-            self.outline.transformed(index);
-        }
+        self.outline.inputs(index, of.inputs.code());
         Ok(index)
     }
 

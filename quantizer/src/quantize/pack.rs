@@ -60,6 +60,8 @@ pub(super) struct Packer<'l> {
     sub_scales: Vec<u8>,
     row_scales: Vec<u8>,
     index: Vec<u8>,
+    offsets: Vec<u8>,
+    offset_scales: Vec<u8>,
     blocks: u32,
     written: usize,
 }
@@ -72,8 +74,20 @@ impl<'l> Packer<'l> {
             Kind::Sparse(format, blocks) => (format, true, format.sparse_planes(rows, cols, blocks)?),
             Kind::F32 | Kind::U32 => return None,
         };
-        let (sub_scales, row_scales, index) = (vec![], vec![], vec![]);
-        Some(Self { format, levels, sparse, planes, cols, sub_scales, row_scales, index, blocks: 0, written: 0 })
+        Some(Self {
+            format,
+            levels,
+            sparse,
+            planes,
+            cols,
+            sub_scales: vec![],
+            row_scales: vec![],
+            index: vec![],
+            offsets: vec![],
+            offset_scales: vec![],
+            blocks: 0,
+            written: 0,
+        })
     }
 
     /// The first bytes.
@@ -85,7 +99,7 @@ impl<'l> Packer<'l> {
                 self.written = bytes.len();
                 bytes
             }
-            Format::Int8 | Format::Int8Grouped | Format::Int4 => vec![],
+            Format::Int8 | Format::Int8Grouped | Format::Int4 | Format::Int4Offset => vec![],
         }
     }
 
@@ -128,6 +142,14 @@ impl<'l> Packer<'l> {
         }
         let scale = |r: usize| rows.get(r).map_or(0.0, |row| row.scale);
         self.row_scales.extend((0..PANEL).flat_map(|r| scale(r).to_le_bytes()));
+        if self.format.has_offsets() {
+            for &group in &groups {
+                let offset = |r: usize| rows.get(r).map_or(0, |row| row.offsets[group]);
+                self.offsets.extend((0..PANEL).map(|r| offset(r) as u8));
+            }
+            let scale = |r: usize| rows.get(r).map_or(0.0, |row| row.offset_scale);
+            self.offset_scales.extend((0..PANEL).flat_map(|r| scale(r).to_le_bytes()));
+        }
         if self.sparse {
             let mut words = vec![0u32; self.cols.div_ceil(GROUP).div_ceil(32)];
             groups.iter().for_each(|g| words[g / 32] |= 1 << (g % 32));
@@ -143,6 +165,8 @@ impl<'l> Packer<'l> {
         put(self.planes.sub_scales, &self.sub_scales);
         put(self.planes.row_scales, &self.row_scales);
         put(self.planes.index, &self.index);
+        put(self.planes.offsets, &self.offsets);
+        put(self.planes.offset_scales, &self.offset_scales);
         bytes
     }
 }
@@ -167,7 +191,7 @@ mod tests {
                 // Of a group that is zero either the sub-scale is, or all levels are.
                 sub_scales: match format {
                     Format::Int8 => vec![],
-                    Format::Int8Grouped | Format::Int4 => {
+                    Format::Int8Grouped | Format::Int4 | Format::Int4Offset => {
                         (0..3).map(|g| if zero(g * GROUP) { 0 } else { r as i8 }).collect()
                     }
                     Format::Int4Codebook => {
@@ -175,6 +199,8 @@ mod tests {
                     }
                 },
                 scale: 0.5 + r as f32,
+                offsets: if format.has_offsets() { vec![3, -2, r as i8] } else { vec![] },
+                offset_scale: 0.25,
             }
         };
         RoundedLinear { format, levels, rows: (0..rows).map(row).collect(), cols, inputs: Inputs::Rounded, bias: None }
@@ -183,7 +209,7 @@ mod tests {
     #[test]
     fn what_is_packed_reads_back() {
         for format in Format::ALL {
-            for chess in [false, true] {
+            for chess in [false, true].into_iter().filter(|chess| !chess || format.may_be_sparse()) {
                 let of = linear(format, chess);
                 let mut bytes = vec![];
                 write(&of, &mut |part| {
@@ -211,7 +237,7 @@ mod tests {
                 kinglet::Isa::detect().matmul(&matrix, &x, 0..matrix.panels(), &mut got, of.rows.len());
                 for (r, row) in of.rows.iter().enumerate() {
                     let got: Vec<f32> = (0..of.cols).map(|k| got[k * of.rows.len() + r]).collect();
-                    let want: Vec<f32> = row.integers(&of.levels).map(|q| q as f32 * row.scale).collect();
+                    let want: Vec<f32> = row.values(&of.levels).collect();
                     assert_eq!(got, want, "{format:?} {chess} row {r}");
                 }
             }

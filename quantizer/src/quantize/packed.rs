@@ -24,6 +24,8 @@ pub(super) struct Rows {
     sums: Vec<i16>,
     scales: Vec<f32>,
     cols: usize,
+    /// Of each row.
+    planes: usize,
 }
 
 impl Rows {
@@ -35,14 +37,18 @@ impl Rows {
                 transformed = ops::transformed(x, cols);
                 &transformed
             }
-            Inputs::Exact | Inputs::Rounded => x,
+            Inputs::Exact | Inputs::Rounded | Inputs::Planes => x,
         };
+        if inputs == Inputs::Planes {
+            return Self::in_planes(x, cols);
+        }
         let rows = x.len() / cols;
         let mut new = Self {
             codes: vec![0; rows * stride(cols)],
             sums: vec![0; rows * sums(cols)],
             scales: vec![0.0; rows],
             cols,
+            planes: 1,
         };
         let isa = Isa::detect();
         let codes = new.codes.par_chunks_mut(stride(cols)).zip(new.sums.par_chunks_mut(sums(cols)));
@@ -55,6 +61,33 @@ impl Rows {
         new
     }
 
+    /// The same in two planes.
+    fn in_planes(x: &[f32], cols: usize) -> Self {
+        let rows = x.len() / cols;
+        let mut new = Self {
+            codes: vec![0; 2 * rows * stride(cols)],
+            sums: vec![0; 2 * rows * sums(cols)],
+            scales: vec![0.0; 2 * rows],
+            cols,
+            planes: 2,
+        };
+        let isa = Isa::detect();
+        let codes = new.codes.par_chunks_mut(2 * stride(cols)).zip(new.sums.par_chunks_mut(2 * sums(cols)));
+        let rows = codes.zip(new.scales.par_chunks_mut(2)).zip(x.par_chunks(cols));
+        rows.with_min_len(16).for_each(|(((codes, sums), scales), x)| {
+            isa.quantize_planes(&mut x.to_vec(), &mut ActivationsMut::new(codes, sums, scales, cols).in_planes(2), 0);
+            if !ops::int8_scale(x).is_finite() {
+                scales.fill(f32::NAN);
+            }
+        });
+        new
+    }
+
+    /// Rows.
+    fn rows(&self) -> usize {
+        self.scales.len() / self.planes
+    }
+
     /// The numbers that the codes stand for.
     pub(super) fn values(&self) -> Vec<f32> {
         let mut values = vec![0.0; self.scales.len() * self.cols];
@@ -62,6 +95,10 @@ impl Rows {
         rows.with_min_len(16).for_each(|((values, codes), &scale)| {
             values.iter_mut().zip(codes).for_each(|(value, &code)| *value = f32::from(code) * scale);
         });
+        if self.planes == 2 {
+            let pairs = values.chunks_exact(2 * self.cols).map(|pair| pair.split_at(self.cols));
+            return pairs.flat_map(|(high, low)| high.iter().zip(low).map(|(high, low)| high + low)).collect();
+        }
         values
     }
 }
@@ -93,10 +130,10 @@ impl<'l> Packed<'l> {
         let bytes = &self.memory.bytes()[..self.bytes];
         let matrix = Matrix::read(self.of.format, rows, cols, self.sparse, bytes).expect("it was packed");
         let isa = Isa::detect();
-        let mut out = vec![0.0; x.scales.len() * rows];
+        let mut out = vec![0.0; x.rows() * rows];
         out.par_chunks_mut(ROWS * rows).enumerate().for_each(|(i, out)| {
             let (first, count) = (i * ROWS, out.len() / rows);
-            let x = Activations::new(&x.codes, &x.sums, &x.scales, cols).slice(first, count);
+            let x = Activations::new(&x.codes, &x.sums, &x.scales, cols).in_planes(x.planes).slice(first, count);
             isa.matmul(&matrix, &x, 0..matrix.panels(), out, rows);
             if let Some(bias) = &self.of.bias {
                 out.chunks_mut(rows).for_each(|row| ops::add(row, bias));

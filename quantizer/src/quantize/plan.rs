@@ -332,7 +332,7 @@ fn measure_rounding(
 /// The formats that are compared: even levels only where they can win, which is time.
 pub(super) fn formats(options: &Options) -> Vec<Format> {
     match options.target {
-        Some(Target::Seconds(_)) => Format::ALL.to_vec(),
+        Some(Target::Seconds(_)) => Format::ALL.into_iter().filter(|format| !format.has_offsets()).collect(),
         _ => vec![Format::Int8Grouped, Format::Int4Codebook],
     }
 }

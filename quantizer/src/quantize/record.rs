@@ -10,8 +10,8 @@ use super::pack;
 use super::plan::{Plan, Rounding};
 use super::rounded::RoundedBlock;
 use super::store::as_name::name;
-use super::{Options, convert};
-use crate::checkpoint::{Architecture, Block, Checkpoint, Middle, Sight};
+use super::{Options, convert, taken};
+use crate::checkpoint::{Architecture, Block, Checkpoint, Coding, Middle, Sight};
 use crate::evaluate::Place;
 use crate::fit::FitOutcome;
 use crate::prune::Refit;
@@ -51,6 +51,45 @@ fn unit(architecture: &Architecture) -> &'static str {
     if architecture.is_language_model() { "nats" } else { "of the output's square" }
 }
 
+/// The note that says what was taken over.
+pub const TAKEN: &str = "taken over";
+
+/// What was taken over; nothing if nothing was.
+fn taken(checkpoint: &Checkpoint, options: &Options, done: &[Done]) -> Option<String> {
+    let codings: Vec<Coding> = done.iter().flat_map(|done| done.taken).flatten().collect();
+    let each = [Coding::Q4_0, Coding::Q4_1, Coding::Q8_0].map(|coding| {
+        let count = codings.iter().filter(|of| **of == coding).count();
+        (count > 0).then(|| format!("{count} from {}", coding.name()))
+    });
+    let each: Vec<String> = each.into_iter().flatten().collect();
+    let architecture = checkpoint.architecture();
+    let products: usize = architecture.blocks().map(count).sum();
+    let mut how = format!("codes of {} of {products} products of the blocks ({})", codings.len(), each.join(", "));
+    if codings.is_empty() {
+        how = String::new();
+    }
+    let mut tables = vec![];
+    if let Some(embedding) = architecture.last().input.embedding() {
+        tables.push(("embedding", embedding, options.embeddings));
+    }
+    if let Some(head) = architecture.output.head.as_ref().filter(|_| !architecture.tied()) {
+        tables.push(("head", &head.weight, options.head));
+    }
+    for (name, of, format) in tables {
+        if let Some(coding) = taken::of_table(checkpoint, of, format, options) {
+            how += &format!(
+                "{}{name} (from {})",
+                if how.is_empty() { "codes of the " } else { " and of the " },
+                coding.name()
+            );
+        }
+    }
+    if options.learn > 0 && !codings.is_empty() {
+        how += "; layers with any of them are not learned";
+    }
+    (!how.is_empty()).then_some(how)
+}
+
 /// Writes down what is known before the blocks are seen again.
 pub(super) fn begin(
     checkpoint: &Checkpoint,
@@ -87,6 +126,9 @@ pub(super) fn begin(
         if options.fold {
             note("outliers", format!("folded away in front of {folded} of {} products", products));
         }
+    }
+    if let Some(how) = taken(checkpoint, options, done) {
+        note(TAKEN, how);
     }
     let gone: Vec<String> = Place::all(architecture)
         .zip(&plan.tasks)
@@ -187,11 +229,14 @@ pub(super) fn block(
         if let Some(FitOutcome { before, after }) = done.learned.filter(|learned| learned.after < learned.before) {
             reasons.push(format!("learned: error of the layer {before:.2e} before, {after:.2e} after"));
         }
+        if let Some(coding) = done.taken[i] {
+            reasons = vec![format!("codes taken over from {}; inputs in two planes", coding.name())];
+        }
         if done.folded[i] {
             reasons.push("outliers folded".to_owned());
         }
         match done.ways[i] {
-            Way { damping: None, .. } if !options.calibration.is_empty() => {
+            Way { damping: None, .. } if !options.calibration.is_empty() && done.taken[i].is_none() => {
                 reasons.push("on held-out tokens nothing is better than the nearest values".to_owned());
             }
             Way { corrected, .. } if corrected > 0.0 => {
@@ -208,7 +253,14 @@ pub(super) fn block(
             cols,
             format: name(linear.format).to_owned(),
             bits: bytes as f64 * 8.0 / (rows * cols).max(1) as f64,
-            rounding: Some(if done.ways[i].damping.is_none() { "nearest" } else { "GPTQ, descent" }.to_owned()),
+            rounding: Some(
+                match (done.taken[i], done.ways[i].damping) {
+                    (Some(_), _) => "taken over",
+                    (None, None) => "nearest",
+                    (None, Some(_)) => "GPTQ, descent",
+                }
+                .to_owned(),
+            ),
             error: Some(done.errors[i].sqrt()),
             sparsity: Some(zeros as f64 / (rows * cols).max(1) as f64),
             reason: Some(reasons.join("; ")),

@@ -8,6 +8,8 @@
 use kinglet::Format;
 use kinglet_kernels::layout::GROUP;
 
+use super::offsets::round_to_offsets;
+
 /// The largest magnitude of a quantized activation.
 const ACTIVATION: i64 = 127;
 /// The largest magnitude of a sub-scale.
@@ -115,6 +117,10 @@ pub struct Row {
     pub sub_scales: Vec<i8>,
     /// The row's scale.
     pub scale: f32,
+    /// One for each group of 32 in [`Format::Int4Offset`], otherwise none.
+    pub offsets: Vec<i8>,
+    /// Their scale.
+    pub offset_scale: f32,
 }
 
 impl Row {
@@ -126,6 +132,14 @@ impl Row {
         })
     }
 
+    /// The number that each weight has become.
+    pub fn values<'a>(&'a self, levels: &'a Levels) -> impl Iterator<Item = f32> + 'a {
+        self.integers(levels).enumerate().map(|(k, q)| match self.offsets.get(k / GROUP) {
+            Some(&offset) => self.scale * q as f32 + f32::from(offset) * self.offset_scale,
+            None => self.scale * q as f32,
+        })
+    }
+
     /// The step between integers at a column.
     pub(crate) fn unit(&self, column: usize) -> f32 {
         self.sub_scales.get(column / GROUP).map_or(self.scale, |&sub| self.scale * f32::from(sub))
@@ -133,12 +147,17 @@ impl Row {
 
     /// Whether no sum of products with activations can leave i32.
     pub fn fits(&self, levels: &Levels) -> bool {
-        self.integers(levels).map(|q| i64::from(q).abs()).sum::<i64>() * ACTIVATION <= i64::from(i32::MAX)
+        let offsets: i64 = self.offsets.iter().map(|&offset| i64::from(offset).abs() * GROUP as i64).sum();
+        let integers: i64 = self.integers(levels).map(|q| i64::from(q).abs()).sum();
+        offsets.max(integers) * ACTIVATION <= i64::from(i32::MAX)
     }
 }
 
 /// Rounds a row, with as many importances as weights.
 pub fn round(format: Format, weights: &[f32], importance: &[f32], levels: &Levels) -> Row {
+    if format.has_offsets() {
+        return round_to_offsets(weights, importance, levels);
+    }
     // Coarser and coarser: fewer steps of code or sub-scale, then larger steps.
     const STEPS: i32 = 14;
     let limit = |n: i32| (SUB_SCALE * 0.75f32.powi(n.min(STEPS))).floor();
@@ -254,7 +273,8 @@ fn round_grouped(weights: &[f32], importance: &[f32], levels: &Levels, limit: f3
     let groups = || weights.chunks(GROUP).zip(importance.chunks(GROUP));
     let scales: Vec<f32> = groups().map(|(group, importance)| group_scale(group, importance, levels)).collect();
     let unit = peak(&scales) / limit * stretch;
-    let mut row = Row { codes: vec![0; weights.len()], sub_scales: vec![0; scales.len()], scale: unit };
+    let mut row =
+        Row { codes: vec![0; weights.len()], sub_scales: vec![0; scales.len()], scale: unit, ..Row::default() };
     let codes = row.codes.chunks_mut(GROUP);
     for ((((group, importance), codes), &scale), sub) in groups().zip(codes).zip(&scales).zip(&mut row.sub_scales) {
         let nearest = (scale / unit).round_ties_even().clamp(-limit, limit);
@@ -286,8 +306,7 @@ mod tests {
     fn relative_error(format: Format, weights: &[f32], levels: &Levels) -> f64 {
         let row = round(format, weights, &vec![1.0; weights.len()], levels);
         let power: f64 = weights.iter().map(|w| f64::from(w * w)).sum();
-        let error: f64 =
-            row.integers(levels).zip(weights).map(|(q, w)| f64::from(q as f32 * row.scale - w).powi(2)).sum();
+        let error: f64 = row.values(levels).zip(weights).map(|(q, w)| f64::from(q - w).powi(2)).sum();
         (error / power).sqrt()
     }
 
@@ -319,7 +338,7 @@ mod tests {
             let levels = if format.is_int8() { Levels::bytes() } else { codebook.clone() };
             let row = round(format, &long, &vec![1.0; long.len()], &levels);
             assert!(row.fits(&levels));
-            let error = row.integers(&levels).map(|q| (q as f32 * row.scale - 1.0).abs()).fold(0.0, f32::max);
+            let error = row.values(&levels).map(|q| (q - 1.0).abs()).fold(0.0, f32::max);
             assert!(error < 0.01, "{format:?} {error}");
         }
     }

@@ -17,7 +17,7 @@ pub struct RoundedLinear {
     pub rows: Vec<Row>,
     /// Inputs.
     pub cols: usize,
-    /// What they go through: rounded, or transformed first.
+    /// What they go through: rounded, to one plane or two, or transformed first.
     pub inputs: Inputs,
     /// One number for each output.
     pub bias: Option<Vec<f32>>,
@@ -26,8 +26,7 @@ pub struct RoundedLinear {
 impl RoundedLinear {
     /// The product that the runtime computes.
     pub fn weights(&self) -> LinearWeights {
-        let values = |row: &Row| -> Vec<f32> { row.integers(&self.levels).map(|q| row.scale * q as f32).collect() };
-        let weight = self.rows.iter().flat_map(values).collect();
+        let weight = self.rows.iter().flat_map(|row| row.values(&self.levels)).collect();
         LinearWeights { weight, bias: self.bias.clone(), cols: self.cols, inputs: self.inputs }
     }
 }

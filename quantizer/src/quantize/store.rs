@@ -213,6 +213,12 @@ impl Store {
             put(&format!("{name}.sub_scales"), Dtype::I8, vec![rows, subs.len() / rows.max(1)], subs);
             let scales: Vec<f32> = linear.rows.iter().map(|row| row.scale).collect();
             put(&format!("{name}.scales"), Dtype::F32, vec![rows], f32s(&scales));
+            if linear.format.has_offsets() {
+                let offsets = bytes(|row| &row.offsets);
+                put(&format!("{name}.offsets"), Dtype::I8, vec![rows, offsets.len() / rows.max(1)], offsets);
+                let scales: Vec<f32> = linear.rows.iter().map(|row| row.offset_scale).collect();
+                put(&format!("{name}.offset_scales"), Dtype::F32, vec![rows], f32s(&scales));
+            }
             put(&format!("{name}.levels"), Dtype::I8, vec![16], linear.levels.values.map(|v| v as u8).to_vec());
             if let Some(bias) = &linear.bias {
                 put(&format!("{name}.bias"), Dtype::F32, vec![bias.len()], f32s(bias));
@@ -242,9 +248,19 @@ impl Store {
             let (codes, subs) = (part("codes")?, part("sub_scales")?);
             let (&[_, cols], &[_, groups]) = (codes.shape(), subs.shape()) else { return None };
             let scales = f32s(&format!("{name}.scales"))?;
+            let (offsets, offset_scales) = match format.has_offsets() {
+                true => (i8s(part("offsets")?.data()), f32s(&format!("{name}.offset_scales"))?),
+                false => (vec![], vec![]),
+            };
             let row = |(r, &scale): (usize, &f32)| -> Option<Row> {
-                let codes = i8s(codes.data().get(r * cols..(r + 1) * cols)?);
-                Some(Row { codes, sub_scales: i8s(subs.data().get(r * groups..(r + 1) * groups)?), scale })
+                let of_row = |all: &[u8], count: usize| all.get(r * count..(r + 1) * count).map(i8s);
+                let (codes, sub_scales) = (of_row(codes.data(), cols)?, of_row(subs.data(), groups)?);
+                let offsets = match format.has_offsets() {
+                    true => offsets.get(r * groups..(r + 1) * groups)?.to_vec(),
+                    false => vec![],
+                };
+                let offset_scale = offset_scales.get(r).copied().unwrap_or_default();
+                Some(Row { codes, sub_scales, scale, offsets, offset_scale })
             };
             Some(RoundedLinear {
                 format,
@@ -320,6 +336,7 @@ pub(super) mod as_name {
             Format::Int8Grouped => "int8",
             Format::Int4 => "int4-uniform",
             Format::Int4Codebook => "int4",
+            Format::Int4Offset => "int4-offset",
         }
     }
 

@@ -7,10 +7,11 @@ use super::convert::round_blocks;
 use super::plan::{self, Plan};
 use super::store::Store;
 use super::{Options, RoundedBlock, Target, fold, packed};
+use crate::calibrate::{self, Passages};
 use crate::checkpoint::Checkpoint;
 use crate::models;
 use crate::prune::{Prune, Refit, Units};
-use crate::reference::{BlockWeights, Reference, Sample, Site};
+use crate::reference::{BlockWeights, Inputs, Reference, Sample, Site};
 use crate::testing::numbers;
 
 /// The rounded blocks of a model.
@@ -163,5 +164,61 @@ fn targets_and_pruning_know_every_kind() {
         assert!(lost < 1.0, "{name}: {lost}");
         let too_many = Options { prune: Prune { blocks: plan.tasks.len(), ..prune }, ..options };
         assert!(plan::plan(&reference, &too_many, 0, &mut |_, _| ()).is_err());
+    }
+}
+
+/// The divergence of blocks that were taken over from those of the source, all else in f32:
+///
+/// ```sh
+/// KINGLET_SOURCE=model.gguf KINGLET_TEXT=text.txt \
+///   cargo test -p kinglet-quantizer --lib -- --ignored --nocapture taking_over
+/// ```
+#[test]
+#[ignore = "needs a file whose weights are quantized, and a text"]
+fn what_taking_over_costs_the_weights_alone() {
+    let [source, text] = ["KINGLET_SOURCE", "KINGLET_TEXT"].map(|name| std::env::var_os(name).expect(name));
+    let checkpoint = Checkpoint::open(source).unwrap();
+    let passages = Passages { tokens: 1500, seed: 0 };
+    let samples = calibrate::sequences(&checkpoint, std::path::Path::new(&text), passages).unwrap();
+    let reference = Reference::with_memory(&checkpoint, 0).unwrap();
+    let mut wanted = vec![];
+    reference.run_samples(&samples, |_, _, row| wanted.push(row.to_vec())).unwrap();
+    for weights in [Format::Int4Codebook, Format::Int8Grouped] {
+        let options = Options { weights, ..Options::default() };
+        let plan = everywhere(&checkpoint, &options);
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("m.kinglet"), "").unwrap();
+        let done = round_blocks(&checkpoint, &options, &plan, &store, &mut |_| ()).unwrap();
+        let taken = done.iter().flat_map(|done| done.taken).flatten().count();
+        let mut batch = reference.begin(&samples).unwrap();
+        for index in 0..done.len() {
+            let mut block = store.get::<super::blocks::Done>(index).unwrap().0.weights();
+            for site in Site::OF_BLOCK {
+                // Only what is on the source's own grid: transformed weights are not those of these inputs.
+                let Some(of) = block.product_mut(site).filter(|_| done[index].taken[site as usize].is_some()) else {
+                    continue;
+                };
+                of.inputs = Inputs::Exact;
+            }
+            batch.enter(index);
+            batch.step(packed::TOKENS, |part| block.advance(part.sequences, part.stream));
+        }
+        let (mut sum, mut rows) = (0.0, wanted.iter());
+        let probabilities = |row: &[f32]| -> Vec<f64> {
+            let largest = row.iter().copied().fold(f32::MIN, f32::max);
+            let all: Vec<f64> = row.iter().map(|x| f64::from(x - largest).exp()).collect();
+            let whole: f64 = all.iter().sum();
+            all.iter().map(|p| p / whole).collect()
+        };
+        let sink = |_: usize, _: usize, row: &[f32]| {
+            let (p, q) = (probabilities(rows.next().unwrap()), probabilities(row));
+            sum += p.iter().zip(&q).filter(|(p, _)| **p > 0.0).map(|(p, q)| p * (p / q).ln()).sum::<f64>();
+        };
+        reference.head(&batch, &mut (), sink).unwrap();
+        let errors = done.iter().flat_map(|done| done.errors).filter(|error| *error > 0.0);
+        let mean = errors.clone().sum::<f64>() / errors.count() as f64;
+        let kl = sum / wanted.len() as f64;
+        println!("{weights:?}: {taken} products taken over, mean relative squared error {mean:.2e}; KL {kl:.6} nats");
+        assert!(taken == 0 || kl < 5e-4, "{kl}");
     }
 }

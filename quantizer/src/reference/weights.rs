@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use kinglet::format::layout::inputs;
 use serde::{Deserialize, Serialize};
 
 use super::batch::Sequences;
@@ -51,15 +52,32 @@ pub enum Inputs {
     Rounded,
     /// They are transformed ([`kinglet_kernels::scalar::transforms`]), then rounded. The rows of the weights are transformed, too.
     Transformed,
+    /// They are rounded to two planes of int8: the second has what the first leaves out.
+    Planes,
 }
 
 impl Inputs {
+    /// What files call it.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Exact | Self::Rounded => inputs::PLAIN,
+            Self::Transformed => inputs::TRANSFORMED,
+            Self::Planes => inputs::PLANES,
+        }
+    }
+
     /// Rows of `cols` numbers behind all that.
     pub(crate) fn prepare<'x>(self, x: &'x [f32], cols: usize) -> Cow<'x, [f32]> {
         match self {
             Self::Exact => Cow::Borrowed(x),
             Self::Rounded => Cow::Owned(ops::rounded(x, cols)),
             Self::Transformed => Cow::Owned(ops::rounded(&ops::transformed(x, cols), cols)),
+            Self::Planes => {
+                let mut high = ops::rounded(x, cols);
+                let left: Vec<f32> = x.iter().zip(&high).map(|(x, high)| x - high).collect();
+                ops::add(&mut high, &ops::rounded(&left, cols));
+                Cow::Owned(high)
+            }
         }
     }
 }

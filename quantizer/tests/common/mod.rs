@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use kinglet::format::layout::{
-    BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, join, norm, pooling, sight,
+    BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, inputs, join, norm, pooling, sight,
 };
 use kinglet::{Format, Isa, Model, Options, Parallel, Plan, Session, Threads};
 use kinglet_kernels::layout::{GROUP, PANEL};
@@ -90,7 +90,8 @@ pub fn shapes() -> Vec<Shape> {
     let mut all = vec![];
     for format in Format::ALL {
         all.push(Shape { format, ..PLAIN });
-        all.push(Shape { format, width: 100, inner: 70, sparse: true, tied: false, ..PLAIN });
+        let sparse = format.may_be_sparse();
+        all.push(Shape { format, width: 100, inner: 70, sparse, tied: false, ..PLAIN });
         all.push(Shape {
             format,
             width: 33,
@@ -131,10 +132,20 @@ impl Build {
         if there { self.tensor(Kind::F32, 1, len) } else { NONE }
     }
 
+    /// Has the inputs of a product rounded to two planes: of all formats in some places, and always with offsets, whose weights
+    /// no other inputs suit.
+    fn in_planes(&mut self, index: u32, format: Format) -> u32 {
+        if format.has_offsets() || format == Format::Int8Grouped && self.tensors.len().is_multiple_of(3) {
+            self.outline.inputs(index, inputs::PLANES);
+        }
+        index
+    }
+
     fn product(&mut self, shape: &Shape, rows: usize, cols: usize) -> u32 {
         let blocks = (0..rows.div_ceil(PANEL)).map(|p| groups_there(p, cols).count()).sum();
         let kind = if shape.sparse { Kind::Sparse(shape.format, blocks) } else { Kind::Matrix(shape.format) };
-        self.tensor(kind, rows, cols)
+        let index = self.tensor(kind, rows, cols);
+        self.in_planes(index, shape.format)
     }
 
     fn block(&mut self, shape: &Shape, layer: usize, attention: bool) {
@@ -201,8 +212,13 @@ fn tensor_bytes(kind: Kind, rows: usize, cols: usize, random: &mut Random) -> Ve
             for slot in bytes[planes.row_scales..planes.index].as_chunks_mut::<4>().0 {
                 *slot = scale.to_le_bytes();
             }
+            for slot in bytes[planes.offset_scales..planes.end].as_chunks_mut::<4>().0 {
+                *slot = (10.0 * scale).to_le_bytes();
+            }
             let mut before = 0u32;
-            for (p, panel) in bytes[planes.index..].chunks_exact_mut(8).take(rows.div_ceil(PANEL)).enumerate() {
+            for (p, panel) in
+                bytes[planes.index..planes.offsets].chunks_exact_mut(8).take(rows.div_ceil(PANEL)).enumerate()
+            {
                 let there = groups_there(p, cols).fold(0u32, |there, g| there | 1 << g);
                 panel[..4].copy_from_slice(&before.to_le_bytes());
                 panel[4..].copy_from_slice(&there.to_le_bytes());
@@ -217,6 +233,9 @@ fn tensor_bytes(kind: Kind, rows: usize, cols: usize, random: &mut Random) -> Ve
 pub fn model(shape: &Shape, seed: u64, tokenizer: Vec<u8>) -> Vec<u8> {
     let mut build = Build { outline: Outline::new(ModelRecord::EMPTY), tensors: vec![] };
     let embedding = build.tensor(Kind::Matrix(Format::Int8), shape.vocab, shape.width);
+    if shape.tied && shape.format.has_offsets() {
+        build.outline.inputs(embedding, inputs::PLANES);
+    }
     for layer in 0..shape.layers {
         build.block(shape, layer, true);
         build.block(shape, layer, false);
@@ -304,6 +323,12 @@ impl Build {
     }
 
     fn matrix(&mut self, format: Format, rows: usize, cols: usize) -> u32 {
+        let index = self.tensor(Kind::Matrix(format), rows, cols);
+        self.in_planes(index, format)
+    }
+
+    /// A matrix of which rows are read, or whose inputs are those of others, too.
+    fn table(&mut self, format: Format, rows: usize, cols: usize) -> u32 {
         self.tensor(Kind::Matrix(format), rows, cols)
     }
 
@@ -345,7 +370,10 @@ impl Build {
         record.input = self.matrix(format, rows, width);
         record.input_bias = self.vector(rows);
         if variant == sight::CROSS {
-            record.memory = self.matrix(format, pairs, memory);
+            record.memory = self.table(format, pairs, memory);
+            if format.has_offsets() {
+                self.outline.inputs(record.memory, inputs::PLANES);
+            }
             record.memory_bias = self.vector(pairs);
         }
         record.output = self.matrix(format, width, queries);

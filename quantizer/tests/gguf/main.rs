@@ -3,6 +3,7 @@
 mod hostile;
 mod refused;
 mod support;
+mod taken;
 mod tokenizer;
 mod twins;
 mod types;

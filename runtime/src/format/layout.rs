@@ -335,16 +335,21 @@ pub mod tensor {
     pub const INT4_CODEBOOK: u8 = 4;
     /// [`kinglet_kernels::Format::Int8Grouped`].
     pub const INT8_GROUPED: u8 = 5;
+    /// [`kinglet_kernels::Format::Int4Offset`]; never sparse.
+    pub const INT4_OFFSET: u8 = 6;
     /// Added to the format of a matrix without bytes for blocks that are zero.
     pub const SPARSE: u8 = 16;
 }
 
-/// What the inputs of a product go through before they are rounded. The columns of its matrix went through the same.
+/// What the inputs of a product go through before they are rounded, and how. Where they are transformed, the columns of its
+/// matrix went through the same.
 pub mod inputs {
     /// Nothing.
     pub const PLAIN: u8 = 0;
     /// [`kinglet_kernels::Isa::transform`]; the columns are a multiple of 4.
     pub const TRANSFORMED: u8 = 1;
+    /// Nothing, and they are rounded to two planes of int8: the second has what the first leaves out.
+    pub const PLANES: u8 = 2;
 }
 
 record! {

@@ -89,6 +89,16 @@ pub enum Inputs {
     Plain,
     /// [`kinglet_kernels::Isa::transform`].
     Transformed,
+    /// Nothing, and they are rounded to two planes: [`kinglet_kernels::Isa::quantize_planes`].
+    Planes,
+}
+
+impl Inputs {
+    /// Planes of a row of activations.
+    #[inline]
+    pub fn planes(self) -> usize {
+        if FAMILIES && self == Self::Planes { 2 } else { 1 }
+    }
 }
 
 /// A product: a matrix, what its inputs go through, and what is added to its result.
@@ -267,6 +277,9 @@ pub(super) fn is_scale(x: f32) -> bool {
 /// The matrix format of a tensor's format byte, and whether it is sparse.
 fn matrix_format(format: u8) -> Option<(Format, bool)> {
     let sparse = format & tensor::SPARSE != 0;
+    if format == tensor::INT4_OFFSET {
+        return Some((Format::Int4Offset, false));
+    }
     match format & !tensor::SPARSE {
         tensor::INT8 => Some((Format::Int8, sparse)),
         tensor::INT4 => Some((Format::Int4, sparse)),
@@ -291,6 +304,9 @@ impl<'a> Model<'a> {
         if record.reserved2 != 0 {
             return Err(fail(TensorProblem::Reserved));
         }
+        if !FAMILIES && record.inputs == inputs::PLANES {
+            return Err(fail(TensorProblem::NotBuilt));
+        }
         let inputs = inputs(record.inputs.into(), record.cols as usize).ok_or(fail(TensorProblem::Inputs))?;
         Ok(Tensor { record, inputs, bytes, values: values(&record, bytes).map_err(fail)? })
     }
@@ -301,6 +317,15 @@ impl<'a> Model<'a> {
             Tensor { inputs, values: Values::Matrix(matrix), .. } => Ok((matrix, inputs)),
             _ => Err(OpenError::Tensor { index, problem: TensorProblem::Kind }),
         }
+    }
+
+    /// Features are as they are, or in two planes.
+    fn features(&self, record: &StackRecord) -> Result<Linear<'a>, OpenError> {
+        let linear = self.linear(record.embedding, record.input_bias)?;
+        if linear.inputs == Inputs::Transformed {
+            return Err(OpenError::Tensor { index: record.embedding, problem: TensorProblem::Inputs });
+        }
+        Ok(linear)
     }
 
     /// A matrix whose inputs, or rows, are as they are.
@@ -372,11 +397,7 @@ impl<'a> Model<'a> {
             _ if !FAMILIES => self.tokens(&record)?,
             input::TOKENS => self.tokens(&record)?,
             input::FEATURES | input::PIXELS => Input::Features {
-                linear: Linear {
-                    matrix: self.matrix(record.embedding)?,
-                    inputs: Inputs::Plain,
-                    bias: self.optional_vector(record.input_bias)?,
-                },
+                linear: self.features(&record)?,
                 class: self.optional_vector(record.class)?,
                 picture: if record.input == input::PIXELS { Some(self.picture(&record)?) } else { None },
             },
@@ -489,7 +510,7 @@ impl<'a> Model<'a> {
             score_scale: record.score_scale,
             query_norm: self.optional_vector(record.query_norm)?,
             key_norm: self.optional_vector(record.key_norm)?,
-            heads_inputs: inputs(record.heads_inputs, record.head_dim as usize).unwrap_or_default(),
+            heads_inputs: heads_inputs(record).unwrap_or_default(),
             head_norm_eps: record.head_norm_eps,
             rope: self.rope(record.rope)?,
             rope_magnitude: record.rope_magnitude,
@@ -502,11 +523,18 @@ impl<'a> Model<'a> {
 fn inputs(code: u32, cols: usize) -> Option<Inputs> {
     const PLAIN: u32 = inputs::PLAIN as u32;
     const TRANSFORMED: u32 = inputs::TRANSFORMED as u32;
+    const PLANES: u32 = inputs::PLANES as u32;
     match code {
         PLAIN => Some(Inputs::Plain),
         TRANSFORMED if transforms(cols) => Some(Inputs::Transformed),
+        PLANES if FAMILIES => Some(Inputs::Planes),
         _ => None,
     }
+}
+
+/// The same of queries and keys, which the cache has in one plane.
+fn heads_inputs(record: &BlockRecord) -> Option<Inputs> {
+    inputs(record.heads_inputs, record.head_dim as usize).filter(|&inputs| inputs != Inputs::Planes)
 }
 
 fn activation(code: u8) -> Activation {
@@ -560,7 +588,7 @@ fn check_block(record: &BlockRecord) -> Result<(), BlockProblem> {
             if record.variant > sight::CROSS {
                 return Err(BlockProblem::Variant);
             }
-            if inputs(record.heads_inputs, record.head_dim as usize).is_none() {
+            if heads_inputs(record).is_none() {
                 return Err(BlockProblem::Inputs);
             }
         }

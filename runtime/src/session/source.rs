@@ -4,6 +4,7 @@ use kinglet_kernels::Isa;
 
 use super::RunError;
 use super::arena::Arena;
+use super::families;
 use super::steps::rows_of;
 use crate::format::{FAMILIES, Input, Inputs, Picture, Stack};
 
@@ -69,7 +70,7 @@ pub(super) fn read(
         (_, None) => return Err(RunError::Reads { what: "features" }),
         (_, Some(_)) => return Err(RunError::Reads { what: "pictures" }),
     };
-    let mut x = rows_of(arena.codes, arena.sums, &mut arena.scales[..rows], cols, 0..rows);
+    let mut x = rows_of((arena.codes, arena.sums, arena.scales), linear.inputs, cols, rows, 0..rows);
     for row in 0..rows {
         let numbers = &mut arena.wide[..cols];
         match (source, picture) {
@@ -81,7 +82,10 @@ pub(super) fn read(
                 each.for_each(|(i, x)| *x = f32::from(pattern(row * cols + i)) / 128.0 - 1.0);
             }
         }
-        isa.quantize(numbers, &mut x, row);
+        match linear.inputs {
+            Inputs::Planes => families::quantize_planes(isa, numbers, &mut x, row),
+            _ => isa.quantize(numbers, &mut x, row),
+        }
     }
     Ok((rows + front, true))
 }

@@ -277,9 +277,9 @@ impl Run {
             }
             Place::Head => {
                 let output = model.output()?;
-                let Some(Linear { matrix: head, bias, .. }) = output.head else { return self.done() };
+                let Some(Linear { matrix: head, bias, inputs }) = output.head else { return self.done() };
                 let (range, spent) = self.take(head.panels(), PANEL * head.cols() * self.logits, budget);
-                let x = Activations::new(arena.codes, arena.sums, &arena.scales[..self.logits], head.cols());
+                let x = activations((arena.codes, arena.sums, arena.scales), inputs, head.cols(), self.logits);
                 ctx.matmul(&head, &x, range, arena.logits, head.rows());
                 if self.cursor == head.panels() {
                     let more = FAMILIES && (bias.is_some() || output.normalize);
@@ -314,7 +314,7 @@ impl Run {
                 let rows = self.rows - usize::from(class.is_some());
                 let w = &linear.matrix;
                 let (range, spent) = self.take(w.panels(), PANEL * w.cols() * rows, budget);
-                let x = Activations::new(arena.codes, arena.sums, &arena.scales[..rows], w.cols());
+                let x = activations((arena.codes, arena.sums, arena.scales), linear.inputs, w.cols(), rows);
                 ctx.matmul(w, &x, range, arena.wide, ctx.stride);
                 if self.cursor == w.panels() {
                     (self.place, self.cursor) = (Place::Embed, 0);
@@ -377,9 +377,9 @@ impl Run {
                 Ok((self.rows * self.width) as u64)
             }
             Place::Dense => {
-                let Some((Linear { matrix, .. }, _)) = model.output()?.dense else { return self.done() };
+                let Some((Linear { matrix, inputs, .. }, _)) = model.output()?.dense else { return self.done() };
                 let (range, spent) = self.take(matrix.panels(), PANEL * matrix.cols() * self.logits, budget);
-                let x = Activations::new(arena.codes, arena.sums, &arena.scales[..self.logits], matrix.cols());
+                let x = activations((arena.codes, arena.sums, arena.scales), inputs, matrix.cols(), self.logits);
                 ctx.matmul(&matrix, &x, range, arena.wide, ctx.stride);
                 if self.cursor == matrix.panels() {
                     (self.place, self.cursor) = (Place::Activate, 0);
@@ -394,9 +394,10 @@ impl Run {
                 if output.head.is_none() {
                     ctx.copy_out(range, matrix.rows(), arena);
                 } else {
-                    let (scales, width) = (&mut arena.scales[..self.logits], matrix.rows());
-                    let to = rows_of(arena.codes, arena.sums, scales, width, range.clone());
+                    let width = matrix.rows();
                     let inputs = output.head.map_or(Inputs::Plain, |head| head.inputs);
+                    let memory = (&mut *arena.codes, &mut *arena.sums, &mut *arena.scales);
+                    let to = rows_of(memory, inputs, width, self.logits, range.clone());
                     ctx.quantize(&mut arena.wide[range.start * ctx.stride..], width, inputs, to);
                 }
                 if self.cursor == self.logits {
@@ -449,7 +450,7 @@ impl Run {
         let w = &linear.matrix;
         if self.place == Place::Keys(index) {
             let (range, spent) = self.take(w.panels(), PANEL * w.cols() * self.rows, budget);
-            let x = Activations::new(arena.codes, arena.sums, &arena.scales[..self.rows], w.cols());
+            let x = activations((arena.codes, arena.sums, arena.scales), linear.inputs, w.cols(), self.rows);
             ctx.matmul(w, &x, range, arena.wide, stride);
             if self.cursor == w.panels() {
                 (self.place, self.cursor) = (Place::Store(index), 0);
@@ -561,8 +562,8 @@ impl<P: Parallel> Context<'_, P> {
             }
             Stage::Input | Stage::Output => {
                 let input = block.input().filter(|_| stage == Stage::Input);
-                let w = &input.unwrap_or(&block.output).matrix;
-                let x = Activations::new(arena.codes, arena.sums, &arena.scales[..rows], w.cols());
+                let Linear { matrix: w, inputs, .. } = input.unwrap_or(&block.output);
+                let x = activations((arena.codes, arena.sums, arena.scales), *inputs, w.cols(), rows);
                 self.matmul(w, &x, units, arena.wide, stride);
             }
             Stage::Prepare => match &block.middle {
@@ -579,8 +580,10 @@ impl<P: Parallel> Context<'_, P> {
             }
             Stage::Quantize => {
                 let width = block.output.matrix.cols();
-                let to = rows_of(arena.codes, arena.sums, &mut arena.scales[..rows], width, units.clone());
-                self.quantize(&mut arena.wide[units.start * stride..], width, block.output.inputs, to);
+                let inputs = block.output.inputs;
+                let memory = (&mut *arena.codes, &mut *arena.sums, &mut *arena.scales);
+                let to = rows_of(memory, inputs, width, rows, units.clone());
+                self.quantize(&mut arena.wide[units.start * stride..], width, inputs, to);
             }
             Stage::Add => {
                 let width = block.output.matrix.rows();
@@ -615,12 +618,16 @@ impl<P: Parallel> Context<'_, P> {
         });
     }
 
-    /// Quantizes a row, which is transformed in place where the product wants that.
+    /// Quantizes a row, which is transformed in place where the product wants that, or left as what the first plane leaves out.
     fn quantize_row(&self, x: &mut [f32], inputs: Inputs, to: &mut ActivationsMut<'_>, row: usize) {
         if inputs == Inputs::Transformed {
             self.isa.transform(x);
         }
-        self.isa.quantize(x, to, row);
+        if FAMILIES && inputs == Inputs::Planes {
+            families::quantize_planes(self.isa, x, to, row);
+        } else {
+            self.isa.quantize(x, to, row);
+        }
     }
 
     /// The cache of a key/value head.
@@ -636,7 +643,7 @@ impl<P: Parallel> Context<'_, P> {
     }
 
     /// Norms rows of the residual stream, the first is row `from`, and quantizes them as the rows `to` of `rows` for a product with such
-    /// inputs; they also stay in the first rows of `wide`. The stream itself takes the second norm, if there is one.
+    /// inputs; as they are where nothing changes them, they also stay in the first rows of `wide`. The stream itself takes the second norm, if there is one.
     fn norm_rows(
         &self,
         (norm, stream, inputs): (Option<&Norm<'_>>, Option<&Norm<'_>>, Inputs),
@@ -648,7 +655,7 @@ impl<P: Parallel> Context<'_, P> {
         let (width, stride) = (self.run.width, self.stride);
         let residual = Units { items: &mut arena.residual[from * width..][..to.len() * width], size: width };
         let normed = Units { items: &mut arena.wide[..to.len() * stride], size: stride };
-        let x = rows_of(arena.codes, arena.sums, &mut arena.scales[..rows], width, to);
+        let x = rows_of((arena.codes, arena.sums, arena.scales), inputs, width, rows, to);
         split(self.parallel, 2 * QUANTIZE * width, ((normed, residual), x), &|_, ((normed, residual), mut x)| {
             let pairs = normed.items.chunks_exact_mut(stride).zip(residual.items.chunks_exact_mut(width));
             for (row, (normed, residual)) in pairs.enumerate() {
@@ -960,16 +967,26 @@ fn states_inputs(model: &Model<'_>, index: u32, states: usize) -> Result<Inputs,
 /// The time to quantize a value, in multiply-accumulates.
 const QUANTIZE: usize = 4;
 
-/// Some of the rows of activations of `cols` values.
-pub(super) fn rows_of<'a>(
-    codes: &'a mut [i8],
-    sums: &'a mut [i16],
-    scales: &'a mut [f32],
+/// All `rows` rows of activations of `cols` values, as a product with such inputs reads them.
+fn activations<'a>(
+    (codes, sums, scales): (&'a [i8], &'a [i16], &'a [f32]),
+    inputs: Inputs,
     cols: usize,
+    rows: usize,
+) -> Activations<'a> {
+    families::planes(Activations::new(codes, sums, &scales[..rows * inputs.planes()], cols), inputs)
+}
+
+/// Memory for some of the `all` rows of activations of `cols` values, for a product with such inputs.
+pub(super) fn rows_of<'a>(
+    (codes, sums, scales): (&'a mut [i8], &'a mut [i16], &'a mut [f32]),
+    inputs: Inputs,
+    cols: usize,
+    all: usize,
     rows: Range<usize>,
 ) -> ActivationsMut<'a> {
-    let all = ActivationsMut::new(codes, sums, scales, cols);
-    all.split_at(rows.end).0.split_at(rows.start).1
+    let all = ActivationsMut::new(codes, sums, &mut scales[..all * inputs.planes()], cols);
+    families::planes_mut(all, inputs).split_at(rows.end).0.split_at(rows.start).1
 }
 
 /// Cosines and sines of the rotations at `position`.

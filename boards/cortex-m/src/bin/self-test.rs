@@ -72,7 +72,7 @@ fn kernels(arena: &mut Arena) {
         let (mut products, mut attentions) = (0, 0);
         for (format, rows, cols) in Format::ALL.iter().flat_map(|&f| ROWS.map(|r| COLS.map(|c| (f, r, c)))).flatten() {
             for tokens in TOKENS {
-                for quarters in [None, Some(2)] {
+                for quarters in [None, Some(2)].into_iter().filter(|q| q.is_none() || format.may_be_sparse()) {
                     product(isa, format, [rows, cols, tokens], quarters, &mut random, lend(arena));
                     products += 1;
                 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use kinglet::format::layout::pooling;
-use kinglet::format::{Input, Join, Middle, Sight, Values};
+use kinglet::format::{Input, Inputs, Join, Middle, Sight, Values};
 use kinglet::{Activation, Model, Options, Plan, ValueFormat};
 use kinglet_quantizer::size::Matrices;
 use serde::Serialize;
@@ -85,6 +85,8 @@ struct TensorRow {
     cols: usize,
     bytes: u64,
     bits_per_weight: f64,
+    /// What the inputs of its product go through.
+    inputs: Option<&'static str>,
     /// Of a sparse matrix, the part of its blocks of 16 by 32 that is stored.
     blocks: Option<f64>,
     crc32: String,
@@ -188,11 +190,17 @@ fn tensor(model: &Model<'_>, index: u32) -> Result<TensorRow> {
             kinglet::Format::Int8Grouped => "int8",
             kinglet::Format::Int4 => "int4-uniform",
             kinglet::Format::Int4Codebook => "int4",
+            kinglet::Format::Int4Offset => "int4-offset",
         },
     };
     let blocks = match tensor.values {
         Values::Matrix(m) if m.is_sparse() => Some(m.blocks() as f64 / (m.panels() * m.groups()) as f64),
         _ => None,
+    };
+    let inputs = match tensor.inputs {
+        Inputs::Plain => None,
+        Inputs::Transformed => Some("transformed"),
+        Inputs::Planes => Some("in two planes"),
     };
     let record = tensor.record;
     let (rows, cols) = (record.rows as usize, record.cols as usize);
@@ -205,6 +213,7 @@ fn tensor(model: &Model<'_>, index: u32) -> Result<TensorRow> {
         cols,
         bytes: record.bytes,
         bits_per_weight,
+        inputs,
         blocks,
         crc32: format!("{:08x}", record.crc),
     })
@@ -334,8 +343,9 @@ impl Report {
         let name = self.tensors.iter().map(|t| t.name.len()).max().unwrap_or(0);
         for t in &self.tensors {
             let blocks = t.blocks.map_or(String::new(), |part| format!(", {:.1}% of the blocks", 100.0 * part));
+            let inputs = t.inputs.map_or(String::new(), |inputs| format!(", inputs {inputs}"));
             line(format!(
-                "  {:name$}  {:>12}  {:>6} x {:<6} {:>10}  {:5.2} bits{blocks}",
+                "  {:name$}  {:>12}  {:>6} x {:<6} {:>10}  {:5.2} bits{blocks}{inputs}",
                 t.name,
                 t.format,
                 t.rows,

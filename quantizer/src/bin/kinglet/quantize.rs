@@ -11,7 +11,7 @@ use kinglet_quantizer::calibrate::{self, Passages};
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::fit::FitOptions;
 use kinglet_quantizer::prune::{Prune, Refit, Units};
-use kinglet_quantizer::quantize::{Options, Target, quantize, reachable};
+use kinglet_quantizer::quantize::{Options, TAKEN, Target, quantize, reachable};
 use kinglet_quantizer::reference::{Reference, Sample};
 use kinglet_quantizer::size::Matrices;
 use kinglet_quantizer::verdict::{HELD_OUT, RESIDENT, Verdict, verdict};
@@ -23,8 +23,8 @@ use crate::model::{Source, bar, bytes, isa};
 /// Turn a Hugging Face checkpoint or a GGUF file into a .kinglet file
 ///
 /// A directory holds config.json, safetensors (f32, f16 or bf16; one file or sharded) and tokenizer.json of a model of the Llama class
-/// (Llama, Mistral, Qwen2, Qwen3); a GGUF file holds all of that, its weights perhaps quantized, which adds their error to ours. The
-/// file is written beside its target and renamed when it is whole.
+/// (Llama, Mistral, Qwen2, Qwen3); a GGUF file holds all of that, its weights perhaps quantized: codes of Q4_0, Q4_1 and Q8_0 are
+/// taken over where --weights is as wide, others add their error to ours. The file is written beside its target and renamed when it is whole.
 ///
 /// It ends with a verdict: the mean KL divergence of the file's predictions from the f32 model's
 /// (of embedding models, the cosine), on text that was held out of the calibration or, without one,
@@ -94,6 +94,11 @@ pub(crate) struct Args {
     /// larger than the others, as in all real language models
     #[arg(long)]
     no_transform: bool,
+    /// Round weights again that a GGUF file has quantized already. By default the codes of Q4_0 and Q4_1 (--weights int4) and of
+    /// Q8_0 (int8) are taken over block by block, and the inputs of these products, which cannot be transformed then, are rounded to
+    /// two planes. A target, --prune and --fit round again, too
+    #[arg(long)]
+    no_take: bool,
     /// Measure what each block and each product's rounding does to the predictions, for the report
     #[arg(long)]
     explain: bool,
@@ -143,6 +148,9 @@ struct Made {
     seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens_kept: Option<usize>,
+    /// What was taken over from a source that is quantized already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    taken: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<Verdict>,
 }
@@ -248,6 +256,7 @@ impl Args {
             bits_per_weight: Matrices::of_blocks(&model)?.bits(),
             seconds,
             tokens_kept: checkpoint.kept().map(|_| checkpoint.architecture().vocab()),
+            taken: summary.record.notes.into_iter().find(|note| note.what == TAKEN).map(|note| note.how),
             verdict,
         };
         if self.json {
@@ -301,6 +310,7 @@ impl Args {
             correct: !self.no_correct,
             fold: !self.no_fold,
             transform: !self.no_transform,
+            take: !self.no_take,
             explain: self.explain,
             learn: self.learn,
             fit: FitOptions { steps: self.fit, rate: self.fit_rate },
@@ -338,6 +348,9 @@ impl Made {
         );
         if let Some(kept) = checkpoint.kept() {
             println!("{} of {} tokens kept", checkpoint.architecture().vocab(), kept.of());
+        }
+        if let Some(taken) = &self.taken {
+            println!("{TAKEN}: {taken}");
         }
         match &self.verdict {
             Some(verdict) => println!("verdict: {verdict}"),
