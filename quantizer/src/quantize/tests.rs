@@ -190,6 +190,9 @@ fn what_taking_over_costs_the_weights_alone() {
         let store = Store::open(&dir.path().join("m.kinglet"), "").unwrap();
         let done = round_blocks(&checkpoint, &options, &plan, &store, &mut |_| ()).unwrap();
         let taken = done.iter().flat_map(|done| done.taken).flatten().count();
+        if taken == 0 {
+            continue;
+        }
         let mut batch = reference.begin(&samples).unwrap();
         for index in 0..done.len() {
             let mut block = store.get::<super::blocks::Done>(index).unwrap().0.weights();
@@ -219,6 +222,6 @@ fn what_taking_over_costs_the_weights_alone() {
         let mean = errors.clone().sum::<f64>() / errors.count() as f64;
         let kl = sum / wanted.len() as f64;
         println!("{weights:?}: {taken} products taken over, mean relative squared error {mean:.2e}; KL {kl:.6} nats");
-        assert!(taken == 0 || kl < 5e-4, "{kl}");
+        assert!(kl < 5e-4, "{kl}");
     }
 }
