@@ -194,11 +194,11 @@ fn what_taking_over_costs_the_weights_alone() {
             continue;
         }
         let mut batch = reference.begin(&samples).unwrap();
-        for index in 0..done.len() {
+        for (index, done) in done.iter().enumerate() {
             let mut block = store.get::<super::blocks::Done>(index).unwrap().0.weights();
             for site in Site::OF_BLOCK {
                 // Only what is on the source's own grid: transformed weights are not those of these inputs.
-                let Some(of) = block.product_mut(site).filter(|_| done[index].taken[site as usize].is_some()) else {
+                let Some(of) = block.product_mut(site).filter(|_| done.taken[site as usize].is_some()) else {
                     continue;
                 };
                 of.inputs = Inputs::Exact;
