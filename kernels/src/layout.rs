@@ -250,6 +250,9 @@ struct Offsets<'a> {
     none: core::marker::PhantomData<&'a ()>,
 }
 
+/// Offsets of a panel, 16 a group, and their scales.
+pub(crate) type PanelOffsets<'a> = (&'a [[i8; PANEL]], &'a [f32; PANEL]);
+
 impl<'a> Offsets<'a> {
     /// Those in the bytes of a matrix.
     #[cfg(feature = "families")]
@@ -268,14 +271,14 @@ impl<'a> Offsets<'a> {
     /// Those of panel `p` of `panels`, 16 a group, and their scales; nothing where there are none.
     #[cfg(feature = "families")]
     #[inline(always)]
-    fn panel(&self, p: usize, panels: usize) -> Option<(&'a [[i8; PANEL]], &'a [f32; PANEL])> {
+    fn panel(&self, p: usize, panels: usize) -> Option<PanelOffsets<'a>> {
         let len = self.codes.len() / panels;
         Some((self.codes.get(p * len..(p + 1) * len)?.as_chunks().0, self.scales.as_chunks().0.get(p)?))
     }
 
     #[cfg(not(feature = "families"))]
     #[inline(always)]
-    fn panel(&self, _: usize, _: usize) -> Option<(&'a [[i8; PANEL]], &'a [f32; PANEL])> {
+    fn panel(&self, _: usize, _: usize) -> Option<PanelOffsets<'a>> {
         None
     }
 }
@@ -345,7 +348,7 @@ impl<'a> Matrix<'a> {
 
     /// Offsets of panel `p`, 16 a group, and their scales, where there are offsets.
     #[inline]
-    pub(crate) fn panel_offsets(&self, p: usize) -> Option<(&'a [[i8; PANEL]], &'a [f32; PANEL])> {
+    pub(crate) fn panel_offsets(&self, p: usize) -> Option<PanelOffsets<'a>> {
         self.offsets.panel(p, self.panels())
     }
 

@@ -23,6 +23,11 @@ use crate::layout::{Matrix, PANEL};
 /// with an operating system have room for the 64 rows that their kernels walk over at once.
 const ROOM: usize = if cfg!(target_os = "none") { 256 } else { 1024 };
 
+/// A product of rows of one plane: rows, panels, results and their stride.
+type Product<'p> = dyn Fn(&Activations<'_>, Range<usize>, &mut [f32], usize) + 'p;
+/// Quantizes numbers to codes and their sums, and returns the scale.
+type Quantize<'q> = dyn Fn(&[f32], &mut [i8], &mut [i16]) -> f32 + 'q;
+
 /// Whether a product is one of these.
 #[inline]
 pub(crate) fn is_sum(w: &Matrix<'_>, x: &Activations<'_>) -> bool {
@@ -38,7 +43,7 @@ pub(crate) fn matmul(
     panels: Range<usize>,
     out: &mut [f32],
     stride: usize,
-    product: &dyn Fn(&Activations<'_>, Range<usize>, &mut [f32], usize),
+    product: &Product<'_>,
 ) {
     if x.planes() == 1 {
         product(x, panels.clone(), out, stride);
@@ -99,12 +104,7 @@ fn weighted(offsets: &[[i8; PANEL]], sums: &[i16]) -> [i32; PANEL] {
 
 /// Quantizes `x` into both planes of row `row` by way of `quantize`, which writes one. What is left in `x`
 /// is the remainder that the low plane was made of.
-pub(crate) fn quantize(
-    x: &mut [f32],
-    to: &mut ActivationsMut<'_>,
-    row: usize,
-    quantize: &dyn Fn(&[f32], &mut [i8], &mut [i16]) -> f32,
-) {
+pub(crate) fn quantize(x: &mut [f32], to: &mut ActivationsMut<'_>, row: usize, quantize: &Quantize<'_>) {
     for plane in 2 * row..2 * row + 2 {
         let (codes, sums, scale) = to.row_of_planes(plane);
         fit!(codes.len() == crate::activations::stride(x.len()));

@@ -29,7 +29,7 @@ use super::packed::{self, TOKENS};
 use super::round::{Levels, Row};
 use super::rounded::{RoundedBlock, RoundedLinear};
 use super::{Options, QuantizeError};
-use crate::checkpoint::{Block, Checkpoint, CheckpointError, Coded, Coding, Linear, Middle, Sight, TensorRef};
+use crate::checkpoint::{Block, Checkpoint, CheckpointError, Coded, Coding, Linear, Middle, TensorRef};
 use crate::reference::{self, BlockWeights, Inputs, LinearWeights, Site};
 
 /// Sub-scales up to these are tried, until no sum of the row can leave i32. With less the scales would lose
@@ -52,10 +52,9 @@ fn format(coding: Coding, asked: Format) -> Option<Format> {
     }
 }
 
-/// The tensors that each product of a block is made of.
+/// The tensors that each product of a block is made of, which does not look across.
 fn parts(block: &Block) -> [Vec<&Linear>; 3] {
     match &block.middle {
-        Middle::Attention(a) if a.sight == Sight::Cross => [vec![&a.query], vec![&a.key, &a.value], vec![&a.output]],
         Middle::Attention(a) => [vec![&a.query, &a.key, &a.value], vec![], vec![&a.output]],
         Middle::FeedForward(f) => [f.gate.iter().chain([&f.up]).collect(), vec![], vec![&f.down]],
         Middle::Projection(linear) => [vec![], vec![], vec![linear]],
@@ -64,6 +63,10 @@ fn parts(block: &Block) -> [Vec<&Linear>; 3] {
 
 /// How the source codes each product of a block, if all can be taken over.
 fn codings(checkpoint: &Checkpoint, block: &Block, options: &Options) -> Option<[Option<Coding>; 3]> {
+    // States are rounded once for all blocks that look at them, so none may choose for itself.
+    if block.is_cross() {
+        return None;
+    }
     let mut codings = [None; 3];
     for (to, parts) in codings.iter_mut().zip(parts(block)) {
         let Some(first) = parts.first() else { continue };
