@@ -25,7 +25,7 @@ const BAND: usize = 64;
 /// Columns between two repayments of their errors to all later ones.
 const BLOCK: usize = 64;
 /// Rounds of coordinate descent.
-const SWEEPS: usize = 2;
+const SWEEPS: usize = 3;
 
 /// The second moments of a product's inputs, in the forms that rounding needs.
 pub(super) struct Hessian {
