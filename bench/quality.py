@@ -17,7 +17,7 @@ import llama_model
 
 HERE = pathlib.Path(__file__).resolve().parent
 PEERS = ["q8_0", "q4_k_m", "iq4_nl", "q4_0"]
-KINGLET = ["--weights int8", "--weights int4"]
+KINGLET = ["--weights int8", "--weights int4", "--weights int4 --no-take"]
 # The folder with models and data that the tests use, too; it is not part of the repository.
 SHARED = pathlib.Path(os.environ.get("KINGLET_SHARED", HERE.parent.parent / "shared"))
 

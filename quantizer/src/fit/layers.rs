@@ -39,7 +39,8 @@ fn lessons<'b>(before: &'b Batch, after: &'b Batch) -> [Vec<Lesson<'b>>; 2] {
     let all: usize = before.lengths().iter().sum();
     let tokens = TOKENS.min(all.div_ceil(PARTS));
     let wanted = after.parts(tokens).map(|part| part.stream);
-    let mut seen: Vec<_> = before.parts(tokens).zip(wanted).map(|(part, wanted)| Lesson { part, wanted, width: after.width() }).collect();
+    let mut seen: Vec<_> =
+        before.parts(tokens).zip(wanted).map(|(part, wanted)| Lesson { part, wanted, width: after.width() }).collect();
     let (mut held, mut left) = (vec![], held_out(before.lengths().len()));
     while left > 0
         && let Some(lesson) = seen.pop()

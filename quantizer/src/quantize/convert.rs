@@ -11,7 +11,7 @@ use super::blocks::{self, Done, Streams};
 use super::codebook;
 use super::golden;
 use super::layer::{self, Layer};
-use super::linear::{CODEBOOK_ROWS, nearest};
+use super::linear::{codebook_step, nearest};
 use super::outline::{Build, Source};
 use super::pack::{self, Packer};
 use super::packed;
@@ -385,7 +385,7 @@ fn table(
     };
     let levels = match format {
         Format::Int4Codebook => {
-            let step = rows.div_ceil(CODEBOOK_ROWS);
+            let step = codebook_step(rows, cols);
             let sample: Result<Vec<_>, _> = (0..rows).step_by(step).map(|row| read(row..row + 1)).collect();
             codebook::fit(&sample?.iter().map(Vec::as_slice).collect::<Vec<_>>(), &importance)
         }

@@ -16,8 +16,8 @@ use super::round::{Levels, Row, round};
 use super::rounded::RoundedLinear;
 use crate::reference::{Inputs, LinearWeights, ops};
 
-/// Rows that a codebook is fitted to.
-pub(super) const CODEBOOK_ROWS: usize = 256;
+/// Weights that a codebook is fitted to, about: some thousands for each level.
+const CODEBOOK: usize = 1 << 16;
 /// Rows that ways of rounding are tried on.
 const TRIED: usize = 64;
 /// What is added to the diagonal of finished moments, as parts of its mean.
@@ -51,12 +51,16 @@ fn assemble(of: &LinearWeights, format: Format, levels: Levels, rows: Vec<Row>) 
 fn levels(of: &LinearWeights, format: Format, importance: &[f32]) -> Levels {
     match format {
         Format::Int4Codebook => {
-            let step = of.rows().div_ceil(CODEBOOK_ROWS);
-            let sample: Vec<&[f32]> = of.weight.chunks(of.cols).step_by(step).collect();
+            let sample: Vec<&[f32]> = of.weight.chunks(of.cols).step_by(codebook_step(of.rows(), of.cols)).collect();
             codebook::fit(&sample, importance)
         }
         _ => Levels::of(format),
     }
+}
+
+/// Of how many rows one is enough to fit a codebook to.
+pub(super) fn codebook_step(rows: usize, cols: usize) -> usize {
+    rows.div_ceil((CODEBOOK / cols).max(1))
 }
 
 /// Rounds a product for inputs with these second moments; without them, to the nearest values. Also tells the squared error of its
@@ -118,12 +122,7 @@ pub(super) fn calibrated(
 }
 
 /// The way that does best with some rows.
-fn best(
-    of: &LinearWeights,
-    format: Format,
-    levels: &Levels,
-    [fitted, held]: [&Sums; 2],
-) -> Result<Way, MomentsError> {
+fn best(of: &LinearWeights, format: Format, levels: &Levels, [fitted, held]: [&Sums; 2]) -> Result<Way, MomentsError> {
     let numbers: Vec<usize> = (0..of.rows()).step_by(of.rows().div_ceil(TRIED)).collect();
     let weights: Vec<f32> = numbers.iter().flat_map(|&r| &of.weight[r * of.cols..][..of.cols]).copied().collect();
     let [lack, held_lack] = [fitted, held].map(|sums| sums.lack(&weights, &numbers));
@@ -198,7 +197,7 @@ mod tests {
         for (tokens, alike) in [(400, true), (100, false)] {
             let some = |seed| if alike { inputs(tokens, seed) } else { numbers(tokens * COLS, seed) };
             let x = some(3);
-            let mut evidence = Evidence::new(COLS, Aim::Own, &vec![tokens / 10; 10]);
+            let mut evidence = Evidence::new(COLS, Aim::Own, &[tokens / 10; 10]);
             evidence.add(&x, &[]);
             let mut rounded_as = of.clone();
             let (rounded, _, way) = calibrated(&mut rounded_as, Format::Int4, evidence).unwrap();

@@ -33,15 +33,16 @@ use std::path::{Path, PathBuf};
 
 use kinglet::Format;
 
-pub use linear::linear;
 pub use convert::quantize;
 pub(crate) use golden::{Question, add as add_golden};
+pub use linear::linear;
 pub(crate) use moments::cholesky;
 pub use moments::{Moments, MomentsError};
 pub(crate) use outline::names;
 pub use reach::reachable;
 pub use record::{TAKEN, record_path};
 pub use rounded::{RoundedBlock, RoundedLinear};
+pub use taken::could_be_kept;
 
 use crate::checkpoint::CheckpointError;
 use crate::file::WriteError;

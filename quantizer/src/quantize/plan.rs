@@ -11,8 +11,8 @@ use kinglet_kernels::{Activations, Matrix};
 use serde::{Deserialize, Serialize};
 
 use super::blocks::Task;
-use super::linear::nearest;
 use super::budget::{self, Form, Limit};
+use super::linear::nearest;
 use super::store::as_name;
 use super::{Moments, Options, QuantizeError, Target};
 use crate::checkpoint::{Architecture, Sight};

@@ -86,6 +86,25 @@ pub(super) fn of_table(checkpoint: &Checkpoint, of: &TensorRef, asked: Format, o
     (format(coding, asked) == Some(asked)).then_some(coding)
 }
 
+/// Advice for who rounds weights again that could be kept: their type, and the value of `--weights` that keeps them.
+pub fn could_be_kept(checkpoint: &Checkpoint, options: &Options) -> Option<String> {
+    let codings = |weights, take| {
+        let options = Options { weights, take, ..options.clone() };
+        let block = checkpoint.architecture().blocks().next()?;
+        codings(checkpoint, block, &options).filter(|_| is_wanted(&options))
+    };
+    if codings(options.weights, options.take).is_some() {
+        return None;
+    }
+    let widths = [("int4", Format::Int4Codebook), ("int8", Format::Int8Grouped)];
+    let (name, kept) = widths.into_iter().find_map(|(name, format)| Some((name, codings(format, true)?)))?;
+    let coding = kept.into_iter().flatten().next()?.name();
+    let without = if options.take { "" } else { ", without --no-take," };
+    Some(format!(
+        "the source has {coding} weights, which are rounded again here: --weights {name}{without} would keep their codes"
+    ))
+}
+
 /// Takes a block over and its samples through it; nothing where that cannot be done.
 pub(super) fn block(
     checkpoint: &Checkpoint,

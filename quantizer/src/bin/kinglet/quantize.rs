@@ -11,7 +11,7 @@ use kinglet_quantizer::calibrate::{self, Passages};
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::fit::FitOptions;
 use kinglet_quantizer::prune::{Prune, Refit, Units};
-use kinglet_quantizer::quantize::{Options, TAKEN, Target, quantize, reachable};
+use kinglet_quantizer::quantize::{Options, TAKEN, Target, could_be_kept, quantize, reachable};
 use kinglet_quantizer::reference::{Reference, Sample};
 use kinglet_quantizer::size::Matrices;
 use kinglet_quantizer::verdict::{HELD_OUT, RESIDENT, Verdict, verdict};
@@ -151,6 +151,9 @@ struct Made {
     /// What was taken over from a source that is quantized already.
     #[serde(skip_serializing_if = "Option::is_none")]
     taken: Option<String>,
+    /// How codes of the source could be kept that were not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<Verdict>,
 }
@@ -257,6 +260,7 @@ impl Args {
             seconds,
             tokens_kept: checkpoint.kept().map(|_| checkpoint.architecture().vocab()),
             taken: summary.record.notes.into_iter().find(|note| note.what == TAKEN).map(|note| note.how),
+            source: could_be_kept(&checkpoint, &options),
             verdict,
         };
         if self.json {
@@ -351,6 +355,9 @@ impl Made {
         }
         if let Some(taken) = &self.taken {
             println!("{TAKEN}: {taken}");
+        }
+        if let Some(source) = &self.source {
+            println!("note: {source}");
         }
         match &self.verdict {
             Some(verdict) => println!("verdict: {verdict}"),
