@@ -13,12 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use super::evidence::{Aim, Evidence};
 use super::fold;
+use super::heads;
 use super::linear::{self, Way, calibrated, nearest};
 use super::moments::{Moments, MomentsError};
 use super::packed::{self, Packed, Rows, TOKENS};
 use super::rounded::{RoundedBlock, RoundedLinear};
 use super::store::as_name;
-use crate::checkpoint::{Coding, Join, NormKind, Sight};
+use crate::checkpoint::{Coding, Join, NormKind};
 use crate::fit::{Aims, FitOutcome};
 use crate::prune::{self, Refit};
 use crate::reference::{Batch, BlockWeights, Inputs, LinearWeights, Middle, Part, Site, joined, ops, product};
@@ -152,7 +153,8 @@ pub(super) fn quantize(
     if let Middle::Attention(heads) = &mut block.middle {
         heads.transforms = task.transform && spreads_heads(heads.dim);
     }
-    turn_values(&mut block);
+    heads::balance_keys(&mut block);
+    heads::turn_values(&mut block);
     let Some(streams) = streams else { return to_nearest(layer, block, task) };
     let mut done = Done::default();
     let original = streams.exact.as_ref().map(|_| block.clone());
@@ -322,31 +324,6 @@ pub(super) fn assembled(layer: usize, block: BlockWeights, products: [Option<Rou
     let [input, memory, output] = products;
     let output = output.expect("every block has a last product");
     RoundedBlock { layer, norm, join, stream_norm, input, memory, middle, output }
-}
-
-/// Transforms the values of heads whose queries and keys are transformed, and the columns that read them: the same function, with
-/// values that share a scale better. Values are not rotated, so this costs the runtime nothing.
-fn turn_values(block: &mut BlockWeights) {
-    let (dim, values, site) = match &block.middle {
-        Middle::Attention(heads) if heads.transforms => {
-            let site = if heads.sight == Sight::Cross { Site::Memory } else { Site::Input };
-            (heads.dim, heads.values(), site)
-        }
-        _ => return,
-    };
-    let Some(of) = block.product_mut(site) else { return };
-    for first in values.step_by(dim) {
-        let rows = &mut of.weight[first * of.cols..(first + dim) * of.cols];
-        let columns: Vec<f32> = (0..of.cols).flat_map(|c| rows[c..].iter().step_by(of.cols).copied()).collect();
-        for (c, column) in ops::transformed(&columns, dim).chunks(dim).enumerate() {
-            rows[c..].iter_mut().step_by(of.cols).zip(column).for_each(|(to, v)| *to = *v);
-        }
-        if let Some(bias) = &mut of.bias {
-            let turned = ops::transformed(&bias[first..first + dim], dim);
-            bias[first..first + dim].copy_from_slice(&turned);
-        }
-    }
-    block.output.weight = ops::transformed(&block.output.weight, dim);
 }
 
 /// Folds offsets and outliers away where that helps; tells at which products.

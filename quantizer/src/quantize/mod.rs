@@ -11,6 +11,7 @@ mod evidence;
 mod fold;
 mod golden;
 mod gptq;
+mod heads;
 mod layer;
 mod linear;
 mod moments;

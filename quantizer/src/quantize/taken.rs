@@ -23,6 +23,7 @@ use kinglet_kernels::layout::GROUP;
 use rayon::prelude::*;
 
 use super::blocks::{self, Done, Streams, Task};
+use super::heads;
 use super::linear;
 use super::offsets::shared;
 use super::packed::{self, TOKENS};
@@ -116,11 +117,17 @@ pub(super) fn block(
         return Ok(None);
     };
     let mut done = Done { taken: codings, ..Done::default() };
+    let factors = heads::key_factors(weights);
     let mut products = [None, None, None];
     for (site, parts) in Site::OF_BLOCK.into_iter().zip(parts(description)) {
         let (Some(coding), Some(of)) = (codings[site as usize], weights.product(site)) else { continue };
-        let Some(product) = product(checkpoint, &parts, (coding, options.weights), of)? else { return Ok(None) };
+        let Some(mut product) = product(checkpoint, &parts, (coding, options.weights), of)? else { return Ok(None) };
         done.errors[site as usize] = linear::error(&of.weight, &product);
+        if site == Site::Input
+            && let Some(factors) = &factors
+        {
+            heads::balance_taken(factors, &mut product);
+        }
         products[site as usize] = Some(product);
     }
     let mut kept = weights.clone();
