@@ -95,7 +95,7 @@ struct Teacher {
 }
 
 /// How many of some sequences are held out, the last ones.
-fn held_out(sequences: usize) -> usize {
+pub(crate) fn held_out(sequences: usize) -> usize {
     sequences.div_ceil(HELD_OUT)
 }
 

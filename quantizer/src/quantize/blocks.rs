@@ -216,14 +216,14 @@ fn seen(block: &BlockWeights, site: Site, part: &Part<'_>) -> Vec<f32> {
 
 /// Divides rows of both by the size of the stream of their token, on which what is behind a norm depends.
 fn weigh(stream: &[f32], width: usize, rows: [&mut [f32]; 2]) {
-    let part = |row: &[f32]| {
+    let parts = stream.chunks(width).map(|row| {
         let size = (row.iter().map(|x| x * x).sum::<f32>() / width as f32).sqrt();
         if size > 0.0 { 1.0 / size } else { 0.0 }
-    };
+    });
+    let parts: Vec<f32> = parts.collect();
     for rows in rows.into_iter().filter(|rows| !rows.is_empty()) {
-        let wide = rows.len() / (stream.len() / width);
-        for (row, stream) in rows.chunks_mut(wide).zip(stream.chunks(width)) {
-            let part = part(stream);
+        let wide = rows.len() / parts.len();
+        for (row, part) in rows.chunks_mut(wide).zip(&parts) {
             row.iter_mut().for_each(|x| *x *= part);
         }
     }

@@ -6,10 +6,9 @@ use ndarray::linalg::general_mat_mul;
 use rayon::prelude::*;
 
 use super::moments::{Moments, MomentsError};
+use crate::fit::held_out;
 use crate::reference::product::{add_outer, multiply, view, view_mut};
 
-/// One sequence in so many is held out.
-const HELD_OUT: usize = 10;
 /// Rows that are multiplied at once.
 const BAND: usize = 64;
 
@@ -25,7 +24,6 @@ pub(super) enum Aim {
 }
 
 /// Sums over tokens.
-#[derive(Clone)]
 pub(super) struct Sums {
     aim: Aim,
     pub(super) moments: Moments,
@@ -112,7 +110,7 @@ pub(super) struct Evidence {
 impl Evidence {
     /// Of a product with so many inputs, on sequences of these lengths.
     pub(super) fn new(cols: usize, aim: Aim, lengths: &[usize]) -> Self {
-        let held = if lengths.len() > 1 { lengths.len().div_ceil(HELD_OUT) } else { 0 };
+        let held = if lengths.len() > 1 { held_out(lengths.len()) } else { 0 };
         Self {
             fitted: Sums::new(cols, aim),
             held: (held > 0).then(|| Sums::new(cols, aim)),

@@ -107,7 +107,8 @@ pub(super) fn calibrated(
         fitted.join(held);
     }
     let Some(damping) = way.damping else {
-        let rounded = nearest(of, format, &importance);
+        let rows = nearest_rows(&of.weight, format, &importance, &levels);
+        let rounded = assemble(of, format, levels, rows);
         let error = error(&of.weight, &rounded);
         return Ok((rounded, error, way));
     };

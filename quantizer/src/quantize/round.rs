@@ -86,11 +86,13 @@ impl Levels {
     /// What the largest weight of a group may become, in units: a clipped end of the levels, or a place a little inside, on either
     /// side. Eight bits lose more by clipping than they win.
     fn ranges(&self) -> impl Iterator<Item = f32> {
-        let (ends, first, by, tries) = match self.bytes {
-            true => ([127.0, 127.0], 0.99, 0.01, 4),
-            false => ([f32::from(self.values[0]), f32::from(self.values[15])], 0.85, 0.05, 14),
+        let ends = [0, 15].map(|code| f32::from(self.values[code]));
+        let (ends, sides, first, by, tries) = match self.bytes {
+            true => ([127.0; 2], 1, 0.99, 0.01, 4),
+            false => (ends, 2, 0.85, 0.05, 7),
         };
-        (0..tries).map(move |i| ends[i / 7] * (first + by * (i % 7) as f32))
+        let ends = ends.into_iter().take(sides);
+        ends.flat_map(move |end| (0..tries).map(move |i| end * (first + by * i as f32)))
     }
 
     /// The values nearest to weights divided by a scale, as numbers.

@@ -37,10 +37,14 @@ use crate::reference::{self, BlockWeights, Inputs, LinearWeights, Site};
 /// more than rounding again does.
 const LIMITS: [f32; 4] = [127.0, 96.0, 72.0, 54.0];
 
-/// Whether anything may be taken over: what prunes, moves or chooses between formats needs weights that are
-/// not fixed.
+/// Whether anything is to be taken over.
 pub(super) fn is_wanted(options: &Options) -> bool {
-    options.take && options.target.is_none() && !options.prune.any() && options.fit.steps == 0
+    options.take && stays(options)
+}
+
+/// Whether codes could stay: what prunes, moves or chooses between formats needs weights that are not fixed.
+fn stays(options: &Options) -> bool {
+    options.target.is_none() && !options.prune.any() && options.fit.steps == 0
 }
 
 /// The format that codes have here, if it is as wide as the one asked for.
@@ -63,7 +67,7 @@ fn parts(block: &Block) -> [Vec<&Linear>; 3] {
 }
 
 /// How the source codes each product of a block, if all can be taken over.
-fn codings(checkpoint: &Checkpoint, block: &Block, options: &Options) -> Option<[Option<Coding>; 3]> {
+fn codings(checkpoint: &Checkpoint, block: &Block, asked: Format) -> Option<[Option<Coding>; 3]> {
     // States are rounded once for all blocks that look at them, so none may choose for itself.
     if block.is_cross() {
         return None;
@@ -72,7 +76,7 @@ fn codings(checkpoint: &Checkpoint, block: &Block, options: &Options) -> Option<
     for (to, parts) in codings.iter_mut().zip(parts(block)) {
         let Some(first) = parts.first() else { continue };
         let coding = checkpoint.coding(&first.weight)?;
-        format(coding, options.weights)?;
+        format(coding, asked)?;
         if parts.iter().any(|part| checkpoint.coding(&part.weight) != Some(coding)) {
             return None;
         }
@@ -89,16 +93,13 @@ pub(super) fn of_table(checkpoint: &Checkpoint, of: &TensorRef, asked: Format, o
 
 /// Advice for who rounds weights again that could be kept: their type, and the value of `--weights` that keeps them.
 pub fn could_be_kept(checkpoint: &Checkpoint, options: &Options) -> Option<String> {
-    let codings = |weights, take| {
-        let options = Options { weights, take, ..options.clone() };
-        let block = checkpoint.architecture().blocks().next()?;
-        codings(checkpoint, block, &options).filter(|_| is_wanted(&options))
-    };
-    if codings(options.weights, options.take).is_some() {
+    let block = checkpoint.architecture().blocks().next().filter(|_| stays(options))?;
+    if options.take && codings(checkpoint, block, options.weights).is_some() {
         return None;
     }
     let widths = [("int4", Format::Int4Codebook), ("int8", Format::Int8Grouped)];
-    let (name, kept) = widths.into_iter().find_map(|(name, format)| Some((name, codings(format, true)?)))?;
+    let kept = |(name, format)| Some((name, codings(checkpoint, block, format)?));
+    let (name, kept) = widths.into_iter().find_map(kept)?;
     let coding = kept.into_iter().flatten().next()?.name();
     let without = if options.take { "" } else { ", without --no-take," };
     Some(format!(
@@ -113,7 +114,7 @@ pub(super) fn block(
     (options, task): (&Options, Task),
     streams: Option<&mut Streams>,
 ) -> Result<Option<(RoundedBlock, Done)>, QuantizeError> {
-    let Some(codings) = is_wanted(options).then(|| codings(checkpoint, description, options)).flatten() else {
+    let Some(codings) = is_wanted(options).then(|| codings(checkpoint, description, options.weights)).flatten() else {
         return Ok(None);
     };
     let mut done = Done { taken: codings, ..Done::default() };

@@ -4,8 +4,7 @@ use kinglet_kernels::Isa;
 
 use super::RunError;
 use super::arena::Arena;
-use super::families;
-use super::steps::rows_of;
+use super::steps::{quantize_row, rows_of};
 use crate::format::{FAMILIES, Input, Inputs, Picture, Stack};
 
 /// A source.
@@ -82,10 +81,7 @@ pub(super) fn read(
                 each.for_each(|(i, x)| *x = f32::from(pattern(row * cols + i)) / 128.0 - 1.0);
             }
         }
-        match linear.inputs {
-            Inputs::Planes => families::quantize_planes(isa, numbers, &mut x, row),
-            _ => isa.quantize(numbers, &mut x, row),
-        }
+        quantize_row(isa, numbers, linear.inputs, &mut x, row);
     }
     Ok((rows + front, true))
 }

@@ -613,21 +613,9 @@ impl<P: Parallel> Context<'_, P> {
         let wide = Units { items: &mut wide[..to.rows() * stride], size: stride };
         split(self.parallel, QUANTIZE * width, (wide, to), &|_, (wide, mut to)| {
             for (row, wide) in wide.items.chunks_exact_mut(stride).enumerate() {
-                self.quantize_row(&mut wide[..width], inputs, &mut to, row);
+                quantize_row(self.isa, &mut wide[..width], inputs, &mut to, row);
             }
         });
-    }
-
-    /// Quantizes a row, which is transformed in place where the product wants that, or left as what the first plane leaves out.
-    fn quantize_row(&self, x: &mut [f32], inputs: Inputs, to: &mut ActivationsMut<'_>, row: usize) {
-        if inputs == Inputs::Transformed {
-            self.isa.transform(x);
-        }
-        if FAMILIES && inputs == Inputs::Planes {
-            families::quantize_planes(self.isa, x, to, row);
-        } else {
-            self.isa.quantize(x, to, row);
-        }
     }
 
     /// The cache of a key/value head.
@@ -664,7 +652,7 @@ impl<P: Parallel> Context<'_, P> {
                     Some(norm) => self.norm(norm, residual, normed),
                     None => normed.copy_from_slice(residual),
                 }
-                self.quantize_row(normed, inputs, &mut x, row);
+                quantize_row(self.isa, normed, inputs, &mut x, row);
                 if let Some(stream) = stream.filter(|_| FAMILIES) {
                     self.norm(stream, residual, normed);
                     residual.copy_from_slice(normed);
@@ -962,6 +950,19 @@ fn states_inputs(model: &Model<'_>, index: u32, states: usize) -> Result<Inputs,
         width = block.output.matrix.rows();
     }
     Ok(Inputs::Plain)
+}
+
+/// Quantizes a row for a product with such inputs; it is transformed in place, or left as what the first
+/// plane leaves out.
+pub(super) fn quantize_row(isa: Isa, x: &mut [f32], inputs: Inputs, to: &mut ActivationsMut<'_>, row: usize) {
+    if inputs == Inputs::Transformed {
+        isa.transform(x);
+    }
+    if FAMILIES && inputs == Inputs::Planes {
+        families::quantize_planes(isa, x, to, row);
+    } else {
+        isa.quantize(x, to, row);
+    }
 }
 
 /// The time to quantize a value, in multiply-accumulates.
