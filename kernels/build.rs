@@ -1,11 +1,12 @@
 //! Says which vector instructions a 32-bit Arm core has.
 //!
-//! Stable compilers do not show `dsp` and `mve` as target features, so they are read off the target and the flags that
-//! choose the core: `cfg(kinglet_dsp)`, `cfg(kinglet_mve)`.
+//! Stable compilers do not show `dsp` and `mve` as target features, so they are read off the target
+//! and the flags that choose the core: `cfg(kinglet_dsp)`, `cfg(kinglet_mve)`.
 
 use std::env;
 
-/// Armv8-M cores with the DSP extension, which Arm makes optional, and those that have Helium as well.
+/// Armv8-M cores with the DSP extension, which Arm makes optional, and those that have Helium as
+/// well.
 const DSP: [&str; 2] = ["cortex-m33", "cortex-m35p"];
 const MVE: [&str; 3] = ["cortex-m52", "cortex-m55", "cortex-m85"];
 
@@ -23,7 +24,9 @@ fn main() {
             mve |= main && MVE.contains(&cpu);
             dsp |= mve || main && DSP.contains(&cpu);
         }
-        for feature in flag.strip_prefix("target-feature=").into_iter().flat_map(|list| list.split(',')) {
+        for feature in
+            flag.strip_prefix("target-feature=").into_iter().flat_map(|list| list.split(','))
+        {
             match feature {
                 "+dsp" => dsp |= main,
                 "+mve" | "+mve.fp" => (dsp, mve) = (dsp | main, mve | main),

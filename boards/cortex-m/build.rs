@@ -26,7 +26,11 @@ fn main() {
     let region = variable("KINGLET_MODEL_REGION").unwrap_or(board.value("MODEL_REGION").into());
     let model = home.join(variable("KINGLET_MODEL").unwrap_or(DEFAULT_MODEL.into()));
     write(&out, "memory.x", &read(&home.join(format!("boards/{name}.x"))));
-    write(&out, "model.x", &format!("REGION_ALIAS(MODEL, {region});\n{}", read(&home.join("model.x"))));
+    write(
+        &out,
+        "model.x",
+        &format!("REGION_ALIAS(MODEL, {region});\n{}", read(&home.join("model.x"))),
+    );
     // The chip's interrupts by name: there are none (see `__INTERRUPTS` in src/faults.rs).
     write(&out, "device.x", "");
     write(&out, "board.rs", &board.constants(&name));
@@ -68,7 +72,10 @@ impl Board {
 fn model_static(path: &Path) -> String {
     println!("cargo:rerun-if-changed={}", path.display());
     let Ok(path) = path.canonicalize() else {
-        fail(&format!("there is no model at {}: set KINGLET_MODEL to a .kinglet file", path.display()));
+        fail(&format!(
+            "there is no model at {}: set KINGLET_MODEL to a .kinglet file",
+            path.display()
+        ));
     };
     let bytes = fs::metadata(&path).unwrap().len();
     let path = path.to_str().expect("the model's path is UTF-8");
@@ -82,9 +89,12 @@ fn model_static(path: &Path) -> String {
 #[cfg(feature = "picture")]
 fn picture(path: &Path, out: &Path) {
     println!("cargo:rerun-if-changed={}", path.display());
-    let wrong = |error: &dyn std::fmt::Display| -> ! { fail(&format!("{}: {error}", path.display())) };
+    let wrong =
+        |error: &dyn std::fmt::Display| -> ! { fail(&format!("{}: {error}", path.display())) };
     let file = fs::File::open(path).unwrap_or_else(|error| wrong(&error));
-    let mut reader = png::Decoder::new(std::io::BufReader::new(file)).read_info().unwrap_or_else(|error| wrong(&error));
+    let mut reader = png::Decoder::new(std::io::BufReader::new(file))
+        .read_info()
+        .unwrap_or_else(|error| wrong(&error));
     let info = reader.info();
     if (info.color_type, info.bit_depth) != (png::ColorType::Rgb, png::BitDepth::Eight) {
         wrong(&"not a picture of 8 bits, RGB");

@@ -1,4 +1,5 @@
-//! Throughput of every operation on every instruction set of this machine, beside what the machine can do.
+//! Throughput of every operation on every instruction set of this machine, beside what the machine
+//! can do.
 //!
 //! ```text
 //! cargo bench -p kinglet-kernels                    everything, two minutes
@@ -6,10 +7,11 @@
 //! KINGLET_ISA=avx2 cargo bench -p kinglet-kernels   one instruction set
 //! ```
 //!
-//! An answer that differs from the scalar reference in one bit ends the run before the operation is timed. All operations run
-//! on one thread.
+//! An answer that differs from the scalar reference in one bit ends the run before the operation is
+//! timed. All operations run on one thread.
 //!
-//! The table at the end compares each median with a limit that was measured in the same run, on the same memory sizes:
+//! The table at the end compares each median with a limit that was measured in the same run, on the
+//! same memory sizes:
 //!
 //! | case | achieved | limit |
 //! |---|---|---|
@@ -17,14 +19,15 @@
 //! | `prefill`: 64 rows; `attend` | multiply-accumulates a second | multiplying in L1 |
 //! | the others, 4,096 values in L1 | values a second | reading the bytes that they read and write from L1 |
 //!
-//! *Reading* is the best time of a plain loop that sums a buffer of that size in four streams. It is compiled as the benchmark is:
-//! for x86-64 without `-Ctarget-cpu=native` it has 16-byte loads, which caches can exceed but main memory cannot, so more than
-//! 100% is possible there. *Multiplying in L1* is the best time of the same instruction set's int8 product with
-//! operands of at most 24 KiB, so it bounds how the product is fed, not how it is written; int4 is held against it, too. Limits are best
-//! times and results medians: on a machine that others use both are low.
+//! *Reading* is the best time of a plain loop that sums a buffer of that size in four streams. It
+//! is compiled as the benchmark is: for x86-64 without `-Ctarget-cpu=native` it has 16-byte loads,
+//! which caches can exceed but main memory cannot, so more than 100% is possible there.
+//! *Multiplying in L1* is the best time of the same instruction set's int8 product with operands of
+//! at most 24 KiB, so it bounds how the product is fed, not how it is written; int4 is held against
+//! it, too. Limits are best times and results medians: on a machine that others use both are low.
 //!
-//! Decode has a matrix for each level of memory: 512x512, 4096x4096, and 32768x8192, which no cache holds (256 MiB in int8, 136
-//! in int4). `silu_mul` includes copying its operand back.
+//! Decode has a matrix for each level of memory: 512x512, 4096x4096, and 32768x8192, which no cache
+//! holds (256 MiB in int8, 136 in int4). `silu_mul` includes copying its operand back.
 
 use std::cell::RefCell;
 use std::hint::black_box;
@@ -34,7 +37,8 @@ use criterion::{Criterion, SamplingMode};
 use kinglet_kernels::cache::{self, CacheShape, Head};
 use kinglet_kernels::layout::ALIGN;
 use kinglet_kernels::{
-    Activation, Activations, ActivationsMut, Format, Isa, Matrix, Sight, ValueFormat, activations, scalar,
+    Activation, Activations, ActivationsMut, Format, Isa, Matrix, Sight, ValueFormat, activations,
+    scalar,
 };
 
 const DECODE: [(usize, usize); 3] = [(512, 512), (4096, 4096), (32768, 8192)];
@@ -68,7 +72,10 @@ fn main() {
 /// What `KINGLET_ISA` names, or all that the machine has.
 fn sets() -> Vec<Isa> {
     match std::env::var("KINGLET_ISA") {
-        Ok(name) => vec![Isa::by_name(&name).unwrap_or_else(|| panic!("KINGLET_ISA: this machine has no {name}"))],
+        Ok(name) => vec![
+            Isa::by_name(&name)
+                .unwrap_or_else(|| panic!("KINGLET_ISA: this machine has no {name}")),
+        ],
         Err(_) => Isa::available().collect(),
     }
 }
@@ -101,7 +108,12 @@ struct Work {
 
 impl Run {
     /// Times `call` on every set after comparing what it returns with the reference.
-    fn case(&mut self, case: &str, work: impl Fn(f64) -> Work, mut call: impl FnMut(Isa, bool) -> Vec<f32>) {
+    fn case(
+        &mut self,
+        case: &str,
+        work: impl Fn(f64) -> Work,
+        mut call: impl FnMut(Isa, bool) -> Vec<f32>,
+    ) {
         let want = bits(&call(Isa::SCALAR, true));
         let mut group = self.criterion.benchmark_group(case);
         group.sampling_mode(SamplingMode::Flat);
@@ -131,7 +143,9 @@ impl Run {
 
     fn finish(self) {
         println!("\nread, GB/s            1 thread   all cores");
-        for (name, len) in [("16 KiB", 1 << 14), ("256 KiB", 1 << 18), ("16 MiB", 1 << 24), ("256 MiB", 1 << 28)] {
+        for (name, len) in
+            [("16 KiB", 1 << 14), ("256 KiB", 1 << 18), ("16 MiB", 1 << 24), ("256 MiB", 1 << 28)]
+        {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             println!("{name:<18} {:>11.1} {:>11.1}", read(len, 1) / 1e9, read(len, cores) / 1e9);
         }
@@ -139,7 +153,10 @@ impl Run {
         for (isa, peak) in self.sets.iter().zip(&self.peaks) {
             println!("{:<14} {:>10.1}", isa.name(), peak / 1e9);
         }
-        println!("\n{:<34} {:<10} {:>9} {:>9}  {:<8} {:>7}  bound", "case", "set", "achieved", "limit", "", "");
+        println!(
+            "\n{:<34} {:<10} {:>9} {:>9}  {:<8} {:>7}  bound",
+            "case", "set", "achieved", "limit", "", ""
+        );
         for Line { case, isa, unit, achieved, limit, bound } in self.lines {
             let (name, percent) = (isa.name(), 100.0 * achieved / limit);
             println!(
@@ -181,7 +198,9 @@ fn read(len: usize, threads: usize) -> f64 {
         std::thread::scope(|scope| {
             // Small buffers are read many times, so that starting the threads does not count.
             let again = ((1 << 26) / len).max(1);
-            let work = move |buffer: &[u64]| (0..again).for_each(|_| _ = black_box(sum(black_box(buffer))));
+            let work = move |buffer: &[u64]| {
+                (0..again).for_each(|_| _ = black_box(sum(black_box(buffer))))
+            };
             for buffer in &buffers[1..] {
                 scope.spawn(move || work(buffer));
             }
@@ -194,7 +213,8 @@ fn read(len: usize, threads: usize) -> f64 {
 /// The sum of four streams.
 fn sum(buffer: &[u64]) -> u64 {
     let quarter = buffer.len() / 4;
-    let streams: [&[[u64; 4]]; 4] = std::array::from_fn(|i| buffer[i * quarter..][..quarter].as_chunks().0);
+    let streams: [&[[u64; 4]]; 4] =
+        std::array::from_fn(|i| buffer[i * quarter..][..quarter].as_chunks().0);
     let mut sums = [[0u64; 4]; 4];
     for i in 0..streams[0].len() {
         for (sums, stream) in sums.iter_mut().zip(streams) {
@@ -212,7 +232,8 @@ fn peak(isa: Isa) -> f64 {
     let rate = |rows: usize, cols: usize, m: usize, random: &mut Random| {
         let (w, x) = (Weights::new(Format::Int8, rows, cols, random), Rows::new(m, cols, random));
         let (w, x, mut out) = (w.matrix(), x.view(), vec![0.0; m * rows]);
-        (rows * cols * m) as f64 / best(|| isa.matmul(&w, &x, 0..w.panels(), black_box(&mut out), rows))
+        (rows * cols * m) as f64
+            / best(|| isa.matmul(&w, &x, 0..w.panels(), black_box(&mut out), rows))
     };
     [(16, 512, 16), (64, 192, 64), (64, 192, 1)]
         .map(|(rows, cols, m)| rate(rows, cols, m, &mut random))
@@ -240,7 +261,11 @@ fn prefill(run: &mut Run, format: Format) {
     let w = Weights::new(format, rows, cols, &mut random);
     let (w, x) = (w.matrix(), Rows::new(m, cols, &mut random));
     let macs = (rows * cols * m) as f64;
-    run.case(&format!("prefill/{}/{rows}x{cols}x{m}", name(format)), multiplying(macs), matmul(&w, &x));
+    run.case(
+        &format!("prefill/{}/{rows}x{cols}x{m}", name(format)),
+        multiplying(macs),
+        matmul(&w, &x),
+    );
 }
 
 fn matmul(w: &Matrix<'_>, x: &Rows) -> impl FnMut(Isa, bool) -> Vec<f32> {
@@ -255,7 +280,8 @@ fn multiplying(macs: f64) -> impl Fn(f64) -> Work {
     move |peak| Work { unit: "GMAC/s", amount: macs, limit: macs / peak, bound: "multiplying" }
 }
 
-/// Queries of `rows` rows, the last of which sees `DEPTH` positions; 8 of them share a key/value head.
+/// Queries of `rows` rows, the last of which sees `DEPTH` positions; 8 of them share a key/value
+/// head.
 fn attend(run: &mut Run, rows: usize) {
     let mut random = Random(4);
     let shape = CacheShape::new(DEPTH, HEAD_DIM, ValueFormat::Int8);
@@ -289,10 +315,16 @@ fn elementwise(run: &mut Run) {
     };
     let answer_of = |answer: bool, out: &[f32]| if answer { out.to_vec() } else { vec![] };
 
-    let mut to = Rows { codes: vec![0; VALUES], sums: vec![0; VALUES / 32], scales: vec![0.0], cols: VALUES };
+    let mut to = Rows {
+        codes: vec![0; VALUES],
+        sums: vec![0; VALUES / 32],
+        scales: vec![0.0],
+        cols: VALUES,
+    };
     run.case("quantize", moving(5), |isa, answer| {
         isa.quantize(&x, &mut to.view_mut(), 0);
-        let codes = to.codes.iter().map(|&c| f32::from(c)).chain(to.sums.iter().map(|&s| f32::from(s)));
+        let codes =
+            to.codes.iter().map(|&c| f32::from(c)).chain(to.sums.iter().map(|&s| f32::from(s)));
         if answer { codes.chain(to.scales.iter().copied()).collect() } else { vec![] }
     });
     let mut out = vec![0.0; VALUES];
@@ -304,9 +336,11 @@ fn elementwise(run: &mut Run) {
         isa.layer_norm(&x, &y, &x, 1e-5, black_box(&mut out));
         answer_of(answer, &out)
     });
-    for (name, activation) in
-        [("gelu", Activation::Gelu), ("gelu_tanh", Activation::GeluTanh), ("tanh", Activation::Tanh)]
-    {
+    for (name, activation) in [
+        ("gelu", Activation::Gelu),
+        ("gelu_tanh", Activation::GeluTanh),
+        ("tanh", Activation::Tanh),
+    ] {
         run.case(name, moving(8), |isa, answer| {
             out.copy_from_slice(&x);
             isa.activate(activation, black_box(&mut out));
@@ -389,7 +423,8 @@ impl Weights {
 
     fn matrix(&self) -> Matrix<'_> {
         let len = self.format.bytes(self.rows, self.cols).expect("a shape");
-        Matrix::new(self.format, self.rows, self.cols, &self.memory[self.start..][..len]).expect("a matrix")
+        Matrix::new(self.format, self.rows, self.cols, &self.memory[self.start..][..len])
+            .expect("a matrix")
     }
 }
 
@@ -403,7 +438,8 @@ struct Rows {
 
 impl Rows {
     fn new(rows: usize, cols: usize, random: &mut Random) -> Self {
-        let (codes, sums) = (vec![0; rows * activations::stride(cols)], vec![0; rows * activations::sums(cols)]);
+        let (codes, sums) =
+            (vec![0; rows * activations::stride(cols)], vec![0; rows * activations::sums(cols)]);
         let mut new = Self { codes, sums, scales: vec![0.0; rows], cols };
         for row in 0..rows {
             Isa::SCALAR.quantize(&random.floats(cols), &mut new.view_mut(), row);

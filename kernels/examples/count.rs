@@ -1,15 +1,19 @@
 //! One kernel at a time, for counting its instructions under an emulator.
 //!
-//! `count list` names the cases; `count CASE` runs one of them once between two marker instructions (AArch64 alone) and prints
-//! its name, its multiply-accumulates and the bytes of weights (or of cache) it reads. A case is named by instruction set, operation and
-//! size: `neon/matmul/int8/512x512x1` is one row of activations times 512 x 512 weights. What runs before the markers
-//! prepares the operands, so a count belongs to the operation with its dispatch, and to nothing else.
+//! `count list` names the cases; `count CASE` runs one of them once between two marker instructions
+//! (AArch64 alone) and prints its name, its multiply-accumulates and the bytes of weights (or of
+//! cache) it reads. A case is named by instruction set, operation and size:
+//! `neon/matmul/int8/512x512x1` is one row of activations times 512 x 512 weights. What runs before
+//! the markers prepares the operands, so a count belongs to the operation with its dispatch, and to
+//! nothing else.
 
 use std::hint::black_box;
 
 use kinglet_kernels::cache::{self, CacheShape, Head};
 use kinglet_kernels::layout::{ALIGN, GROUP, PANEL, Planes};
-use kinglet_kernels::{Activations, ActivationsMut, Format, Isa, Matrix, Sight, ValueFormat, activations};
+use kinglet_kernels::{
+    Activations, ActivationsMut, Format, Isa, Matrix, Sight, ValueFormat, activations,
+};
 
 /// Rows and columns of the matrices.
 const SHAPES: [(usize, usize); 4] = [(512, 512), (288, 288), (768, 288), (288, 768)];
@@ -46,7 +50,9 @@ impl Case {
                 all.extend(ROWS.map(|m| Self::Matmul(format, rows, cols, m)));
             }
         }
-        all.extend(counted().flat_map(|format| [4, 2, 1].map(|quarters| Self::Sparse(format, quarters))));
+        all.extend(
+            counted().flat_map(|format| [4, 2, 1].map(|quarters| Self::Sparse(format, quarters))),
+        );
         all.extend(HEADS.map(Self::Attend));
         all.extend([Self::RmsNorm, Self::Quantize, Self::SiluMul, Self::Rope, Self::Transform]);
         all
@@ -54,7 +60,9 @@ impl Case {
 
     fn name(self) -> String {
         match self {
-            Self::Matmul(format, rows, cols, m) => format!("matmul/{}/{rows}x{cols}x{m}", name(format)),
+            Self::Matmul(format, rows, cols, m) => {
+                format!("matmul/{}/{rows}x{cols}x{m}", name(format))
+            }
             Self::Sparse(format, quarters) => format!("sparse/{}/{quarters}-of-4", name(format)),
             Self::Attend(head_dim) => format!("attend/{head_dim}x{DEPTH}"),
             Self::RmsNorm => format!("rms_norm/{LEN}"),
@@ -80,7 +88,8 @@ impl Case {
             _ => {
                 let (mut x, y) = (values(LEN), values(LEN));
                 let mut out = vec![0.0; LEN];
-                let (mut codes, mut sums) = (vec![0; activations::stride(LEN)], vec![0; activations::sums(LEN)]);
+                let (mut codes, mut sums) =
+                    (vec![0; activations::stride(LEN)], vec![0; activations::sums(LEN)]);
                 let mut scales = [0.0];
                 let mut to = ActivationsMut::new(&mut codes, &mut sums, &mut scales, LEN);
                 match self {
@@ -164,14 +173,17 @@ fn aligned(memory: &[u8], planes: Planes) -> &[u8] {
 fn sparse(isa: Isa, format: Format, quarters: usize) -> (usize, usize) {
     const SIZE: usize = 512;
     let there = |p: usize, g: usize| (p + g * g / 3) % 4 < quarters;
-    let mask = |p: usize| (0..SIZE / GROUP).filter(|&g| there(p, g)).fold(0u32, |mask, g| mask | 1 << g);
+    let mask =
+        |p: usize| (0..SIZE / GROUP).filter(|&g| there(p, g)).fold(0u32, |mask, g| mask | 1 << g);
     let blocks = (0..SIZE / PANEL).map(|p| mask(p).count_ones()).sum::<u32>() as usize;
     let planes = format.sparse_planes(SIZE, SIZE, blocks).expect("a shape");
     let mut memory = weights(planes);
     let start = memory.as_ptr().align_offset(ALIGN) + planes.index;
     let mut before = 0;
-    for (p, [first, there]) in
-        memory[start..].as_chunks_mut::<4>().0.as_chunks_mut::<2>().0[..SIZE / PANEL].iter_mut().enumerate()
+    for (p, [first, there]) in memory[start..].as_chunks_mut::<4>().0.as_chunks_mut::<2>().0
+        [..SIZE / PANEL]
+        .iter_mut()
+        .enumerate()
     {
         (*first, *there) = (u32::to_le_bytes(before), mask(p).to_le_bytes());
         before += mask(p).count_ones();
@@ -182,7 +194,8 @@ fn sparse(isa: Isa, format: Format, quarters: usize) -> (usize, usize) {
 
 fn product(isa: Isa, w: &Matrix<'_>, m: usize) -> (usize, usize) {
     let (rows, cols) = (w.rows(), w.cols());
-    let (mut codes, mut sums) = (vec![0; m * activations::stride(cols)], vec![0; m * activations::sums(cols)]);
+    let (mut codes, mut sums) =
+        (vec![0; m * activations::stride(cols)], vec![0; m * activations::sums(cols)]);
     let mut scales = vec![0.0; m];
     for (row, x) in values(m * cols).chunks(cols).enumerate() {
         isa.quantize(x, &mut ActivationsMut::new(&mut codes, &mut sums, &mut scales, cols), row);

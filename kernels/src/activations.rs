@@ -1,12 +1,14 @@
 //! Activations as the matrix products read them: int8 rows with one scale each.
 //!
-//! A row of `cols` values takes [`stride`] codes (zeros behind the last value), one f32 scale, and for every 32 codes
-//! their sum, with which kernels that want one operand unsigned repay its offset. Codes lie in -127..=127, never
-//! -128: that is what lets `vpmaddubsw`, `smull`/`smlal` pairs and sign flips stay exact.
+//! A row of `cols` values takes [`stride`] codes (zeros behind the last value), one f32 scale, and
+//! for every 32 codes their sum, with which kernels that want one operand unsigned repay its
+//! offset. Codes lie in -127..=127, never -128: that is what lets `vpmaddubsw`, `smull`/`smlal`
+//! pairs and sign flips stay exact.
 //!
-//! A row may have two *planes*: row `m` is then the rows `2 m` (high) and `2 m + 1` (low) of memory, and stands
-//! for the sum of what both stand for. [`Isa::matmul`](crate::Isa::matmul) alone knows of planes; what it calls
-//! sees rows of one plane. `docs/numbers.md` defines how they are made and multiplied.
+//! A row may have two *planes*: row `m` is then the rows `2 m` (high) and `2 m + 1` (low) of
+//! memory, and stands for the sum of what both stand for. [`Isa::matmul`](crate::Isa::matmul) alone
+//! knows of planes; what it calls sees rows of one plane. `docs/numbers.md` defines how they are
+//! made and multiplied.
 
 use crate::layout::GROUP;
 use crate::product::Row;
@@ -83,7 +85,11 @@ impl<'a> Activations<'a> {
     /// When they are another number, or do not come out even.
     #[cfg(feature = "families")]
     pub fn in_planes(self, planes: usize) -> Self {
-        fit!((1..=2).contains(&planes) && self.planes.count == 1 && self.scales.len().is_multiple_of(planes));
+        fit!(
+            (1..=2).contains(&planes)
+                && self.planes.count == 1
+                && self.scales.len().is_multiple_of(planes)
+        );
         Self { planes: Planes { count: planes }, ..self }
     }
 
@@ -172,7 +178,12 @@ impl<'a> ActivationsMut<'a> {
     ///
     /// # Panics
     /// When `codes` or `sums` are too short for them.
-    pub fn new(codes: &'a mut [i8], sums: &'a mut [i16], scales: &'a mut [f32], cols: usize) -> Self {
+    pub fn new(
+        codes: &'a mut [i8],
+        sums: &'a mut [i16],
+        scales: &'a mut [f32],
+        cols: usize,
+    ) -> Self {
         fit!(fits(codes.len(), sums.len(), scales.len(), cols));
         Self { codes, sums, scales, cols, planes: Planes::ONE }
     }
@@ -183,7 +194,11 @@ impl<'a> ActivationsMut<'a> {
     /// When they are another number, or do not come out even.
     #[cfg(feature = "families")]
     pub fn in_planes(self, planes: usize) -> Self {
-        fit!((1..=2).contains(&planes) && self.planes.count == 1 && self.scales.len().is_multiple_of(planes));
+        fit!(
+            (1..=2).contains(&planes)
+                && self.planes.count == 1
+                && self.scales.len().is_multiple_of(planes)
+        );
         Self { planes: Planes { count: planes }, ..self }
     }
 
@@ -208,7 +223,8 @@ impl<'a> ActivationsMut<'a> {
         let (codes, other_codes) = codes.split_at_mut(row * stride(cols));
         let (sums, other_sums) = sums.split_at_mut(row * self::sums(cols));
         let (scales, other_scales) = scales.split_at_mut(row);
-        let other = Self { codes: other_codes, sums: other_sums, scales: other_scales, cols, planes };
+        let other =
+            Self { codes: other_codes, sums: other_sums, scales: other_scales, cols, planes };
         (Self { codes, sums, scales, cols, planes }, other)
     }
 
@@ -221,10 +237,15 @@ impl<'a> ActivationsMut<'a> {
         self.row_of_planes(m)
     }
 
-    /// Codes, sums and scale of row `m` of all planes, that is of plane `m % planes` of row `m / planes`.
+    /// Codes, sums and scale of row `m` of all planes, that is of plane `m % planes` of row `m /
+    /// planes`.
     #[inline]
     pub(crate) fn row_of_planes(&mut self, m: usize) -> (&mut [i8], &mut [i16], &mut f32) {
         let (stride, sums) = (stride(self.cols), sums(self.cols));
-        (&mut self.codes[m * stride..][..stride], &mut self.sums[m * sums..][..sums], &mut self.scales[m])
+        (
+            &mut self.codes[m * stride..][..stride],
+            &mut self.sums[m * sums..][..sums],
+            &mut self.scales[m],
+        )
     }
 }

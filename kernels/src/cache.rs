@@ -1,7 +1,9 @@
-//! How keys and values lie in the cache: tiles, the same as weights, so that the kernels for weights read them.
+//! How keys and values lie in the cache: tiles, the same as weights, so that the kernels for
+//! weights read them.
 //!
-//! For one key/value head, keys are a matrix with a row a position and an inner value a dimension; values are cut at every
-//! [`CHUNK`] positions into matrices with a row a dimension and an inner value a position:
+//! For one key/value head, keys are a matrix with a row a position and an inner value a dimension;
+//! values are cut at every [`CHUNK`] positions into matrices with a row a dimension and an inner
+//! value a position:
 //!
 //! ```text
 //! keys           [position / 16][dimension / 4][position % 16][dimension % 4] i8
@@ -11,12 +13,13 @@
 //! scales         keys [position], values int8 [position], int4 [dimension / 32][position]: the upper halves of f32
 //! ```
 //!
-//! Positions are padded to 16; the last chunk of values is as long as the padded context leaves it. Dimensions of keys are padded to
-//! 4, of values not at all: the last panel has as many rows as there are dimensions, and is widened when it is read. Bytes of
-//! positions not yet written are never read into a result: scores beyond the length are dropped, and their weights are zero.
+//! Positions are padded to 16; the last chunk of values is as long as the padded context leaves it.
+//! Dimensions of keys are padded to 4, of values not at all: the last panel has as many rows as
+//! there are dimensions, and is widened when it is read. Bytes of positions not yet written are
+//! never read into a result: scores beyond the length are dropped, and their weights are zero.
 //!
-//! A scale is rounded up to the 8 bits of precision that half of an f32 has, and codes are rounded with what is stored. So a
-//! scale of 16 bits costs no more than a step that is up to 1/128 larger.
+//! A scale is rounded up to the 8 bits of precision that half of an f32 has, and codes are rounded
+//! with what is stored. So a scale of 16 bits costs no more than a step that is up to 1/128 larger.
 
 use core::ops::Range;
 
@@ -95,7 +98,11 @@ impl CacheShape {
     /// Panels of values that share a scale.
     pub(crate) fn panels(&self, group: usize) -> Range<usize> {
         let all = self.head_dim.div_ceil(PANEL);
-        if self.values.is_int4() { group * (GROUP / PANEL)..all.min((group + 1) * (GROUP / PANEL)) } else { 0..all }
+        if self.values.is_int4() {
+            group * (GROUP / PANEL)..all.min((group + 1) * (GROUP / PANEL))
+        } else {
+            0..all
+        }
     }
 
     /// Panels of values that lie as a product reads them.
@@ -121,7 +128,8 @@ impl CacheShape {
     }
 }
 
-/// A scale as the cache holds it: the upper half of an f32, rounded up, finite; weights of attention rely on that.
+/// A scale as the cache holds it: the upper half of an f32, rounded up, finite; weights of
+/// attention rely on that.
 pub(crate) fn to_half(scale: f32) -> u16 {
     const MOST: u32 = f32::MAX.to_bits() >> 16;
     let up = scale.to_bits().wrapping_add(0xffff) >> 16;
@@ -200,9 +208,15 @@ impl<'a> Head<'a> {
         bytemuck::cast_slice(self.codes.get(start..start + len).unwrap_or_default())
     }
 
-    /// Makes such tiles of a panel of four bits, or of fewer rows than 16; returns as many as the chunk has.
+    /// Makes such tiles of a panel of four bits, or of fewer rows than 16; returns as many as the
+    /// chunk has.
     #[inline(never)]
-    pub(crate) fn widen_values<'t>(&self, chunk: usize, panel: usize, tiles: &'t mut Tiles) -> &'t [u8] {
+    pub(crate) fn widen_values<'t>(
+        &self,
+        chunk: usize,
+        panel: usize,
+        tiles: &'t mut Tiles,
+    ) -> &'t [u8] {
         let from = self.values(chunk, panel);
         let rows = QUAD * self.shape.values(chunk, panel).1;
         let to = tiles.as_chunks_mut::<TILE>().0;
@@ -226,9 +240,24 @@ impl<'a> Head<'a> {
 ///
 /// # Panics
 /// When the lengths are not those of `shape`, or `position` is beyond it.
-pub fn store(shape: CacheShape, codes: &mut [i8], scales: &mut [u16], position: usize, key: &[f32], value: &[f32]) {
-    fit!(position < shape.positions && codes.len() == shape.codes() && scales.len() == shape.scales());
-    fit!(key.len() == shape.head_dim && value.len() == shape.head_dim && shape.head_dim <= MAX_HEAD_DIM);
+pub fn store(
+    shape: CacheShape,
+    codes: &mut [i8],
+    scales: &mut [u16],
+    position: usize,
+    key: &[f32],
+    value: &[f32],
+) {
+    fit!(
+        position < shape.positions
+            && codes.len() == shape.codes()
+            && scales.len() == shape.scales()
+    );
+    fit!(
+        key.len() == shape.head_dim
+            && value.len() == shape.head_dim
+            && shape.head_dim <= MAX_HEAD_DIM
+    );
     let mut row = [0i8; MAX_HEAD_DIM];
 
     scales[position] = code(key, 127.0, &mut row[..shape.key_stride()]);
@@ -247,7 +276,8 @@ pub fn store(shape: CacheShape, codes: &mut [i8], scales: &mut [u16], position: 
         let (start, rows) = shape.values(chunk, panel);
         // A tile of four positions in int8, of eight in int4.
         let (quad, int4) = (inner / QUAD, shape.values.is_int4());
-        let tile = &mut codes[start + if int4 { quad / 2 } else { quad } * rows * QUAD..][..rows * QUAD];
+        let tile =
+            &mut codes[start + if int4 { quad / 2 } else { quad } * rows * QUAD..][..rows * QUAD];
         let places = tile.as_chunks_mut::<QUAD>().0.iter_mut().map(|quad| &mut quad[inner % QUAD]);
         for (to, &c) in places.zip(row) {
             let nibble = c.wrapping_add(8) as u8;

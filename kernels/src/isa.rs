@@ -10,14 +10,16 @@ use crate::layout::{Matrix, PANEL};
 use crate::scalar::{self, transforms};
 use crate::sight::Sight;
 
-/// An instruction set that this machine has, with every operation of the forward pass. All give the same bits.
+/// An instruction set that this machine has, with every operation of the forward pass. All give the
+/// same bits.
 ///
-/// The reference is reached by way of a table, so that a program which never names it, on a core whose vectors are known when it is
-/// compiled, does not contain it.
+/// The reference is reached by way of a table, so that a program which never names it, on a core
+/// whose vectors are known when it is compiled, does not contain it.
 #[derive(Clone, Copy)]
 pub struct Isa(Result<Vector, &'static Reference>);
 
-/// The function of a feed-forward: finite of every finite number, and NaN of NaN. Errors against f64 are absolute.
+/// The function of a feed-forward: finite of every finite number, and NaN of NaN. Errors against
+/// f64 are absolute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x / (1 + e^-x)`.
@@ -50,8 +52,9 @@ impl Isa {
     /// The reference, present everywhere.
     pub const SCALAR: Self = Self(Err(&REFERENCE));
 
-    /// The fastest instruction set of this machine. With the feature `std` the environment variable `KINGLET_ISA` may name
-    /// another one that the machine has; an unknown or absent name is ignored (see [`Isa::by_name`]).
+    /// The fastest instruction set of this machine. With the feature `std` the environment variable
+    /// `KINGLET_ISA` may name another one that the machine has; an unknown or absent name is
+    /// ignored (see [`Isa::by_name`]).
     pub fn detect() -> Self {
         #[cfg(feature = "std")]
         if let Some(isa) = std::env::var("KINGLET_ISA").ok().and_then(|name| Self::by_name(&name)) {
@@ -75,12 +78,20 @@ impl Isa {
         self.0.map_or("scalar", Vector::name)
     }
 
-    /// Rows of `x` times the panels `panels` (16 rows each) of `w`: row `m` of the result goes to `out[m * stride..]`, the
-    /// first row of the first panel at its start. A row of two planes gives the sum of both planes' results.
+    /// Rows of `x` times the panels `panels` (16 rows each) of `w`: row `m` of the result goes to
+    /// `out[m * stride..]`, the first row of the first panel at its start. A row of two planes
+    /// gives the sum of both planes' results.
     ///
     /// # Panics
     /// When `x` and `w` differ in inner values, the panels are not `w`'s, or `out` is too short.
-    pub fn matmul(self, w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+    pub fn matmul(
+        self,
+        w: &Matrix<'_>,
+        x: &Activations<'_>,
+        panels: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
         fit!(x.cols() == w.cols() && panels.start <= panels.end && panels.end <= w.panels());
         if panels.is_empty() || x.rows() == 0 {
             return;
@@ -97,7 +108,8 @@ impl Isa {
         dispatch!(self, matmul(w, x, panels, out, stride));
     }
 
-    /// Quantizes `x` into row `row` of `to`: one scale, codes rounded to nearest even in -127..=127.
+    /// Quantizes `x` into row `row` of `to`: one scale, codes rounded to nearest even in
+    /// -127..=127.
     ///
     /// # Panics
     /// When the lengths differ.
@@ -107,15 +119,17 @@ impl Isa {
         *scale = dispatch!(self, quantize(x, codes, sums));
     }
 
-    /// Quantizes `x` into both planes of row `row` of `to`: the high one as [`Isa::quantize`] does, the low one
-    /// what that leaves out, with a scale of its own. `x` is changed.
+    /// Quantizes `x` into both planes of row `row` of `to`: the high one as [`Isa::quantize`] does,
+    /// the low one what that leaves out, with a scale of its own. `x` is changed.
     ///
     /// # Panics
     /// When the lengths differ, or rows have one plane.
     #[cfg(feature = "families")]
     pub fn quantize_planes(self, x: &mut [f32], to: &mut ActivationsMut<'_>, row: usize) {
         fit!(to.planes() == 2);
-        crate::planes::quantize(x, to, row, &|x, codes, sums| dispatch!(self, quantize(x, codes, sums)));
+        crate::planes::quantize(x, to, row, &|x, codes, sums| {
+            dispatch!(self, quantize(x, codes, sums))
+        });
     }
 
     /// RMS norm: `out = x / sqrt(mean(x^2) + eps) * weight`.
@@ -180,7 +194,9 @@ impl Isa {
         dispatch!(self, rope(x, cos, sin));
     }
 
-    /// Spreads each of the values over many, as `docs/numbers.md` defines it ([`scalar::transforms`] tells the lengths). Applied twice, it gives the values back but for rounding.
+    /// Spreads each of the values over many, as `docs/numbers.md` defines it
+    /// ([`scalar::transforms`] tells the lengths). Applied twice, it gives the values back but for
+    /// rounding.
     ///
     /// # Panics
     /// When the length is not a multiple of 4.
@@ -189,14 +205,23 @@ impl Isa {
         dispatch!(self, transform(x));
     }
 
-    /// Replaces queries by their softmax attention over the first positions of `head`; scores are multiplied by `scale`. `q`
-    /// holds rows of `stride` values, the last may be cut; the `heads` queries that share the key/value head stand side by side at
-    /// the start of each. Which positions a row sees, `sight` says.
+    /// Replaces queries by their softmax attention over the first positions of `head`; scores are
+    /// multiplied by `scale`. `q` holds rows of `stride` values, the last may be cut; the `heads`
+    /// queries that share the key/value head stand side by side at the start of each. Which
+    /// positions a row sees, `sight` says.
     ///
     /// # Panics
-    /// When a row would see no position or more than the cache has, a row is narrower than its queries, or a bias is no table for `heads`
-    /// heads.
-    pub fn attend(self, head: &Head<'_>, sight: Sight<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
+    /// When a row would see no position or more than the cache has, a row is narrower than its
+    /// queries, or a bias is no table for `heads` heads.
+    pub fn attend(
+        self,
+        head: &Head<'_>,
+        sight: Sight<'_>,
+        scale: f32,
+        q: &mut [f32],
+        heads: usize,
+        stride: usize,
+    ) {
         let width = heads * head.shape().head_dim;
         fit!(0 < width && width <= stride && !q.is_empty() && (q.len() - 1) % stride + 1 >= width);
         fit!(sight.fits(head.shape().positions, heads, (q.len() - 1) / stride));

@@ -1,9 +1,11 @@
-//! How the weights of one matrix lie in memory: the definition for files, kernels and the quantizer.
+//! How the weights of one matrix lie in memory: the definition for files, kernels and the
+//! quantizer.
 //!
-//! A matrix of `rows` outputs by `cols` inputs is cut into *panels* of [`PANEL`] (16) rows, and a panel into
-//! *tiles* of 16 rows by [`QUAD`] (4) inner values: 64 bytes in which 32-bit lane `r` holds four consecutive inner
-//! values of row `r`. A byte dot product (`vpdpbusd`, `sdot` by element, AMX, two `smlad`) of a tile with one
-//! broadcast quad of activations advances 16 outputs and needs no horizontal sum.
+//! A matrix of `rows` outputs by `cols` inputs is cut into *panels* of [`PANEL`] (16) rows, and a
+//! panel into *tiles* of 16 rows by [`QUAD`] (4) inner values: 64 bytes in which 32-bit lane `r`
+//! holds four consecutive inner values of row `r`. A byte dot product (`vpdpbusd`, `sdot` by
+//! element, AMX, two `smlad`) of a tile with one broadcast quad of activations advances 16 outputs
+//! and needs no horizontal sum.
 //!
 //! ```text
 //! Int8            codes: [panel][quad][row 16][4] i8         one tile a quad of inner values
@@ -17,21 +19,25 @@
 //!                 order after the row scales
 //! ```
 //!
-//! Planes follow one another, each starting at a multiple of [`ALIGN`] from the start of the matrix, as does what follows it. Rows are
-//! padded to 16, inner values to 4 (int8) or 32 (all others). Padding weights are never read into a result: padded inner
-//! values meet activations that are zero, and padded rows are not stored.
+//! Planes follow one another, each starting at a multiple of [`ALIGN`] from the start of the
+//! matrix, as does what follows it. Rows are padded to 16, inner values to 4 (int8) or 32 (all
+//! others). Padding weights are never read into a result: padded inner values meet activations that
+//! are zero, and padded rows are not stored.
 //!
-//! The value of an int8 weight is `scale[row] * code`, of any other `scale[row] * sub[row, group] * v` where `v` is the code
-//! (grouped int8), `nibble - 8` (uniform) or `codebook[nibble]`. Sub-scales are signed: levels are not symmetric, and a negative sub-scale turns them
-//! to the side where a group has its largest value.
+//! The value of an int8 weight is `scale[row] * code`, of any other `scale[row] * sub[row, group] *
+//! v` where `v` is the code (grouped int8), `nibble - 8` (uniform) or `codebook[nibble]`.
+//! Sub-scales are signed: levels are not symmetric, and a negative sub-scale turns them to the side
+//! where a group has its largest value.
 //!
 //! With offsets ([`Format::Int4Offset`]) it is `scale[row] * sub[row, group] * (nibble - 8) +
-//! offset_scale[row] * offset[row, group]`. Such a matrix is the int4 matrix of its first planes and a
-//! correction: each kernel reads it as int4, and [`crate::Isa::matmul`] adds the offsets' part.
+//! offset_scale[row] * offset[row, group]`. Such a matrix is the int4 matrix of its first planes
+//! and a correction: each kernel reads it as int4, and [`crate::Isa::matmul`] adds the offsets'
+//! part.
 //!
 //! # Sparse matrices
 //!
-//! A *block* is a group of 32 inner values of a panel's 16 rows. A sparse matrix has no bytes for blocks that are zero:
+//! A *block* is a group of 32 inner values of a panel's 16 rows. A sparse matrix has no bytes for
+//! blocks that are zero:
 //!
 //! ```text
 //! codes       [block][4 (int4) or 8 (int8)][row 16][4]   the blocks that are there, panel after panel
@@ -40,9 +46,10 @@
 //! index       [panel][1 + ceil(groups / 32)] u32         how many blocks lie before the panel's first; then bit g: group g is there
 //! ```
 //!
-//! Inner values are padded to 32 in int8, too. The number of blocks follows from the bytes, so a matrix is opened without a look
-//! at its index. Whatever an index says, a product reads blocks that there are, and no more for a panel than it has groups: an index
-//! that lies gives other numbers, never more work than the dense matrix of the same shape.
+//! Inner values are padded to 32 in int8, too. The number of blocks follows from the bytes, so a
+//! matrix is opened without a look at its index. Whatever an index says, a product reads blocks
+//! that there are, and no more for a panel than it has groups: an index that lies gives other
+//! numbers, never more work than the dense matrix of the same shape.
 
 use core::fmt;
 
@@ -72,7 +79,8 @@ pub enum Format {
     Int8,
     /// Eight bits, a signed 8-bit sub-scale for 32 values, one f32 scale a row.
     Int8Grouped,
-    /// Four bits, evenly spaced (`nibble - 8`), a signed 8-bit sub-scale for 32 values, one f32 scale a row.
+    /// Four bits, evenly spaced (`nibble - 8`), a signed 8-bit sub-scale for 32 values, one f32
+    /// scale a row.
     Int4,
     /// Four bits that index 16 int8 values stored with the matrix; scales as [`Format::Int4`].
     Int4Codebook,
@@ -131,7 +139,8 @@ fn align_up(n: usize) -> Option<usize> {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 5] = [Self::Int8, Self::Int8Grouped, Self::Int4, Self::Int4Codebook, Self::Int4Offset];
+    pub const ALL: [Self; 5] =
+        [Self::Int8, Self::Int8Grouped, Self::Int4, Self::Int4Codebook, Self::Int4Offset];
 
     /// Whether each 32 inner values of a row have an offset.
     pub const fn has_offsets(self) -> bool {
@@ -161,15 +170,16 @@ impl Format {
         }
     }
 
-    /// Where the planes of a `rows` x `cols` matrix lie; `None` when a dimension is zero or the size overflows.
+    /// Where the planes of a `rows` x `cols` matrix lie; `None` when a dimension is zero or the
+    /// size overflows.
     pub fn planes(self, rows: usize, cols: usize) -> Option<Planes> {
         let units = rows.div_ceil(PANEL).checked_mul(cols.div_ceil(self.inner()))?;
         let unit = if self.is_grouped() { self.block_bytes() } else { TILE };
         self.lay(rows, cols, units, unit, 0)
     }
 
-    /// Where the planes of a sparse matrix with `blocks` blocks lie; `None` as for [`Format::planes`],
-    /// and of a format that has no sparse matrices.
+    /// Where the planes of a sparse matrix with `blocks` blocks lie; `None` as for
+    /// [`Format::planes`], and of a format that has no sparse matrices.
     pub fn sparse_planes(self, rows: usize, cols: usize, blocks: usize) -> Option<Planes> {
         if !self.may_be_sparse() {
             return None;
@@ -178,7 +188,14 @@ impl Format {
     }
 
     /// Planes with `units` pieces of codes, each of `unit` bytes, and `index` words a panel.
-    fn lay(self, rows: usize, cols: usize, units: usize, unit: usize, index: usize) -> Option<Planes> {
+    fn lay(
+        self,
+        rows: usize,
+        cols: usize,
+        units: usize,
+        unit: usize,
+        index: usize,
+    ) -> Option<Planes> {
         if rows == 0 || cols == 0 {
             return None;
         }
@@ -188,14 +205,23 @@ impl Format {
         let groups = if self.is_grouped() { units } else { 0 };
         let row_scales = align_up(sub_scales.checked_add(groups.checked_mul(PANEL)?)?)?;
         let index_start = row_scales.checked_add(panels.checked_mul(PANEL * 4)?)?;
-        let offsets = align_up(index_start.checked_add(panels.checked_mul(index)?.checked_mul(4)?)?)?;
+        let offsets =
+            align_up(index_start.checked_add(panels.checked_mul(index)?.checked_mul(4)?)?)?;
         let (mut offset_scales, mut end) = (offsets, offsets);
         if SPARSE && self.has_offsets() {
             offset_scales = align_up(offsets.checked_add(groups.checked_mul(PANEL)?)?)?;
             end = offset_scales.checked_add(panels.checked_mul(PANEL * 4)?)?;
         }
         isize::try_from(end).ok()?;
-        Some(Planes { codes, sub_scales, row_scales, index: index_start, offsets, offset_scales, end })
+        Some(Planes {
+            codes,
+            sub_scales,
+            row_scales,
+            index: index_start,
+            offsets,
+            offset_scales,
+            end,
+        })
     }
 
     /// Bytes of a block's codes.
@@ -238,8 +264,8 @@ pub struct Matrix<'a> {
     offsets: Offsets<'a>,
 }
 
-/// Offsets and their scales, which only [`Format::Int4Offset`] has. A build without them has no room for
-/// them in its matrices either.
+/// Offsets and their scales, which only [`Format::Int4Offset`] has. A build without them has no
+/// room for them in its matrices either.
 #[derive(Clone, Copy, Debug, Default)]
 struct Offsets<'a> {
     #[cfg(feature = "families")]
@@ -273,7 +299,10 @@ impl<'a> Offsets<'a> {
     #[inline(always)]
     fn panel(&self, p: usize, panels: usize) -> Option<PanelOffsets<'a>> {
         let len = self.codes.len() / panels;
-        Some((self.codes.get(p * len..(p + 1) * len)?.as_chunks().0, self.scales.as_chunks().0.get(p)?))
+        Some((
+            self.codes.get(p * len..(p + 1) * len)?.as_chunks().0,
+            self.scales.as_chunks().0.get(p)?,
+        ))
     }
 
     #[cfg(not(feature = "families"))]
@@ -284,29 +313,47 @@ impl<'a> Offsets<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Reads `bytes` as a `rows` x `cols` matrix. Checks lengths and alignment only: the cost does not grow with
-    /// the size, and any contents are safe to compute with.
-    pub fn new(format: Format, rows: usize, cols: usize, bytes: &'a [u8]) -> Result<Self, LayoutError> {
+    /// Reads `bytes` as a `rows` x `cols` matrix. Checks lengths and alignment only: the cost does
+    /// not grow with the size, and any contents are safe to compute with.
+    pub fn new(
+        format: Format,
+        rows: usize,
+        cols: usize,
+        bytes: &'a [u8],
+    ) -> Result<Self, LayoutError> {
         Self::read(format, rows, cols, false, bytes)
     }
 
     /// Reads `bytes` as a sparse matrix, as [`Matrix::new`] does a dense one.
-    pub fn sparse(format: Format, rows: usize, cols: usize, bytes: &'a [u8]) -> Result<Self, LayoutError> {
+    pub fn sparse(
+        format: Format,
+        rows: usize,
+        cols: usize,
+        bytes: &'a [u8],
+    ) -> Result<Self, LayoutError> {
         Self::read(format, rows, cols, true, bytes)
     }
 
     /// As [`Matrix::sparse`], or [`Matrix::new`].
-    pub fn read(format: Format, rows: usize, cols: usize, sparse: bool, bytes: &'a [u8]) -> Result<Self, LayoutError> {
+    pub fn read(
+        format: Format,
+        rows: usize,
+        cols: usize,
+        sparse: bool,
+        bytes: &'a [u8],
+    ) -> Result<Self, LayoutError> {
         if (sparse || format.has_offsets()) && !SPARSE {
             return Err(LayoutError::NotBuilt);
         }
         let sparse = sparse && SPARSE;
-        let planes = if sparse { format.sparse_planes(rows, cols, 0) } else { format.planes(rows, cols) };
+        let planes =
+            if sparse { format.sparse_planes(rows, cols, 0) } else { format.planes(rows, cols) };
         let mut planes = planes.ok_or(LayoutError::Shape)?;
         let mut index = 0;
         if sparse {
             // Padding of the sub-scales is less than a block.
-            let blocks = bytes.len().saturating_sub(planes.end) / (format.block_bytes() + format.scales());
+            let blocks =
+                bytes.len().saturating_sub(planes.end) / (format.block_bytes() + format.scales());
             if blocks > rows.div_ceil(PANEL) * cols.div_ceil(GROUP) {
                 return Err(LayoutError::Length);
             }
@@ -320,8 +367,10 @@ impl<'a> Matrix<'a> {
             return Err(LayoutError::Alignment);
         }
         let codebook = if format == Format::Int4Codebook { 16 } else { 0 };
-        // Tiles are as long as planes are aligned, so nothing lies between codes and the next plane.
-        let sub_scales = (planes.sub_scales - planes.codes) / format.block_bytes() * format.scales();
+        // Tiles are as long as planes are aligned, so nothing lies between codes and the next
+        // plane.
+        let sub_scales =
+            (planes.sub_scales - planes.codes) / format.block_bytes() * format.scales();
         let plane = |start: usize, len: usize| bytes.get(start..start + len).unwrap_or_default();
         Ok(Self {
             format,
@@ -330,7 +379,10 @@ impl<'a> Matrix<'a> {
             codebook: bytemuck::cast_slice(plane(0, codebook)),
             codes: plane(planes.codes, planes.sub_scales - planes.codes),
             sub_scales: bytemuck::cast_slice(plane(planes.sub_scales, sub_scales)),
-            row_scales: bytemuck::cast_slice(plane(planes.row_scales, planes.index - planes.row_scales)),
+            row_scales: bytemuck::cast_slice(plane(
+                planes.row_scales,
+                planes.index - planes.row_scales,
+            )),
             index: bytemuck::cast_slice(plane(planes.index, index)),
             offsets: Offsets::read(format, &planes, sub_scales, bytes),
         })
@@ -341,7 +393,9 @@ impl<'a> Matrix<'a> {
     #[inline]
     pub(crate) fn without_offsets(&self) -> Self {
         match self.format {
-            Format::Int4Offset => Self { format: Format::Int4, offsets: Offsets::default(), ..*self },
+            Format::Int4Offset => {
+                Self { format: Format::Int4, offsets: Offsets::default(), ..*self }
+            }
             _ => *self,
         }
     }
@@ -396,7 +450,11 @@ impl<'a> Matrix<'a> {
     /// Bytes that a product with this matrix reads.
     pub fn bytes(&self) -> usize {
         let scales = (self.row_scales.len() + self.index.len()) * 4;
-        let offsets = if self.format.has_offsets() { self.sub_scales.len() + 4 * self.row_scales.len() } else { 0 };
+        let offsets = if self.format.has_offsets() {
+            self.sub_scales.len() + 4 * self.row_scales.len()
+        } else {
+            0
+        };
         self.codebook.len() + self.codes.len() + self.sub_scales.len() + scales + offsets
     }
 
@@ -415,11 +473,15 @@ impl<'a> Matrix<'a> {
     /// Blocks of 16 rows by 32 inner values that are stored.
     #[inline]
     pub fn blocks(&self) -> usize {
-        if self.is_sparse() { self.codes.len() / self.format.block_bytes() } else { self.panels() * self.groups() }
+        if self.is_sparse() {
+            self.codes.len() / self.format.block_bytes()
+        } else {
+            self.panels() * self.groups()
+        }
     }
 
-    /// Whether the index is one: it counts the blocks there are, and names no group that there is not. Reads the index of every
-    /// panel; products rely on nothing of this.
+    /// Whether the index is one: it counts the blocks there are, and names no group that there is
+    /// not. Reads the index of every panel; products rely on nothing of this.
     pub fn index_is_sound(&self) -> bool {
         let mut blocks = 0;
         for panel in self.index.chunks_exact(1 + index_words(self.cols)) {
@@ -450,11 +512,13 @@ impl<'a> Matrix<'a> {
             there: there.get(..words).unwrap_or_default(),
             groups: self.groups(),
             codes: &self.codes[first * self.format.block_bytes()..],
-            sub_scales: &self.sub_scales.as_chunks().0[if self.format.is_grouped() { first } else { 0 }..],
+            sub_scales: &self.sub_scales.as_chunks().0
+                [if self.format.is_grouped() { first } else { 0 }..],
         }
     }
 
-    /// The number of panel `p`'s first block, in a matrix of blocks: any but a dense one of [`Format::Int8`].
+    /// The number of panel `p`'s first block, in a matrix of blocks: any but a dense one of
+    /// [`Format::Int8`].
     pub(crate) fn first_block(&self, p: usize) -> usize {
         if !self.is_sparse() {
             return p * self.groups();
@@ -464,16 +528,25 @@ impl<'a> Matrix<'a> {
         (first as usize).min(self.blocks())
     }
 
-    /// Which of the groups `start..start + count` of panel `p` are there: bit 0 for the first. `count` is not zero, and one word of an
-    /// index speaks of all of them.
+    /// Which of the groups `start..start + count` of panel `p` are there: bit 0 for the first.
+    /// `count` is not zero, and one word of an index speaks of all of them.
     pub(crate) fn there(&self, p: usize, start: usize, count: usize) -> u32 {
         let word = p * (1 + index_words(self.cols)) + 1 + start / WORD;
-        let word = if self.is_sparse() { self.index.get(word).copied().unwrap_or_default() } else { u32::MAX };
+        let word = if self.is_sparse() {
+            self.index.get(word).copied().unwrap_or_default()
+        } else {
+            u32::MAX
+        };
         word >> (start % WORD) & u32::MAX >> ((WORD - count) % WORD)
     }
 
-    /// Codes and sub-scales of `count` blocks from `first` on, in a matrix of blocks; `None` when there are not as many.
-    pub(crate) fn stored(&self, first: usize, count: usize) -> Option<(&'a [u8], &'a [[i8; PANEL]])> {
+    /// Codes and sub-scales of `count` blocks from `first` on, in a matrix of blocks; `None` when
+    /// there are not as many.
+    pub(crate) fn stored(
+        &self,
+        first: usize,
+        count: usize,
+    ) -> Option<(&'a [u8], &'a [[i8; PANEL]])> {
         let bytes = self.format.block_bytes();
         let codes = self.codes.get(first * bytes..(first + count) * bytes)?;
         let subs = self.sub_scales.as_chunks().0;
@@ -519,11 +592,12 @@ impl<'a> Matrix<'a> {
         self.codebook.try_into().unwrap_or([-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7])
     }
 
-    /// Writes row `row` as f32 (an embedding): `row_scale * (sub_scale * code)`, the product in brackets in integers;
-    /// then `offset_scale * offset` is added, where there are offsets.
+    /// Writes row `row` as f32 (an embedding): `row_scale * (sub_scale * code)`, the product in
+    /// brackets in integers; then `offset_scale * offset` is added, where there are offsets.
     ///
     /// # Panics
-    /// When the matrix is sparse, `row` is not below [`Matrix::rows`], or `out` is not [`Matrix::cols`] long.
+    /// When the matrix is sparse, `row` is not below [`Matrix::rows`], or `out` is not
+    /// [`Matrix::cols`] long.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
         self.each_of_row(row, out, |to, value| *to = value);
     }
@@ -547,7 +621,9 @@ impl<'a> Matrix<'a> {
         for (k, to) in out.iter_mut().enumerate() {
             let v = match self.format {
                 Format::Int8 => i32::from(codes[int8_index(r, k)] as i8),
-                Format::Int8Grouped => i32::from(codes[int8_index(r, k)] as i8) * i32::from(subs[k / GROUP][r]),
+                Format::Int8Grouped => {
+                    i32::from(codes[int8_index(r, k)] as i8) * i32::from(subs[k / GROUP][r])
+                }
                 Format::Int4 | Format::Int4Codebook | Format::Int4Offset => {
                     let (byte, shift) = int4_index(r, k);
                     let v = levels[usize::from(codes[byte] >> shift & 15)];
@@ -565,7 +641,8 @@ impl<'a> Matrix<'a> {
 
 /// A panel of a sparse matrix.
 pub(crate) struct SparsePanel<'a> {
-    /// Bit `g % 32` of word `g / 32`: group `g` is there. Bits from `groups` on, and more of them than there are blocks, mean nothing.
+    /// Bit `g % 32` of word `g / 32`: group `g` is there. Bits from `groups` on, and more of them
+    /// than there are blocks, mean nothing.
     pub(crate) there: &'a [u32],
     /// Groups of the matrix.
     pub(crate) groups: usize,
@@ -580,7 +657,8 @@ pub const fn int8_index(r: usize, k: usize) -> usize {
     k / QUAD * TILE + r * QUAD + k % QUAD
 }
 
-/// Where inner value `k` of row `r` of a panel lies among the panel's int4 codes: byte, and shift of the nibble.
+/// Where inner value `k` of row `r` of a panel lies among the panel's int4 codes: byte, and shift
+/// of the nibble.
 pub const fn int4_index(r: usize, k: usize) -> (usize, u32) {
     let quad = k % GROUP / QUAD;
     let byte = k / GROUP * GROUP_BYTES + quad / 2 * TILE + r * QUAD + k % QUAD;

@@ -1,8 +1,8 @@
 //! Products that are sums of others: of two planes of activations, and of weights with offsets.
 //!
-//! A row in two planes is two rows of int8, each with its own scale and sums: the high one is what one
-//! plane would be, the low one is what that leaves out. A matrix with offsets is an int4 matrix and a
-//! correction that needs no more of the activations than the sum of each group:
+//! A row in two planes is two rows of int8, each with its own scale and sums: the high one is what
+//! one plane would be, the low one is what that leaves out. A matrix with offsets is an int4 matrix
+//! and a correction that needs no more of the activations than the sum of each group:
 //!
 //! ```text
 //! y[plane] = int4 product + ((sum over groups of offset * sums[group]) as f32) * (offset_scale * token_scale)
@@ -10,17 +10,18 @@
 //! ```
 //!
 //! Both are made of the products that every instruction set has, so there are no kernels here. The
-//! correction is an integer sum that wraps in 32 bits, its order does not matter; each of the two f32
-//! additions stands alone. The weights of a panel are read once for a block of rows: their results lie
-//! in [`ROOM`] on the stack until pairs of planes are added.
+//! correction is an integer sum that wraps in 32 bits, its order does not matter; each of the two
+//! f32 additions stands alone. The weights of a panel are read once for a block of rows: their
+//! results lie in [`ROOM`] on the stack until pairs of planes are added.
 
 use core::ops::Range;
 
 use crate::activations::{Activations, ActivationsMut};
 use crate::layout::{Matrix, PANEL};
 
-/// Results that lie on the stack: of 16 rows with one panel, or of two rows with eight panels. Machines
-/// with an operating system have room for the 64 rows that their kernels walk over at once.
+/// Results that lie on the stack: of 16 rows with one panel, or of two rows with eight panels.
+/// Machines with an operating system have room for the 64 rows that their kernels walk over at
+/// once.
 const ROOM: usize = if cfg!(target_os = "none") { 256 } else { 1024 };
 
 /// A product of rows of one plane: rows, panels, results and their stride.
@@ -34,8 +35,8 @@ pub(crate) fn is_sum(w: &Matrix<'_>, x: &Activations<'_>) -> bool {
     x.planes() > 1 || w.format().has_offsets()
 }
 
-/// [`Isa::matmul`](crate::Isa::matmul) of such a product, by way of `product`, which multiplies rows of
-/// one plane with panels of [`Matrix::without_offsets`].
+/// [`Isa::matmul`](crate::Isa::matmul) of such a product, by way of `product`, which multiplies
+/// rows of one plane with panels of [`Matrix::without_offsets`].
 #[inline(never)]
 pub(crate) fn matmul(
     w: &Matrix<'_>,
@@ -74,7 +75,13 @@ pub(crate) fn matmul(
 }
 
 /// Adds the offsets' part of a product to the others' sum.
-fn add_offsets(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+fn add_offsets(
+    w: &Matrix<'_>,
+    x: &Activations<'_>,
+    panels: Range<usize>,
+    out: &mut [f32],
+    stride: usize,
+) {
     for p in panels.clone() {
         let Some((offsets, scales)) = w.panel_offsets(p) else { return };
         let width = w.panel_rows(p);
@@ -102,9 +109,14 @@ fn weighted(offsets: &[[i8; PANEL]], sums: &[i16]) -> [i32; PANEL] {
     all
 }
 
-/// Quantizes `x` into both planes of row `row` by way of `quantize`, which writes one. What is left in `x`
-/// is the remainder that the low plane was made of.
-pub(crate) fn quantize(x: &mut [f32], to: &mut ActivationsMut<'_>, row: usize, quantize: &Quantize<'_>) {
+/// Quantizes `x` into both planes of row `row` by way of `quantize`, which writes one. What is left
+/// in `x` is the remainder that the low plane was made of.
+pub(crate) fn quantize(
+    x: &mut [f32],
+    to: &mut ActivationsMut<'_>,
+    row: usize,
+    quantize: &Quantize<'_>,
+) {
     for plane in 2 * row..2 * row + 2 {
         let (codes, sums, scale) = to.row_of_planes(plane);
         fit!(codes.len() == crate::activations::stride(x.len()));

@@ -1,4 +1,5 @@
-//! The integer products, as every instruction set supplies them, and the walk over rows and panels that all share.
+//! The integer products, as every instruction set supplies them, and the walk over rows and panels
+//! that all share.
 
 use core::ops::Range;
 use core::slice;
@@ -29,11 +30,15 @@ impl Row<'_> {
 /// Sums of the 16 rows of each of `P` panels with `M` rows of activations.
 pub(crate) type Sums<const P: usize, const M: usize> = [[[i32; PANEL]; M]; P];
 
-/// What an instruction set supplies of its own: the integer products, whose sums wrap, and whatever f32 work it does better than the
-/// reference's text compiled for it.
+/// What an instruction set supplies of its own: the integer products, whose sums wrap, and whatever
+/// f32 work it does better than the reference's text compiled for it.
 pub(crate) trait Product: Copy {
     /// Int8 tiles, 64 bytes for each 4 codes.
-    fn int8<const P: usize, const M: usize>(self, codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M>;
+    fn int8<const P: usize, const M: usize>(
+        self,
+        codes: [&[u8]; P],
+        rows: [Row<'_>; M],
+    ) -> Sums<P, M>;
 
     /// Int4 groups with their sub-scales; `levels` are those of a codebook, otherwise -8 to 7.
     fn int4<const P: usize, const M: usize>(
@@ -148,7 +153,8 @@ impl Out<'_> {
     }
 }
 
-/// Rows of `x` times panels of `w`: `M` rows at once with one panel, then single rows with `P` panels at once.
+/// Rows of `x` times panels of `w`: `M` rows at once with one panel, then single rows with `P`
+/// panels at once.
 #[inline(always)]
 pub(crate) fn matmul_with<const P: usize, const M: usize>(
     product: impl Product,
@@ -192,7 +198,8 @@ fn block<const P: usize, const M: usize>(
     first: usize,
 ) {
     let inner = w.padded_cols();
-    // Loops, since closures in `from_fn` would not be inlined into functions compiled with an instruction set's features.
+    // Loops, since closures in `from_fn` would not be inlined into functions compiled with an
+    // instruction set's features.
     let mut rows = [Row::EMPTY; M];
     for i in 0..M {
         rows[i] = Row { codes: &x.codes(m + i)[..inner], sums: x.sums(m + i) };
@@ -216,7 +223,8 @@ fn block<const P: usize, const M: usize>(
     }
 }
 
-/// [`matmul_with`] for a sparse matrix: one panel at a time with `M` rows at once, then with single ones.
+/// [`matmul_with`] for a sparse matrix: one panel at a time with `M` rows at once, then with single
+/// ones.
 #[inline(always)]
 pub(crate) fn matmul_sparse<const M: usize>(
     product: impl Product,
@@ -270,8 +278,8 @@ fn sparse_block<const M: usize>(
     }
 }
 
-/// The dense product of each block that there is, of `BYTES` bytes and `SCALES` sub-scales a row, with the activations of its
-/// group. What is left out adds nothing to sums that wrap.
+/// The dense product of each block that there is, of `BYTES` bytes and `SCALES` sub-scales a row,
+/// with the activations of its group. What is left out adds nothing to sums that wrap.
 #[inline(always)]
 fn sparse_sums<const M: usize, const BYTES: usize, const SCALES: usize>(
     product: impl Product,
@@ -319,10 +327,16 @@ fn sparse_sums<const M: usize, const BYTES: usize, const SCALES: usize>(
 
 /// Writes a panel's sums as `(sum as f32) * (row_scale * token_scale)`; the last panel may be cut.
 #[inline(always)]
-pub(crate) fn store(sums: &[i32; PANEL], row_scales: &[f32; PANEL], token_scale: f32, out: &mut [f32]) {
+pub(crate) fn store(
+    sums: &[i32; PANEL],
+    row_scales: &[f32; PANEL],
+    token_scale: f32,
+    out: &mut [f32],
+) {
     match <&mut [f32; PANEL]>::try_from(&mut *out) {
         Ok(out) => {
-            // All results before the first is stored, so that the compiler need not ask whether memory overlaps.
+            // All results before the first is stored, so that the compiler need not ask whether
+            // memory overlaps.
             let mut results = [0.0; PANEL];
             store_each(sums, row_scales, token_scale, &mut results);
             *out = results;

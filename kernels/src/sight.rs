@@ -23,15 +23,23 @@ impl Sight<'_> {
         self.len + self.rest.more(row)
     }
 
-    /// Whether each row up to `last` sees a position and no more than there are, and a bias, if there is one, is a table for `heads` heads.
+    /// Whether each row up to `last` sees a position and no more than there are, and a bias, if
+    /// there is one, is a table for `heads` heads.
     #[inline(always)]
     pub(crate) fn fits(&self, positions: usize, heads: usize, last: usize) -> bool {
         0 < self.len && self.len(last) <= positions && self.rest.fits(heads, last)
     }
 
-    /// Adds the bias of head `head` of `heads` to scores of row `row`, of which the first is that of position `first`.
+    /// Adds the bias of head `head` of `heads` to scores of row `row`, of which the first is that
+    /// of position `first`.
     #[inline(always)]
-    pub(crate) fn add_bias(&self, scores: &mut [f32], row: usize, [head, heads]: [usize; 2], first: usize) {
+    pub(crate) fn add_bias(
+        &self,
+        scores: &mut [f32],
+        row: usize,
+        [head, heads]: [usize; 2],
+        first: usize,
+    ) {
         self.rest.add_bias(scores, row, [head, heads], first);
     }
 }
@@ -41,8 +49,9 @@ impl Sight<'_> {
 mod rest {
     use super::Sight;
 
-    /// A bias by distance: `table[h][clamp(j - (first + t), -R, R) + R]` is added to the score of row `t`, head `h` of the call and
-    /// position `j`, after scaling. The unit is log 2, so what a model adds to scores is multiplied by log2(e) beforehand.
+    /// A bias by distance: `table[h][clamp(j - (first + t), -R, R) + R]` is added to the score of
+    /// row `t`, head `h` of the call and position `j`, after scaling. The unit is log 2, so what a
+    /// model adds to scores is multiplied by log2(e) beforehand.
     #[derive(Clone, Copy, Debug)]
     pub struct Bias<'a> {
         /// For each head of the call `2 R + 1` numbers.
@@ -80,18 +89,28 @@ mod rest {
 
         pub(super) fn fits(&self, heads: usize, last: usize) -> bool {
             self.bias.is_none_or(|Bias { table, first }| {
-                table.len().is_multiple_of(heads) && table.len() / heads % 2 == 1 && first.checked_add(last).is_some()
+                table.len().is_multiple_of(heads)
+                    && table.len() / heads % 2 == 1
+                    && first.checked_add(last).is_some()
             })
         }
 
         #[inline(always)]
-        pub(super) fn add_bias(&self, scores: &mut [f32], row: usize, [head, heads]: [usize; 2], first: usize) {
+        pub(super) fn add_bias(
+            &self,
+            scores: &mut [f32],
+            row: usize,
+            [head, heads]: [usize; 2],
+            first: usize,
+        ) {
             let Some(bias) = self.bias else { return };
             let width = bias.table.len() / heads;
             let table = &bias.table[head * width..][..width];
-            // Places in the table are positions less `back`, and not before the first place or behind the last.
+            // Places in the table are positions less `back`, and not before the first place or
+            // behind the last.
             let (position, reach) = (bias.first + row, width / 2);
-            let start = (first + reach).checked_sub(position).filter(|start| start + scores.len() <= width);
+            let start =
+                (first + reach).checked_sub(position).filter(|start| start + scores.len() <= width);
             if let Some(start) = start {
                 for (score, add) in scores.iter_mut().zip(&table[start..]) {
                     *score += add;

@@ -1,8 +1,9 @@
 //! What the files of vector kernels have in common.
 //!
-//! An instruction set is a token type that can only be made where its instructions exist, with a method for each
-//! operation. Behind it stand a module `on` of functions that are compiled with its features, and its integer products. The
-//! sets of an architecture are the variants of its `Vector`.
+//! An instruction set is a token type that can only be made where its instructions exist, with a
+//! method for each operation. Behind it stand a module `on` of functions that are compiled with its
+//! features, and its integer products. The sets of an architecture are the variants of its
+//! `Vector`.
 
 /// Hands the signatures of all operations to a macro of this module.
 macro_rules! with_operations {
@@ -86,7 +87,8 @@ macro_rules! set_match {
     };
 }
 
-/// Whether this machine has all of some features: asked at run time where `std` can, otherwise what the program is compiled for.
+/// Whether this machine has all of some features: asked at run time where `std` can, otherwise what
+/// the program is compiled for.
 macro_rules! has {
     ($detect:ident, [$($feature:tt),*]) => {{
         #[cfg(feature = "std")]
@@ -97,7 +99,8 @@ macro_rules! has {
     }};
 }
 
-/// Defines a token type, made where `present` holds, and its methods, which run the functions of the same names in the module `on`.
+/// Defines a token type, made where `present` holds, and its methods, which run the functions of
+/// the same names in the module `on`.
 macro_rules! token {
     ($(#[$doc:meta])* $token:ident, $present:expr) => {
         $(#[$doc])*
@@ -120,17 +123,20 @@ macro_rules! token_methods {
     ([] $($(#[$cfg:meta])? $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
         $(#[$cfg])?
         #[inline]
-        #[cfg_attr(target_arch = "arm", allow(unused_unsafe, reason = "features of a core are no target features there"))]
+        #[cfg_attr(target_arch = "arm", allow(unused_unsafe, reason = "features of a core are no \
+                                                                       target features there"))]
         pub(crate) fn $name(self, $($arg: $ty),*) $(-> $ret)? {
-            // SAFETY: the token exists only where `new` found the features, and the functions of `on` need no others.
+            // SAFETY: the token exists only where `new` found the features, and the functions of
+            // `on` need no others.
             unsafe { on::$name($($arg),*) }
         }
     )*};
 }
 
-/// The functions of `on`: the reference's own text compiled with features on, with the integer products of the token,
-/// at a time `rows` rows of activations (or a function that takes any number), or `panels` panels with one row; `queries` queries of
-/// attention, or one. On 32-bit Arm a core's features are those of the whole program, and have no names that `target_feature` knows.
+/// The functions of `on`: the reference's own text compiled with features on, with the integer
+/// products of the token, at a time `rows` rows of activations (or a function that takes any
+/// number), or `panels` panels with one row; `queries` queries of attention, or one. On 32-bit Arm
+/// a core's features are those of the whole program, and have no names that `target_feature` knows.
 macro_rules! operations {
     ($token:ident, $features:tt, panels: $p:literal, rows: $m:tt, queries: $q:literal) => {
         $crate::vector::operations! { [$features] scalar
@@ -177,8 +183,9 @@ macro_rules! operations {
     )*};
 }
 
-/// Rows of activations a block of so many at a time, or by a function for several rows, or (in brackets) by one for any number and for
-/// sparse matrices, too. Those are otherwise a function on their own, lest the compiler take the dense products apart.
+/// Rows of activations a block of so many at a time, or by a function for several rows, or (in
+/// brackets) by one for any number and for sparse matrices, too. Those are otherwise a function on
+/// their own, lest the compiler take the dense products apart.
 macro_rules! matmul_body {
     ($token:ident, $features:tt, $p:literal, ($all:ident), $w:ident, $x:ident, $($arg:ident),*) => {
         $all($w, $x, $($arg),*)
@@ -208,13 +215,20 @@ macro_rules! sparse {
     ($token:ident, $features:tt, $m:literal) => {
         #[inline(never)]
         #[target_feature(enable = $features)]
-        fn sparse(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+        fn sparse(
+            w: &Matrix<'_>,
+            x: &Activations<'_>,
+            panels: Range<usize>,
+            out: &mut [f32],
+            stride: usize,
+        ) {
             product::matmul_sparse::<$m>($token(()), w, x, panels, out, stride);
         }
     };
 }
 
-/// The products of a token, and perhaps its grouped int8, addition and softmax: functions of this module that are compiled with its features.
+/// The products of a token, and perhaps its grouped int8, addition and softmax: functions of this
+/// module that are compiled with its features.
 macro_rules! products {
     ($token:ident $(, grouped: $grouped:ident)? $(, add: $add:ident)? $(, softmax: $softmax:ident)?) => {
         impl Product for $token {
@@ -272,6 +286,6 @@ macro_rules! products {
 }
 
 pub(crate) use {
-    has, matmul_body, operations, products, reference, set_match, set_methods, sets, sparse, token, token_methods,
-    with_operations,
+    has, matmul_body, operations, products, reference, set_match, set_methods, sets, sparse, token,
+    token_methods, with_operations,
 };

@@ -1,8 +1,9 @@
 //! Calibration: the samples that rounding, pruning and fitting look at.
 //!
-//! For a decoder a text is cut into passages of equal length, each behind a begin-of-sequence token; when there are more than asked for, as many as
-//! needed are chosen by a seeded shuffle and kept in the order of the text. So the same file, count and seed give the same samples. An encoder takes the
-//! lines of a text, and a model with source and target pairs.
+//! For a decoder a text is cut into passages of equal length, each behind a begin-of-sequence
+//! token; when there are more than asked for, as many as needed are chosen by a seeded shuffle and
+//! kept in the order of the text. So the same file, count and seed give the same samples. An
+//! encoder takes the lines of a text, and a model with source and target pairs.
 
 use std::path::{Path, PathBuf};
 
@@ -42,7 +43,8 @@ pub enum CalibrateError {
     },
     /// Not lists of token ids.
     #[error(
-        "a .json file holds a list of samples, each a list of token ids (or of numbers, as the model reads them) or {{\"source\": [...], \"target\": [ids]}}: {0}"
+        "a .json file holds a list of samples, each a list of token ids (or of numbers, as the \
+         model reads them) or {{\"source\": [...], \"target\": [ids]}}: {0}"
     )]
     Json(#[from] serde_json::Error),
     /// A token that the model does not have.
@@ -87,14 +89,20 @@ pub enum CalibrateError {
 /// Samples for a checkpoint, from a text or from a .json file, as the model reads them:
 ///
 /// - one causal stack of tokens: passages of a text, or lists of ids;
-/// - one stack of tokens that sees all of them: the lines of a text, each with the special tokens of its tokenizer, or lists of ids;
-/// - tokens and a target: lines of a source, a tab and a target, or objects `{"source": [ids], "target": [ids]}`, whose target is what
-///   the last stack reads, with the token that it begins with;
+/// - one stack of tokens that sees all of them: the lines of a text, each with the special tokens
+///   of its tokenizer, or lists of ids;
+/// - tokens and a target: lines of a source, a tab and a target, or objects `{"source": [ids],
+///   "target": [ids]}`, whose target is what the last stack reads, with the token that it begins
+///   with;
 /// - rows of numbers: lists of numbers, or such objects with numbers as their source.
 ///
 /// # Errors
 /// [`CalibrateError`]. Pictures have no such file: make [`Sample`]s of them.
-pub fn sequences(checkpoint: &Checkpoint, path: &Path, passages: Passages) -> Result<Vec<Sample>, CalibrateError> {
+pub fn sequences(
+    checkpoint: &Checkpoint,
+    path: &Path,
+    passages: Passages,
+) -> Result<Vec<Sample>, CalibrateError> {
     enough(all(checkpoint, path)?, checkpoint.architecture(), passages)
 }
 
@@ -120,7 +128,8 @@ pub fn split(
 ) -> Result<Split, CalibrateError> {
     let architecture = checkpoint.architecture();
     let mut found = all(checkpoint, path)?;
-    let tokens = |samples: &[Sample]| samples.iter().map(|sample| sample.size(architecture)).sum::<usize>();
+    let tokens =
+        |samples: &[Sample]| samples.iter().map(|sample| sample.size(architecture)).sum::<usize>();
     let kept = found.len() - found.len() / 10;
     let mut last = if tokens(&found[..kept]) < LEAST { vec![] } else { found.split_off(kept) };
     let mut left = held_out;
@@ -136,7 +145,11 @@ pub fn split(
 }
 
 /// Chooses among samples, if there are enough.
-fn enough(found: Vec<Sample>, architecture: &Architecture, passages: Passages) -> Result<Vec<Sample>, CalibrateError> {
+fn enough(
+    found: Vec<Sample>,
+    architecture: &Architecture,
+    passages: Passages,
+) -> Result<Vec<Sample>, CalibrateError> {
     let chosen = choose(found, architecture, passages);
     let tokens = chosen.iter().map(|sample| sample.size(architecture)).sum();
     if tokens < LEAST { Err(CalibrateError::TooShort { tokens }) } else { Ok(chosen) }
@@ -195,14 +208,16 @@ fn of_tokens(tokens: Vec<u32>) -> Source {
     Source::Tokens { tokens, types: vec![] }
 }
 
-/// Token ids of a .json file; what is too long is cut into passages where a passage means as much as the whole, and elsewhere short.
+/// Token ids of a .json file; what is too long is cut into passages where a passage means as much
+/// as the whole, and elsewhere short.
 fn ids(architecture: &Architecture, bytes: &[u8]) -> Result<Vec<Sample>, CalibrateError> {
     let given: Vec<Given<u32>> = serde_json::from_slice(bytes)?;
     let context = architecture.first().context;
     let samples = given.into_iter().flat_map(|given| match given {
-        Given::Alone(tokens) if architecture.is_causal() => {
-            tokens.chunks(PASSAGE.min(context)).map(|passage| Sample::from(passage.to_vec())).collect()
-        }
+        Given::Alone(tokens) if architecture.is_causal() => tokens
+            .chunks(PASSAGE.min(context))
+            .map(|passage| Sample::from(passage.to_vec()))
+            .collect(),
         given => vec![shortened(given.sample(of_tokens), architecture)],
     });
     Ok(samples.collect())
@@ -220,14 +235,17 @@ fn shortened(mut sample: Sample, architecture: &Architecture) -> Sample {
 /// What a text gives.
 fn texts(checkpoint: &Checkpoint, bytes: &[u8]) -> Result<Vec<Sample>, CalibrateError> {
     let architecture = checkpoint.architecture();
-    let text = std::str::from_utf8(bytes).map_err(|e| CalibrateError::NotUtf8 { at: e.valid_up_to() })?;
+    let text =
+        std::str::from_utf8(bytes).map_err(|e| CalibrateError::NotUtf8 { at: e.valid_up_to() })?;
     let section = checkpoint.tokenizer()?;
     if section.is_empty() {
         return Err(CalibrateError::NoTokenizer(checkpoint.path().to_path_buf()));
     }
     let failed = |e: &dyn std::fmt::Display| CalibrateError::Encode(e.to_string());
     let tokenizer = Tokenizer::parse(&section).map_err(|e| failed(&e))?;
-    let encode = |text: &str, special| crate::text::encode(&tokenizer, text, special).map_err(|e| failed(&e));
+    let encode = |text: &str, special| {
+        crate::text::encode(&tokenizer, text, special).map_err(|e| failed(&e))
+    };
     if architecture.stacks.len() == 1 && architecture.is_causal() {
         let length = PASSAGE.min(architecture.first().context);
         let tokens = encode(text, false)?;
@@ -246,7 +264,8 @@ fn texts(checkpoint: &Checkpoint, bytes: &[u8]) -> Result<Vec<Sample>, Calibrate
         };
         let mut sample = Sample::from(encode(source, true)?);
         if let Some(target) = target {
-            let answer = encode(target, true)?.into_iter().filter(|token| !architecture.eos.contains(token));
+            let answer =
+                encode(target, true)?.into_iter().filter(|token| !architecture.eos.contains(token));
             sample.target = architecture.start.into_iter().chain(answer).collect();
         }
         samples.push(shortened(sample, architecture));
@@ -255,7 +274,11 @@ fn texts(checkpoint: &Checkpoint, bytes: &[u8]) -> Result<Vec<Sample>, Calibrate
 }
 
 /// As many of the samples as have so many tokens, in their order.
-fn choose(samples: Vec<Sample>, architecture: &Architecture, Passages { tokens, seed }: Passages) -> Vec<Sample> {
+fn choose(
+    samples: Vec<Sample>,
+    architecture: &Architecture,
+    Passages { tokens, seed }: Passages,
+) -> Vec<Sample> {
     let sizes: Vec<usize> = samples.iter().map(|sample| sample.size(architecture)).collect();
     let mut order: Vec<usize> = (0..samples.len()).collect();
     if sizes.iter().sum::<usize>() > tokens {

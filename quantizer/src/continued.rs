@@ -55,7 +55,11 @@ impl Continued {
     }
 
     fn length(&self) -> usize {
-        if self.prompt.target.is_empty() { self.prompt.source.tokens().len() } else { self.prompt.target.len() }
+        if self.prompt.target.is_empty() {
+            self.prompt.source.tokens().len()
+        } else {
+            self.prompt.target.len()
+        }
     }
 }
 
@@ -100,9 +104,12 @@ pub fn continued(
     how: &How<'_>,
     progress: &dyn Fn(usize),
 ) -> Result<Vec<Continued>, EvaluateError> {
-    let new = |prompt| Continued { prompt, model: vec![], reference: vec![], whole: how.tokens == 0 };
-    let mut talks: Vec<Talk> = prompts.into_iter().map(|prompt| Talk { said: new(prompt), draft: vec![] }).collect();
-    let longest: Vec<Sample> = talks.iter().map(|talk| talk.said.with(&vec![0; how.tokens])).collect();
+    let new =
+        |prompt| Continued { prompt, model: vec![], reference: vec![], whole: how.tokens == 0 };
+    let mut talks: Vec<Talk> =
+        prompts.into_iter().map(|prompt| Talk { said: new(prompt), draft: vec![] }).collect();
+    let longest: Vec<Sample> =
+        talks.iter().map(|talk| talk.said.with(&vec![0; how.tokens])).collect();
     let mut runner = Runner::new(model, isa, &longest)?;
     runner.logits_of_last().map_err(EvaluateError::run)?;
     let mut speaker = Speaker { runner: &runner, memory: crate::Memory::new(runner.bytes), how };
@@ -114,7 +121,8 @@ pub fn continued(
     loop {
         let open: Vec<usize> = (0..talks.len()).filter(|&i| !talks[i].said.whole).collect();
         let samples: Vec<Sample> = open.iter().map(|&i| talks[i].checked()).collect();
-        let tokens: usize = samples.iter().map(|sample| sample.size(reference.architecture())).sum();
+        let tokens: usize =
+            samples.iter().map(|sample| sample.size(reference.architecture())).sum();
         if open.is_empty() || tokens > budget {
             return Ok(talks.into_iter().map(|talk| talk.said).collect());
         }
@@ -169,7 +177,12 @@ struct Speaker<'s, 'm> {
 
 impl Speaker<'_, '_> {
     /// What the model says behind what the reference has said, up to so many tokens.
-    fn answer(&mut self, number: usize, said: &Continued, most: usize) -> Result<Vec<u32>, EvaluateError> {
+    fn answer(
+        &mut self,
+        number: usize,
+        said: &Continued,
+        most: usize,
+    ) -> Result<Vec<u32>, EvaluateError> {
         let sample = said.with(&said.reference);
         let mut session = self.runner.session(&mut self.memory)?;
         let mut next = begin(&mut session, &sample)?.to_vec();

@@ -1,17 +1,20 @@
-//! Embeddings from the middle of a model: the first stack of a file ends after some of its blocks, and its states are pooled.
+//! Embeddings from the middle of a model: the first stack of a file ends after some of its blocks,
+//! and its states are pooled.
 //!
-//! What describes a text best often lies in the middle of a model and not at its end (Skean et al., arXiv 2502.02013), so the rest costs bytes and
-//! time for nothing. The weights stay as they are, byte for byte:
+//! What describes a text best often lies in the middle of a model and not at its end (Skean et al.,
+//! arXiv 2502.02013), so the rest costs bytes and time for nothing. The weights stay as they are,
+//! byte for byte:
 //!
 //! ```text
 //! input -> block 1 -> ... -> block N -> norm -> pooling        N + 1 and all that follows is left out
 //! ```
 //!
-//! The norm is the stack's own. Where norms follow the branches, block N's is the one that the stream gets in the block behind it, which becomes
-//! the norm of the stack.
+//! The norm is the stack's own. Where norms follow the branches, block N's is the one that the
+//! stream gets in the block behind it, which becomes the norm of the stack.
 //!
-//! The runtime pools what reads all positions at once. A decoder's states come out one by one, so its pooling is written into the metadata
-//! ([`Pooled::KEY`]) for the caller, who can apply it with [`Pooled::pool`].
+//! The runtime pools what reads all positions at once. A decoder's states come out one by one, so
+//! its pooling is written into the metadata ([`Pooled::KEY`]) for the caller, who can apply it with
+//! [`Pooled::pool`].
 
 use std::path::Path;
 use std::str::FromStr;
@@ -58,7 +61,9 @@ pub struct Cut {
 #[non_exhaustive]
 pub enum CutError {
     /// There are no such blocks.
-    #[error("a model cannot end after {asked} blocks: its first stack has {most}, give 1 to {most}")]
+    #[error(
+        "a model cannot end after {asked} blocks: its first stack has {most}, give 1 to {most}"
+    )]
     Blocks {
         /// Asked for.
         asked: u32,
@@ -66,7 +71,10 @@ pub enum CutError {
         most: u32,
     },
     /// The norm behind the stack belongs to another width.
-    #[error("after {after} blocks the stream has width {width}, and the norm behind them {norm}: cut elsewhere")]
+    #[error(
+        "after {after} blocks the stream has width {width}, and the norm behind them {norm}: cut \
+         elsewhere"
+    )]
     Width {
         /// Blocks.
         after: u32,
@@ -111,7 +119,8 @@ impl Pooled {
                 Pool::Max => pooled.iter_mut().zip(row).for_each(|(most, x)| *most = most.max(*x)),
             }
         }
-        let length = |x: &[f32]| x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt() as f32;
+        let length =
+            |x: &[f32]| x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt() as f32;
         let divisor = match (self.normalize, self.pool) {
             // The length does not depend on the count.
             (true, _) => length(&pooled),
@@ -179,7 +188,8 @@ pub fn cut(model: &Model<'_>, target: &Path, cut: Cut) -> Result<u64, CutError> 
     copy.outline.model.normalize = u8::from(cut.pooled.normalize && !causal);
     copy.outline.tokenizer = model.section(section::TOKENIZER).to_vec();
     let kept = model.metadata().filter(|(key, _)| ![LABELS, Pooled::KEY, CUT].contains(key));
-    let mut metadata: Vec<_> = kept.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let mut metadata: Vec<_> =
+        kept.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     metadata.push((CUT.to_owned(), format!("after block {} of {}", cut.after, blocks(model)?)));
     if causal {
         metadata.push((Pooled::KEY.to_owned(), cut.pooled.to_string()));

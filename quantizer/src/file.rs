@@ -1,15 +1,16 @@
 //! Writing a `.kinglet` file: the records of `kinglet::format::layout`, in the order of the file.
 //!
-//! All sizes are known before the first byte, so the weights stream past and only the head is written afterwards. The file
-//! grows near its target and is renamed over it when it is whole; until then the target is not touched.
+//! All sizes are known before the first byte, so the weights stream past and only the head is
+//! written afterwards. The file grows near its target and is renamed over it when it is whole;
+//! until then the target is not touched.
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use kinglet::format::layout::{
-    ALIGN, BlockRecord, GoldenRecord, Head, MAGIC, ModelRecord, NONE, SectionEntry, StackRecord, TensorRecord, VERSION,
-    Zeros, inputs, section, tensor,
+    ALIGN, BlockRecord, GoldenRecord, Head, MAGIC, ModelRecord, NONE, SectionEntry, StackRecord,
+    TensorRecord, VERSION, Zeros, inputs, section, tensor,
 };
 use kinglet::format::{Tensor, Values};
 use kinglet::{Format, Golden, Model};
@@ -113,9 +114,17 @@ impl Outline {
         }
     }
 
-    /// Adds a tensor and returns its index. Tensors are written in the order in which they are added.
-    pub fn tensor(&mut self, name: &str, kind: Kind, rows: usize, cols: usize) -> Result<u32, WriteError> {
-        let too_large = || WriteError::TooLarge { what: format!("tensor {name} ({rows} x {cols})") };
+    /// Adds a tensor and returns its index. Tensors are written in the order in which they are
+    /// added.
+    pub fn tensor(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        rows: usize,
+        cols: usize,
+    ) -> Result<u32, WriteError> {
+        let too_large =
+            || WriteError::TooLarge { what: format!("tensor {name} ({rows} x {cols})") };
         let bytes = kind.bytes(rows, cols).ok_or_else(too_large)? as u64;
         let small = |n: usize| u32::try_from(n).map_err(|_| too_large());
         let record = TensorRecord {
@@ -150,11 +159,18 @@ impl Outline {
         let kind = match &tensor.values {
             Values::F32(_) => Kind::F32,
             Values::U32(_) => Kind::U32,
-            Values::Matrix(matrix) if matrix.is_sparse() => Kind::Sparse(matrix.format(), matrix.blocks()),
+            Values::Matrix(matrix) if matrix.is_sparse() => {
+                Kind::Sparse(matrix.format(), matrix.blocks())
+            }
             Values::Matrix(matrix) => Kind::Matrix(matrix.format()),
         };
         let record = &tensor.record;
-        let index = self.tensor(model.tensor_name(record), kind, record.rows as usize, record.cols as usize)?;
+        let index = self.tensor(
+            model.tensor_name(record),
+            kind,
+            record.rows as usize,
+            record.cols as usize,
+        )?;
         self.inputs(index, record.inputs);
         Ok(index)
     }
@@ -168,8 +184,8 @@ impl Outline {
         let mut bytes = vec![];
         for (key, value) in &self.metadata {
             for text in [key, value] {
-                let len =
-                    u32::try_from(text.len()).map_err(|_| WriteError::TooLarge { what: format!("metadata {key}") })?;
+                let len = u32::try_from(text.len())
+                    .map_err(|_| WriteError::TooLarge { what: format!("metadata {key}") })?;
                 bytes.extend(len.to_le_bytes());
             }
             bytes.extend([key.as_bytes(), value.as_bytes()].concat());
@@ -203,8 +219,10 @@ impl Writer {
         if target.is_dir() {
             return Err(fail(std::io::ErrorKind::IsADirectory.into()));
         }
-        let temporary = tempfile::Builder::new().prefix(".kinglet-").suffix(".partial").tempfile_in(within);
-        let golden: usize = outline.golden.iter().map(|tokens| GoldenRecord::SIZE + 4 * tokens).sum();
+        let temporary =
+            tempfile::Builder::new().prefix(".kinglet-").suffix(".partial").tempfile_in(within);
+        let golden: usize =
+            outline.golden.iter().map(|tokens| GoldenRecord::SIZE + 4 * tokens).sum();
         let contents = [
             (section::MODEL, vec![0; ModelRecord::SIZE]),
             (section::STACKS, outline.stacks.iter().flat_map(StackRecord::write).collect()),
@@ -216,13 +234,16 @@ impl Writer {
             (section::METADATA, outline.metadata_bytes()?),
             (section::GOLDEN, vec![0; golden]),
         ];
-        let present: Vec<_> =
-            contents.into_iter().filter(|(kind, bytes)| !bytes.is_empty() || *kind <= section::NAMES).collect();
+        let present: Vec<_> = contents
+            .into_iter()
+            .filter(|(kind, bytes)| !bytes.is_empty() || *kind <= section::NAMES)
+            .collect();
         let mut offset = (Head::SIZE + SectionEntry::SIZE * (present.len() + 1)) as u64;
         let mut sections = vec![];
         for (kind, bytes) in present {
             offset = offset.next_multiple_of(ALIGN as u64);
-            let entry = SectionEntry { kind, crc: 0, offset, bytes: bytes.len() as u64, reserved: 0 };
+            let entry =
+                SectionEntry { kind, crc: 0, offset, bytes: bytes.len() as u64, reserved: 0 };
             offset += entry.bytes;
             sections.push((entry, bytes));
         }
@@ -239,7 +260,8 @@ impl Writer {
     /// Writes the next tensor: `produce` is given a function that appends bytes.
     ///
     /// # Panics
-    /// When all tensors are written already, or `produce` appends another number of bytes than the tensor has.
+    /// When all tensors are written already, or `produce` appends another number of bytes than the
+    /// tensor has.
     pub fn tensor<E: From<WriteError>>(
         &mut self,
         produce: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), WriteError>) -> Result<(), E>,
@@ -281,7 +303,8 @@ impl Writer {
         let Self { target, file, outline, sections, .. } = self;
         let fail = |source| WriteError::Io { path: target.clone(), source };
         let file = file.into_inner().map_err(|e| fail(e.into_error()))?;
-        let mut finished = Finished { target: target.clone(), file, golden: outline.golden, sections, end };
+        let mut finished =
+            Finished { target: target.clone(), file, golden: outline.golden, sections, end };
         finished.write_tables()?;
         Ok(finished)
     }
@@ -306,14 +329,24 @@ impl Finished {
     fn write_tables(&mut self) -> Result<(), WriteError> {
         let fail = |source| WriteError::Io { path: self.target.clone(), source };
         let file: &mut File = self.file.as_file_mut();
-        for (entry, bytes) in self.sections.iter_mut().filter(|(entry, _)| entry.kind != section::WEIGHTS) {
+        for (entry, bytes) in
+            self.sections.iter_mut().filter(|(entry, _)| entry.kind != section::WEIGHTS)
+        {
             entry.crc = crc32fast::hash(bytes);
-            file.seek(SeekFrom::Start(entry.offset)).and_then(|_| file.write_all(bytes)).map_err(fail)?;
+            file.seek(SeekFrom::Start(entry.offset))
+                .and_then(|_| file.write_all(bytes))
+                .map_err(fail)?;
         }
         let entries: Vec<u8> = self.sections.iter().flat_map(|(entry, _)| entry.write()).collect();
         let sections = self.sections.len() as u16;
-        let mut head =
-            Head { magic: MAGIC, version: VERSION, sections, crc: 0, bytes: self.end, reserved: Zeros::ZERO };
+        let mut head = Head {
+            magic: MAGIC,
+            version: VERSION,
+            sections,
+            crc: 0,
+            bytes: self.end,
+            reserved: Zeros::ZERO,
+        };
         head.crc = crc32fast::hash(&[&head.write()[..], &entries].concat());
         let bytes = [&head.write()[..], &entries].concat();
         file.rewind().and_then(|()| file.write_all(&bytes)).map_err(fail)
@@ -345,7 +378,8 @@ impl Finished {
             let parts = [golden.source, golden.prompt, golden.answer];
             bytes.extend(parts.into_iter().flatten().flat_map(|t| t.to_le_bytes()));
         }
-        for (_, old) in self.sections.iter_mut().filter(|(entry, _)| entry.kind == section::GOLDEN) {
+        for (_, old) in self.sections.iter_mut().filter(|(entry, _)| entry.kind == section::GOLDEN)
+        {
             old.clone_from(&bytes);
         }
         self.write_tables()

@@ -1,4 +1,5 @@
-//! From checkpoints to `.kinglet` files: import, quantization, evaluation. The command `kinglet` is a thin layer over this.
+//! From checkpoints to `.kinglet` files: import, quantization, evaluation. The command `kinglet` is
+//! a thin layer over this.
 //!
 //! | module | what it does |
 //! |---|---|

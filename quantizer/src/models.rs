@@ -1,8 +1,9 @@
 //! Small random models of every kind for unit tests, and samples for them.
 
 use crate::checkpoint::{
-    Activation, Architecture, Attention, Block, Checkpoint, FeedForward, Input, Join, Linear, Middle, Norm, NormKind,
-    Output, Picture, Pooling, Positions, Relative, Rope, Sight, Stack, TensorRef,
+    Activation, Architecture, Attention, Block, Checkpoint, FeedForward, Input, Join, Linear,
+    Middle, Norm, NormKind, Output, Picture, Pooling, Positions, Relative, Rope, Sight, Stack,
+    TensorRef,
 };
 use crate::reference::{Sample, Source};
 use crate::testing::numbers;
@@ -31,7 +32,8 @@ impl Maker {
     fn tensor(&mut self, rows: usize, cols: usize, number: impl Fn(f32) -> f32) -> TensorRef {
         let name = format!("t{}", self.tensors.len());
         let seed = self.tensors.len() as u32 + 1;
-        let bytes = numbers(rows * cols, seed).into_iter().flat_map(|x| number(x).to_le_bytes()).collect();
+        let bytes =
+            numbers(rows * cols, seed).into_iter().flat_map(|x| number(x).to_le_bytes()).collect();
         self.tensors.push((name.clone(), vec![rows, cols], bytes));
         TensorRef::stored(&name, rows, cols)
     }
@@ -42,7 +44,10 @@ impl Maker {
 
     fn linear(&mut self, rows: usize, cols: usize) -> Linear {
         let scale = 1.5 / (cols as f32).sqrt();
-        Linear { weight: self.tensor(rows, cols, |x| x * scale), bias: Some(self.tensor(1, rows, |x| x * 0.2)) }
+        Linear {
+            weight: self.tensor(rows, cols, |x| x * scale),
+            bias: Some(self.tensor(1, rows, |x| x * 0.2)),
+        }
     }
 
     fn norm(&mut self, width: usize) -> Norm {
@@ -82,7 +87,13 @@ impl Maker {
         self.block(layer, WIDTH, Middle::FeedForward(FeedForward { gate, up, down, activation }))
     }
 
-    fn stack(&mut self, input: Input, context: usize, positions: bool, blocks: Vec<Block>) -> Stack {
+    fn stack(
+        &mut self,
+        input: Input,
+        context: usize,
+        positions: bool,
+        blocks: Vec<Block>,
+    ) -> Stack {
         let positions = positions.then(|| Positions::Learned(self.table(context, WIDTH)));
         Stack { width: WIDTH, context, input, positions, blocks, norm: Some(self.norm(WIDTH)) }
     }
@@ -91,10 +102,17 @@ impl Maker {
         Input::Tokens { embed: self.table(VOCAB, WIDTH), scale: 1.0, types: None }
     }
 
-    fn model(self, name: &'static str, stacks: Vec<Stack>, output: Output, samples: Vec<Sample>) -> Model {
+    fn model(
+        self,
+        name: &'static str,
+        stacks: Vec<Stack>,
+        output: Output,
+        samples: Vec<Sample>,
+    ) -> Model {
         let dir = tempfile::tempdir().unwrap();
         let views = self.tensors.iter().map(|(name, shape, bytes)| {
-            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+            let view =
+                safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
             (name.clone(), view.unwrap())
         });
         safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
@@ -112,7 +130,12 @@ impl Maker {
     }
 
     fn logits(&mut self) -> Output {
-        Output { pooling: Pooling::None, dense: None, head: Some(self.linear(VOCAB, WIDTH)), normalize: false }
+        Output {
+            pooling: Pooling::None,
+            dense: None,
+            head: Some(self.linear(VOCAB, WIDTH)),
+            normalize: false,
+        }
     }
 }
 
@@ -151,8 +174,13 @@ fn encoder() -> Model {
     let mut make = Maker { join: Some(Join::Post), ..Maker::default() };
     let attention = |make: &mut Maker, layer| make.attention(layer, Sight::All, 0);
     let forward = |make: &mut Maker, layer| make.feed_forward(layer, false, Activation::Gelu);
-    let blocks = (0..2).flat_map(|layer| [attention(&mut make, layer), forward(&mut make, layer)]).collect();
-    let input = Input::Tokens { embed: make.table(VOCAB, WIDTH), scale: 2.0, types: Some(make.table(2, WIDTH)) };
+    let blocks =
+        (0..2).flat_map(|layer| [attention(&mut make, layer), forward(&mut make, layer)]).collect();
+    let input = Input::Tokens {
+        embed: make.table(VOCAB, WIDTH),
+        scale: 2.0,
+        types: Some(make.table(2, WIDTH)),
+    };
     let stack = make.stack(input, 32, true, blocks);
     let output = Output { pooling: Pooling::Mean, dense: None, head: None, normalize: true };
     let typed = |length, seed| Source::Tokens {
@@ -168,8 +196,11 @@ fn encoder_decoder() -> Model {
     let stack = |make: &mut Maker, sight, later: bool| {
         let mut blocks = vec![make.attention(0, sight, 0)];
         if let Middle::Attention(attention) = &mut blocks[0].middle {
-            attention.relative =
-                Some(Relative { table: make.table(8, 4), max_distance: 12, bidirectional: sight == Sight::All });
+            attention.relative = Some(Relative {
+                table: make.table(8, 4),
+                max_distance: 12,
+                bidirectional: sight == Sight::All,
+            });
         }
         if later {
             blocks.push(make.attention(0, Sight::Cross, WIDTH));
@@ -186,41 +217,65 @@ fn encoder_decoder() -> Model {
 /// A picture's patches, an interface that asks for them and makes them another size, and a decoder.
 fn reader() -> Model {
     let mut make = Maker::default();
-    let picture =
-        Picture { height: 4, width: 6, patch: 2, channels: 3, scale: vec![0.01; 3], offset: vec![-1.0, 0.0, 0.5] };
-    let input = Input::Pixels { linear: make.linear(WIDTH, 12), class: Some(make.table(1, WIDTH)), picture };
-    let blocks = vec![make.attention(0, Sight::All, 0), make.feed_forward(0, false, Activation::GeluTanh)];
+    let picture = Picture {
+        height: 4,
+        width: 6,
+        patch: 2,
+        channels: 3,
+        scale: vec![0.01; 3],
+        offset: vec![-1.0, 0.0, 0.5],
+    };
+    let input = Input::Pixels {
+        linear: make.linear(WIDTH, 12),
+        class: Some(make.table(1, WIDTH)),
+        picture,
+    };
+    let blocks =
+        vec![make.attention(0, Sight::All, 0), make.feed_forward(0, false, Activation::GeluTanh)];
     let vision = make.stack(input, 7, true, blocks);
-    let mut blocks = vec![make.attention(0, Sight::Cross, WIDTH), make.feed_forward(0, false, Activation::Gelu)];
+    let mut blocks =
+        vec![make.attention(0, Sight::Cross, WIDTH), make.feed_forward(0, false, Activation::Gelu)];
     let projection = make.linear(20, WIDTH);
     let norm = Some(make.norm(WIDTH));
-    blocks.push(Block { layer: 1, norm, join: Join::Replace, middle: Middle::Projection(projection) });
+    blocks.push(Block {
+        layer: 1,
+        norm,
+        join: Join::Replace,
+        middle: Middle::Projection(projection),
+    });
     let queries = Input::Queries(make.table(3, WIDTH));
     let mut asks = make.stack(queries, 3, false, blocks);
     asks.norm = Some(make.norm(20));
-    let mut blocks = vec![make.attention(0, Sight::Earlier, 0), make.attention(0, Sight::Cross, 20)];
+    let mut blocks =
+        vec![make.attention(0, Sight::Earlier, 0), make.attention(0, Sight::Cross, 20)];
     blocks.push(make.feed_forward(0, false, Activation::Gelu));
     let input = make.tokens();
     let speaks = make.stack(input, 32, true, blocks);
     let output = make.logits();
-    let pixels = |_: usize, seed| Source::Pixels(numbers(72, seed).iter().map(|x| (x * 127.0 + 128.0) as u8).collect());
+    let pixels = |_: usize, seed| {
+        Source::Pixels(numbers(72, seed).iter().map(|x| (x * 127.0 + 128.0) as u8).collect())
+    };
     make.model("reader", vec![vision, asks, speaks], output, samples(pixels, true))
 }
 
 /// Frames of sound, a layer on top of them, and a few classes.
 fn listener() -> Model {
     let mut make = Maker { join: Some(Join::Post), ..Maker::default() };
-    let input = Input::Features { linear: make.linear(WIDTH, 5), class: Some(make.table(1, WIDTH)) };
-    let blocks = vec![make.attention(0, Sight::All, 0), make.feed_forward(0, true, Activation::Gelu)];
+    let input =
+        Input::Features { linear: make.linear(WIDTH, 5), class: Some(make.table(1, WIDTH)) };
+    let blocks =
+        vec![make.attention(0, Sight::All, 0), make.feed_forward(0, true, Activation::Gelu)];
     let mut hears = make.stack(input, 32, true, blocks);
     hears.norm = None;
     // Goes on with another width.
     let linear = make.linear(10, WIDTH);
-    let block = Block { layer: 0, norm: None, join: Join::Replace, middle: Middle::Projection(linear) };
+    let block =
+        Block { layer: 0, norm: None, join: Join::Replace, middle: Middle::Projection(linear) };
     let mut narrow = make.stack(Input::States, 32, false, vec![block]);
     narrow.norm = None;
     let dense = Some((make.linear(10, 10), Activation::Tanh));
-    let output = Output { pooling: Pooling::First, dense, head: Some(make.linear(4, 10)), normalize: false };
+    let output =
+        Output { pooling: Pooling::First, dense, head: Some(make.linear(4, 10)), normalize: false };
     let features = |length: usize, seed| Source::Features(numbers(length * 5, seed));
     make.model("listener", vec![hears, narrow], output, samples(features, false))
 }

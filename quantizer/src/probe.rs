@@ -1,11 +1,13 @@
 //! What changing one block does to the predictions, and what blocks are like.
 //!
-//! A probe runs the f32 model once on some samples and keeps the stream before each block; a changed block then costs the blocks
-//! behind it only. Damage is the mean Kullback-Leibler divergence of the changed model's predictions from the f32 model's, in nats; of models
-//! that predict no tokens, the squared error of their outputs as a part of their own square.
+//! A probe runs the f32 model once on some samples and keeps the stream before each block; a
+//! changed block then costs the blocks behind it only. Damage is the mean Kullback-Leibler
+//! divergence of the changed model's predictions from the f32 model's, in nats; of models that
+//! predict no tokens, the squared error of their outputs as a part of their own square.
 //!
-//! Beside it stand two figures that need no output: the plasticity of a block f, the mean of `|f(x) - f(y)| / |x - y|` over pairs of inputs
-//! (Odonnat et al., arXiv 2602.06883), for its inputs in place and for what its stack begins with; and its influence, 1 minus the mean cosine
+//! Beside it stand two figures that need no output: the plasticity of a block f, the mean of
+//! `|f(x) - f(y)| / |x - y|` over pairs of inputs (Odonnat et al., arXiv 2602.06883), for its
+//! inputs in place and for what its stack begins with; and its influence, 1 minus the mean cosine
 //! of the stream before and behind it (ShortGPT: Men et al., arXiv 2403.03853).
 
 use crate::checkpoint::Join;
@@ -124,7 +126,9 @@ impl<'r, 'c> Probe<'r, 'c> {
         let architecture = self.reference.architecture();
         if architecture.is_language_model() {
             let positions = outputs.len() / architecture.outputs();
-            return Ok(loss(&mut outputs, &self.target, architecture.outputs()) / positions.max(1) as f64);
+            return Ok(
+                loss(&mut outputs, &self.target, architecture.outputs()) / positions.max(1) as f64
+            );
         }
         let square = |x: f32| f64::from(x) * f64::from(x);
         let missing: f64 = outputs.iter().zip(&self.target).map(|(a, b)| square(a - b)).sum();
@@ -136,7 +140,8 @@ impl<'r, 'c> Probe<'r, 'c> {
     fn outputs(&self, batch: &Batch) -> Result<Vec<f32>, ReferenceError> {
         let mut outputs = vec![];
         let head = self.head.as_ref().map(|head| head.weight.as_slice());
-        self.reference.head_with(head, batch, &mut (), |_, _, row| outputs.extend_from_slice(row))?;
+        self.reference
+            .head_with(head, batch, &mut (), |_, _, row| outputs.extend_from_slice(row))?;
         Ok(outputs)
     }
 
@@ -150,8 +155,10 @@ impl<'r, 'c> Probe<'r, 'c> {
         let architecture = self.reference.architecture();
         let embeddings = &self.batches[architecture.numbers(architecture.stack_of(block)).start];
         let plasticity = |batch: &Batch| {
-            let branch: Vec<f32> =
-                batch.parts(usize::MAX).flat_map(|part| weights.branch(part.sequences, part.stream)).collect();
+            let branch: Vec<f32> = batch
+                .parts(usize::MAX)
+                .flat_map(|part| weights.branch(part.sequences, part.stream))
+                .collect();
             self::plasticity(batch, &branch)
         };
         let mut behind = own.clone();
@@ -178,7 +185,9 @@ fn plasticity(batch: &Batch, outputs: &[f32]) -> f64 {
     for pair in batch.lengths().windows(2) {
         let (next, length) = (start + pair[0], pair[0].min(pair[1]));
         let distance = |of: &[f32], width: usize| {
-            let both = of[start * width..][..length * width].iter().zip(&of[next * width..][..length * width]);
+            let both = of[start * width..][..length * width]
+                .iter()
+                .zip(&of[next * width..][..length * width]);
             both.map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>().sqrt()
         };
         let apart = distance(inputs, widths[0]);
@@ -197,7 +206,9 @@ fn influence(before: &Batch, behind: &Batch) -> f64 {
     }
     let rows = before.stream().chunks(before.width()).zip(behind.stream().chunks(behind.width()));
     let cosines = rows.map(|(x, y)| {
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let dot = |a: &[f32], b: &[f32]| {
+            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+        };
         let norms = (dot(x, x) * dot(y, y)).sqrt();
         if norms > 0.0 { dot(x, y) / norms } else { 1.0 }
     });

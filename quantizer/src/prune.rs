@@ -1,9 +1,12 @@
-//! Structured pruning: heads and feed-forward channels are taken out of a block, and what remains makes up for them.
+//! Structured pruning: heads and feed-forward channels are taken out of a block, and what remains
+//! makes up for them.
 //!
-//! Both are columns of a block's second product W (d outputs), whose inputs have the second moments H. Taking the columns B out and
-//! letting all others change costs the squared error `tr(W_B (H^-1_BB)^-1 W_B^T)` at least, and
-//! `W - W_B (H^-1_BB)^-1 H^-1_B:` reaches it (optimal brain surgeon: Hassibi and Stork, 1993; for columns: ZipLM, Kurtic et al., arXiv 2302.04089).
-//! Units go one after the other, the cheapest first, so damage is measured on activations and not read off magnitudes.
+//! Both are columns of a block's second product W (d outputs), whose inputs have the second moments
+//! H. Taking the columns B out and letting all others change costs the squared error `tr(W_B
+//! (H^-1_BB)^-1 W_B^T)` at least, and `W - W_B (H^-1_BB)^-1 H^-1_B:` reaches it (optimal brain
+//! surgeon: Hassibi and Stork, 1993; for columns: ZipLM, Kurtic et al., arXiv 2302.04089). Units go
+//! one after the other, the cheapest first, so damage is measured on activations and not read off
+//! magnitudes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -60,8 +63,8 @@ impl Prune {
     }
 }
 
-/// Units of a block that can be taken out on their own: key/value heads with the query heads that share them (a single such head: its
-/// query heads), or channels.
+/// Units of a block that can be taken out on their own: key/value heads with the query heads that
+/// share them (a single such head: its query heads), or channels.
 pub fn units(block: &BlockWeights) -> usize {
     match &block.middle {
         Middle::Attention(heads) if heads.kv_heads > 1 => heads.kv_heads,
@@ -71,17 +74,24 @@ pub fn units(block: &BlockWeights) -> usize {
     }
 }
 
-/// A block with fewer units, and the squared error of its second product's outputs as a part of their own square.
+/// A block with fewer units, and the squared error of its second product's outputs as a part of
+/// their own square.
 pub type Cut = (BlockWeights, f64);
 
-/// Takes units out of a block whose second product has inputs with these moments: ever more, as many as each of `counts`, which rise.
+/// Takes units out of a block whose second product has inputs with these moments: ever more, as
+/// many as each of `counts`, which rise.
 ///
 /// # Errors
 /// Moments that are singular beyond help.
 ///
 /// # Panics
 /// When there would be no unit left.
-pub fn cut(block: &BlockWeights, moments: &Moments, counts: &[usize], refit: Refit) -> Result<Vec<Cut>, MomentsError> {
+pub fn cut(
+    block: &BlockWeights,
+    moments: &Moments,
+    counts: &[usize],
+    refit: Refit,
+) -> Result<Vec<Cut>, MomentsError> {
     let all = units(block);
     let mut surgeon = Surgeon::new(&block.output, moments, block.output.cols / all)?;
     let cuts = counts.iter().map(|&count| {
@@ -100,7 +110,8 @@ fn without(block: &BlockWeights, kept: &[usize], weight: Vec<f32>) -> BlockWeigh
     let all = units(block);
     let size = block.output.cols / all;
     let mut block = block.clone();
-    let columns: Vec<usize> = kept.iter().flat_map(|&unit| unit * size..(unit + 1) * size).collect();
+    let columns: Vec<usize> =
+        kept.iter().flat_map(|&unit| unit * size..(unit + 1) * size).collect();
     block.output = LinearWeights { weight, cols: columns.len(), ..block.output.clone() };
     // Rows of the first product, and of the memory's.
     let (rows, of_memory): (Vec<usize>, Vec<usize>) = match &mut block.middle {
@@ -112,13 +123,16 @@ fn without(block: &BlockWeights, kept: &[usize], weight: Vec<f32>) -> BlockWeigh
         Middle::Attention(heads) => {
             let (keys, values) = (heads.keys().start, heads.values().start);
             let shared: Vec<usize> = match heads.kv_heads > 1 {
-                true => kept.iter().flat_map(|&unit| unit * heads.dim..(unit + 1) * heads.dim).collect(),
+                true => {
+                    kept.iter().flat_map(|&unit| unit * heads.dim..(unit + 1) * heads.dim).collect()
+                }
                 false => (0..heads.dim).collect(),
             };
             let group = if heads.kv_heads > 1 { heads.group() } else { 1 };
             if let Some(relative) = &heads.relative {
                 let size = relative.len() / heads.heads;
-                let own = kept.iter().flat_map(|&unit| unit * group * size..(unit + 1) * group * size);
+                let own =
+                    kept.iter().flat_map(|&unit| unit * group * size..(unit + 1) * group * size);
                 heads.relative = Some(Arc::new(own.map(|at| relative[at]).collect()));
             }
             heads.heads = kept.len() * group;
@@ -129,13 +143,16 @@ fn without(block: &BlockWeights, kept: &[usize], weight: Vec<f32>) -> BlockWeigh
             let others = of(keys).chain(of(values));
             match heads.sight {
                 Sight::Cross => (columns, others.collect()),
-                Sight::Earlier | Sight::All => (columns.iter().copied().chain(others).collect(), vec![]),
+                Sight::Earlier | Sight::All => {
+                    (columns.iter().copied().chain(others).collect(), vec![])
+                }
             }
         }
     };
     for (of, rows) in [(&mut block.input, rows), (&mut block.memory, of_memory)] {
         let Some(of) = of else { continue };
-        of.weight = rows.iter().flat_map(|&row| &of.weight[row * of.cols..][..of.cols]).copied().collect();
+        of.weight =
+            rows.iter().flat_map(|&row| &of.weight[row * of.cols..][..of.cols]).copied().collect();
         if let Some(bias) = &mut of.bias {
             *bias = rows.iter().map(|&row| bias[row]).collect();
         }
@@ -157,7 +174,8 @@ struct Surgeon {
 
 impl Surgeon {
     fn new(of: &LinearWeights, moments: &Moments, size: usize) -> Result<Self, MomentsError> {
-        let w = ArrayView2::from_shape((of.rows(), of.cols), &of.weight).expect("rows times columns");
+        let w =
+            ArrayView2::from_shape((of.rows(), of.cols), &of.weight).expect("rows times columns");
         let original = w.t().mapv(f64::from).as_standard_layout().into_owned();
         let kept = (0..of.cols / size).collect();
         Ok(Self { size, w: original.clone(), original, inverse: moments.inverse()?, kept })
@@ -186,11 +204,13 @@ impl Surgeon {
         // Rows of W^T and of the inverse, each on its own.
         for (of, less) in [(&mut *w, solved), (&mut *inverse, back)] {
             let of = of.axis_iter_mut(Axis(0)).into_par_iter();
-            of.zip(across.axis_iter(Axis(0)).into_par_iter()).with_min_len(16).for_each(|(mut row, across)| {
-                for (factor, less) in across.iter().zip(less.rows()) {
-                    row.scaled_add(-factor, &less);
-                }
-            });
+            of.zip(across.axis_iter(Axis(0)).into_par_iter()).with_min_len(16).for_each(
+                |(mut row, across)| {
+                    for (factor, less) in across.iter().zip(less.rows()) {
+                        row.scaled_add(-factor, &less);
+                    }
+                },
+            );
         }
         // What is gone stays gone, whatever was rounded.
         part_mut(w, at.clone(), 0..rows).fill(0.0);
@@ -201,13 +221,16 @@ impl Surgeon {
     /// The weights of the columns that are left, and the error.
     fn result(&self, moments: &Moments, refit: Refit) -> (Vec<f32>, f64) {
         let (cols, rows) = self.w.dim();
-        let columns: Vec<usize> = self.kept.iter().flat_map(|&unit| unit * self.size..(unit + 1) * self.size).collect();
+        let columns: Vec<usize> =
+            self.kept.iter().flat_map(|&unit| unit * self.size..(unit + 1) * self.size).collect();
         let mut w = self.w.clone();
         if refit == Refit::None {
             w.fill(0.0);
             columns.iter().for_each(|&c| w.row_mut(c).assign(&self.original.row(c)));
         }
-        let h = ArrayView2::from_shape((cols, cols), moments.matrix()).expect("a square").mapv(f64::from);
+        let h = ArrayView2::from_shape((cols, cols), moments.matrix())
+            .expect("a square")
+            .mapv(f64::from);
         let square = |w: &Array2<f64>| (w * &h.dot(w)).sum();
         let whole = square(&self.original);
         let error = if whole > 0.0 { square(&(&self.original - &w)) / whole } else { 0.0 };
@@ -235,7 +258,8 @@ fn solve(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64> {
     let n = a.nrows();
     let mut x = b.to_owned();
     let mut lower = a.as_standard_layout().into_owned();
-    let Some(l) = lower.as_slice_mut().and_then(|l| crate::quantize::cholesky(l, n).map(|()| &*l)) else {
+    let Some(l) = lower.as_slice_mut().and_then(|l| crate::quantize::cholesky(l, n).map(|()| &*l))
+    else {
         x.fill(f64::NAN);
         return x;
     };
@@ -292,7 +316,8 @@ mod tests {
         let mut x = numbers(400 * 12, 3);
         x.chunks_mut(12).for_each(|row| row[5] = row[2]);
         let before = block.clone();
-        let (block, error) = cut(&block, &moments(&x, 12), &[1], Refit::LeastSquares).unwrap().remove(0);
+        let (block, error) =
+            cut(&block, &moments(&x, 12), &[1], Refit::LeastSquares).unwrap().remove(0);
         assert!(error < 5e-3, "{error}");
         let (was, is) = (before.input.as_ref().unwrap(), block.input.as_ref().unwrap());
         assert_eq!((block.output.cols, is.rows()), (11, 22));
@@ -324,12 +349,14 @@ mod tests {
             relative: Some(Arc::new(numbers(6 * 3, 5))),
             transforms: false,
         };
-        let block = block(vec![1.0; 8], linear(24, 8, 1), Middle::Attention(heads), linear(8, 12, 2));
+        let block =
+            block(vec![1.0; 8], linear(24, 8, 1), Middle::Attention(heads), linear(8, 12, 2));
         // The second group does nothing.
         let mut x = numbers(200 * 12, 4);
         x.chunks_mut(12).for_each(|row| row[4..8].fill(0.0));
         let before = block.clone();
-        let (block, error) = cut(&block, &moments(&x, 12), &[1], Refit::LeastSquares).unwrap().remove(0);
+        let (block, error) =
+            cut(&block, &moments(&x, 12), &[1], Refit::LeastSquares).unwrap().remove(0);
         let Middle::Attention(heads) = &block.middle else { unreachable!() };
         assert_eq!(
             (heads.heads, heads.kv_heads, block.output.cols, block.input.as_ref().unwrap().rows()),
@@ -338,7 +365,9 @@ mod tests {
         let table = numbers(6 * 3, 5);
         assert_eq!(heads.relative.as_deref().unwrap()[..], [&table[..6], &table[12..]].concat());
         assert!(error < 0.05, "{error}");
-        let row = |block: &BlockWeights, row: usize| block.input.as_ref().unwrap().weight[row * 8..][..8].to_vec();
+        let row = |block: &BlockWeights, row: usize| {
+            block.input.as_ref().unwrap().weight[row * 8..][..8].to_vec()
+        };
         for (new, old) in [(0, 0), (4, 8), (8, 12), (10, 16), (12, 18), (14, 22)] {
             assert_eq!(row(&block, new), row(&before, old), "{new} {old}");
         }

@@ -12,7 +12,9 @@ pub(crate) fn mixed(mut x: u64) -> u64 {
 
 /// A number that depends on a seed and some bytes.
 pub(crate) fn hash(seed: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(mixed(seed), |all, &byte| mixed(all ^ u64::from(byte).wrapping_add(0x9e37_79b9_7f4a_7c15)))
+    bytes.iter().fold(mixed(seed), |all, &byte| {
+        mixed(all ^ u64::from(byte).wrapping_add(0x9e37_79b9_7f4a_7c15))
+    })
 }
 
 impl Random {

@@ -1,5 +1,6 @@
-//! The blocks of a `.kinglet` file as the f32 forward pass has them: rows times their scales, phases as radians, relative numbers in units of
-//! the exponential function. Products round their inputs, as the runtime's do; keys and values stay f32.
+//! The blocks of a `.kinglet` file as the f32 forward pass has them: rows times their scales,
+//! phases as radians, relative numbers in units of the exponential function. Products round their
+//! inputs, as the runtime's do; keys and values stay f32.
 
 use std::f64::consts::TAU;
 use std::sync::Arc;
@@ -27,7 +28,8 @@ pub(crate) fn matrix(of: &Matrix<'_>) -> Vec<f32> {
     // What a sparse matrix makes of the unit vectors.
     for first in (0..cols).step_by(COLUMNS) {
         let count = COLUMNS.min(cols - first);
-        let (mut codes, mut of_groups) = (vec![0; count * stride(cols)], vec![0; count * sums(cols)]);
+        let (mut codes, mut of_groups) =
+            (vec![0; count * stride(cols)], vec![0; count * sums(cols)]);
         for i in 0..count {
             codes[i * stride(cols) + first + i] = 1;
             of_groups[i * sums(cols) + (first + i) / GROUP] = 1;
@@ -37,7 +39,10 @@ pub(crate) fn matrix(of: &Matrix<'_>) -> Vec<f32> {
         let units = Activations::new(&codes, &of_groups, &scales, cols);
         Isa::detect().matmul(of, &units, 0..of.panels(), &mut columns, rows);
         for (i, column) in columns.chunks_exact(rows).enumerate() {
-            column.iter().enumerate().for_each(|(row, number)| numbers[row * cols + first + i] = *number);
+            column
+                .iter()
+                .enumerate()
+                .for_each(|(row, number)| numbers[row * cols + first + i] = *number);
         }
     }
     numbers
@@ -57,7 +62,12 @@ pub(crate) fn linear(of: &Linear<'_>) -> LinearWeights {
 /// A norm.
 pub(crate) fn norm(of: &Norm<'_>) -> NormWeights {
     let kind = if of.is_layer() { NormKind::Layer } else { NormKind::Rms };
-    NormWeights { kind, weight: of.weight.to_vec(), bias: of.bias.map(<[f32]>::to_vec), eps: of.eps }
+    NormWeights {
+        kind,
+        weight: of.weight.to_vec(),
+        bias: of.bias.map(<[f32]>::to_vec),
+        eps: of.eps,
+    }
 }
 
 /// A block.
@@ -71,7 +81,8 @@ pub(crate) fn block(of: &format::Block<'_>) -> BlockWeights {
             (Some(linear(&attention.input)), memory, Middle::Attention(heads(attention)))
         }
         format::Middle::FeedForward { input, gated, activation, .. } => {
-            let middle = Middle::FeedForward { activation: self::activation(*activation), gated: *gated };
+            let middle =
+                Middle::FeedForward { activation: self::activation(*activation), gated: *gated };
             (Some(linear(input)), None, middle)
         }
         format::Middle::Projection => (None, None, Middle::Projection),
@@ -82,16 +93,30 @@ pub(crate) fn block(of: &format::Block<'_>) -> BlockWeights {
         format::Join::Replace => (Join::Replace, None),
     };
     let output = linear(&of.output);
-    BlockWeights { norm: of.norm.as_ref().map(norm), join, stream_norm, input, memory, middle, output }
+    BlockWeights {
+        norm: of.norm.as_ref().map(norm),
+        join,
+        stream_norm,
+        input,
+        memory,
+        middle,
+        output,
+    }
 }
 
 fn heads(of: &Attention<'_>) -> Heads {
     let norm = |weight: Option<&[f32]>| {
         let eps = of.head_norm_eps;
-        weight.map(|weight| NormWeights { kind: NormKind::Rms, weight: weight.to_vec(), bias: None, eps })
+        weight.map(|weight| NormWeights {
+            kind: NormKind::Rms,
+            weight: weight.to_vec(),
+            bias: None,
+            eps,
+        })
     };
     let radians = |&phase: &u32| f64::from(phase) / 4_294_967_296.0 * TAU;
-    let rope = || Rope { inv_freq: of.rope.iter().map(radians).collect(), magnitude: of.rope_magnitude };
+    let rope =
+        || Rope { inv_freq: of.rope.iter().map(radians).collect(), magnitude: of.rope_magnitude };
     let relative = || Arc::new(of.relative.iter().map(|x| x / std::f32::consts::LOG2_E).collect());
     Heads {
         heads: of.heads,
@@ -135,7 +160,9 @@ mod tests {
     fn matrices_read_back_as_they_were_packed() {
         let (rows, cols) = (37, 83);
         for format in Format::ALL {
-            for sparse in [false, true].into_iter().filter(|sparse| !sparse || format.may_be_sparse()) {
+            for sparse in
+                [false, true].into_iter().filter(|sparse| !sparse || format.may_be_sparse())
+            {
                 let mut weight = numbers(rows * cols, 5);
                 if sparse {
                     // Two of three panels are zero.

@@ -4,9 +4,22 @@ use crate::checkpoint::{Join, NormKind};
 use crate::reference::{BlockWeights, LinearWeights, Middle, NormWeights};
 
 /// A block behind a root-mean-square norm, added to the stream.
-pub(crate) fn block(norm: Vec<f32>, input: LinearWeights, middle: Middle, output: LinearWeights) -> BlockWeights {
+pub(crate) fn block(
+    norm: Vec<f32>,
+    input: LinearWeights,
+    middle: Middle,
+    output: LinearWeights,
+) -> BlockWeights {
     let norm = Some(NormWeights { kind: NormKind::Rms, weight: norm, bias: None, eps: 1e-5 });
-    BlockWeights { norm, join: Join::Pre, stream_norm: None, input: Some(input), memory: None, middle, output }
+    BlockWeights {
+        norm,
+        join: Join::Pre,
+        stream_norm: None,
+        input: Some(input),
+        memory: None,
+        middle,
+        output,
+    }
 }
 
 /// `n` numbers from -1 to 1.

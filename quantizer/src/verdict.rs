@@ -29,8 +29,8 @@ pub const COSINE: [f64; 2] = [0.99, 0.97];
 pub const HELD_OUT: usize = 2048;
 /// Tokens generated, at most.
 const GENERATED: usize = 240;
-/// Texts that these make: many, as the reference runs all of a text again wherever a draft parts from
-/// it.
+/// Texts that these make: many, as the reference runs all of a text again wherever a draft parts
+/// from it.
 const TEXTS: usize = 12;
 /// Runs of the reference for all texts, about: one for each place where the drafts part from it.
 const RUNS: usize = 6;
@@ -71,7 +71,8 @@ pub struct Verdict {
 
 /// Tokens that a model is judged on: so many, and fewer where each costs much.
 fn tokens(architecture: &Architecture, most: usize, runs: usize) -> usize {
-    let weights: usize = architecture.blocks().flat_map(Block::products).map(|linear| linear.weight.len()).sum();
+    let weights: usize =
+        architecture.blocks().flat_map(Block::products).map(|linear| linear.weight.len()).sum();
     let head = architecture.output.head.as_ref().map_or(0, |head| head.weight.len());
     (WORK / (weights + head).max(1) / runs).clamp(most / 8, most)
 }
@@ -103,7 +104,10 @@ pub fn verdict(
                 fits
             };
             let some: Vec<Sample> = held_out.iter().take_while(fits).cloned().collect();
-            (if some.is_empty() { held_out[..1].to_vec() } else { some }, "held out of the calibration text")
+            (
+                if some.is_empty() { held_out[..1].to_vec() } else { some },
+                "held out of the calibration text",
+            )
         }
     };
     let agreement = compare(model, isa, reference, &samples, &|_| ())?;
@@ -125,7 +129,9 @@ fn generated(
     let context = model.context().min(architecture.last().context);
     let tokenizer = model.tokenizer().and_then(Result::ok);
     let bos = tokenizer.as_ref().and_then(|tokenizer| tokenizer.bos()).or(architecture.bos);
-    let written = tokenizer.as_ref().and_then(|tokenizer| crate::encode(tokenizer, &options.prompt, true).ok());
+    let written = tokenizer
+        .as_ref()
+        .and_then(|tokenizer| crate::encode(tokenizer, &options.prompt, true).ok());
     let mut prompt = bos.map_or_else(|| written.unwrap_or_default(), |bos| vec![bos]);
     prompt.truncate(context / 2);
     if prompt.is_empty() {
@@ -140,7 +146,10 @@ fn generated(
     };
     let texts = continued(model, isa, reference, vec![prompt.into(); TEXTS], &how, &|_| ())?;
     // The last token has nothing behind it that could be compared.
-    Ok(texts.iter().map(|text: &Continued| text.with(&text.reference[..text.reference.len() - 1])).collect())
+    Ok(texts
+        .iter()
+        .map(|text: &Continued| text.with(&text.reference[..text.reference.len() - 1]))
+        .collect())
 }
 
 fn grade(nearness: &Nearness) -> Grade {
@@ -203,10 +212,16 @@ impl std::fmt::Display for Verdict {
             Nearness::Distributions { mean_kl, top1_agreement, .. } => {
                 let what = if self.agreement.kind == Outputs::Labels { "label" } else { "token" };
                 let same = top1_agreement * 100.0;
-                write!(f, "mean KL divergence from f32 {mean_kl:.5} nats, same top {what} {same:.1}%")?;
+                write!(
+                    f,
+                    "mean KL divergence from f32 {mean_kl:.5} nats, same top {what} {same:.1}%"
+                )?;
             }
             Nearness::Vectors { mean_cosine, least_cosine } => {
-                write!(f, "cosine with f32 {mean_cosine:.4} in the mean, {least_cosine:.4} at least")?;
+                write!(
+                    f,
+                    "cosine with f32 {mean_cosine:.4} in the mean, {least_cosine:.4} at least"
+                )?;
             }
         }
         write!(f, ", on {} ({:.1} s)", self.on, self.seconds)?;
@@ -235,8 +250,18 @@ mod tests {
 
     #[test]
     fn grades_have_their_limits() {
-        let of = |mean_kl| grade(&Nearness::Distributions { mean_kl, p99_kl: 0.0, max_kl: 0.0, top1_agreement: 1.0 });
-        assert_eq!([of(0.02), of(0.021), of(0.1), of(0.101)], [Grade::Good, Grade::Fair, Grade::Fair, Grade::Poor]);
+        let of = |mean_kl| {
+            grade(&Nearness::Distributions {
+                mean_kl,
+                p99_kl: 0.0,
+                max_kl: 0.0,
+                top1_agreement: 1.0,
+            })
+        };
+        assert_eq!(
+            [of(0.02), of(0.021), of(0.1), of(0.101)],
+            [Grade::Good, Grade::Fair, Grade::Fair, Grade::Poor]
+        );
         let of = |mean_cosine| grade(&Nearness::Vectors { mean_cosine, least_cosine: 0.0 });
         assert_eq!([of(0.99), of(0.98), of(0.96)], [Grade::Good, Grade::Fair, Grade::Poor]);
     }

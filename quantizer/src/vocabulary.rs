@@ -1,8 +1,10 @@
 //! The part of a vocabulary that a text needs, and how a file says which part it has.
 //!
-//! A model that is to speak of little carries rows of embedding and head for tokens that never come. [`of_text`] finds those that
-//! have to stay, [`Checkpoint::keep_tokens`] takes the others out, and the metadata of the file lists what was kept under [`KEY`]:
-//! ids of the checkpoint as ascending ranges, `0-5,9,12-80`. [`follow`] cuts another copy of the checkpoint down to the same tokens.
+//! A model that is to speak of little carries rows of embedding and head for tokens that never
+//! come. [`of_text`] finds those that have to stay, [`Checkpoint::keep_tokens`] takes the others
+//! out, and the metadata of the file lists what was kept under [`KEY`]: ids of the checkpoint as
+//! ascending ranges, `0-5,9,12-80`. [`follow`] cuts another copy of the checkpoint down to the same
+//! tokens.
 
 use std::path::PathBuf;
 
@@ -40,7 +42,8 @@ pub enum VocabularyError {
     Encode(String),
     /// A list of ids that is not one.
     #[error(
-        "the file's metadata has a list of kept tokens with {0:?}, which is no range of ids above the one before it"
+        "the file's metadata has a list of kept tokens with {0:?}, which is no range of ids above \
+         the one before it"
     )]
     Ranges(String),
     /// The checkpoint does not have such tokens.
@@ -48,12 +51,14 @@ pub enum VocabularyError {
     Checkpoint(#[from] CheckpointError),
 }
 
-/// The tokens of a checkpoint that are needed to encode `text` as before, and any other text somehow; ascending.
+/// The tokens of a checkpoint that are needed to encode `text` as before, and any other text
+/// somehow; ascending.
 ///
 /// # Errors
 /// [`VocabularyError`].
 pub fn of_text(checkpoint: &Checkpoint, text: &[u8]) -> Result<Vec<u32>, VocabularyError> {
-    let text = std::str::from_utf8(text).map_err(|e| VocabularyError::NotUtf8 { at: e.valid_up_to() })?;
+    let text =
+        std::str::from_utf8(text).map_err(|e| VocabularyError::NotUtf8 { at: e.valid_up_to() })?;
     if text.is_empty() {
         return Err(VocabularyError::Empty);
     }
@@ -62,7 +67,8 @@ pub fn of_text(checkpoint: &Checkpoint, text: &[u8]) -> Result<Vec<u32>, Vocabul
         return Err(VocabularyError::NoTokenizer(checkpoint.path().to_path_buf()));
     }
     let parsed = Tokenizer::parse(&section).map_err(TokenizerImportError::from)?;
-    let mut tokens = crate::text::encode(&parsed, text, false).map_err(|e| VocabularyError::Encode(e.to_string()))?;
+    let mut tokens = crate::text::encode(&parsed, text, false)
+        .map_err(|e| VocabularyError::Encode(e.to_string()))?;
     // The settings may begin and end texts otherwise than the tokenizer.
     let architecture = checkpoint.architecture();
     tokens.extend(architecture.bos.iter().chain(&architecture.eos));
@@ -107,7 +113,9 @@ fn from_ranges(text: &str) -> Result<Vec<u32>, VocabularyError> {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let bounds = first.parse::<u32>().ok().zip(last.parse::<u32>().ok());
         // Bounded, as the text may promise more than there is memory.
-        let rises = |&(first, last): &(u32, u32)| first <= last && last < MAX_VOCAB && ids.last() < Some(&first);
+        let rises = |&(first, last): &(u32, u32)| {
+            first <= last && last < MAX_VOCAB && ids.last() < Some(&first)
+        };
         let refuse = || VocabularyError::Ranges(range.chars().take(40).collect());
         let (first, last) = bounds.filter(rises).ok_or_else(refuse)?;
         ids.extend(first..=last);
@@ -121,11 +129,15 @@ mod tests {
 
     #[test]
     fn ranges_are_read_as_written() {
-        for (ids, text) in [(&[0, 1, 2, 5, 9, 10][..], "0-2,5,9-10"), (&[7], "7"), (&[0, 2, 4], "0,2,4")] {
+        for (ids, text) in
+            [(&[0, 1, 2, 5, 9, 10][..], "0-2,5,9-10"), (&[7], "7"), (&[0, 2, 4], "0,2,4")]
+        {
             assert_eq!(to_ranges(ids), text);
             assert_eq!(from_ranges(text).unwrap(), ids);
         }
-        for bad in ["", "x", "3-", "-3", "5-4", "1,1", "0-3,3", "1,,2", "0-4294967295", "9,2", "1-2-3"] {
+        for bad in
+            ["", "x", "3-", "-3", "5-4", "1,1", "0-3,3", "1,,2", "0-4294967295", "9,2", "1-2-3"]
+        {
             assert!(matches!(from_ranges(bad), Err(VocabularyError::Ranges(_))), "{bad}");
         }
     }

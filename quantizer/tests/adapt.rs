@@ -1,5 +1,5 @@
-//! An interface learns while everything else in the file stays as it is; the same bytes come out with any number of threads; what cannot be
-//! adapted is refused in a sentence.
+//! An interface learns while everything else in the file stays as it is; the same bytes come out
+//! with any number of threads; what cannot be adapted is refused in a sentence.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,8 @@ use kinglet_quantizer::adapt::{AdaptError, Fresh, Options, Outcome, Shape, adapt
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::quantize::{self, quantize};
 
-const TEXTS: [&str; 6] = ["red heart", "blue circle", "green apple", "purple square", "orange book", "cat face"];
+const TEXTS: [&str; 6] =
+    ["red heart", "blue circle", "green apple", "purple square", "orange book", "cat face"];
 
 /// A folder with a quantized namer and pictures of one colour each, two shades of it for each text.
 struct Place(tempfile::TempDir);
@@ -18,12 +19,14 @@ impl Place {
         let place = Self(tempfile::tempdir().unwrap());
         let namer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/namer");
         let options = quantize::Options { golden: 4, ..quantize::Options::default() };
-        quantize(&Checkpoint::open(&namer).unwrap(), &place.path("namer"), &options, &|_, _, _| ()).unwrap();
+        quantize(&Checkpoint::open(&namer).unwrap(), &place.path("namer"), &options, &|_, _, _| ())
+            .unwrap();
         let mut lines = String::new();
         for (i, text) in TEXTS.iter().enumerate() {
             for shade in 0..4 {
                 let name = format!("{i}-{shade}.png");
-                let colour = image::Rgb([(i * 50) as u8, (255 - i * 40) as u8, (shade * 9 + i * 20) as u8]);
+                let colour =
+                    image::Rgb([(i * 50) as u8, (255 - i * 40) as u8, (shade * 9 + i * 20) as u8]);
                 image::RgbImage::from_pixel(72, 72, colour).save(place.path(&name)).unwrap();
                 lines += &format!("{name}\t{text}\n");
             }
@@ -36,7 +39,13 @@ impl Place {
         self.0.path().join(name)
     }
 
-    fn adapt(&self, file: &str, pairs: &str, to: &str, options: &Options) -> Result<Outcome, AdaptError> {
+    fn adapt(
+        &self,
+        file: &str,
+        pairs: &str,
+        to: &str,
+        options: &Options,
+    ) -> Result<Outcome, AdaptError> {
         adapt(&self.path(file), &self.path(pairs), &self.path(to), options, &|_, _, _| ())
     }
 
@@ -54,7 +63,14 @@ fn options(shape: Shape) -> Options {
         Shape::Resampler => (Some(5), Some(48)),
     };
     let fresh = Some(Fresh { shape, queries, width });
-    Options { fresh, norms: shape == Shape::TwoLayer, passes: 12, batch: 8, rate: 4e-3, ..Options::default() }
+    Options {
+        fresh,
+        norms: shape == Shape::TwoLayer,
+        passes: 12,
+        batch: 8,
+        rate: 4e-3,
+        ..Options::default()
+    }
 }
 
 /// Names and bytes of all tensors.
@@ -63,7 +79,8 @@ fn tensors(path: &Path) -> Vec<(String, Vec<u8>)> {
     let model = Model::open(&map).unwrap();
     model.verify(|_| ()).unwrap();
     let tensor = |index| model.tensor(index).unwrap();
-    let named = |index| (model.tensor_name(&tensor(index).record).to_owned(), tensor(index).bytes.to_vec());
+    let named =
+        |index| (model.tensor_name(&tensor(index).record).to_owned(), tensor(index).bytes.to_vec());
     (0..model.record().tensors).map(named).collect()
 }
 
@@ -77,17 +94,27 @@ fn every_interface_learns_and_nothing_else_changes() {
         let mut files = vec![];
         for (threads, name) in [(1, "one"), (3, "three")] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let outcome = pool.install(|| place.adapt("namer", "pairs.tsv", name, &options)).unwrap();
-            assert!(outcome.after.cross_entropy < 0.5 * outcome.before.cross_entropy, "{shape:?}: {outcome:?}");
+            let outcome =
+                pool.install(|| place.adapt("namer", "pairs.tsv", name, &options)).unwrap();
+            assert!(
+                outcome.after.cross_entropy < 0.5 * outcome.before.cross_entropy,
+                "{shape:?}: {outcome:?}"
+            );
             // What training saw, in f32, is what the runtime does.
             let best = outcome.curve[outcome.best_pass];
-            assert!((best - outcome.after.cross_entropy).abs() < 0.02 * best.max(0.5), "{shape:?}: {outcome:?}");
+            assert!(
+                (best - outcome.after.cross_entropy).abs() < 0.02 * best.max(0.5),
+                "{shape:?}: {outcome:?}"
+            );
             files.push((std::fs::read(place.path(name)).unwrap(), outcome));
         }
         assert!(files[0] == files[1], "{shape:?}");
         let new = tensors(&place.path("one"));
-        let learned = |name: &str| options.norms && name.contains("across") || name.contains("cross attention norm");
-        let kept = old.iter().filter(|(name, _)| !(of_interface(name) || options.norms && learned(name)));
+        let learned = |name: &str| {
+            options.norms && name.contains("across") || name.contains("cross attention norm")
+        };
+        let kept =
+            old.iter().filter(|(name, _)| !(of_interface(name) || options.norms && learned(name)));
         let mut count = 0;
         for tensor in kept {
             assert!(new.contains(tensor), "{shape:?} {}", tensor.0);
@@ -102,7 +129,8 @@ fn every_interface_learns_and_nothing_else_changes() {
         assert!(outcome.curve.len() == 2 && outcome.file == outcome.before);
         let after = std::fs::read(place.path("one")).unwrap();
         assert_eq!(before.len(), after.len());
-        let names = |of: &[(String, Vec<u8>)]| of.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let names =
+            |of: &[(String, Vec<u8>)]| of.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         let last = tensors(&place.path("one"));
         assert_eq!(names(&last), names(&new));
         for (one, other) in new.iter().zip(&last).filter(|(one, _)| !of_interface(&one.0)) {
@@ -121,16 +149,26 @@ fn what_cannot_be_adapted_is_refused() {
     pairs("empty.tsv", "");
     assert!(place.refused("namer", "empty.tsv", &linear).contains("fewer than two sources"));
     pairs("column.tsv", "0-0.png\tred\n\n1-0.png blue\n");
-    assert!(place.refused("namer", "column.tsv", &linear).contains("column.tsv: line 3 is not two columns"));
+    assert!(
+        place
+            .refused("namer", "column.tsv", &linear)
+            .contains("column.tsv: line 3 is not two columns")
+    );
     pairs("none.tsv", "0-0.png\tred\n1-9.png\tblue\n");
     let said = place.refused("namer", "none.tsv", &linear);
     assert!(said.contains("line 2") && said.contains("1-9.png"), "{said}");
     pairs("long.tsv", &format!("0-0.png\tred\n1-0.png\t{}\n", "purple ".repeat(30)));
     let said = place.refused("namer", "long.tsv", &linear);
     assert!(said.contains("line 2") && said.contains("context is 24"), "{said}");
-    let width = Options { fresh: Some(Fresh { shape: Shape::Linear, queries: None, width: Some(9) }), ..linear };
+    let width = Options {
+        fresh: Some(Fresh { shape: Shape::Linear, queries: None, width: Some(9) }),
+        ..linear
+    };
     assert!(place.refused("namer", "pairs.tsv", &width).contains("--width"));
-    let width = Options { fresh: Some(Fresh { shape: Shape::Resampler, queries: None, width: Some(97) }), ..linear };
+    let width = Options {
+        fresh: Some(Fresh { shape: Shape::Resampler, queries: None, width: Some(97) }),
+        ..linear
+    };
     assert!(place.refused("namer", "pairs.tsv", &width).contains("multiples of 16"));
     std::fs::write(place.path("alone"), &kinglet_fixtures::STORYTELLER.0).unwrap();
     assert!(place.refused("alone", "pairs.tsv", &linear).contains("one stack only"));

@@ -1,4 +1,5 @@
-//! Calibrated quantization and pruning: what they are for, that they are deterministic, go on after an interruption, and refuse what cannot be.
+//! Calibrated quantization and pruning: what they are for, that they are deterministic, go on after
+//! an interruption, and refuse what cannot be.
 
 mod common;
 
@@ -33,7 +34,9 @@ fn storyteller() -> Checkpoint {
 fn options(checkpoint: &Checkpoint) -> Options {
     let vocab = checkpoint.architecture().vocab();
     let mut random = Random(3);
-    let calibration = (0..12).map(|_| (0..40).map(|_| random.below(vocab) as u32).collect::<Vec<_>>().into()).collect();
+    let calibration = (0..12)
+        .map(|_| (0..40).map(|_| random.below(vocab) as u32).collect::<Vec<_>>().into())
+        .collect();
     Options { weights: Format::Int4Codebook, calibration, golden: 8, ..Default::default() }
 }
 
@@ -92,7 +95,8 @@ fn an_interrupted_command_goes_on_to_the_same_file() {
     assert!(std::fs::read(&target).unwrap() == whole);
     assert!(!dir.path().join("m.kinglet.work").exists());
     // The record tells of every product that is left, and of the measured damage of all.
-    let record: Record = serde_json::from_slice(&std::fs::read(record_path(&target)).unwrap()).unwrap();
+    let record: Record =
+        serde_json::from_slice(&std::fs::read(record_path(&target)).unwrap()).unwrap();
     assert_eq!((record.tensors.len(), record.blocks.len()), (6, 4));
     assert!(record.tensors.iter().all(|t| t.error.is_some_and(|e| e > 0.0 && e < 1.0)));
     for what in ["learning", "fitting"] {
@@ -121,7 +125,9 @@ fn other_commands_do_not_meet() {
     let options = options(&checkpoint);
     let nested = std::cell::RefCell::new(None);
     quantize(&checkpoint, &target, &options, &|_, _, _| {
-        nested.borrow_mut().get_or_insert_with(|| quantize(&checkpoint, &target, &options, &|_, _, _| ()).map(|_| ()));
+        nested.borrow_mut().get_or_insert_with(|| {
+            quantize(&checkpoint, &target, &options, &|_, _, _| ()).map(|_| ())
+        });
     })
     .unwrap();
     assert!(matches!(nested.into_inner(), Some(Err(QuantizeError::Busy { .. }))));
@@ -146,16 +152,21 @@ fn texts_that_teach_nothing_are_refused() {
         calibrate::sequences(&checkpoint, &path, passages)
     };
     assert!(matches!(outcome("empty.txt", b""), Err(CalibrateError::TooShort { tokens: 0 })));
-    assert!(matches!(outcome("short.txt", b"Once upon a time"), Err(CalibrateError::TooShort { .. })));
+    assert!(matches!(
+        outcome("short.txt", b"Once upon a time"),
+        Err(CalibrateError::TooShort { .. })
+    ));
     assert!(matches!(outcome("bytes.txt", b"Once\xff"), Err(CalibrateError::NotUtf8 { at: 4 })));
     assert!(matches!(outcome("a.json", b"{}"), Err(CalibrateError::Json(_))));
     assert!(matches!(
         outcome("b.json", b"[[1, 2], [99999]]"),
         Err(CalibrateError::Token { sequence: 1, token: 99_999, vocab: 1024 })
     ));
-    let ids: Vec<Vec<u32>> = (0..8).map(|s| (0..300).map(|i| (s * 31 + i) % 1024).collect()).collect();
+    let ids: Vec<Vec<u32>> =
+        (0..8).map(|s| (0..300).map(|i| (s * 31 + i) % 1024).collect()).collect();
     let found = outcome("c.json", serde_json::to_string(&ids).unwrap().as_bytes()).unwrap();
-    let expected = ids.iter().flat_map(|ids| ids.chunks(256)).map(|passage| Sample::from(passage.to_vec()));
+    let expected =
+        ids.iter().flat_map(|ids| ids.chunks(256)).map(|passage| Sample::from(passage.to_vec()));
     assert!(found.into_iter().eq(expected));
     let missing = calibrate::sequences(&checkpoint, &dir.path().join("absent"), passages);
     assert!(matches!(missing, Err(CalibrateError::Io(_))));
@@ -181,7 +192,10 @@ fn targets_out_of_reach_say_how_near_one_can_come() {
     // Just as many bytes do.
     let mut options_of_size = options(&checkpoint);
     options_of_size.target = Some(Target::Bytes(least as u64));
-    let size = quantize(&checkpoint, &dir.path().join("n.kinglet"), &options_of_size, &|_, _, _| ()).unwrap().bytes;
+    let size =
+        quantize(&checkpoint, &dir.path().join("n.kinglet"), &options_of_size, &|_, _, _| ())
+            .unwrap()
+            .bytes;
     assert!(size <= least as u64 && size as f64 > 0.9 * least, "{size} {least}");
     assert!(nearest(outcome(|o| o.target = Some(Target::Divergence(1e-9)))) > 1e-9);
     assert!(matches!(
@@ -202,7 +216,8 @@ fn targets_out_of_reach_say_how_near_one_can_come() {
         &|_, _, _| (),
     );
     let kept: usize = half.unwrap().record.tensors.iter().map(|t| t.rows * t.cols).sum();
-    let all: usize = checkpoint.architecture().blocks().flat_map(|b| b.products()).map(|l| l.weight.len()).sum();
+    let all: usize =
+        checkpoint.architecture().blocks().flat_map(|b| b.products()).map(|l| l.weight.len()).sum();
     assert!(kept as f64 * 4.25 <= 3.5 * all as f64, "{kept} of {all}");
     let blind = outcome(|o| {
         o.calibration.clear();
@@ -215,7 +230,8 @@ fn targets_out_of_reach_say_how_near_one_can_come() {
 #[test]
 fn overflowing_activations_are_reported() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"]
+    {
         std::fs::copy(fixture("storyteller").join(name), dir.path().join(name)).unwrap();
     }
     // The largest f16 in every weight of a norm, and then in the products behind it.
@@ -224,9 +240,12 @@ fn overflowing_activations_are_reported() {
     weights[header..].as_chunks_mut().0.iter_mut().for_each(|b: &mut [u8; 2]| *b = [0xff, 0x7b]);
     std::fs::write(dir.path().join("model.safetensors"), weights).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let result = quantize(&checkpoint, &dir.path().join("m.kinglet"), &options(&checkpoint), &|_, _, _| ());
+    let result =
+        quantize(&checkpoint, &dir.path().join("m.kinglet"), &options(&checkpoint), &|_, _, _| ());
     match result {
-        Err(error @ QuantizeError::Moments { .. }) => assert!(error.to_string().contains("overflows"), "{error}"),
+        Err(error @ QuantizeError::Moments { .. }) => {
+            assert!(error.to_string().contains("overflows"), "{error}")
+        }
         // All weights alike keep every number finite in f32: then the file has to be whole.
         other => drop(other.unwrap()),
     }
@@ -246,7 +265,8 @@ fn divergence(checkpoint: &Checkpoint, options: &Options, text: &Path, tokens: u
     ids.truncate(tokens);
     let protocol = Protocol { window: 255, bos: Some(1), int4_values: false };
     let reference = Reference::new(checkpoint).unwrap();
-    let result = evaluate(&model, Isa::detect(), &ids, protocol, Some(&reference), &|_| ()).unwrap();
+    let result =
+        evaluate(&model, Isa::detect(), &ids, protocol, Some(&reference), &|_| ()).unwrap();
     result.divergence.unwrap().mean_kl
 }
 
@@ -254,12 +274,16 @@ fn divergence(checkpoint: &Checkpoint, options: &Options, text: &Path, tokens: u
 fn calibration_halves_the_divergence() {
     let Some(shared) = shared() else { return };
     let stories = shared.join("data/tinystories");
-    for (dir, calibrate) in [(shared.join("models/stories260K"), 8192), (fixture("storyteller"), 8192)] {
+    for (dir, calibrate) in
+        [(shared.join("models/stories260K"), 8192), (fixture("storyteller"), 8192)]
+    {
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let passages = Passages { tokens: calibrate, seed: 0 };
-        let calibration = calibrate::sequences(&checkpoint, &stories.join("train_head.txt"), passages).unwrap();
+        let calibration =
+            calibrate::sequences(&checkpoint, &stories.join("train_head.txt"), passages).unwrap();
         let plain = |weights| Options { weights, golden: 0, ..Default::default() };
-        let kl = |options: &Options| divergence(&checkpoint, options, &stories.join("valid.txt"), 3000);
+        let kl =
+            |options: &Options| divergence(&checkpoint, options, &stories.join("valid.txt"), 3000);
         let uniform = kl(&plain(Format::Int4));
         let calibrated = kl(&Options { calibration, ..plain(Format::Int4Codebook) });
         println!("{}: uniform to nearest {uniform:.5}, calibrated {calibrated:.5}", dir.display());

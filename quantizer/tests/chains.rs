@@ -1,12 +1,16 @@
-//! Encoders, encoder-decoders and models that read pictures: one answer however it is computed, in exactly the planned memory; a source is read
-//! once for all of its targets; what does not fit is refused.
+//! Encoders, encoder-decoders and models that read pictures: one answer however it is computed, in
+//! exactly the planned memory; a source is read once for all of its targets; what does not fit is
+//! refused.
 
 mod common;
 
-use common::{CHAIN_CONTEXT, CHAIN_VOCAB, CHAINS, Chain, Eager, FEATURES, PICTURE, Random, aligned};
+use common::{
+    CHAIN_CONTEXT, CHAIN_VOCAB, CHAINS, Chain, Eager, FEATURES, PICTURE, Random, aligned,
+};
 use kinglet::format::layout::pooling;
 use kinglet::{
-    Format, Isa, Model, Options, Parallel, Plan, PlanError, Progress, RunError, Serial, Session, Source, Threads,
+    Format, Isa, Model, Options, Parallel, Plan, PlanError, Progress, RunError, Serial, Session,
+    Source, Threads,
 };
 use kinglet_quantizer::Memory;
 
@@ -26,7 +30,9 @@ impl Sources {
             tokens: (0..length).map(|_| random.below(CHAIN_VOCAB) as u32).collect(),
             types: (0..length).map(|i| u8::from(i > length / 2)).collect(),
             numbers: (0..length * FEATURES).map(|_| 2.0 * random.unit()).collect(),
-            pixels: (0..PICTURE[0] * PICTURE[1] * PICTURE[3]).map(|_| random.next() as u8).collect(),
+            pixels: (0..PICTURE[0] * PICTURE[1] * PICTURE[3])
+                .map(|_| random.next() as u8)
+                .collect(),
         }
     }
 
@@ -119,7 +125,10 @@ fn every_division_of_the_work_gives_the_same_bits() {
                 }
             }
             for budget in [1, 1_000, 50_000] {
-                assert!(bits(&model, source, 5, isa, Serial, budget) == want, "{isa:?} {budget} {chain:?} {format:?}");
+                assert!(
+                    bits(&model, source, 5, isa, Serial, budget) == want,
+                    "{isa:?} {budget} {chain:?} {format:?}"
+                );
             }
         }
     }
@@ -148,9 +157,19 @@ fn a_session_uses_exactly_the_planned_bytes() {
         }
         let (before, rest) = memory.bytes().split_at(GUARD);
         let (arena, after) = rest.split_at(planned);
-        assert!(before.iter().chain(after).all(|&b| b == 0x5A), "written outside the plan: {chain:?}");
-        let last = if model.is_decoder() || model.record().pooling != 0 { planned - 4 } else { planned - 400 };
-        assert!(arena[last..] != vec![0x5A; planned - last], "the plan's last bytes are not used: {chain:?}");
+        assert!(
+            before.iter().chain(after).all(|&b| b == 0x5A),
+            "written outside the plan: {chain:?}"
+        );
+        let last = if model.is_decoder() || model.record().pooling != 0 {
+            planned - 4
+        } else {
+            planned - 400
+        };
+        assert!(
+            arena[last..] != vec![0x5A; planned - last],
+            "the plan's last bytes are not used: {chain:?}"
+        );
     }
 }
 
@@ -175,10 +194,14 @@ fn a_source_is_read_once_for_all_of_its_targets() {
         }
         session.encode(sources[0].of(chain)).unwrap();
         let rows = session.source();
-        // What a target costs in steps of one unit: the same for the second, which reads nothing of the source.
+        // What a target costs in steps of one unit: the same for the second, which reads nothing of
+        // the source.
         let mut steps = vec![];
-        for (part, want) in [(&target[..9], &fresh[0][0]), (&target[9..20], &fresh[0][1]), (&target[..9], &fresh[0][0])]
-        {
+        for (part, want) in [
+            (&target[..9], &fresh[0][0]),
+            (&target[9..20], &fresh[0][1]),
+            (&target[..9], &fresh[0][0]),
+        ] {
             session.rewind(0).unwrap();
             let mut count = 0;
             for chunk in part.chunks(4) {
@@ -194,7 +217,11 @@ fn a_source_is_read_once_for_all_of_its_targets() {
         session.begin_source(sources[0].of(chain)).unwrap();
         assert!(finish(&mut session, 1) > steps[0] / 4, "reading the source takes its own steps");
         session.encode(sources[1].of(chain)).unwrap();
-        assert_eq!(session.feed(&target[..9]).unwrap(), fresh[1][0], "a new source forgets the old one");
+        assert_eq!(
+            session.feed(&target[..9]).unwrap(),
+            fresh[1][0],
+            "a new source forgets the old one"
+        );
     }
 }
 
@@ -223,8 +250,12 @@ fn targets_side_by_side_are_those_one_after_the_other() {
         for step in 0..12 {
             let tokens: Vec<u32> = (0..5).map(|_| random.below(CHAIN_VOCAB) as u32).collect();
             targets.iter_mut().zip(&tokens).for_each(|(target, &token)| target.push(token));
-            let rows: Vec<Vec<f32>> =
-                session.feed_targets(&tokens).unwrap().chunks(CHAIN_VOCAB).map(<[f32]>::to_vec).collect();
+            let rows: Vec<Vec<f32>> = session
+                .feed_targets(&tokens)
+                .unwrap()
+                .chunks(CHAIN_VOCAB)
+                .map(<[f32]>::to_vec)
+                .collect();
             for (target, row) in targets.iter().zip(&rows) {
                 alone.rewind(0).unwrap();
                 assert_eq!(alone.feed(target).unwrap(), row, "{chain:?} step {step}");
@@ -234,7 +265,10 @@ fn targets_side_by_side_are_those_one_after_the_other() {
             targets = from.iter().map(|&from| targets[from].clone()).collect();
         }
         assert_eq!(session.reorder(&[5]), Err(RunError::TooMany { asked: 6, most: 5 }));
-        assert_eq!(session.feed_targets(&[1; 6]).map(|_| ()), Err(RunError::TooMany { asked: 6, most: 5 }));
+        assert_eq!(
+            session.feed_targets(&[1; 6]).map(|_| ()),
+            Err(RunError::TooMany { asked: 6, most: 5 })
+        );
     }
 }
 
@@ -250,17 +284,24 @@ fn hidden_states_of_all_stacks_are_shown_once() {
         for budget in [1, 999, u64::MAX] {
             let mut seen = vec![];
             session.begin_source(Sources::new(3).of(chain)).unwrap();
-            while session.resume_tapped(budget, |state, rows| seen.push((state, rows.to_vec()))).unwrap()
+            while session
+                .resume_tapped(budget, |state, rows| seen.push((state, rows.to_vec())))
+                .unwrap()
                 == Progress::Pending
             {}
             if model.is_decoder() {
                 session.begin(&[4, 5, 6], 1).unwrap();
-                while session.resume_tapped(budget, |state, rows| seen.push((state, rows.to_vec()))).unwrap()
+                while session
+                    .resume_tapped(budget, |state, rows| seen.push((state, rows.to_vec())))
+                    .unwrap()
                     == Progress::Pending
                 {}
             }
             let numbers: Vec<u32> = seen.iter().map(|(state, _)| *state).collect();
-            assert!(numbers.iter().copied().eq(0..model.record().blocks + model.record().stacks), "{numbers:?}");
+            assert!(
+                numbers.iter().copied().eq(0..model.record().blocks + model.record().stacks),
+                "{numbers:?}"
+            );
             assert!(want.get_or_insert_with(|| seen.clone()) == &seen, "{chain:?} {budget}");
         }
     }
@@ -274,43 +315,76 @@ fn what_does_not_fit_is_refused() {
         let model = Model::open(file.bytes()).unwrap();
         let of = options(&model, 4);
         let refused = |options| Plan::new(&model, options).map(|_| ()).unwrap_err();
-        assert_eq!(refused(Options { source: 0, ..of }), PlanError::Source { asked: 0, most: of.source });
+        assert_eq!(
+            refused(Options { source: 0, ..of }),
+            PlanError::Source { asked: 0, most: of.source }
+        );
         let asked = of.source + 1;
-        assert_eq!(refused(Options { source: asked, ..of }), PlanError::Source { asked, most: of.source });
+        assert_eq!(
+            refused(Options { source: asked, ..of }),
+            PlanError::Source { asked, most: of.source }
+        );
         assert_eq!(refused(Options { targets: 17, ..of }), PlanError::Options);
-        let short =
-            if chain == Chain::Describer { of } else { Options { source: 10, logits: of.logits.min(10), ..of } };
+        let short = if chain == Chain::Describer {
+            of
+        } else {
+            Options { source: 10, logits: of.logits.min(10), ..of }
+        };
         let mut memory = Memory::new(Plan::new(&model, short).unwrap().bytes());
         let mut session = Session::new(&model, short, memory.bytes()).unwrap();
         let mut read = |source: Source<'_>| session.encode(source).map(|_| ());
         let tokens = |read: &mut dyn FnMut(Source<'_>) -> Result<(), RunError>| {
             assert_eq!(read(Source::Tokens(&[])), Err(RunError::Source { most: 10, found: 0 }));
-            assert_eq!(read(Source::Tokens(&[1; 11])), Err(RunError::Source { most: 10, found: 11 }));
+            assert_eq!(
+                read(Source::Tokens(&[1; 11])),
+                Err(RunError::Source { most: 10, found: 11 })
+            );
             let unknown = RunError::Token { index: 1, token: 61, vocab: 61 };
             assert_eq!(read(Source::Tokens(&[1, 61])), Err(unknown));
-            assert_eq!(read(Source::Pixels(&sources.pixels)), Err(RunError::Reads { what: "tokens" }));
-            assert_eq!(read(Source::Features(&sources.numbers)), Err(RunError::Reads { what: "tokens" }));
-            assert_eq!(read(Source::Typed(&[1, 2], &[0])), Err(RunError::Source { most: 2, found: 1 }));
+            assert_eq!(
+                read(Source::Pixels(&sources.pixels)),
+                Err(RunError::Reads { what: "tokens" })
+            );
+            assert_eq!(
+                read(Source::Features(&sources.numbers)),
+                Err(RunError::Reads { what: "tokens" })
+            );
+            assert_eq!(
+                read(Source::Typed(&[1, 2], &[0])),
+                Err(RunError::Source { most: 2, found: 1 })
+            );
         };
         match chain {
             Chain::Encoder(_) => {
                 tokens(&mut read);
                 let unknown = RunError::Token { index: 1, token: 2, vocab: 2 };
                 assert_eq!(read(Source::Typed(&[1, 2], &[1, 2])), Err(unknown));
-                assert_eq!(session.feed(&[1]).map(|_| ()), Err(RunError::Reads { what: "a source and no target" }));
+                assert_eq!(
+                    session.feed(&[1]).map(|_| ()),
+                    Err(RunError::Reads { what: "a source and no target" })
+                );
             }
             Chain::Translator => tokens(&mut read),
             Chain::Describer => {
                 let most = sources.pixels.len();
                 assert_eq!(read(Source::Tokens(&[1])), Err(RunError::Reads { what: "pictures" }));
-                assert_eq!(read(Source::Pixels(&sources.pixels[1..])), Err(RunError::Source { most, found: most - 1 }));
+                assert_eq!(
+                    read(Source::Pixels(&sources.pixels[1..])),
+                    Err(RunError::Source { most, found: most - 1 })
+                );
             }
             Chain::Frames => {
                 let most = 10 * FEATURES;
                 assert_eq!(read(Source::Tokens(&[1])), Err(RunError::Reads { what: "features" }));
-                assert_eq!(read(Source::Features(&[0.5; 22])), Err(RunError::Source { most, found: 22 }));
+                assert_eq!(
+                    read(Source::Features(&[0.5; 22])),
+                    Err(RunError::Source { most, found: 22 })
+                );
                 let found = 11 * FEATURES;
-                assert_eq!(read(Source::Features(&vec![0.5; found])), Err(RunError::Source { most, found }));
+                assert_eq!(
+                    read(Source::Features(&vec![0.5; found])),
+                    Err(RunError::Source { most, found })
+                );
             }
         }
     }

@@ -1,4 +1,5 @@
-//! A model that ends after some of its blocks gives the states that the whole model has there, pooled.
+//! A model that ends after some of its blocks gives the states that the whole model has there,
+//! pooled.
 
 use std::path::{Path, PathBuf};
 
@@ -13,14 +14,24 @@ const TOKENS: [u32; 7] = [4, 9, 5, 11, 7, 7, 3];
 fn file(directory: &Path, name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name);
     let path = directory.join("whole.kinglet");
-    quantize::quantize(&Checkpoint::open(dir).unwrap(), &path, &quantize::Options::default(), &|_, _, _| {}).unwrap();
+    quantize::quantize(
+        &Checkpoint::open(dir).unwrap(),
+        &path,
+        &quantize::Options::default(),
+        &|_, _, _| {},
+    )
+    .unwrap();
     path
 }
 
 fn with<T>(model: &Model<'_>, run: impl FnOnce(&mut Session<'_, '_>) -> T) -> T {
     let options = Options::of(model).unwrap();
     let options = Options { prefill: options.context, ..options };
-    let options = if model.vocab() == model.width() { Options { logits: options.prefill, ..options } } else { options };
+    let options = if model.vocab() == model.width() {
+        Options { logits: options.prefill, ..options }
+    } else {
+        options
+    };
     let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
     run(&mut Session::new(model, options, memory.bytes()).unwrap())
 }
@@ -65,7 +76,9 @@ fn same(a: &[f32], b: &[f32]) {
 #[test]
 fn states_are_those_of_the_whole_model() {
     // Norms before the branches and behind them, of a decoder, and of the first of two stacks.
-    for name in ["families/bert_mean", "families/gpt2", "pronouncer", "families/opennmt_pre", "storyteller"] {
+    for name in
+        ["families/bert_mean", "families/gpt2", "pronouncer", "families/opennmt_pre", "storyteller"]
+    {
         let directory = tempfile::tempdir().unwrap();
         let map = Map::open(file(directory.path(), name)).unwrap();
         let whole = Model::open(&map).unwrap();
@@ -95,7 +108,9 @@ fn states_are_those_of_the_whole_model() {
             // What follows the branches is the norm of the stream, not that of the next branch.
             if name == "families/bert_mean" && after < most {
                 let next = whole.block(after).unwrap();
-                let kinglet::format::Join::Post(stream) = next.join else { panic!("norms precede the branches") };
+                let kinglet::format::Join::Post(stream) = next.join else {
+                    panic!("norms precede the branches")
+                };
                 assert_eq!(norm.unwrap().weight, stream.weight);
             }
         }
@@ -117,7 +132,8 @@ fn a_model_cut_behind_its_last_block_is_the_whole_one() {
     let pooled = Pooled { pool: Pool::Mean, normalize: whole.record().normalize != 0 };
     cut::cut(&whole, &path, Cut { after: cut::blocks(&whole).unwrap(), pooled }).unwrap();
     let map = Map::open(&path).unwrap();
-    let outputs = |model| with(model, |session| session.encode(Source::Tokens(&TOKENS)).unwrap().to_vec());
+    let outputs =
+        |model| with(model, |session| session.encode(Source::Tokens(&TOKENS)).unwrap().to_vec());
     assert_eq!(outputs(&Model::open(&map).unwrap()), outputs(&whole));
 }
 

@@ -1,4 +1,5 @@
-//! Evaluation against its definitions, computed here once more and in the plainest way; and the figures of real models.
+//! Evaluation against its definitions, computed here once more and in the plainest way; and the
+//! figures of real models.
 
 mod common;
 
@@ -8,15 +9,19 @@ use common::{aligned, shared};
 use kinglet::format::layout::{BlockRecord, Head, ModelRecord, SectionEntry, StackRecord, section};
 use kinglet::{Format, Isa, Map, Model, Options, Plan, Session, argmax};
 use kinglet_quantizer::checkpoint::Checkpoint;
-use kinglet_quantizer::evaluate::{EvaluateError, Evaluation, Part, Place, Protocol, evaluate, evaluate_all};
+use kinglet_quantizer::evaluate::{
+    EvaluateError, Evaluation, Part, Place, Protocol, evaluate, evaluate_all,
+};
 use kinglet_quantizer::quantize::{self, quantize};
 use kinglet_quantizer::reference::Reference;
 use kinglet_quantizer::{Memory, encode};
 
-const STORY: &str = "Once upon a time there was a little dog named Max. He liked to run in the park with his friend. One \
+const STORY: &str = "Once upon a time there was a little dog named Max. He liked to run in the \
+                     park with his friend. One \
     day, Max saw a big red ball. He wanted to play with it. \"Can I have the ball?\" he asked the girl. She smiled and said, \
     \"Yes, you can!\" Max was very happy. He ran and jumped all day. When the sun went down, he went home to his mom. \
-    The next day it was raining. Max looked out of the window and felt sad. He could not go to the park. His mom gave him a \
+    The next day it was raining. Max looked out of the window and felt sad. He could not go to the \
+    park. His mom gave him a \
     warm bowl of soup and a soft blanket. \"Do not worry,\" she said. \"The rain will stop soon, and then you can find your \
     friends again.\" Max closed his eyes and dreamed of a rainbow over the green hill. ";
 
@@ -52,7 +57,8 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
 
 /// All hidden states and logits of a model's session.
 fn run(model: &Model<'_>, input: &[u32]) -> (Vec<f32>, Vec<f32>) {
-    let options = Options { context: input.len(), prefill: input.len(), logits: input.len(), ..Options::ONE };
+    let options =
+        Options { context: input.len(), prefill: input.len(), logits: input.len(), ..Options::ONE };
     let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
     let mut session = Session::new(model, options, memory.bytes()).unwrap();
     let states: Vec<u32> = (0..=model.record().blocks).collect();
@@ -73,9 +79,12 @@ fn every_figure_is_that_of_its_definition() {
     let (tokens, vocab, width) = (story(&model), model.vocab(), model.width());
     let (window, bos) = (90, 1);
     let protocol = Protocol { window, bos: Some(bos), int4_values: false };
-    let found = evaluate_all(&[first, model], Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
+    let found =
+        evaluate_all(&[first, model], Isa::detect(), &tokens, protocol, Some(&reference), &|_| ())
+            .unwrap();
 
-    let (mut kls, mut firsts, mut top1, mut top5, mut nll, mut reference_nll) = (vec![], vec![], 0, 0, 0.0, 0.0);
+    let (mut kls, mut firsts, mut top1, mut top5, mut nll, mut reference_nll) =
+        (vec![], vec![], 0, 0, 0.0, 0.0);
     let blocks = checkpoint.architecture().count();
     let (mut errors, mut cosines) = (vec![0.0; blocks + 1], vec![0.0; blocks + 1]);
     for chunk in tokens.chunks(window) {
@@ -109,7 +118,8 @@ fn every_figure_is_that_of_its_definition() {
                     h.iter().zip(r).map(|(&h, &r)| f(f64::from(h), f64::from(r))).sum()
                 };
                 errors[state] += (sum(|h, r| (h - r) * (h - r)) / sum(|_, r| r * r)).sqrt();
-                cosines[state] += sum(|h, r| h * r) / (sum(|h, _| h * h) * sum(|_, r| r * r)).sqrt();
+                cosines[state] +=
+                    sum(|h, r| h * r) / (sum(|h, _| h * h) * sum(|_, r| r * r)).sqrt();
             }
         }
     }
@@ -154,23 +164,33 @@ fn the_storyteller_loses_little() {
     let protocol = Protocol { window: 255, bos: Some(1), int4_values: false };
     let with = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let run = || evaluate_all(&models, Isa::detect(), &tokens, protocol, Some(&reference), &|_| ());
+        let run =
+            || evaluate_all(&models, Isa::detect(), &tokens, protocol, Some(&reference), &|_| ());
         pool.install(run).unwrap()
     };
     let results = with(1);
     assert!(results == with(3), "the number of threads changed something");
     let [int8, int4] = [0, 1].map(|i| results[i].divergence.unwrap());
     println!("int8 {int8:?}\nint4 {int4:?}");
-    assert!(int8.mean_kl < 0.003 && int8.top1_agreement > 0.95 && int8.top5_agreement > 0.99, "{int8:?}");
+    assert!(
+        int8.mean_kl < 0.003 && int8.top1_agreement > 0.95 && int8.top5_agreement > 0.99,
+        "{int8:?}"
+    );
     assert!((int8.mean_kl * 4.0..0.05).contains(&int4.mean_kl), "{int4:?}");
     for d in [int8, int4] {
-        assert!(d.mean_kl < d.p99_kl && d.p99_kl < d.max_kl && d.top1_agreement <= d.top5_agreement, "{d:?}");
+        assert!(
+            d.mean_kl < d.p99_kl && d.p99_kl < d.max_kl && d.top1_agreement <= d.top5_agreement,
+            "{d:?}"
+        );
     }
     for (result, most) in results.iter().zip([0.05, 0.25]) {
         let hidden = result.hidden.as_ref().unwrap();
         assert_eq!((hidden.tokens, hidden.states.len()), (tokens.len(), 9));
         assert!(hidden.states[0].relative_error < 0.01, "{:?}", hidden.states[0]);
-        assert!(hidden.states.iter().all(|s| s.relative_error < most && s.cosine > 0.97), "{hidden:?}");
+        assert!(
+            hidden.states.iter().all(|s| s.relative_error < most && s.cosine > 0.97),
+            "{hidden:?}"
+        );
     }
     // The results can be written and read again.
     let json = serde_json::to_string(&results).unwrap();
@@ -183,13 +203,18 @@ fn without_block(file: &[u8], block: usize) -> Memory {
     let bytes = memory.bytes();
     let mut head = Head::read(bytes).unwrap();
     let table = Head::SIZE..Head::SIZE + usize::from(head.sections) * SectionEntry::SIZE;
-    let mut entries: Vec<SectionEntry> =
-        bytes[table.clone()].chunks(SectionEntry::SIZE).map(|entry| SectionEntry::read(entry).unwrap()).collect();
+    let mut entries: Vec<SectionEntry> = bytes[table.clone()]
+        .chunks(SectionEntry::SIZE)
+        .map(|entry| SectionEntry::read(entry).unwrap())
+        .collect();
     for entry in &mut entries {
         let start = entry.offset as usize;
         let end = start + entry.bytes as usize;
         if entry.kind == section::BLOCKS {
-            bytes.copy_within(start + (block + 1) * BlockRecord::SIZE..end, start + block * BlockRecord::SIZE);
+            bytes.copy_within(
+                start + (block + 1) * BlockRecord::SIZE..end,
+                start + block * BlockRecord::SIZE,
+            );
             entry.bytes -= BlockRecord::SIZE as u64;
         }
         if entry.kind == section::MODEL {
@@ -222,38 +247,59 @@ fn states_of_a_pruned_model_meet_those_of_the_same_layer() {
     let pruned = Model::open(pruned.bytes()).unwrap();
     let tokens = story(&pruned);
     let protocol = Protocol { window: 100, bos: Some(1), int4_values: false };
-    let result = evaluate(&pruned, Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
+    let result =
+        evaluate(&pruned, Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
     let states = result.hidden.unwrap().states;
     let places: Vec<_> = states.iter().map(|s| s.after.map(|p| (p.layer, p.part))).collect();
     use Part::{Attention, FeedForward};
     let places: Vec<_> = places.into_iter().skip(1).map(Option::unwrap).collect();
-    let expected = [(0, Attention), (0, FeedForward), (1, Attention), (2, Attention), (2, FeedForward)];
+    let expected =
+        [(0, Attention), (0, FeedForward), (1, Attention), (2, Attention), (2, FeedForward)];
     assert_eq!(places, [&expected[..], &[(3, Attention), (3, FeedForward)]].concat());
     // Up to the hole it is the built-in model; behind it, another.
-    let whole = evaluate(&built_in(), Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
+    let whole =
+        evaluate(&built_in(), Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
     let whole = whole.hidden.unwrap().states;
     assert_eq!(states[..4], whole[..4]);
-    assert!(states[4].relative_error > 4.0 * whole[5].relative_error, "{:?} {:?}", states[4], whole[5]);
+    assert!(
+        states[4].relative_error > 4.0 * whole[5].relative_error,
+        "{:?} {:?}",
+        states[4],
+        whole[5]
+    );
 }
 
 #[test]
 fn what_cannot_be_evaluated_is_said() {
     let model = built_in();
-    let attempt = |models: &[Model<'_>], tokens: &[u32], window, reference: Option<&Reference<'_>>| {
-        let protocol = Protocol { window, bos: Some(1), int4_values: false };
-        evaluate_all(models, Isa::detect(), tokens, protocol, reference, &|_| ()).unwrap_err()
-    };
+    let attempt =
+        |models: &[Model<'_>], tokens: &[u32], window, reference: Option<&Reference<'_>>| {
+            let protocol = Protocol { window, bos: Some(1), int4_values: false };
+            evaluate_all(models, Isa::detect(), tokens, protocol, reference, &|_| ()).unwrap_err()
+        };
     assert!(matches!(attempt(&[model], &[1], 8, None), EvaluateError::TooShort { tokens: 1 }));
     assert!(matches!(attempt(&[model], &[1; 9], 0, None), EvaluateError::Window { window: 0, .. }));
-    assert!(matches!(attempt(&[model], &[1; 9999], 9999, None), EvaluateError::Window { window: 9999, .. }));
-    assert!(matches!(attempt(&[model], &[1, 9999], 8, None), EvaluateError::Token { token: 9999, .. }));
+    assert!(matches!(
+        attempt(&[model], &[1; 9999], 9999, None),
+        EvaluateError::Window { window: 9999, .. }
+    ));
+    assert!(matches!(
+        attempt(&[model], &[1, 9999], 8, None),
+        EvaluateError::Token { token: 9999, .. }
+    ));
     let variant = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/variants/llama_tied");
     let foreign = Checkpoint::open(variant).unwrap();
     let reference = Reference::new(&foreign).unwrap();
-    assert!(matches!(attempt(&[model], &[1; 9], 8, Some(&reference)), EvaluateError::Vocabulary { got: 64, .. }));
+    assert!(matches!(
+        attempt(&[model], &[1; 9], 8, Some(&reference)),
+        EvaluateError::Vocabulary { got: 64, .. }
+    ));
     let (_temporary, map) = to_file(&foreign, Format::Int8);
     let other = Model::open(&map).unwrap();
-    assert!(matches!(attempt(&[model, other], &[1; 9], 8, None), EvaluateError::OtherVocabulary { got: 64, .. }));
+    assert!(matches!(
+        attempt(&[model, other], &[1; 9], 8, None),
+        EvaluateError::OtherVocabulary { got: 64, .. }
+    ));
 }
 
 #[test]
@@ -266,7 +312,15 @@ fn stories260k_has_its_figures() {
     let text = std::fs::read_to_string(shared.join("data/tinystories/valid.txt")).unwrap();
     let tokens = encode(&models[0].tokenizer().unwrap().unwrap(), &text, false).unwrap();
     let protocol = Protocol { window: 255, bos: Some(1), int4_values: false };
-    let results = evaluate_all(&models, Isa::detect(), &tokens[..20_000], protocol, Some(&reference), &|_| ()).unwrap();
+    let results = evaluate_all(
+        &models,
+        Isa::detect(),
+        &tokens[..20_000],
+        protocol,
+        Some(&reference),
+        &|_| (),
+    )
+    .unwrap();
     for result in &results {
         println!(
             "{:?} {:?} {:?}",

@@ -1,11 +1,12 @@
-//! One answer, however it is computed: every instruction set, 1 to 3 threads, any chunk of the prompt, any budget; in exactly the planned
-//! memory, whatever it held before.
+//! One answer, however it is computed: every instruction set, 1 to 3 threads, any chunk of the
+//! prompt, any budget; in exactly the planned memory, whatever it held before.
 
 mod common;
 
 use common::{Eager, Random, aligned, logits, shapes};
 use kinglet::{
-    ArenaError, Isa, Model, Options, Plan, PlanError, Progress, RunError, Serial, Session, SessionError, Threads,
+    ArenaError, Isa, Model, Options, Plan, PlanError, Progress, RunError, Serial, Session,
+    SessionError, Threads,
 };
 use kinglet_quantizer::Memory;
 
@@ -22,7 +23,8 @@ fn every_division_of_the_work_gives_the_same_bits() {
         let mut file = aligned(&file);
         let model = Model::open(file.bytes()).unwrap();
         let tokens = tokens(shape.vocab, 80);
-        let options = |chunk| Options { context: 80, prefill: chunk, logits: chunk, ..Options::ONE };
+        let options =
+            |chunk| Options { context: 80, prefill: chunk, logits: chunk, ..Options::ONE };
         let want = logits(&model, &tokens, options(1), Isa::SCALAR, Serial);
         assert!(want.iter().all(|&bits| f32::from_bits(bits).is_finite()), "{shape:?}");
         assert_ne!(want[..shape.vocab], want[shape.vocab..2 * shape.vocab], "{shape:?}");
@@ -38,7 +40,10 @@ fn every_division_of_the_work_gives_the_same_bits() {
                 }
             }
             for budget in [1, 1_000, 50_000] {
-                assert!(in_pieces(&model, &tokens, isa, budget) == want, "{isa:?} budget {budget} {shape:?}");
+                assert!(
+                    in_pieces(&model, &tokens, isa, budget) == want,
+                    "{isa:?} budget {budget} {shape:?}"
+                );
             }
         }
     }
@@ -77,11 +82,17 @@ fn a_session_uses_exactly_the_planned_bytes() {
         session.feed_each(&tokens(shape.vocab, 40), |_, _| {}).unwrap();
         let (before, rest) = memory.bytes().split_at(GUARD);
         let (arena, after) = rest.split_at(planned);
-        assert!(before.iter().chain(after).all(|&b| b == 0x5A), "written outside the plan: {shape:?}");
+        assert!(
+            before.iter().chain(after).all(|&b| b == 0x5A),
+            "written outside the plan: {shape:?}"
+        );
         // Not a byte less: the last planned bytes are the last logits.
         assert!(arena[planned - 4..] != [0x5A; 4], "the plan's last bytes are not used: {shape:?}");
         let short = Session::new(&model, options, &mut memory.bytes()[..planned - 1]).map(|_| ());
-        assert_eq!(short, Err(SessionError::Arena(ArenaError::TooSmall { needed: planned, found: planned - 1 })));
+        assert_eq!(
+            short,
+            Err(SessionError::Arena(ArenaError::TooSmall { needed: planned, found: planned - 1 }))
+        );
     }
 }
 
@@ -119,9 +130,18 @@ fn what_cannot_be_run_is_refused_and_changes_nothing() {
     session.rewind(0).unwrap();
     let feed = |session: &mut Session<'_, '_>, tokens: &[u32]| session.feed(tokens).map(|_| ());
     assert_eq!(feed(&mut session, &[]), Err(RunError::Empty));
-    assert_eq!(feed(&mut session, &[1, 67]), Err(RunError::Token { index: 1, token: 67, vocab: 67 }));
-    assert_eq!(feed(&mut session, &[u32::MAX]), Err(RunError::Token { index: 0, token: u32::MAX, vocab: 67 }));
-    assert_eq!(feed(&mut session, &[1; 21]), Err(RunError::ContextFull { needed: 21, context: 20 }));
+    assert_eq!(
+        feed(&mut session, &[1, 67]),
+        Err(RunError::Token { index: 1, token: 67, vocab: 67 })
+    );
+    assert_eq!(
+        feed(&mut session, &[u32::MAX]),
+        Err(RunError::Token { index: 0, token: u32::MAX, vocab: 67 })
+    );
+    assert_eq!(
+        feed(&mut session, &[1; 21]),
+        Err(RunError::ContextFull { needed: 21, context: 20 })
+    );
     assert_eq!(session.begin(&[1; 9], 1), Err(RunError::TooMany { asked: 9, most: 8 }));
     assert_eq!(session.begin(&[1; 8], 2), Err(RunError::TooMany { asked: 2, most: 1 }));
     assert_eq!(session.resume(1), Err(RunError::Idle));
@@ -133,8 +153,9 @@ fn what_cannot_be_run_is_refused_and_changes_nothing() {
 fn what_cannot_be_planned_is_refused() {
     let mut file = aligned(&common::model(&common::PLAIN, 3, vec![]));
     let model = Model::open(file.bytes()).unwrap();
-    let plan =
-        |context, prefill, logits| Plan::new(&model, Options { context, prefill, logits, ..Options::ONE }).map(|_| ());
+    let plan = |context, prefill, logits| {
+        Plan::new(&model, Options { context, prefill, logits, ..Options::ONE }).map(|_| ())
+    };
     assert_eq!(plan(0, 1, 1), Err(PlanError::Options));
     assert_eq!(plan(1, 0, 1), Err(PlanError::Options));
     assert_eq!(plan(1, 1, 2), Err(PlanError::Options));

@@ -1,4 +1,5 @@
-//! The pronouncer and the namer, rounded and run: their golden answers, and how many held-out words and pictures they get right.
+//! The pronouncer and the namer, rounded and run: their golden answers, and how many held-out words
+//! and pictures they get right.
 
 mod common;
 
@@ -19,7 +20,8 @@ fn rounded(name: &str, weights: Format) -> (Map, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("model.kinglet");
     let options = quantize::Options { weights, golden: 0, ..Default::default() };
-    quantize::quantize(&Checkpoint::open(fixture(name)).unwrap(), &path, &options, &|_, _, _| {}).unwrap();
+    quantize::quantize(&Checkpoint::open(fixture(name)).unwrap(), &path, &options, &|_, _, _| {})
+        .unwrap();
     (Map::open(&path).unwrap(), directory)
 }
 
@@ -31,7 +33,8 @@ fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-/// The most probable target over the source that was read, one token after the other; its end is left out.
+/// The most probable target over the source that was read, one token after the other; its end is
+/// left out.
 fn greedy(session: &mut Session<'_, '_>, start: u32, ends: &[u32]) -> Vec<u32> {
     session.rewind(0).unwrap();
     let (mut target, mut token) = (vec![], start);
@@ -75,7 +78,9 @@ fn words_are_pronounced() {
     let heldout = std::fs::read_to_string(fixture("pronouncer/heldout.tsv")).unwrap();
     let golden = golden("pronouncer");
     // Percent of the phonemes, in f32 8.82.
-    for (format, most, least_same) in [(Format::Int8Grouped, 9.3, 46), (Format::Int4Codebook, 14.0, 20)] {
+    for (format, most, least_same) in
+        [(Format::Int8Grouped, 9.3, 46), (Format::Int4Codebook, 14.0, 20)]
+    {
         let (map, _directory) = rounded("pronouncer", format);
         let model = Model::open(&map).unwrap();
         let tokenizer = model.tokenizer().unwrap().unwrap();
@@ -89,12 +94,17 @@ fn words_are_pronounced() {
         };
         let mut same = 0;
         for item in golden["greedy"].as_array().unwrap() {
-            let (found, mut want) = (pronounce(&ids(&item["input_ids"])), ids(&item["generated_ids"]));
+            let (found, mut want) =
+                (pronounce(&ids(&item["input_ids"])), ids(&item["generated_ids"]));
             want.pop();
             same += usize::from(found == want);
             let margin = item["min_margin"].as_f64().unwrap();
             let near = if format == Format::Int8Grouped { 0.35 } else { f64::INFINITY };
-            assert!(found == want || margin < near, "{format:?} {}: {found:?}, margin {margin}", item["word"]);
+            assert!(
+                found == want || margin < near,
+                "{format:?} {}: {found:?}, margin {margin}",
+                item["word"]
+            );
         }
         let (mut wrong, mut all) = (0, 0);
         for line in heldout.lines() {
@@ -103,15 +113,18 @@ fn words_are_pronounced() {
             let count = tokenizer.encode(word, true, &mut scratch, &mut tokens).unwrap();
             let found = text(&tokenizer, &pronounce(&tokens[..count]));
             let found: Vec<&str> = found.split_whitespace().collect();
-            let each = pronunciations.split(['\t', '|']).map(|p| p.split_whitespace().collect::<Vec<_>>());
-            let nearest = each.map(|want| (edits(&found, &want), want.len())).min_by_key(|(edits, _)| *edits);
+            let each =
+                pronunciations.split(['\t', '|']).map(|p| p.split_whitespace().collect::<Vec<_>>());
+            let nearest =
+                each.map(|want| (edits(&found, &want), want.len())).min_by_key(|(edits, _)| *edits);
             let (edits, phonemes) = nearest.unwrap();
             wrong += edits;
             all += phonemes;
         }
         let rate = 100.0 * wrong as f64 / all as f64;
         println!(
-            "pronouncer {format:?}: {rate:.2}% of phonemes wrong (8.82 in f32), {same} of 48 golden words, {} bytes, arena {} (self {}, cross {}, scratch {})",
+            "pronouncer {format:?}: {rate:.2}% of phonemes wrong (8.82 in f32), {same} of 48 \
+             golden words, {} bytes, arena {} (self {}, cross {}, scratch {})",
             model.bytes().len(),
             plan.bytes(),
             plan.self_cache(),
@@ -142,7 +155,12 @@ fn a_beam_finds_what_is_at_least_as_probable() {
             let mut target = [0; 40];
             let (count, score) = search.target(0, &mut target).unwrap();
             if width == 1 {
-                assert_eq!(target[..count], greedy(&mut session, model.record().start, &[1]), "{}", item["word"]);
+                assert_eq!(
+                    target[..count],
+                    greedy(&mut session, model.record().start, &[1]),
+                    "{}",
+                    item["word"]
+                );
             }
             scores.push(score);
         }
@@ -168,13 +186,17 @@ fn pictures_are_named() {
         let mut same = 0;
         let named: Vec<&Value> = items.iter().filter(|item| item["file"].is_string()).collect();
         for item in &named {
-            let pixels = picture(&fixture("namer").join(item["file"].as_str().unwrap()), &settings).unwrap();
+            let pixels =
+                picture(&fixture("namer").join(item["file"].as_str().unwrap()), &settings).unwrap();
             session.encode(Source::Pixels(&pixels)).unwrap();
             let found = greedy(&mut session, model.record().start, &[2]);
             let mut want = ids(&item["generated_ids"]);
             want.pop();
             let found_text = text(&tokenizer, &found);
-            println!("namer {format:?}: {} is called {found_text:?}, in f32 {}", item["name"], item["text"]);
+            println!(
+                "namer {format:?}: {} is called {found_text:?}, in f32 {}",
+                item["name"], item["text"]
+            );
             same += usize::from(found == want);
             let margin = item["min_margin"].as_f64().unwrap();
             assert!(
@@ -185,7 +207,8 @@ fn pictures_are_named() {
             assert!(found != want || found_text == item["text"].as_str().unwrap(), "{found_text}");
         }
         println!(
-            "namer {format:?}: {same} of {} as in f32, {} bytes, arena {} (self {}, cross {}, scratch {})",
+            "namer {format:?}: {same} of {} as in f32, {} bytes, arena {} (self {}, cross {}, \
+             scratch {})",
             named.len(),
             model.bytes().len(),
             plan.bytes(),

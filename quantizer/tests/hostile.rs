@@ -1,13 +1,16 @@
-//! Hostile files: any bytes at all are a valid model or a typed error. Nothing panics, and what is accepted runs.
+//! Hostile files: any bytes at all are a valid model or a typed error. Nothing panics, and what is
+//! accepted runs.
 
 mod common;
 
 use common::{PLAIN, Random, Shape, aligned};
 use kinglet::format::layout::{
-    BlockRecord, Head, ModelRecord, NONE, SectionEntry, StackRecord, TensorRecord, input, inputs, join, section, sight,
-    tensor,
+    BlockRecord, Head, ModelRecord, NONE, SectionEntry, StackRecord, TensorRecord, input, inputs,
+    join, section, sight, tensor,
 };
-use kinglet::format::{BlockProblem, Crc32, Input, ModelProblem, SectionProblem, Stack, StackProblem, TensorProblem};
+use kinglet::format::{
+    BlockProblem, Crc32, Input, ModelProblem, SectionProblem, Stack, StackProblem, TensorProblem,
+};
 use kinglet::{Format, Model, OpenError, Options, Plan, RunError, Session, Source, VerifyError};
 use kinglet_quantizer::Memory;
 
@@ -17,7 +20,9 @@ fn open(bytes: &[u8]) -> Result<(), OpenError> {
 
 fn entries(bytes: &[u8]) -> Vec<SectionEntry> {
     let head = Head::read(bytes).unwrap();
-    (0..usize::from(head.sections)).filter_map(|i| SectionEntry::read(bytes.get(64 + 32 * i..)?)).collect()
+    (0..usize::from(head.sections))
+        .filter_map(|i| SectionEntry::read(bytes.get(64 + 32 * i..)?))
+        .collect()
 }
 
 /// Makes all checksums of head and sections right again, as far as they lie within the file.
@@ -60,7 +65,11 @@ fn section_error(kind: u32, problem: SectionProblem) -> Result<(), OpenError> {
 fn foreign_and_damaged_files_are_refused() {
     let good = file();
     assert_eq!(open(&good), Ok(()));
-    assert_eq!(open(&[good.clone(), vec![9; 100]].concat()), Ok(()), "what follows a file is ignored");
+    assert_eq!(
+        open(&[good.clone(), vec![9; 100]].concat()),
+        Ok(()),
+        "what follows a file is ignored"
+    );
     assert_eq!(open(&[]), Err(OpenError::NotKinglet));
     assert_eq!(open(b"GGUF and more"), Err(OpenError::NotKinglet));
     assert_eq!(open(b"KINGLET\x1a"), Err(OpenError::Truncated { needed: 64, found: 8 }));
@@ -95,13 +104,22 @@ fn a_lying_section_table_is_refused() {
     let weights = sections.len() - 1;
     assert_eq!(sections[weights].kind, section::WEIGHTS);
     assert_eq!(lie(1, |e| e.offset = 0), section_error(section::STACKS, SectionProblem::Bounds));
-    assert_eq!(lie(1, |e| e.offset = u64::MAX), section_error(section::STACKS, SectionProblem::Bounds));
-    assert_eq!(lie(weights, |e| e.bytes += 1), section_error(section::WEIGHTS, SectionProblem::Bounds));
+    assert_eq!(
+        lie(1, |e| e.offset = u64::MAX),
+        section_error(section::STACKS, SectionProblem::Bounds)
+    );
+    assert_eq!(
+        lie(weights, |e| e.bytes += 1),
+        section_error(section::WEIGHTS, SectionProblem::Bounds)
+    );
     assert_eq!(
         lie(weights, |e| (e.offset, e.bytes) = (e.offset + 4, e.bytes - 4)),
         section_error(section::WEIGHTS, SectionProblem::Misaligned)
     );
-    assert_eq!(lie(0, |e| e.kind = section::BLOCKS), section_error(section::BLOCKS, SectionProblem::Duplicate));
+    assert_eq!(
+        lie(0, |e| e.kind = section::BLOCKS),
+        section_error(section::BLOCKS, SectionProblem::Duplicate)
+    );
     assert_eq!(lie(1, |e| e.kind = 99), section_error(section::STACKS, SectionProblem::Missing));
     assert_eq!(lie(1, |e| e.bytes -= 1), section_error(section::STACKS, SectionProblem::Length));
     assert_eq!(lie(0, |e| e.reserved = 1), section_error(section::MODEL, SectionProblem::Reserved));
@@ -128,7 +146,10 @@ fn lying_records_are_refused() {
     assert_eq!(model(|r| r.reserved = 1), Err(OpenError::Model(ModelProblem::Reserved)));
     assert_eq!(model(|r| r.blocks += 1), section_error(section::BLOCKS, SectionProblem::Length));
     assert_eq!(model(|r| r.stacks += 1), section_error(section::STACKS, SectionProblem::Length));
-    assert_eq!(model(|r| r.head = 1), Err(OpenError::Tensor { index: 1, problem: TensorProblem::Kind }));
+    assert_eq!(
+        model(|r| r.head = 1),
+        Err(OpenError::Tensor { index: 1, problem: TensorProblem::Kind })
+    );
     assert_eq!(model(|r| r.head_bias = 1), Err(OpenError::Model(ModelProblem::Shape)));
     assert_eq!(model(|r| r.dense = 0), Err(OpenError::Model(ModelProblem::Shape)));
 
@@ -152,7 +173,10 @@ fn lying_records_are_refused() {
     assert_eq!(stack(|r| r.input = input::PIXELS), fails(StackProblem::Picture));
     assert_eq!(stack(|r| r.reserved = 1), fails(StackProblem::Reserved));
     assert_eq!(stack(|r| r.blocks -= 1), Err(OpenError::Model(ModelProblem::Dimension)));
-    assert_eq!(stack(|r| r.norm = 999), Err(OpenError::Tensor { index: 999, problem: TensorProblem::Missing }));
+    assert_eq!(
+        stack(|r| r.norm = 999),
+        Err(OpenError::Tensor { index: 999, problem: TensorProblem::Missing })
+    );
 
     let block = |change: fn(&mut BlockRecord)| {
         open(&with(&good, section::BLOCKS, |bytes| {
@@ -217,9 +241,11 @@ fn verification_finds_a_flipped_bit() {
     assert!(matches!(error, VerifyError::Tensor { .. }), "{error:?}");
 }
 
-/// A file with sparse products, the record of the first of them, and where in the file it and its index lie.
+/// A file with sparse products, the record of the first of them, and where in the file it and its
+/// index lie.
 fn sparse_file(format: Format) -> (Vec<u8>, TensorRecord, usize, usize) {
-    let bytes = common::model(&Shape { format, sparse: true, width: 100, tied: false, ..PLAIN }, 3, vec![]);
+    let bytes =
+        common::model(&Shape { format, sparse: true, width: 100, tied: false, ..PLAIN }, 3, vec![]);
     let mut memory = aligned(&bytes);
     let model = Model::open(memory.bytes()).unwrap();
     assert_eq!(model.verify(|_| {}), Ok(()));
@@ -240,7 +266,10 @@ fn a_sparse_tensor_has_the_bytes_of_a_number_of_blocks() {
         let tensor = |change: fn(&mut TensorRecord)| {
             open(&with(&good, section::TENSORS, |bytes| {
                 let records = bytes.chunks_exact_mut(TensorRecord::SIZE);
-                let place = records.into_iter().find(|bytes| TensorRecord::read(bytes) == Some(first)).unwrap();
+                let place = records
+                    .into_iter()
+                    .find(|bytes| TensorRecord::read(bytes) == Some(first))
+                    .unwrap();
                 let mut changed = first;
                 change(&mut changed);
                 place.copy_from_slice(&changed.write());
@@ -256,19 +285,24 @@ fn a_sparse_tensor_has_the_bytes_of_a_number_of_blocks() {
         assert_eq!(problem(tensor(|r| r.rows = 1 << 28)), Some(TensorProblem::Length));
         assert_eq!(problem(tensor(|r| r.format &= 15)), Some(TensorProblem::Length));
         assert_eq!(problem(tensor(|r| r.format = 16)), Some(TensorProblem::Format(16)));
-        assert_eq!(problem(tensor(|r| r.format |= 32)), Some(TensorProblem::Format(first.format | 32)));
+        assert_eq!(
+            problem(tensor(|r| r.format |= 32)),
+            Some(TensorProblem::Format(first.format | 32))
+        );
     }
 }
 
-/// Planes belong to products: rows that are added to others have none, and states are rounded once for all who look at them.
+/// Planes belong to products: rows that are added to others have none, and states are rounded once
+/// for all who look at them.
 #[test]
 fn planes_and_offsets_are_refused_where_they_cannot_be() {
     let chain = common::chain(common::Chain::Translator, Format::Int8, 3);
     let mut memory = aligned(&chain);
     let model = Model::open(memory.bytes()).unwrap();
     let positions = model.stack(1).unwrap().record.positions;
-    let across: Vec<u32> =
-        (0..model.record().blocks).filter(|&i| model.block(i).unwrap().record.memory != NONE).collect();
+    let across: Vec<u32> = (0..model.record().blocks)
+        .filter(|&i| model.block(i).unwrap().record.memory != NONE)
+        .collect();
     let states = model.block(across[0]).unwrap().record.memory;
     let changed = |index: u32, change: &dyn Fn(&mut TensorRecord)| {
         open(&with(&chain, section::TENSORS, |bytes| {
@@ -279,14 +313,23 @@ fn planes_and_offsets_are_refused_where_they_cannot_be() {
         }))
     };
     let wrong = |index, problem| Err(OpenError::Tensor { index, problem });
-    assert_eq!(changed(positions, &|r| r.inputs = inputs::PLANES), wrong(positions, TensorProblem::Inputs));
+    assert_eq!(
+        changed(positions, &|r| r.inputs = inputs::PLANES),
+        wrong(positions, TensorProblem::Inputs)
+    );
     let other = Err(OpenError::Block { index: across[1], problem: BlockProblem::Inputs });
     assert_eq!(changed(states, &|r| r.inputs = inputs::PLANES), other);
     let output = model.block(0).unwrap().record.output;
     assert_eq!(changed(output, &|r| r.inputs = inputs::PLANES), Ok(()));
     let sparse = tensor::INT4_OFFSET | tensor::SPARSE;
-    assert_eq!(changed(output, &|r| r.format = sparse), wrong(output, TensorProblem::Format(sparse)));
-    assert_eq!(changed(output, &|r| r.format = tensor::INT4_OFFSET), wrong(output, TensorProblem::Length));
+    assert_eq!(
+        changed(output, &|r| r.format = sparse),
+        wrong(output, TensorProblem::Format(sparse))
+    );
+    assert_eq!(
+        changed(output, &|r| r.format = tensor::INT4_OFFSET),
+        wrong(output, TensorProblem::Length)
+    );
 }
 
 /// The embedding is read by rows, which sparse matrices cannot be.
@@ -344,7 +387,9 @@ fn exercise(bytes: &[u8]) -> bool {
     // A picture's source cannot be cut.
     let source = if of.source < 4096 { of.source } else { of.source.min(20) };
     let options = Options { context, prefill: 3.min(context), source, ..of };
-    let Ok(plan) = Plan::new(&model, options).inspect(|plan| assert!(plan.bytes() > 0)) else { return true };
+    let Ok(plan) = Plan::new(&model, options).inspect(|plan| assert!(plan.bytes() > 0)) else {
+        return true;
+    };
     if plan.bytes() > 1 << 26 {
         return true;
     }
@@ -397,7 +442,8 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
                 if let Some(slot) = bytes.get_mut(word..word + 4) {
                     let old = u32::from_le_bytes(slot.try_into().unwrap());
                     let new =
-                        [old.wrapping_add(1), old.wrapping_sub(1), old << 1, random.next() % 300][random.below(4)];
+                        [old.wrapping_add(1), old.wrapping_sub(1), old << 1, random.next() % 300]
+                            [random.below(4)];
                     slot.copy_from_slice(&new.to_le_bytes());
                 }
             }
@@ -408,13 +454,23 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
 #[test]
 fn ten_thousand_mutated_files_do_no_harm() {
     let tokenizer = kinglet_fixtures_tokenizer();
-    let small =
-        Shape { width: 16, vocab: 20, heads: 2, kv_heads: 1, head_dim: 8, inner: 20, layers: 1, rope: 4, ..PLAIN };
+    let small = Shape {
+        width: 16,
+        vocab: 20,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 8,
+        inner: 20,
+        layers: 1,
+        rope: 4,
+        ..PLAIN
+    };
     let files: Vec<Vec<u8>> = Format::ALL
         .iter()
         .flat_map(|&format| {
             let shape = Shape { format, biases: true, head_norms: true, tied: false, ..small };
-            let sparse = Shape { format, sparse: format.may_be_sparse(), width: 72, inner: 100, ..small };
+            let sparse =
+                Shape { format, sparse: format.may_be_sparse(), width: 72, inner: 100, ..small };
             [
                 common::model(&shape, 7, tokenizer.clone()),
                 common::model(&Shape { format, ..small }, 8, vec![]),

@@ -1,5 +1,6 @@
-//! Real checkpoints of every kind, rounded and run as a device would, against the results of their reference implementations. They are not part of the
-//! repository: without them the tests say so and pass.
+//! Real checkpoints of every kind, rounded and run as a device would, against the results of their
+//! reference implementations. They are not part of the repository: without them the tests say so
+//! and pass.
 
 mod common;
 
@@ -100,7 +101,10 @@ fn steps_of_manufacturing_are_predicted() {
         })
         .count()
     });
-    println!("capp_gpt2 int8: the same next token for {same} of {count} prompts, {:.4}", same as f64 / count as f64);
+    println!(
+        "capp_gpt2 int8: the same next token for {same} of {count} prompts, {:.4}",
+        same as f64 / count as f64
+    );
     assert!(same as f64 >= 0.985 * count as f64, "{same} of {count}");
 }
 
@@ -146,7 +150,10 @@ fn words_are_heard() {
         for (features, want) in features.chunks(features.len() / 4).zip(wanted.chunks(12)) {
             let found = session.encode(Source::Features(features)).unwrap();
             let away = found.iter().zip(want).fold(0.0, |m: f32, (a, b)| m.max((a - b).abs()));
-            println!("kwt1 int8: logits up to {away:.3} away, the largest is {:.2}", want[argmax(want) as usize]);
+            println!(
+                "kwt1 int8: logits up to {away:.3} away, the largest is {:.2}",
+                want[argmax(want) as usize]
+            );
             assert_eq!(argmax(found), argmax(want));
             assert!(away < 0.5 && cosine(found, want) > 0.995, "{away} {}", cosine(found, want));
         }
@@ -160,13 +167,18 @@ fn pictures_are_seen() {
     let model = rounded.model();
     let golden = dir.join("golden");
     let pixels = npy(&golden.join("procedural_rgb_u8.npy"), "|u1", |[byte]: [u8; 1]| byte);
-    let (wanted, hidden) =
-        (floats(&golden.join("procedural_logits.npy")), floats(&golden.join("procedural_last_hidden.npy")));
+    let (wanted, hidden) = (
+        floats(&golden.join("procedural_logits.npy")),
+        floats(&golden.join("procedural_last_hidden.npy")),
+    );
     let norm = model.last().unwrap().norm.unwrap();
     let last = model.record().blocks;
     let options = Options::of(&model).unwrap();
     with(&model, options, |session| {
-        let pictures = pixels.chunks(224 * 224 * 3).zip(wanted.chunks(1000)).zip(hidden.chunks(hidden.len() / 2));
+        let pictures = pixels
+            .chunks(224 * 224 * 3)
+            .zip(wanted.chunks(1000))
+            .zip(hidden.chunks(hidden.len() / 2));
         for ((picture, want), hidden) in pictures {
             session.begin_source(Source::Pixels(picture)).unwrap();
             let mut states = vec![];
@@ -180,10 +192,15 @@ fn pictures_are_seen() {
             let found = session.logits().to_vec();
             // Golden states are those behind the last norm.
             let states = states_normed(&states, &norm);
-            let least = states.chunks(192).zip(hidden.chunks(192)).map(|(a, b)| cosine(a, b)).fold(1.0, f64::min);
+            let least = states
+                .chunks(192)
+                .zip(hidden.chunks(192))
+                .map(|(a, b)| cosine(a, b))
+                .fold(1.0, f64::min);
             let all = cosine(&states, hidden);
             println!(
-                "vit_tiny int8: class {} ({}), states' cosine {all:.5}, least of a patch {least:.5}",
+                "vit_tiny int8: class {} ({}), states' cosine {all:.5}, least of a patch \
+                 {least:.5}",
                 argmax(&found),
                 argmax(want)
             );
@@ -219,20 +236,29 @@ fn sentences_have_their_embeddings() {
     tokenizer.with_padding(None).with_truncation(None).unwrap();
     let tokens = |text: &str| tokenizer.encode(text, true).unwrap().get_ids().to_vec();
     let golden = json(&dir.join("golden/sentences20.json"));
-    let sentences: Vec<&str> = golden.as_array().unwrap().iter().map(|item| item["text"].as_str().unwrap()).collect();
+    let sentences: Vec<&str> =
+        golden.as_array().unwrap().iter().map(|item| item["text"].as_str().unwrap()).collect();
     let wanted = floats(&dir.join("golden/embeddings20.npy"));
     let development = pairs(&data.join("sts-dev.csv"));
     // Sentences of the training part, for calibration.
     let train = pairs(&data.join("sts-train.csv"));
-    let sample = |text: &str| Sample { source: Given::Tokens { tokens: tokens(text), types: vec![] }, target: vec![] };
-    let calibration: Vec<Sample> = train.iter().step_by(train.len() / 512).map(|(_, a, _)| sample(a)).collect();
-    // Int8 gives the worst of the twenty a cosine of 0.9961: a token's 1,536 numbers behind gelu share one scale, and words, keys and values have
-    // eight bits.
+    let sample = |text: &str| Sample {
+        source: Given::Tokens { tokens: tokens(text), types: vec![] },
+        target: vec![],
+    };
+    let calibration: Vec<Sample> =
+        train.iter().step_by(train.len() / 512).map(|(_, a, _)| sample(a)).collect();
+    // Int8 gives the worst of the twenty a cosine of 0.9961: a token's 1,536 numbers behind gelu
+    // share one scale, and words, keys and values have eight bits.
     for (name, format, least, away) in
         [("int8", Format::Int8Grouped, 0.996, 0.002), ("int4", Format::Int4Codebook, 0.95, 0.01)]
     {
-        let options =
-            quantize::Options { weights: format, calibration: calibration.clone(), golden: 0, ..Default::default() };
+        let options = quantize::Options {
+            weights: format,
+            calibration: calibration.clone(),
+            golden: 0,
+            ..Default::default()
+        };
         let rounded = Rounded::new(&dir, &options);
         let model = rounded.model();
         let options = Options { source: 128, ..Options::of(&model).unwrap() };
@@ -244,13 +270,17 @@ fn sentences_have_their_embeddings() {
             };
             let each = sentences.iter().zip(wanted.chunks(384));
             let cosines: Vec<f64> = each.map(|(text, want)| cosine(&embed(text), want)).collect();
-            let pairs: Vec<_> = development.iter().map(|(score, a, b)| (*score, dot(&embed(a), &embed(b)))).collect();
+            let pairs: Vec<_> = development
+                .iter()
+                .map(|(score, a, b)| (*score, dot(&embed(a), &embed(b))))
+                .collect();
             (cosines, correlation(&pairs).unwrap())
         });
         let lowest = cosines.iter().copied().fold(1.0, f64::min);
         let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
         println!(
-            "minilm {name}: cosine {mean:.5} in the mean, {lowest:.5} at least; Spearman {correlation:.4} (0.8672 in f32), {} bytes",
+            "minilm {name}: cosine {mean:.5} in the mean, {lowest:.5} at least; Spearman \
+             {correlation:.4} (0.8672 in f32), {} bytes",
             model.bytes().len()
         );
         assert!(lowest >= least, "{name}: {lowest}");

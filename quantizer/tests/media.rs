@@ -1,5 +1,5 @@
-//! Pictures and recordings: what Pillow and the definitions give, files that are damaged or lie, and, where the
-//! checkpoints are, a real front end and real pictures.
+//! Pictures and recordings: what Pillow and the definitions give, files that are damaged or lie,
+//! and, where the checkpoints are, a real front end and real pictures.
 
 mod common;
 
@@ -10,8 +10,8 @@ use common::shared;
 use hound::{SampleFormat, WavSpec, WavWriter};
 use image::{DynamicImage, ImageFormat, RgbImage, RgbaImage};
 use kinglet_quantizer::media::{
-    Filter, FrontEnd, MediaError, PictureSettings, Preprocessor, Resize, SoundSettings, Spectrum, Window, picture,
-    sound,
+    Filter, FrontEnd, MediaError, PictureSettings, Preprocessor, Resize, SoundSettings, Spectrum,
+    Window, picture, sound,
 };
 use safetensors::SafeTensors;
 use tempfile::TempDir;
@@ -41,7 +41,11 @@ fn source(height: u32, width: u32) -> DynamicImage {
     let mut bytes = vec![];
     for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
         noise = noise.wrapping_mul(1_103_515_245).wrapping_add(12345) % (1 << 31);
-        bytes.extend([(7 * x + 3 * y) as u8, 255 * ((x / 3 + y / 2) % 2) as u8, (noise >> 16) as u8]);
+        bytes.extend([
+            (7 * x + 3 * y) as u8,
+            255 * ((x / 3 + y / 2) % 2) as u8,
+            (noise >> 16) as u8,
+        ]);
     }
     RgbImage::from_raw(width, height, bytes).unwrap().into()
 }
@@ -50,7 +54,9 @@ fn source(height: u32, width: u32) -> DynamicImage {
 #[test]
 fn pictures_are_bit_for_bit_what_pillow_makes() {
     for line in include_str!("media/pillow.txt").lines() {
-        let [size, settings, hex] = line.split('"').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let [size, settings, hex] = line.split('"').collect::<Vec<_>>()[..] else {
+            panic!("{line}")
+        };
         let size: Vec<u32> = size.split_whitespace().map(|n| n.parse().unwrap()).collect();
         let got = prepare(&encoded(&source(size[0], size[1]), ImageFormat::Png), settings).unwrap();
         let got: String = got.iter().map(|b| format!("{b:02x}")).collect();
@@ -62,7 +68,9 @@ fn pictures_are_bit_for_bit_what_pillow_makes() {
 fn a_picture_of_the_right_size_is_not_changed() {
     let picture = source(12, 17);
     let png = encoded(&picture, ImageFormat::Png);
-    for settings in ["stretch lanczos 12x17", "stretch bilinear 12x17", "crop 12x17", "stretch nearest 12x17"] {
+    for settings in
+        ["stretch lanczos 12x17", "stretch bilinear 12x17", "crop 12x17", "stretch nearest 12x17"]
+    {
         assert_eq!(prepare(&png, settings).unwrap(), picture.as_bytes(), "{settings}");
     }
     let bmp = encoded(&picture, ImageFormat::Bmp);
@@ -71,7 +79,8 @@ fn a_picture_of_the_right_size_is_not_changed() {
 
 #[test]
 fn other_pixels_become_rgb() {
-    let rgba = RgbaImage::from_raw(3, 1, vec![9, 8, 7, 255, 200, 100, 0, 0, 0, 100, 200, 51]).unwrap();
+    let rgba =
+        RgbaImage::from_raw(3, 1, vec![9, 8, 7, 255, 200, 100, 0, 0, 0, 100, 200, 51]).unwrap();
     let got = prepare(&encoded(&rgba.into(), ImageFormat::Png), "crop 1x3").unwrap();
     assert_eq!(got, [9, 8, 7, 255, 255, 255, 204, 224, 244]);
 
@@ -80,9 +89,14 @@ fn other_pixels_become_rgb() {
     assert_eq!(got, grey.to_rgb8().into_raw());
 
     let wide = DynamicImage::from(source(4, 4).to_rgb16());
-    assert_eq!(prepare(&encoded(&wide, ImageFormat::Png), "crop 4x4").unwrap(), source(4, 4).as_bytes());
+    assert_eq!(
+        prepare(&encoded(&wide, ImageFormat::Png), "crop 4x4").unwrap(),
+        source(4, 4).as_bytes()
+    );
 
-    let smooth = DynamicImage::from(RgbImage::from_fn(16, 16, |x, y| [8 * x as u8, 100, 8 * y as u8].into()));
+    let smooth = DynamicImage::from(RgbImage::from_fn(16, 16, |x, y| {
+        [8 * x as u8, 100, 8 * y as u8].into()
+    }));
     let got = prepare(&encoded(&smooth, ImageFormat::Jpeg), "crop 16x16").unwrap();
     let furthest = got.iter().zip(smooth.as_bytes()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
     assert!(furthest < 32, "{furthest}");
@@ -96,8 +110,15 @@ fn pictures_are_turned_upright() {
     let exif = b"\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
     let turned = [&jpeg[..2], exif, &jpeg[2..]].concat();
     let got = prepare(&turned, "crop 16x8").unwrap();
-    assert!(got[..3] == [255; 3] && got[got.len() - 3..] == [0; 3], "a quarter turn: {:?}", &got[..24]);
-    assert!(matches!(prepare(&turned, "crop 8x16"), Err(MediaError::PictureTooSmall { width: 8, height: 16, .. })));
+    assert!(
+        got[..3] == [255; 3] && got[got.len() - 3..] == [0; 3],
+        "a quarter turn: {:?}",
+        &got[..24]
+    );
+    assert!(matches!(
+        prepare(&turned, "crop 8x16"),
+        Err(MediaError::PictureTooSmall { width: 8, height: 16, .. })
+    ));
 }
 
 fn refused(bytes: &[u8]) -> String {
@@ -121,14 +142,19 @@ fn damaged_and_hostile_pictures_are_refused() {
         assert!(prepare(whole, "short 8 bicubic crop 8x8").is_ok());
         for cut in (8..whole.len() - 16).step_by(7) {
             let message = refused(&whole[..cut]);
-            assert!(message.contains("damaged or cut short") && message.contains("picture"), "{cut}: {message}");
+            assert!(
+                message.contains("damaged or cut short") && message.contains("picture"),
+                "{cut}: {message}"
+            );
         }
     }
     let mut flipped = png.clone();
     flipped[png.len() / 2] ^= 0x10;
     assert!(refused(&flipped).contains("damaged or cut short"));
 
-    for (width, height) in [(u32::MAX >> 1, u32::MAX >> 1), (70_000, 1), (1, 70_000), (30_000, 30_000)] {
+    for (width, height) in
+        [(u32::MAX >> 1, u32::MAX >> 1), (70_000, 1), (1, 70_000), (30_000, 30_000)]
+    {
         let mut bomb = png_of(width, height);
         bomb.extend(&png[33..]);
         let message = refused(&bomb);
@@ -196,9 +222,18 @@ fn picture_settings_are_what_their_text_says() {
     for (resize, text) in [
         (Resize::Stretch { height, width, filter }, "stretch bicubic 224x200"),
         (Resize::Stretch { height: 256, width, filter }, "stretch bicubic 256x200 crop 224x200"),
-        (Resize::ShortSide { length: 248, filter: Filter::Lanczos }, "short 248 lanczos crop 224x200"),
-        (Resize::ShortSide { length: 248, filter: Filter::Nearest }, "short 248 nearest crop 224x200"),
-        (Resize::ShortSide { length: 248, filter: Filter::Bilinear }, "short 248 bilinear crop 224x200"),
+        (
+            Resize::ShortSide { length: 248, filter: Filter::Lanczos },
+            "short 248 lanczos crop 224x200",
+        ),
+        (
+            Resize::ShortSide { length: 248, filter: Filter::Nearest },
+            "short 248 nearest crop 224x200",
+        ),
+        (
+            Resize::ShortSide { length: 248, filter: Filter::Bilinear },
+            "short 248 bilinear crop 224x200",
+        ),
         (Resize::Keep, "crop 224x200"),
     ] {
         let settings = PictureSettings { resize, height, width };
@@ -253,9 +288,21 @@ fn preprocessors_become_settings() {
 
     for (from, to, settings) in [
         (r#"{"height": 32, "width": 48}"#, "32", "stretch bilinear 32x32"),
-        (r#"{"height": 32, "width": 48}"#, r#"{"shortest_edge": 40}, "crop_size": 24"#, "short 40 bilinear crop 24x24"),
-        (r#""do_resize": true"#, r#""do_resize": false, "crop_size": {"height": 9, "width": 8}"#, "crop 9x8"),
-        (r#""resample": 2"#, r#""resample": 1, "crop_size": 24"#, "stretch lanczos 32x48 crop 24x24"),
+        (
+            r#"{"height": 32, "width": 48}"#,
+            r#"{"shortest_edge": 40}, "crop_size": 24"#,
+            "short 40 bilinear crop 24x24",
+        ),
+        (
+            r#""do_resize": true"#,
+            r#""do_resize": false, "crop_size": {"height": 9, "width": 8}"#,
+            "crop 9x8",
+        ),
+        (
+            r#""resample": 2"#,
+            r#""resample": 1, "crop_size": 24"#,
+            "stretch lanczos 32x48 crop 24x24",
+        ),
     ] {
         assert_eq!(read(&VIT.replace(from, to)).unwrap().picture.to_string(), settings);
     }
@@ -265,7 +312,11 @@ fn preprocessors_become_settings() {
         (r#"{"height": 32, "width": 48}"#, r#"{"shortest_edge": 40}"#, "`do_center_crop`"),
         (r#"{"height": 32, "width": 48}"#, r#"{"shortest_edge": 4, "longest_edge": 9}"#, "`size`"),
         (r#"{"height": 32, "width": 48}"#, r#"{"height": 0, "width": 48}"#, "sides must be"),
-        (r#"{"height": 32, "width": 48}"#, r#"{"height": 32, "width": 48}, "crop_size": 40"#, "larger"),
+        (
+            r#"{"height": 32, "width": 48}"#,
+            r#"{"height": 32, "width": 48}, "crop_size": 40"#,
+            "larger",
+        ),
         (r#""note": "x""#, r#""do_pad": true"#, "`do_pad`"),
         (r#""note": "x""#, r#""crop_pct": 0.9"#, "`crop_pct`"),
         ("[0.5, 0.25, 1]", "[0.5, 0.25]", "`image_std`"),
@@ -280,13 +331,19 @@ fn preprocessors_become_settings() {
     // A processor's name matters only where `size` is one number.
     let unknown = VIT.replace("ViTImageProcessor", "Other");
     assert_eq!(read(&unknown).unwrap(), vit);
-    let error = read(&unknown.replace(r#"{"height": 32, "width": 48}"#, "32")).unwrap_err().to_string();
+    let error =
+        read(&unknown.replace(r#"{"height": 32, "width": 48}"#, "32")).unwrap_err().to_string();
     assert!(error.contains("`size`"), "{error}");
 }
 
 // Sound.
 
-const SPEC: WavSpec = WavSpec { channels: 1, sample_rate: 8000, bits_per_sample: 16, sample_format: SampleFormat::Int };
+const SPEC: WavSpec = WavSpec {
+    channels: 1,
+    sample_rate: 8000,
+    bits_per_sample: 16,
+    sample_format: SampleFormat::Int,
+};
 
 fn settings() -> SoundSettings {
     SoundSettings {
@@ -338,10 +395,12 @@ fn tones() -> Vec<i32> {
 #[test]
 fn features_follow_their_definition() {
     let magnitude = [
-        4.16034, -2.8845, 0.2531, -0.04639, 4.04507, -3.35054, -0.29828, -0.01234, 2.27087, -3.50577, -0.17837, -0.1068,
+        4.16034, -2.8845, 0.2531, -0.04639, 4.04507, -3.35054, -0.29828, -0.01234, 2.27087,
+        -3.50577, -0.17837, -0.1068,
     ];
     let power = [
-        5.20722, -2.97744, 0.64838, 0.05828, 4.88526, -4.11308, -0.67111, 0.07502, 1.21013, -3.97559, -0.37486, -0.1439,
+        5.20722, -2.97744, 0.64838, 0.05828, 4.88526, -4.11308, -0.67111, 0.07502, 1.21013,
+        -3.97559, -0.37486, -0.1439,
     ];
     let wav = recording(SPEC, &tones());
     let got = hear(&wav, &settings()).unwrap();
@@ -355,7 +414,8 @@ fn all_kinds_of_samples_are_heard_alike() {
     let expected = hear(&recording(SPEC, &tones()), &settings()).unwrap();
     let with = |bits_per_sample, sample_format, shift: u32| {
         let samples: Vec<i32> = tones().iter().map(|s| s << shift).collect();
-        hear(&recording(WavSpec { bits_per_sample, sample_format, ..SPEC }, &samples), &settings()).unwrap()
+        hear(&recording(WavSpec { bits_per_sample, sample_format, ..SPEC }, &samples), &settings())
+            .unwrap()
     };
     assert_eq!(with(24, SampleFormat::Int, 8), expected);
     assert_eq!(with(32, SampleFormat::Int, 16), expected);
@@ -370,7 +430,8 @@ fn all_kinds_of_samples_are_heard_alike() {
 
     let eight: Vec<i32> = tones().iter().map(|s| s >> 8).collect();
     let coarse: Vec<i32> = eight.iter().map(|s| s << 8).collect();
-    let got = hear(&recording(WavSpec { bits_per_sample: 8, ..SPEC }, &eight), &settings()).unwrap();
+    let got =
+        hear(&recording(WavSpec { bits_per_sample: 8, ..SPEC }, &eight), &settings()).unwrap();
     assert_eq!(got, hear(&recording(SPEC, &coarse), &settings()).unwrap());
 }
 
@@ -379,7 +440,11 @@ fn damaged_and_foreign_recordings_are_refused() {
     let good = recording(SPEC, &tones());
     let message = |bytes: &[u8]| hear(bytes, &settings()).unwrap_err().to_string();
     for cut in [0, 3, 11, 20, 40, good.len() - 1, good.len() - 100] {
-        assert!(message(&good[..cut]).contains("must be whole"), "{cut}: {}", message(&good[..cut]));
+        assert!(
+            message(&good[..cut]).contains("must be whole"),
+            "{cut}: {}",
+            message(&good[..cut])
+        );
     }
     assert!(message(b"RIFFxxxxWAVEnonsense").contains("recording.wav"));
     assert!(message(&recording(SPEC, &[])).contains("no samples"));
@@ -440,7 +505,8 @@ fn sound_settings_are_what_their_text_says() {
     }
 }
 
-/// The tensors of a front end, by their definitions; places of the spectrum above the bands are left out.
+/// The tensors of a front end, by their definitions; places of the spectrum above the bands are
+/// left out.
 struct Tensors {
     window: Vec<f32>,
     re: Vec<f32>,
@@ -471,7 +537,9 @@ impl Tensors {
             re: grid(places, s.frame, &|k, i| (TAU * k * i / fft).cos()),
             im: grid(places, s.frame, &|k, i| -(TAU * k * i / fft).sin()),
             mel: grid(s.mel, places, &weight),
-            dct: grid(s.coefficients, s.mel, &|c, m| (2.0 / mel).sqrt() * (TAU / 2.0 * c * (m + 0.5) / mel).cos()),
+            dct: grid(s.coefficients, s.mel, &|c, m| {
+                (2.0 / mel).sqrt() * (TAU / 2.0 * c * (m + 0.5) / mel).cos()
+            }),
             divisors: s.divisors.clone(),
         }
     }
@@ -544,12 +612,14 @@ fn npy(path: &Path) -> Vec<u8> {
     bytes[10 + header..].to_vec()
 }
 
-/// The Keyword Transformer: its settings from its tensors, and four recordings from the settings alone.
+/// The Keyword Transformer: its settings from its tensors, and four recordings from the settings
+/// alone.
 #[test]
 fn a_real_front_end_is_reproduced() {
     let Some(shared) = shared() else { return };
     let dir = shared.join("models/kwt1");
-    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
     let bytes = std::fs::read(dir.join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let tensor = |name: &str| -> Vec<f32> {
@@ -583,9 +653,12 @@ fn a_real_front_end_is_reproduced() {
     assert_eq!(settings.to_string(), text);
 
     let golden = npy(&dir.join("golden/features.npy"));
-    let golden: Vec<f32> = golden.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-    for (name, golden) in ["yes", "no", "noise", "silence"].iter().zip(golden.chunks_exact(98 * 40)) {
-        let got = sound(&dir.join(format!("src/{name}_1000ms.wav")), &text.parse().unwrap()).unwrap();
+    let golden: Vec<f32> =
+        golden.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    for (name, golden) in ["yes", "no", "noise", "silence"].iter().zip(golden.chunks_exact(98 * 40))
+    {
+        let got =
+            sound(&dir.join(format!("src/{name}_1000ms.wav")), &text.parse().unwrap()).unwrap();
         let furthest = close(&got, golden);
         println!("{name}: at most {furthest:e} from the golden features");
         assert!(furthest < 1e-4, "{name}: {furthest}");

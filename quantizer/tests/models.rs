@@ -1,4 +1,5 @@
-//! Trained models: what quantization costs, and that the f32 forward pass is that of the reference implementation.
+//! Trained models: what quantization costs, and that the f32 forward pass is that of the reference
+//! implementation.
 
 mod common;
 
@@ -54,7 +55,8 @@ fn every_variant_agrees_with_its_reference() {
         let name = dir.file_name().unwrap().to_string_lossy().into_owned();
         // Long factors apply to sequences beyond the original context only.
         let long = name == "longrope_long";
-        let checkpoint = if long { Checkpoint::with_context(&dir, 128) } else { Checkpoint::open(&dir) };
+        let checkpoint =
+            if long { Checkpoint::with_context(&dir, 128) } else { Checkpoint::open(&dir) };
         let checkpoint = checkpoint.unwrap_or_else(|e| panic!("{name}: {e}"));
         let want = golden.logits.concat();
         let got = Reference::new(&checkpoint).unwrap().logits(&golden.input_ids).unwrap();
@@ -64,15 +66,17 @@ fn every_variant_agrees_with_its_reference() {
         let (_temporary, path) = to_file(&checkpoint, Format::Int8Grouped);
         let map = Map::open(path).unwrap();
         let model = Model::open(&map).unwrap();
-        let options = Options { context: golden.input_ids.len(), prefill: 16, logits: 16, ..Options::ONE };
+        let options =
+            Options { context: golden.input_ids.len(), prefill: 16, logits: 16, ..Options::ONE };
         let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
-        let mut session = Session::with(&model, options, memory.bytes(), Isa::detect(), Serial).unwrap();
+        let mut session =
+            Session::with(&model, options, memory.bytes(), Isa::detect(), Serial).unwrap();
         let mut int8 = vec![];
         session.feed_each(&golden.input_ids, |_, row| int8.extend_from_slice(row)).unwrap();
         let error = relative_error(&int8, &want);
         println!("{name}: f32 within {difference:.1e}, int8 within {:.2}%", error * 100.0);
-        // Random weights make sharp attention and amplify rounding alike in all variants (4 to 7%); a bias, norm or
-        // rotation that int8 left out would stand out by an order of magnitude.
+        // Random weights make sharp attention and amplify rounding alike in all variants (4 to 7%);
+        // a bias, norm or rotation that int8 left out would stand out by an order of magnitude.
         assert!(error < 0.1, "{name}: int8 differs by {error}");
         seen += 1;
     }
@@ -135,9 +139,14 @@ fn stories(weights: Format) -> Option<(Evaluation, f64)> {
     let ids = npy_i32(&dir.join("golden/ppl_input_ids.npy"));
     let tokenizer = model.tokenizer().unwrap().unwrap();
     let text = std::fs::read_to_string(shared()?.join("data/tinystories/valid.txt")).unwrap();
-    assert_eq!(encode(&tokenizer, &text, false).unwrap()[..ids.len()], ids, "the text's tokens are others");
+    assert_eq!(
+        encode(&tokenizer, &text, false).unwrap()[..ids.len()],
+        ids,
+        "the text's tokens are others"
+    );
     let protocol = Protocol { window: 255, bos: Some(1), int4_values: false };
-    let result = evaluate(&model, Isa::detect(), &ids, protocol, Some(&reference), &|_| ()).unwrap();
+    let result =
+        evaluate(&model, Isa::detect(), &ids, protocol, Some(&reference), &|_| ()).unwrap();
     let bits = model.bytes().len() as f64 * 8.0 / 259_328.0;
     println!("stories260K {weights:?}: {result:?}, {bits:.2} bits a weight, all included");
     let excess = result.perplexity / 4.668_135_963 - 1.0;
@@ -156,7 +165,10 @@ fn stories260k_keeps_its_perplexity() {
     let Some((int8, excess)) = stories(Format::Int8Grouped) else { return };
     assert_eq!(int8.tokens, 20_000);
     let reference = int8.divergence.unwrap().reference_perplexity;
-    assert!((reference / 4.668_135_963 - 1.0).abs() < 1e-4, "the f32 forward pass gives {reference}");
+    assert!(
+        (reference / 4.668_135_963 - 1.0).abs() < 1e-4,
+        "the f32 forward pass gives {reference}"
+    );
     assert!(excess < 0.005, "int8: {excess}");
     let (found, codebook) = stories(Format::Int4Codebook).unwrap();
     let (even, _) = stories(Format::Int4).unwrap();
@@ -172,7 +184,8 @@ fn the_built_in_model_is_what_its_checkpoint_becomes() {
     let temporary = tempfile::tempdir().unwrap();
     let path = temporary.path().join("model.kinglet");
     let int8 = Format::Int8;
-    let options = quantize::Options { weights: int8, embeddings: int8, head: int8, ..Default::default() };
+    let options =
+        quantize::Options { weights: int8, embeddings: int8, head: int8, ..Default::default() };
     quantize(&checkpoint, &path, &options, &|_, _, _| ()).unwrap();
     let made = std::fs::read(path).unwrap();
     let same = made == kinglet_fixtures::STORYTELLER.0;
@@ -199,7 +212,8 @@ fn an_unwritable_output_leaves_nothing_behind() {
     let dir = fixture("storyteller");
     let checkpoint = Checkpoint::open(&dir).unwrap();
     let temporary = tempfile::tempdir().unwrap();
-    let attempt = |target: &Path| quantize(&checkpoint, target, &quantize::Options::default(), &|_, _, _| ());
+    let attempt =
+        |target: &Path| quantize(&checkpoint, target, &quantize::Options::default(), &|_, _, _| ());
     let missing = attempt(&temporary.path().join("absent/model.kinglet")).unwrap_err();
     assert!(matches!(missing, QuantizeError::Write(_)), "{missing}");
     let directory = attempt(temporary.path()).unwrap_err();

@@ -32,27 +32,37 @@ fn hub() -> String {
 fn answer(mut stream: TcpStream) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
     let request = lines.next().unwrap_or_default();
-    let head: Vec<String> = lines.take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
+    let head: Vec<String> =
+        lines.take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
     let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
     let (status, extra, body) = match path.as_str() {
-        "/api/models/owner/model/revision/main?blobs=true" | "/api/models/owner/gated/revision/main?blobs=true" => {
+        "/api/models/owner/model/revision/main?blobs=true"
+        | "/api/models/owner/gated/revision/main?blobs=true" => {
             let siblings: Vec<_> = files()
                 .into_iter()
                 .map(|(name, bytes)| serde_json::json!({"rfilename": name, "size": bytes.len()}))
                 .collect();
-            (200, String::new(), serde_json::json!({"sha": SHA, "siblings": siblings}).to_string().into_bytes())
+            (
+                200,
+                String::new(),
+                serde_json::json!({"sha": SHA, "siblings": siblings}).to_string().into_bytes(),
+            )
         }
         "/api/models/owner/nobody/revision/main?blobs=true" => (401, String::new(), vec![]),
         _ => file(&path, &head),
     };
     let length = body.len();
-    let _ = write!(stream, "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {length}\r\n{extra}\r\n");
+    let _ = write!(
+        stream,
+        "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {length}\r\n{extra}\r\n"
+    );
     let _ = stream.write_all(&body);
 }
 
 /// A file, or the part of it that is asked for; gated ones want a token.
 fn file(path: &str, head: &[String]) -> (u16, String, Vec<u8>) {
-    let open = path.starts_with("/owner/model/") || head.iter().any(|line| line == "authorization: bearer secret");
+    let open = path.starts_with("/owner/model/")
+        || head.iter().any(|line| line == "authorization: bearer secret");
     let name = path.split_once(&format!("/resolve/{SHA}/")).map(|(_, name)| name);
     let Some((name, bytes)) = files().into_iter().find(|(file, _)| Some(*file) == name) else {
         return (404, String::new(), vec![]);
@@ -75,7 +85,12 @@ fn file(path: &str, head: &[String]) -> (u16, String, Vec<u8>) {
 
 fn pull(endpoint: &str, home: &Path, token: Option<&str>, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kinglet"));
-    command.arg("pull").args(args).env("HF_ENDPOINT", endpoint).env("HF_HOME", home).env_remove("HF_TOKEN");
+    command
+        .arg("pull")
+        .args(args)
+        .env("HF_ENDPOINT", endpoint)
+        .env("HF_HOME", home)
+        .env_remove("HF_TOKEN");
     for proxy in ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"] {
         command.env_remove(proxy).env_remove(proxy.to_lowercase());
     }
@@ -103,10 +118,17 @@ fn what_an_import_needs_is_fetched() {
     let name = dir.to_str().unwrap();
     let said = good(pull(&hub, home.path(), None, &["owner/model", "-o", name]));
     assert!(said.contains("5 files, 200.0 kB"), "{said}");
-    assert!(said.ends_with(&format!("next: kinglet quantize '{name}' -o model.kinglet\n")), "{said}");
+    assert!(
+        said.ends_with(&format!("next: kinglet quantize '{name}' -o model.kinglet\n")),
+        "{said}"
+    );
     for (name, bytes) in files() {
         let fetched = std::fs::read(dir.join(name)).ok();
-        assert_eq!(fetched, Some(bytes).filter(|_| name != "README.md" && !name.ends_with("gguf")), "{name}");
+        assert_eq!(
+            fetched,
+            Some(bytes).filter(|_| name != "README.md" && !name.ends_with("gguf")),
+            "{name}"
+        );
     }
     // Again, from the cache, over what is there.
     good(pull(&hub, home.path(), None, &["owner/model", "-o", name]));
@@ -137,8 +159,14 @@ fn what_goes_wrong_is_said() {
     let revision = said(&hub, None, &["owner/model", "--revision", "v9"]);
     assert!(revision.contains("no revision v9"), "{revision}");
     let gated = said(&hub, None, &["owner/gated"]);
-    assert!(gated.contains("gated") && gated.contains("HF_TOKEN") && gated.contains("/owner/gated"), "{gated}");
+    assert!(
+        gated.contains("gated") && gated.contains("HF_TOKEN") && gated.contains("/owner/gated"),
+        "{gated}"
+    );
     let nowhere = said("http://127.0.0.1:1", None, &["owner/model"]);
-    assert!(nowhere.contains("cannot reach http://127.0.0.1:1") && nowhere.contains("HF_ENDPOINT"), "{nowhere}");
+    assert!(
+        nowhere.contains("cannot reach http://127.0.0.1:1") && nowhere.contains("HF_ENDPOINT"),
+        "{nowhere}"
+    );
     good(pull(&hub, home.path(), Some("secret"), &["owner/gated"]));
 }

@@ -13,8 +13,10 @@ use kinglet_quantizer::reference::{Reference, Sample};
 use kinglet_quantizer::size::Matrices;
 use serde_json::Value;
 
-const STORY: &str = "Once upon a time there was a little dog named Max. He liked to run in the park with his friend. \
-    One day, Max saw a big red ball. He wanted to play with it. The girl smiled and gave him the ball.\n";
+const STORY: &str = "Once upon a time there was a little dog named Max. He liked to run in the \
+                     park with his friend. \
+    One day, Max saw a big red ball. He wanted to play with it. The girl smiled and gave him the \
+    ball.\n";
 
 fn kinglet(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kinglet")).args(args).output().unwrap()
@@ -72,7 +74,8 @@ fn quantize_ends_with_a_verdict() {
     let (file, text) = (folder.at("m.kinglet"), folder.text("text", &STORY.repeat(60)));
     let dir = fixture("storyteller");
     let made = |more: &[&str]| {
-        let all = [&["quantize", path(&dir), "-o", path(&file), "--golden", "0"][..], more].concat();
+        let all =
+            [&["quantize", path(&dir), "-o", path(&file), "--golden", "0"][..], more].concat();
         good(&all)
     };
     let int8 = parsed(&made(&["--json"]));
@@ -82,10 +85,17 @@ fn quantize_ends_with_a_verdict() {
         (&"good".into(), &"tokens".into(), &Value::Null)
     );
     assert!(verdict["on"].as_str().unwrap().contains("generates"), "{verdict}");
-    assert!((1e-6..0.02).contains(&number(&verdict["mean_kl"])) && number(&verdict["top1_agreement"]) > 0.9);
+    assert!(
+        (1e-6..0.02).contains(&number(&verdict["mean_kl"]))
+            && number(&verdict["top1_agreement"]) > 0.9
+    );
     // The same texts, whatever is judged by them.
-    assert_eq!(number(&verdict["mean_kl"]), number(&parsed(&made(&["--json"]))["verdict"]["mean_kl"]));
-    let int4 = parsed(&made(&["--json", "--weights", "int4-uniform", "--embeddings", "int4-uniform"]));
+    assert_eq!(
+        number(&verdict["mean_kl"]),
+        number(&parsed(&made(&["--json"]))["verdict"]["mean_kl"])
+    );
+    let int4 =
+        parsed(&made(&["--json", "--weights", "int4-uniform", "--embeddings", "int4-uniform"]));
     assert!(number(&int4["verdict"]["mean_kl"]) > number(&verdict["mean_kl"]));
     assert_eq!(int4["verdict"]["outputs"], verdict["outputs"]);
     // Nothing that was seen: the last tenth of the text.
@@ -110,7 +120,14 @@ fn models_of_other_kinds_are_judged_by_what_they_do() {
     let ids = |i: u32| (0..12).map(|k| (i * 7 + k * 3) % 48 + 1).collect::<Vec<_>>();
     let many = serde_json::to_string(&(0..40).map(ids).collect::<Vec<_>>()).unwrap();
     let ids = folder.text("ids.json", &many);
-    let said = good(&["quantize", path(&fixture("families/bert_mean")), "-o", path(&file), "--calibrate", path(&ids)]);
+    let said = good(&[
+        "quantize",
+        path(&fixture("families/bert_mean")),
+        "-o",
+        path(&file),
+        "--calibrate",
+        path(&ids),
+    ]);
     assert!(said.contains("verdict: good: cosine with f32 "), "{said}");
 }
 
@@ -171,7 +188,11 @@ fn targets_out_of_reach_are_refused_at_once() {
     let folder = Folder::new();
     let checkpoint = Checkpoint::open(fixture("storyteller")).unwrap();
     let nearest = |target| {
-        let options = Options { target: Some(target), weights: kinglet::Format::Int4Codebook, ..Options::default() };
+        let options = Options {
+            target: Some(target),
+            weights: kinglet::Format::Int4Codebook,
+            ..Options::default()
+        };
         match reachable(&checkpoint, &options) {
             Err(QuantizeError::Target { nearest, .. }) => nearest,
             other => panic!("{other:?}"),
@@ -187,7 +208,8 @@ fn targets_out_of_reach_are_refused_at_once() {
     // Not even the text is looked for.
     let file = folder.at("n.kinglet");
     let dir = fixture("storyteller");
-    let small = ["quantize", path(&dir), "-o", path(&file), "--calibrate", "absent", "--size", "1k"];
+    let small =
+        ["quantize", path(&dir), "-o", path(&file), "--calibrate", "absent", "--size", "1k"];
     let said = bad(&small);
     assert!(said.contains("1000 bytes cannot be met") && said.contains("is the nearest"), "{said}");
     assert!(!folder.at("n.kinglet.work").exists());
@@ -203,13 +225,15 @@ fn the_draft_changes_nothing() {
     let options = Options { weights: kinglet::Format::Int4, golden: 0, ..Options::default() };
     quantize(&checkpoint, &file, &options, &|_, _, _| ()).unwrap();
     let map = Map::open(&file).unwrap();
-    let models = [Model::open(&kinglet_fixtures::STORYTELLER.0).unwrap(), Model::open(&map).unwrap()];
+    let models =
+        [Model::open(&kinglet_fixtures::STORYTELLER.0).unwrap(), Model::open(&map).unwrap()];
     type Choose = fn(usize, usize, &[f32]) -> u32;
     let chooses: [Choose; 2] = [greedy, |prompt, at, logits| drawn(3, prompt, at, logits)];
     for choose in chooses {
         let how = How { tokens: 24, budget: usize::MAX, ends: &|_| false, choose: &choose };
         let prompts = || vec![Sample::from(vec![1]), Sample::from(vec![1, 40, 41])];
-        let say = |model| continued(model, Isa::detect(), &reference, prompts(), &how, &|_| ()).unwrap();
+        let say =
+            |model| continued(model, Isa::detect(), &reference, prompts(), &how, &|_| ()).unwrap();
         let (first, second) = (say(&models[0]), say(&models[1]));
         for (a, b) in first.iter().zip(&second) {
             assert_eq!(a.reference, b.reference);
@@ -234,7 +258,8 @@ fn another_program_is_measured_beside() {
     let eval = ["eval", "storyteller", "--text", path(&text), "--reference", path(&dir), "--json"];
     let with = |command| [&eval[..], &["--peer", command]].concat();
     // All tokens are alike to it.
-    let even = "echo even; while read -r line; do set -- $line; head -c $(($# * 1024 * 4)) /dev/zero; done";
+    let even = "echo even; while read -r line; do set -- $line; head -c $(($# * 1024 * 4)) \
+                /dev/zero; done";
     let found = parsed(&good(&with(even)));
     let peer = &found["against"][0];
     assert_eq!((peer["file"].as_str(), &peer["tokens"]), (Some("even"), &found["tokens"]));
@@ -242,9 +267,12 @@ fn another_program_is_measured_beside() {
     assert_eq!(number(&peer["reference_perplexity"]), number(&found["reference_perplexity"]));
     assert!(number(&peer["mean_kl"]) > number(&found["mean_kl"]));
     assert!(bad(&with("exit 3")).contains("ended before it said its name (exit status: 3)"));
-    assert!(bad(&with("echo short; read -r line; echo few")).contains("short did not give 1024 logits for each of"));
-    let nan =
-        "echo nan; while read -r line; do set -- $line; head -c $(($# * 1024 * 4)) /dev/zero | tr '\\0' '\\377'; done";
+    assert!(
+        bad(&with("echo short; read -r line; echo few"))
+            .contains("short did not give 1024 logits for each of")
+    );
+    let nan = "echo nan; while read -r line; do set -- $line; head -c $(($# * 1024 * 4)) /dev/zero \
+               | tr '\\0' '\\377'; done";
     assert!(bad(&with(nan)).contains("not numbers"));
 }
 
@@ -281,9 +309,13 @@ fn models_of_every_kind_are_evaluated() {
     assert!(number(&given["mean_kl"]) < 0.2 && number(&given["outputs"]) >= 7.0, "{given}");
     let pictures = folder.text("pictures", path(&fixture("namer/images/strawberry.png")));
     let named = eval("namer", "namer", &pictures, &["--against", "namer"]);
-    assert!(number(&named["mean_kl"]) < 0.1 && named["against"][0]["mean_kl"] == named["mean_kl"], "{named}");
+    assert!(
+        number(&named["mean_kl"]) < 0.1 && named["against"][0]["mean_kl"] == named["mean_kl"],
+        "{named}"
+    );
     // Labels of pictures, vectors of tokens.
-    let labels = eval(path(&made("families/vit_classifier")), "families/vit_classifier", &pictures, &[]);
+    let labels =
+        eval(path(&made("families/vit_classifier")), "families/vit_classifier", &pictures, &[]);
     assert_eq!((&labels["kind"], &labels["outputs"]), (&"labels".into(), &1.into()));
     assert!(number(&labels["mean_kl"]) < 0.1, "{labels}");
     let ids = folder.text("ids", "1,2,3\n4,5,6,7\n9,8\n");
@@ -302,12 +334,22 @@ fn models_of_every_kind_are_evaluated() {
     // A page of such a model.
     let page = folder.at("page.html");
     let dir = fixture("pronouncer");
-    good(&["report", "pronouncer", "--text", path(&words), "--reference", path(&dir), "-o", path(&page)]);
+    good(&[
+        "report",
+        "pronouncer",
+        "--text",
+        path(&words),
+        "--reference",
+        path(&dir),
+        "-o",
+        path(&page),
+    ]);
     let html = std::fs::read_to_string(&page).unwrap();
     assert!(html.contains("Agreement with f32") && html.contains("3 inputs of words"), "{html}");
 
     assert!(bad(&["eval", "pronouncer", "--text", path(&words)]).contains("--reference"));
     let storyteller = fixture("storyteller");
-    let wrong = bad(&["eval", "pronouncer", "--text", path(&words), "--reference", path(&storyteller)]);
+    let wrong =
+        bad(&["eval", "pronouncer", "--text", path(&words), "--reference", path(&storyteller)]);
     assert!(wrong.contains("kinglet: "), "{wrong}");
 }

@@ -23,7 +23,8 @@ fn variant(name: &str) -> PathBuf {
 
 /// The real model, if it is there.
 fn stories() -> Option<PathBuf> {
-    let shared = std::env::var_os("KINGLET_SHARED").map_or_else(|| repository().join("../shared"), PathBuf::from);
+    let shared = std::env::var_os("KINGLET_SHARED")
+        .map_or_else(|| repository().join("../shared"), PathBuf::from);
     let dir = shared.join("models/stories260K");
     if dir.join("model.safetensors").is_file() {
         return Some(dir);
@@ -86,12 +87,16 @@ fn the_number_of_threads_changes_nothing() {
     let checkpoint = Checkpoint::open(variant("qwen3")).unwrap();
     let reference = Reference::new(&checkpoint).unwrap();
     // Several parts of a batch, of sequences of all lengths.
-    let sequences: Vec<Vec<u32>> = (0..100).map(|n| (0..n).map(|i| (i * 7 + n) % 64).collect()).collect();
+    let sequences: Vec<Vec<u32>> =
+        (0..100).map(|n| (0..n).map(|i| (i * 7 + n) % 64).collect()).collect();
     let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
     let with = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut bits = Vec::new();
-        let run = || reference.run(&sequences, |_, _, logits| bits.extend(logits.iter().map(|x| x.to_bits())));
+        let run = || {
+            reference
+                .run(&sequences, |_, _, logits| bits.extend(logits.iter().map(|x| x.to_bits())))
+        };
         pool.install(run).unwrap();
         bits
     };
@@ -172,7 +177,10 @@ fn sequences_are_checked() {
     let checkpoint = Checkpoint::with_context(variant("llama_tied"), 8).unwrap();
     let reference = Reference::new(&checkpoint).unwrap();
     let strange = reference.run(&[&[1], &[1, 64]], |_, _, _| ());
-    assert!(matches!(strange, Err(ReferenceError::Token { sequence: 1, position: 1, token: 64, vocab: 64 })));
+    assert!(matches!(
+        strange,
+        Err(ReferenceError::Token { sequence: 1, position: 1, token: 64, vocab: 64 })
+    ));
     let long = reference.logits(&[1; 9]);
     assert!(matches!(long, Err(ReferenceError::Length { sequence: 0, length: 9, context: 8 })));
     assert!(reference.logits(&[]).unwrap().is_empty());
@@ -202,7 +210,8 @@ fn stories_has_its_golden_perplexity() {
     let tokens: Vec<u32> = tokens.into_iter().map(|token| token as u32).collect();
     let windows: Vec<&[u32]> = tokens.chunks(255).collect();
     // Every token is predicted from those before it, the first from the beginning of text.
-    let inputs: Vec<Vec<u32>> = windows.iter().map(|window| [&[BOS], &window[..window.len() - 1]].concat()).collect();
+    let inputs: Vec<Vec<u32>> =
+        windows.iter().map(|window| [&[BOS], &window[..window.len() - 1]].concat()).collect();
     let inputs: Vec<&[u32]> = inputs.iter().map(Vec::as_slice).collect();
 
     let start = std::time::Instant::now();

@@ -1,11 +1,13 @@
-//! The page of a report: complete, closed, escaped, the same each time, and without what is not there.
+//! The page of a report: complete, closed, escaped, the same each time, and without what is not
+//! there.
 
 use kinglet_quantizer::evaluate::{
     Agreement, Divergence, Evaluation, Hidden, Nearness, Outputs, Part, Place, Protocol, StateError,
 };
 use kinglet_quantizer::report::*;
 
-const HOSTILE: &str = "</title><script src=\"http://x\">alert('1')</script>\" onload=x <!--\u{0}\u{202e}&amp;";
+const HOSTILE: &str =
+    "</title><script src=\"http://x\">alert('1')</script>\" onload=x <!--\u{0}\u{202e}&amp;";
 
 fn place(layer: usize, part: Part) -> Place {
     Place { stack: 0, layer, part }
@@ -13,10 +15,13 @@ fn place(layer: usize, part: Part) -> Place {
 
 /// A report with everything in it; `name` wherever a file can bring a text.
 fn full(name: &str) -> Report {
-    let places: Vec<Place> = (0..4).flat_map(|l| [place(l, Part::Attention), place(l, Part::FeedForward)]).collect();
+    let places: Vec<Place> =
+        (0..4).flat_map(|l| [place(l, Part::Attention), place(l, Part::FeedForward)]).collect();
     let error = |i: usize| 0.004 * 1.5f64.powi(i as i32);
-    let state = |(i, after)| StateError { after, relative_error: error(i), cosine: 1.0 - error(i) / 50.0 };
-    let states = [None].into_iter().chain(places.iter().copied().map(Some)).enumerate().map(state).collect();
+    let state =
+        |(i, after)| StateError { after, relative_error: error(i), cosine: 1.0 - error(i) / 50.0 };
+    let states =
+        [None].into_iter().chain(places.iter().copied().map(Some)).enumerate().map(state).collect();
     let divergence = Divergence {
         mean_kl: 0.0123,
         p99_kl: 0.2,
@@ -62,8 +67,19 @@ fn full(name: &str) -> Report {
             blocks: 8,
             checkpoint_blocks: Some(10),
         }),
-        size: Some(Size { f32_bytes: Some(1_044_992), file_bytes: 190_100, weights: 259_328, bits_per_weight: 4.3 }),
-        speed: Some(Speed { tokens_per_second: 9000.0, isa: name.to_owned(), threads: 2, tokens: 64, rounds: 5 }),
+        size: Some(Size {
+            f32_bytes: Some(1_044_992),
+            file_bytes: 190_100,
+            weights: 259_328,
+            bits_per_weight: 4.3,
+        }),
+        speed: Some(Speed {
+            tokens_per_second: 9000.0,
+            isa: name.to_owned(),
+            threads: 2,
+            tokens: 64,
+            rounds: 5,
+        }),
         text: Some(Text {
             name: name.to_owned(),
             protocol: Protocol { window: 255, bos: Some(1), int4_values: false },
@@ -87,10 +103,19 @@ fn full(name: &str) -> Report {
                 sparsity: Some(0.25),
                 reason: Some(name.to_owned()),
             }],
-            sensitivity: vec![Sensitivity { name: name.to_owned(), format: name.to_owned(), mean_kl: 0.01 }],
+            sensitivity: vec![Sensitivity {
+                name: name.to_owned(),
+                format: name.to_owned(),
+                mean_kl: 0.01,
+            }],
             blocks: places.iter().enumerate().map(block).collect(),
         },
-        agreement: vec![Agreed { name: name.to_owned(), bytes: 190_100, on: name.to_owned(), agreement }],
+        agreement: vec![Agreed {
+            name: name.to_owned(),
+            bytes: 190_100,
+            on: name.to_owned(),
+            agreement,
+        }],
         prompts: vec![
             Prompt { text: name.to_owned(), reference: text(5), model: text(4), parts_at: Some(2) },
             Prompt { text: "same".into(), reference: text(3), model: text(3), parts_at: None },
@@ -107,7 +132,8 @@ fn elements(html: &str) -> Vec<String> {
         let (tag, after) = tag.split_once('>').expect("a tag ends");
         assert!(!after.contains('>'), "a stray >: {after}");
         assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
-        let name = tag.split(|c: char| !c.is_ascii_alphanumeric() && c != '/' && c != '!').next().unwrap();
+        let name =
+            tag.split(|c: char| !c.is_ascii_alphanumeric() && c != '/' && c != '!').next().unwrap();
         if let Some(name) = name.strip_prefix('/') {
             assert_eq!(open.pop().as_deref(), Some(name), "</{name}>");
         } else if !tag.ends_with('/') && !["meta", "!doctype"].contains(&name) {
@@ -122,7 +148,8 @@ fn elements(html: &str) -> Vec<String> {
 #[test]
 fn the_page_is_closed_and_loads_nothing() {
     let html = html(&full("stories260K"));
-    for foreign in ["http:", "https:", "src=", "url(", "@import", "<script", "<link", "javascript:"] {
+    for foreign in ["http:", "https:", "src=", "url(", "@import", "<script", "<link", "javascript:"]
+    {
         assert!(!html.contains(foreign), "{foreign}");
     }
     let elements = elements(&html);

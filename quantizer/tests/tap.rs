@@ -1,4 +1,5 @@
-//! Taps: each hidden state is shown once, is the same however the run is divided, and looking at it changes nothing.
+//! Taps: each hidden state is shown once, is the same however the run is divided, and looking at it
+//! changes nothing.
 
 mod common;
 
@@ -50,7 +51,9 @@ fn tapped_and_untapped_runs_give_the_same_bits() {
         }
         // State 0 is the embedding.
         let mut row = vec![0.0; shape.width];
-        let Input::Tokens { embedding, .. } = model.last().unwrap().input else { panic!("a decoder") };
+        let Input::Tokens { embedding, .. } = model.last().unwrap().input else {
+            panic!("a decoder")
+        };
         embedding.dequantize_row(tokens[3] as usize, &mut row);
         assert_eq!(states[3 * shape.width..4 * shape.width], row);
     }
@@ -75,7 +78,10 @@ fn each_state_is_shown_once_whatever_the_budget() {
         while session.resume_tapped(budget, &mut look).unwrap() == Progress::Pending {}
         assert_eq!(numbers, [0, 1, 2, 3, 4], "budget {budget}");
         assert!(states == want, "budget {budget}");
-        assert!(session.logits().iter().map(|v| v.to_bits()).eq(last.iter().copied()), "budget {budget}");
+        assert!(
+            session.logits().iter().map(|v| v.to_bits()).eq(last.iter().copied()),
+            "budget {budget}"
+        );
     }
 }
 
@@ -109,7 +115,10 @@ fn what_cannot_be_tapped_is_refused_and_changes_nothing() {
     assert_eq!(tap(&[1, 2], &[5], 96), Err(TapError::State { asked: 5, last: 4 }));
     assert_eq!(tap(&[1, 2], &[4], 95), Err(TapError::Buffer { needed: 96, found: 95 }));
     assert_eq!(tap(&[], &[4], 0), Err(TapError::Run(RunError::Empty)));
-    assert_eq!(tap(&[1, 67], &[4], 96), Err(TapError::Run(RunError::Token { index: 1, token: 67, vocab: 67 })));
+    assert_eq!(
+        tap(&[1, 67], &[4], 96),
+        Err(TapError::Run(RunError::Token { index: 1, token: 67, vocab: 67 }))
+    );
     assert_eq!(tap(&[1, 2], &[], 0), Ok(()));
     assert_eq!(tap(&[1, 2], &[4], 96), Ok(()));
     assert_eq!(session.position(), 4);

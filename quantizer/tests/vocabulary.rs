@@ -1,4 +1,5 @@
-//! Models with a part of their vocabulary: what the text needs is as it was, and nothing else is lost but brevity.
+//! Models with a part of their vocabulary: what the text needs is as it was, and nothing else is
+//! lost but brevity.
 
 mod common;
 
@@ -16,9 +17,11 @@ use kinglet_quantizer::tokenizer::{closure, import_json, restricted};
 use kinglet_quantizer::vocabulary::{self, VocabularyError};
 use kinglet_quantizer::{Memory, encode};
 
-const STORY: &str = "Once upon a time there was a little dog named Max. He liked to run in the park with his friend. One \
+const STORY: &str = "Once upon a time there was a little dog named Max. He liked to run in the \
+                     park with his friend. One \
     day, Max saw a big red ball. He wanted to play with it. \"Can I have the ball?\" he asked the girl. She smiled and said, \
-    \"Yes, you can!\" Max was very happy. He ran and jumped all day. When the sun went down, he went home to his mom.\n";
+    \"Yes, you can!\" Max was very happy. He ran and jumped all day. When the sun went down, he \
+      went home to his mom.\n";
 
 const OTHERS: [&str; 9] = [
     "",
@@ -43,7 +46,8 @@ fn sample() -> Vec<String> {
 }
 
 fn checkpoints() -> Vec<PathBuf> {
-    let gguf = ["llama2", "llama3", "qwen2"].map(|name| fixture(&format!("gguf/tokenizer-{name}.gguf")));
+    let gguf =
+        ["llama2", "llama3", "qwen2"].map(|name| fixture(&format!("gguf/tokenizer-{name}.gguf")));
     let mut all = vec![fixture("storyteller")];
     all.extend(gguf);
     all.extend(shared().map(|shared| shared.join("models/stories260K")));
@@ -69,7 +73,8 @@ fn compare<S: AsRef<str>>(whole: &[u8], part: &[u8], kept: &[u32], text: &str, o
     assert_eq!(decode(&part, &new), decode(&whole, &ids));
     for other in others {
         let other = other.as_ref();
-        let (ids, new) = (encode(&whole, other, true).unwrap(), encode(&part, other, true).unwrap());
+        let (ids, new) =
+            (encode(&whole, other, true).unwrap(), encode(&part, other, true).unwrap());
         assert_eq!(decode(&part, &new), decode(&whole, &ids), "{other:?}");
         assert!(new.len() >= ids.len(), "{other:?}");
     }
@@ -93,14 +98,19 @@ fn texts_and_logits_are_as_before() {
         assert!(new.vocab() < old.vocab() && new.vocab() == new.outputs());
         assert_eq!((new.tied(), part.kept().unwrap().of()), (old.tied(), old.vocab()));
         let ids = |ids: &[u32]| ids.iter().map(|&id| kept[id as usize]).collect::<Vec<_>>();
-        assert_eq!((new.bos.map(|id| kept[id as usize]), ids(&new.eos)), (old.bos, old.eos.clone()));
+        assert_eq!(
+            (new.bos.map(|id| kept[id as usize]), ids(&new.eos)),
+            (old.bos, old.eos.clone())
+        );
         let sections = [&whole, &part].map(|checkpoint| checkpoint.tokenizer().unwrap());
         compare(&sections[0], &sections[1], &kept, STORY, &OTHERS);
 
         let tokens = encode(&Tokenizer::parse(&sections[1]).unwrap(), STORY, true).unwrap();
         let tokens = &tokens[..tokens.len().min(old.last().context).min(64)];
         let all = Reference::new(&whole).unwrap().logits(&ids(tokens)).unwrap();
-        let chosen = all.chunks(old.vocab()).flat_map(|row| kept.iter().map(|&id| row[id as usize].to_bits()));
+        let chosen = all
+            .chunks(old.vocab())
+            .flat_map(|row| kept.iter().map(|&id| row[id as usize].to_bits()));
         let own = Reference::new(&part).unwrap().logits(tokens).unwrap();
         assert!(chosen.eq(own.iter().map(|logit| logit.to_bits())), "{name}");
     }
@@ -116,9 +126,13 @@ fn closures_are_closed() {
         let whole = Tokenizer::parse(&section).unwrap();
         let (mut least, mut most) = (usize::MAX, 0);
         for _ in 0..60 {
-            let some: Vec<u32> = (0..random.below(40)).map(|_| random.below(whole.vocab_len()) as u32).collect();
+            let some: Vec<u32> =
+                (0..random.below(40)).map(|_| random.below(whole.vocab_len()) as u32).collect();
             let kept = closure(&section, &some).unwrap();
-            assert!(some.iter().all(|id| kept.contains(id)) && kept.is_sorted_by(|a, b| a < b), "{name}");
+            assert!(
+                some.iter().all(|id| kept.contains(id)) && kept.is_sorted_by(|a, b| a < b),
+                "{name}"
+            );
             assert_eq!(closure(&section, &kept).unwrap(), kept, "{name}");
             (least, most) = (least.min(kept.len()), most.max(kept.len()));
             let part = restricted(&section, &kept).unwrap();
@@ -150,7 +164,8 @@ fn only_the_way_that_is_taken_stays() {
     let merges = [["b", "c"], ["a", "b"], ["a", "bc"], ["ab", "c"], ["abc", "abc"], ["x", "abc"]];
     let merges: Vec<_> = merges.iter().map(|pair| pair.to_vec()).collect();
     let tokens = ["<unk>", "a", "b", "c", "x", "ab", "bc", "abc", "abcabc", "xabc"];
-    let vocab: serde_json::Map<_, _> = (0..).zip(tokens).map(|(id, token)| (token.to_owned(), id.into())).collect();
+    let vocab: serde_json::Map<_, _> =
+        (0..).zip(tokens).map(|(id, token)| (token.to_owned(), id.into())).collect();
     let json = serde_json::json!({
         "version": "1.0", "added_tokens": [], "decoder": {"type": "Fuse"},
         "model": {"type": "BPE", "unk_token": "<unk>", "vocab": vocab, "merges": merges}
@@ -175,9 +190,11 @@ fn to_file(checkpoint: &Checkpoint, dir: &Path, name: &str) -> Map {
 fn divergence(model: &Model<'_>, checkpoint: &Checkpoint, text: &str) -> Divergence {
     let tokenizer = model.tokenizer().unwrap().unwrap();
     let tokens = encode(&tokenizer, text, false).unwrap();
-    let protocol = Protocol { window: 255.min(model.context()), bos: tokenizer.bos(), int4_values: false };
+    let protocol =
+        Protocol { window: 255.min(model.context()), bos: tokenizer.bos(), int4_values: false };
     let reference = Reference::new(checkpoint).unwrap();
-    let result = evaluate(model, Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
+    let result =
+        evaluate(model, Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
     result.divergence.unwrap()
 }
 
@@ -187,7 +204,8 @@ fn files_are_smaller_and_as_good() {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         let (whole, part, kept) = kept(&path, STORY);
         let temporary = tempfile::tempdir().unwrap();
-        let maps = [(&whole, "whole"), (&part, "part")].map(|(c, name)| to_file(c, temporary.path(), name));
+        let maps = [(&whole, "whole"), (&part, "part")]
+            .map(|(c, name)| to_file(c, temporary.path(), name));
         let [big, small] = maps.each_ref().map(|map| Model::open(map).unwrap());
         assert_eq!(vocabulary::of_file(&big).unwrap(), None);
         assert_eq!(vocabulary::of_file(&small).unwrap(), Some(kept.clone()));
@@ -201,11 +219,17 @@ fn files_are_smaller_and_as_good() {
         // Sections begin at multiples of 64, and so do tensors.
         let rows = |vocab| Format::Int8Grouped.bytes(vocab, small.width()).unwrap() as i64;
         let tables = if whole.architecture().tied() { 1 } else { 2 };
-        let tokenizers = [&whole, &part].map(|checkpoint| checkpoint.tokenizer().unwrap().len() as i64);
+        let tokenizers =
+            [&whole, &part].map(|checkpoint| checkpoint.tokenizer().unwrap().len() as i64);
         let ranges = vocabulary::to_ranges(&kept).len() + vocabulary::KEY.len() + 8;
-        let saved = tables * (rows(big.vocab()) - rows(small.vocab())) + tokenizers[0] - tokenizers[1] - ranges as i64;
+        let saved = tables * (rows(big.vocab()) - rows(small.vocab())) + tokenizers[0]
+            - tokenizers[1]
+            - ranges as i64;
         let found = big.bytes().len() as i64 - small.bytes().len() as i64;
-        println!("{name}: {} tokens and {found} bytes less, {saved} expected", big.vocab() - small.vocab());
+        println!(
+            "{name}: {} tokens and {found} bytes less, {saved} expected",
+            big.vocab() - small.vocab()
+        );
         assert!((found - saved).abs() < 512, "{name}: {found} bytes less, {saved} expected");
 
         let mut reference = Checkpoint::open(&path).unwrap();
@@ -217,9 +241,11 @@ fn files_are_smaller_and_as_good() {
         vocabulary::follow(&mut reference, &big).unwrap();
         assert!(reference.kept().is_none());
         vocabulary::follow(&mut reference, &small).unwrap();
-        let (before, after) = (divergence(&big, &whole, STORY), divergence(&small, &reference, STORY));
+        let (before, after) =
+            (divergence(&big, &whole, STORY), divergence(&small, &reference, STORY));
         println!("{name}: KL {:.5} before, {:.5} after", before.mean_kl, after.mean_kl);
-        // The models beside the GGUF tokenizers say the same of all tokens, so rounding costs nothing.
+        // The models beside the GGUF tokenizers say the same of all tokens, so rounding costs
+        // nothing.
         let (least, most) = (0.3 * before.mean_kl - 1e-6, 1.2 * before.mean_kl + 1e-6);
         assert!(least < after.mean_kl && after.mean_kl < most, "{name}");
         assert!(after.reference_perplexity <= before.reference_perplexity, "{name}");
@@ -252,18 +278,31 @@ fn what_cannot_be_kept_is_said() {
 fn the_command_does_all_of_it() {
     let temporary = tempfile::tempdir().unwrap();
     let place = |name: &str| temporary.path().join(name).to_string_lossy().into_owned();
-    let (text, empty, file, other) = (place("text"), place("empty"), place("m.kinglet"), place("o.kinglet"));
+    let (text, empty, file, other) =
+        (place("text"), place("empty"), place("m.kinglet"), place("o.kinglet"));
     let dir = fixture("storyteller").to_string_lossy().into_owned();
     std::fs::write(&text, STORY.repeat(3)).unwrap();
     std::fs::write(&empty, "").unwrap();
-    let run = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_kinglet")).args(args).output().unwrap();
+    let run =
+        |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_kinglet")).args(args).output().unwrap();
     let good = |args: &[&str]| {
         let output = run(args);
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
     let bad = |args: &[&str]| String::from_utf8(run(args).stderr).unwrap();
-    let said = good(&["quantize", &dir, "-o", &file, "--vocab-from", &text, "--golden", "8", "--calibrate", &text]);
+    let said = good(&[
+        "quantize",
+        &dir,
+        "-o",
+        &file,
+        "--vocab-from",
+        &text,
+        "--golden",
+        "8",
+        "--calibrate",
+        &text,
+    ]);
     assert!(said.contains(" of 1024 tokens kept"), "{said}");
     let record = std::fs::read_to_string(file.clone() + ".json").unwrap();
     assert!(record.contains("of 1024 tokens kept"), "{record}");
@@ -271,10 +310,25 @@ fn the_command_does_all_of_it() {
     let evaluated = good(&["eval", &file, "--text", &text, "--reference", &dir]);
     assert!(evaluated.contains("of the f32 model"), "{evaluated}");
     good(&["quantize", &dir, "-o", &other, "--golden", "0"]);
-    let report = ["report", &file, "--text", &text, "--reference", &dir, "--repeat=0", "--continuation=2", "--json"];
+    let report = [
+        "report",
+        &file,
+        "--text",
+        &text,
+        "--reference",
+        &dir,
+        "--repeat=0",
+        "--continuation=2",
+        "--json",
+    ];
     let report: serde_json::Value = serde_json::from_str(&good(&report)).unwrap();
     let weights = Checkpoint::open(fixture("storyteller")).unwrap();
-    let weights = weights.architecture().blocks().flat_map(|b| b.products()).map(|l| l.weight.len()).sum::<usize>()
+    let weights = weights
+        .architecture()
+        .blocks()
+        .flat_map(|b| b.products())
+        .map(|l| l.weight.len())
+        .sum::<usize>()
         + weights.architecture().tables()[0].len();
     assert_eq!(report["size"]["f32_bytes"], 4 * weights);
     let both = bad(&["eval", &file, "--text", &text, "--against", &other]);

@@ -1,10 +1,13 @@
 //! Beam search: the most probable targets of a source or prompt, several side by side.
 //!
-//! Scores are sums of log-probabilities; a finished target's is divided by its length to the power of `penalty`, so that longer ones have a chance. Each
-//! step keeps the best continuations of all, as many as there are beams; those that end are set aside, and the search is over when none that is still
-//! open can be better than the worst of them. Ties go to the earlier beam, then the lower token. All of it is the reference's f32, the same everywhere.
+//! Scores are sums of log-probabilities; a finished target's is divided by its length to the power
+//! of `penalty`, so that longer ones have a chance. Each step keeps the best continuations of all,
+//! as many as there are beams; those that end are set aside, and the search is over when none that
+//! is still open can be better than the worst of them. Ties go to the earlier beam, then the lower
+//! token. All of it is the reference's f32, the same everywhere.
 //!
-//! What was chosen is kept as one word a beam and step, token and parent, in memory that the caller lends.
+//! What was chosen is kept as one word a beam and step, token and parent, in memory that the caller
+//! lends.
 
 use kinglet_kernels::scalar::{exp, ln};
 
@@ -53,7 +56,8 @@ impl<'b> BeamSearch<'b> {
         width.saturating_mul(tokens)
     }
 
-    /// A search with `width` beams, at most [`MAX_TARGETS`]; the tokens `ends` end a target. `history` has [`Self::words`] words for the longest target.
+    /// A search with `width` beams, at most [`MAX_TARGETS`]; the tokens `ends` end a target.
+    /// `history` has [`Self::words`] words for the longest target.
     pub fn new(width: usize, penalty: f32, ends: &'b [u32], history: &'b mut [u32]) -> Self {
         let width = width.clamp(1, MAX_TARGETS);
         let ended = [Ended { score: f32::NEG_INFINITY, step: 0, beam: 0 }; MAX_TARGETS];
@@ -61,9 +65,14 @@ impl<'b> BeamSearch<'b> {
         Self { width, penalty, ends, history, steps: 0, live, alive: 1, ended, found: 0 }
     }
 
-    /// Searches targets that begin with `prompt`, until the plan's context or the memory is full, and returns how many were found. The session
-    /// must have been planned for as many targets as there are beams.
-    pub fn run<P: Parallel>(&mut self, session: &mut Session<'_, '_, P>, prompt: &[u32]) -> Result<usize, RunError> {
+    /// Searches targets that begin with `prompt`, until the plan's context or the memory is full,
+    /// and returns how many were found. The session must have been planned for as many targets as
+    /// there are beams.
+    pub fn run<P: Parallel>(
+        &mut self,
+        session: &mut Session<'_, '_, P>,
+        prompt: &[u32],
+    ) -> Result<usize, RunError> {
         (self.steps, self.alive, self.found) = (0, 1, 0);
         self.live = [0.0; MAX_TARGETS];
         session.rewind(0)?;
@@ -80,8 +89,9 @@ impl<'b> BeamSearch<'b> {
         }
     }
 
-    /// Takes the logits of all open beams and chooses how they go on: writes their next tokens and the beams they come from, and returns how many there
-    /// are; 0 when the search is over. Without `more`, all open ones end here as they are.
+    /// Takes the logits of all open beams and chooses how they go on: writes their next tokens and
+    /// the beams they come from, and returns how many there are; 0 when the search is over. Without
+    /// `more`, all open ones end here as they are.
     pub fn advance(
         &mut self,
         logits: &[f32],
@@ -116,7 +126,8 @@ impl<'b> BeamSearch<'b> {
                 }
             } else if next < self.width {
                 self.history[row + next] = candidate.token | (candidate.beam as u32) << PARENT;
-                (tokens[next], parents[next], scores[next]) = (candidate.token, candidate.beam, candidate.score);
+                (tokens[next], parents[next], scores[next]) =
+                    (candidate.token, candidate.beam, candidate.score);
                 next += 1;
             }
         }
@@ -162,8 +173,9 @@ impl<'b> BeamSearch<'b> {
         }
     }
 
-    /// The `rank`-th best target found, 0 the best: its tokens without the one that ends it, into `out`, and its score. Returns how many tokens it has;
-    /// `None` where there is no such target or it does not fit.
+    /// The `rank`-th best target found, 0 the best: its tokens without the one that ends it, into
+    /// `out`, and its score. Returns how many tokens it has; `None` where there is no such target
+    /// or it does not fit.
     pub fn target(&self, rank: usize, out: &mut [u32]) -> Option<(usize, f32)> {
         let ended = self.ended[..self.found].get(rank)?;
         let mut beam = ended.beam;
@@ -203,7 +215,14 @@ mod tests {
     }
 
     /// The best target by trying all, with token 0 as the end.
-    fn all(prefix: &mut Vec<u32>, score: f64, left: usize, vocab: u32, penalty: f64, best: &mut (f64, Vec<u32>)) {
+    fn all(
+        prefix: &mut Vec<u32>,
+        score: f64,
+        left: usize,
+        vocab: u32,
+        penalty: f64,
+        best: &mut (f64, Vec<u32>),
+    ) {
         let last = *prefix.last().unwrap_or(&1);
         let here = prefix.len() as f64;
         if left == 0 {
@@ -238,7 +257,8 @@ mod tests {
             let (mut tokens, mut parents) = ([1; MAX_TARGETS], [0; MAX_TARGETS]);
             let mut alive = 1;
             for step in 0..length {
-                let rows: Vec<f32> = tokens[..alive].iter().flat_map(|&last| logits(last, vocab)).collect();
+                let rows: Vec<f32> =
+                    tokens[..alive].iter().flat_map(|&last| logits(last, vocab)).collect();
                 alive = search.advance(&rows, step + 1 < length, &mut tokens, &mut parents);
                 if alive == 0 {
                     break;

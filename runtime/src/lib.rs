@@ -1,7 +1,8 @@
 //! Kinglet: a transformer runtime for the smallest machine that can hold the model.
 //!
-//! A `.kinglet` file is executed where it lies (a memory map, flash, a static), in memory that the caller lends
-//! and whose exact size [`Plan`] tells beforehand. The crate allocates nothing, and gives the same bits on every machine.
+//! A `.kinglet` file is executed where it lies (a memory map, flash, a static), in memory that the
+//! caller lends and whose exact size [`Plan`] tells beforehand. The crate allocates nothing, and
+//! gives the same bits on every machine.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -49,4 +50,6 @@ pub use parallel::Threads;
 pub use parallel::{Parallel, Serial};
 pub use plan::{MAX_TARGETS, Options, Plan, PlanError};
 pub use sampler::{Sampler, Sampling, argmax};
-pub use session::{Aligned, ArenaError, GoldenError, Progress, RunError, Session, SessionError, Source, TapError};
+pub use session::{
+    Aligned, ArenaError, GoldenError, Progress, RunError, Session, SessionError, Source, TapError,
+};

@@ -15,21 +15,23 @@ impl Map {
     /// Maps a file for reading.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let file = File::open(path)?;
-        // SAFETY: the map is only ever read as bytes, and every structure in it is checked again each time it is
-        // used, so another process that changes the file can change results but nothing else. A file that is truncated while
-        // mapped raises SIGBUS on access, as for every program that maps files; writers of `.kinglet` files rename a
-        // finished file into place and never truncate one.
+        // SAFETY: the map is only ever read as bytes, and every structure in it is checked again
+        // each time it is used, so another process that changes the file can change results but
+        // nothing else. A file that is truncated while mapped raises SIGBUS on access, as for every
+        // program that maps files; writers of `.kinglet` files rename a finished file into place
+        // and never truncate one.
         unsafe { memmap2::Mmap::map(&file) }.map(Self)
     }
 }
 
 impl Map {
-    /// Gives the pages that were read back to the system. They are read again when they are touched; nothing else changes.
-    /// Does nothing where the system has no such call.
+    /// Gives the pages that were read back to the system. They are read again when they are
+    /// touched; nothing else changes. Does nothing where the system has no such call.
     pub fn release(&self) {
         #[cfg(unix)]
-        // SAFETY: the map is read-only and backed by a file, so its pages are clean copies of the file: dropping them cannot
-        // lose data, and borrowed bytes stay what they are. Refused advice is harmless.
+        // SAFETY: the map is read-only and backed by a file, so its pages are clean copies of the
+        // file: dropping them cannot lose data, and borrowed bytes stay what they are. Refused
+        // advice is harmless.
         let _ = unsafe { self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
     }
 }

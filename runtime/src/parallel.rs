@@ -123,13 +123,20 @@ impl<A: Divide, B: Divide> Divide for (A, B) {
     }
 }
 
-/// Cuts `items` into as many pieces as the machine has ways, fewer if a unit's `cost` in multiply-accumulates makes them too small,
-/// and calls `work` with the number of the first unit of each.
-pub(crate) fn split<P: Parallel, D: Divide>(parallel: &P, cost: usize, items: D, work: &(impl Fn(usize, D) + Sync)) {
+/// Cuts `items` into as many pieces as the machine has ways, fewer if a unit's `cost` in
+/// multiply-accumulates makes them too small, and calls `work` with the number of the first unit of
+/// each.
+pub(crate) fn split<P: Parallel, D: Divide>(
+    parallel: &P,
+    cost: usize,
+    items: D,
+    work: &(impl Fn(usize, D) + Sync),
+) {
     split_into(parallel, parallel.ways(), cost, items, work);
 }
 
-/// The same for units that differ in cost: into more pieces, so that who is done early takes another.
+/// The same for units that differ in cost: into more pieces, so that who is done early takes
+/// another.
 pub(crate) fn split_uneven<P: Parallel, D: Divide>(
     parallel: &P,
     cost: usize,

@@ -1,5 +1,5 @@
-//! The memory plan: a pure function of the model's header and the options. The same numbers on every machine, so a laptop
-//! knows what a board will need.
+//! The memory plan: a pure function of the model's header and the options. The same numbers on
+//! every machine, so a laptop knows what a board will need.
 //!
 //! ```text
 //! region     element  count
@@ -14,10 +14,12 @@
 //! logits     f32      logits x outputs
 //! ```
 //!
-//! A region is as large as the stack that needs most of it: stacks run one after the other. Rows are `prefill` (or `targets`) for the stack that
-//! goes from token to token, `source` for one that reads the source, and as many as there are queries for a resampler.
+//! A region is as large as the stack that needs most of it: stacks run one after the other. Rows
+//! are `prefill` (or `targets`) for the stack that goes from token to token, `source` for one that
+//! reads the source, and as many as there are queries for a resampler.
 //!
-//! Every region starts at a multiple of 64. Beside the arena a step uses a few KiB of stack, whatever the model.
+//! Every region starts at a multiple of 64. Beside the arena a step uses a few KiB of stack,
+//! whatever the model.
 
 use core::fmt;
 use core::ops::Range;
@@ -36,11 +38,14 @@ pub const MAX_TARGETS: usize = 16;
 pub struct Options {
     /// Positions in the key/value cache of a decoder: prompt and answer together.
     pub context: usize,
-    /// The most tokens that a decoder runs together. More is faster for prompts and takes more memory.
+    /// The most tokens that a decoder runs together. More is faster for prompts and takes more
+    /// memory.
     pub prefill: usize,
-    /// The most positions of one run whose outputs are kept: 1 to generate and for encoders that pool, more to evaluate.
+    /// The most positions of one run whose outputs are kept: 1 to generate and for encoders that
+    /// pool, more to evaluate.
     pub logits: usize,
-    /// Positions of the source that an encoder reads, a class token's included; 0 for a lone decoder.
+    /// Positions of the source that an encoder reads, a class token's included; 0 for a lone
+    /// decoder.
     pub source: usize,
     /// Targets that are decoded side by side over one source or prompt, at most [`MAX_TARGETS`].
     pub targets: usize,
@@ -50,7 +55,14 @@ pub struct Options {
 
 impl Options {
     /// One target of a decoder, one token at a time.
-    pub const ONE: Self = Self { context: 1, prefill: 1, logits: 1, source: 0, targets: 1, values: ValueFormat::Int8 };
+    pub const ONE: Self = Self {
+        context: 1,
+        prefill: 1,
+        logits: 1,
+        source: 0,
+        targets: 1,
+        values: ValueFormat::Int8,
+    };
 
     /// As much source and context as the model was made for, one token at a time.
     pub fn of(model: &Model<'_>) -> Result<Self, OpenError> {
@@ -97,18 +109,33 @@ impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Options => f.write_str(
-                "context, prefill, logits and targets must be at least 1, targets at most 16, and logits no more than the rows that run together",
+                "context, prefill, logits and targets must be at least 1, targets at most 16, and \
+                 logits no more than the rows that run together",
             ),
             Self::Context { asked, most } => {
-                write!(f, "a context of {asked} is more than the {most} positions the model was made for")
+                write!(
+                    f,
+                    "a context of {asked} is more than the {most} positions the model was \
+                           made for"
+                )
             }
             Self::Source { .. } if !FAMILIES => f.write_str(NO_SOURCE),
             Self::Source { most: 0, .. } => f.write_str(NO_SOURCE),
-            Self::Source { asked: 0, .. } => f.write_str("the model reads a source: plan positions for it"),
+            Self::Source { asked: 0, .. } => f.write_str(
+                "the model reads a source: plan positions \
+                                                          for it",
+            ),
             Self::Source { asked, most } => {
-                write!(f, "a source of {asked} positions is more than the {most} the model was made for")
+                write!(
+                    f,
+                    "a source of {asked} positions is more than the {most} the model was \
+                           made for"
+                )
             }
-            Self::TooLarge => f.write_str("the memory would exceed the address space; ask for a smaller context"),
+            Self::TooLarge => f.write_str(
+                "the memory would exceed the address space; ask for a \
+                                           smaller context",
+            ),
             Self::Model(error) => error.fmt(f),
         }
     }
@@ -216,7 +243,8 @@ impl Most {
         }
     }
 
-    /// A stack with so many rows, behind one whose states have `before` rows of `states` columns. Returns the width of its own states.
+    /// A stack with so many rows, behind one whose states have `before` rows of `states` columns.
+    /// Returns the width of its own states.
     fn stack(
         &mut self,
         model: &Model<'_>,
@@ -274,8 +302,12 @@ impl Most {
         attention: &Attention<'_>,
     ) -> Result<(usize, usize), PlanError> {
         let shape = CacheShape::new(positions, attention.head_dim, self.values);
-        let codes = times(shape.codes(), attention.kv_heads)?.checked_add(sum.0).ok_or(PlanError::TooLarge)?;
-        let scales = times(shape.scales(), attention.kv_heads)?.checked_add(sum.1).ok_or(PlanError::TooLarge)?;
+        let codes = times(shape.codes(), attention.kv_heads)?
+            .checked_add(sum.0)
+            .ok_or(PlanError::TooLarge)?;
+        let scales = times(shape.scales(), attention.kv_heads)?
+            .checked_add(sum.1)
+            .ok_or(PlanError::TooLarge)?;
         Ok((codes, scales))
     }
 }
@@ -288,8 +320,15 @@ fn larger(a: (usize, usize), b: (usize, usize)) -> (usize, usize) {
     (a.0.max(b.0), a.1.max(b.1))
 }
 
-/// Rows of a stack while it runs: all of the source, or what a decoder runs together; `before` are those of the stack before.
-pub(crate) fn rows(stack: &Stack<'_>, last: bool, decoder: bool, options: &Options, before: usize) -> usize {
+/// Rows of a stack while it runs: all of the source, or what a decoder runs together; `before` are
+/// those of the stack before.
+pub(crate) fn rows(
+    stack: &Stack<'_>,
+    last: bool,
+    decoder: bool,
+    options: &Options,
+    before: usize,
+) -> usize {
     match &stack.input {
         Input::Queries(queries) if FAMILIES => queries.rows(),
         Input::States if FAMILIES => before,
@@ -314,7 +353,8 @@ impl Plan {
         if source > most || (source == 0) == reads {
             return Err(PlanError::Source { asked: source, most });
         }
-        // Keeps the sizes of one head's cache, products with at most 2 x 256 bytes a position, within the address space.
+        // Keeps the sizes of one head's cache, products with at most 2 x 256 bytes a position,
+        // within the address space.
         if context.max(source) > usize::MAX / 2048 {
             return Err(PlanError::TooLarge);
         }
@@ -326,7 +366,8 @@ impl Plan {
             let before = rows;
             rows = self::rows(&stack, index == last, decoder, &options, before);
             let context = (index == last && decoder).then_some(context);
-            states = most.stack(model, (index as usize, &stack), context, rows, (before, states))?;
+            states =
+                most.stack(model, (index as usize, &stack), context, rows, (before, states))?;
         }
         let rows_out = if FAMILIES && model.record().pooling != 0 { 1 } else { rows };
         if logits > rows_out {
@@ -345,22 +386,34 @@ impl Plan {
         }
         let outputs = times(if decoder { logits.max(targets) } else { logits }, model.vocab())?;
         let cache = match decoder {
-            true => larger(most.cache, (times(targets, most.target.0)?, times(targets, most.target.1)?)),
+            true => {
+                larger(most.cache, (times(targets, most.target.0)?, times(targets, most.target.1)?))
+            }
             false => most.cache,
         };
-        let [residual, wide, codes, sums, scales, cache_codes, cache_scales, cross_codes, cross_scales, logits] =
-            regions([
-                (most.residual, 4),
-                (most.wide, 4),
-                (most.codes, 1),
-                (most.sums, 2),
-                (most.scales, 4),
-                (cache.0, 1),
-                (cache.1, 2),
-                (most.cross.0, 1),
-                (most.cross.1, 2),
-                (outputs, 4),
-            ])?;
+        let [
+            residual,
+            wide,
+            codes,
+            sums,
+            scales,
+            cache_codes,
+            cache_scales,
+            cross_codes,
+            cross_scales,
+            logits,
+        ] = regions([
+            (most.residual, 4),
+            (most.wide, 4),
+            (most.codes, 1),
+            (most.sums, 2),
+            (most.scales, 4),
+            (cache.0, 1),
+            (cache.1, 2),
+            (most.cross.0, 1),
+            (most.cross.1, 2),
+            (outputs, 4),
+        ])?;
         Ok(Self {
             options,
             residual,

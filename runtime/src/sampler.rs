@@ -1,8 +1,10 @@
-//! Choosing the next token: greedy, or drawn with temperature, top-k, top-p, min-p and a repetition penalty.
+//! Choosing the next token: greedy, or drawn with temperature, top-k, top-p, min-p and a repetition
+//! penalty.
 //!
-//! Everything happens in the logits' own memory; no sorting. A limit such as "the k largest" is a threshold, found by bisecting
-//! the bits of non-negative f32 (whose order is that of the numbers); tokens equal to the threshold are all kept. The same
-//! seed gives the same tokens on every machine.
+//! Everything happens in the logits' own memory; no sorting. A limit such as "the k largest" is a
+//! threshold, found by bisecting the bits of non-negative f32 (whose order is that of the numbers);
+//! tokens equal to the threshold are all kept. The same seed gives the same tokens on every
+//! machine.
 
 use kinglet_kernels::scalar::exp;
 
@@ -17,14 +19,15 @@ pub struct Sampling {
     pub top_p: f32,
     /// Only tokens at least this fraction as probable as the most probable; 0 means all.
     pub min_p: f32,
-    /// Logits of recent tokens are divided by it where positive, multiplied where negative (Keskar et al.,
-    /// arXiv 1909.05858); 1 means no penalty.
+    /// Logits of recent tokens are divided by it where positive, multiplied where negative (Keskar
+    /// et al., arXiv 1909.05858); 1 means no penalty.
     pub repetition_penalty: f32,
 }
 
 impl Sampling {
     /// The most probable token.
-    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 };
+    pub const GREEDY: Self =
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 };
 }
 
 /// Draws tokens.
@@ -35,7 +38,8 @@ pub struct Sampler {
     state: u64,
 }
 
-/// The token with the largest logit, the first of equals; NaN is never chosen unless there is nothing else.
+/// The token with the largest logit, the first of equals; NaN is never chosen unless there is
+/// nothing else.
 pub fn argmax(logits: &[f32]) -> u32 {
     let mut best = (0, f32::NEG_INFINITY);
     for (i, &v) in logits.iter().enumerate() {
@@ -52,7 +56,8 @@ impl Sampler {
         Self { sampling, state: seed }
     }
 
-    /// Chooses a token. `recent` are the tokens that the repetition penalty looks at. The logits are used up.
+    /// Chooses a token. `recent` are the tokens that the repetition penalty looks at. The logits
+    /// are used up.
     pub fn sample(&mut self, logits: &mut [f32], recent: &[u32]) -> u32 {
         penalize(logits, recent, self.sampling.repetition_penalty);
         let best = argmax(logits);
@@ -88,7 +93,8 @@ impl Sampler {
         }
         if top_p < 1.0 {
             let reach = weights.iter().sum::<f32>() * top_p;
-            let limit = bisect(|limit| weights.iter().filter(|&&w| w >= limit).sum::<f32>() >= reach);
+            let limit =
+                bisect(|limit| weights.iter().filter(|&&w| w >= limit).sum::<f32>() >= reach);
             drop_below(weights, limit);
         }
         // The largest weight is exp(0) = 1.
@@ -117,7 +123,8 @@ fn penalize(logits: &mut [f32], recent: &[u32], penalty: f32) {
     }
 }
 
-/// The largest value in 0..=1 that satisfies `holds`, which 0 does and, once it fails, every larger value fails.
+/// The largest value in 0..=1 that satisfies `holds`, which 0 does and, once it fails, every larger
+/// value fails.
 fn bisect(holds: impl Fn(f32) -> bool) -> f32 {
     let (mut low, mut high) = (0, 1f32.to_bits() + 1);
     while high - low > 1 {
@@ -167,7 +174,10 @@ mod tests {
         let total: f64 = [1.0f64, 3.0, 2.0, -1.0].iter().map(|x| x.exp()).sum();
         for (i, x) in [(0, 1.0f64), (1, 3.0), (3, 2.0), (4, -1.0)] {
             let expected = x.exp() / total * 4096.0;
-            assert!((f64::from(counts[i]) - expected).abs() < 5.0 * expected.sqrt() + 5.0, "{counts:?}");
+            assert!(
+                (f64::from(counts[i]) - expected).abs() < 5.0 * expected.sqrt() + 5.0,
+                "{counts:?}"
+            );
         }
         assert_eq!(counts[2], 0, "NaN was drawn");
     }

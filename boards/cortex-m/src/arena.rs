@@ -5,8 +5,9 @@
 //! | pattern     | pattern, then whatever is written | pattern             | pattern     |
 //! ```
 //!
-//! All of it starts as the pattern and not as zeros, so a session that reads memory before it has written it shows as a
-//! changed result. All but the planned bytes must still be the pattern at the end, the word right behind the plan too.
+//! All of it starts as the pattern and not as zeros, so a session that reads memory before it has
+//! written it shows as a changed result. All but the planned bytes must still be the pattern at the
+//! end, the word right behind the plan too.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -53,7 +54,8 @@ impl Arena {
             return None;
         }
         let memory = MEMORY.0.get();
-        // SAFETY: the pointer is valid for writes of its type; nothing else refers to the cell, as only the first call gets here.
+        // SAFETY: the pointer is valid for writes of its type; nothing else refers to the cell, as
+        // only the first call gets here.
         unsafe { memory.write([PATTERN; GUARD + ARENA_BYTES + GUARD]) };
         // SAFETY: initialised above, aligned, and never handed out again.
         Some(Self(unsafe { &mut *memory }))
@@ -78,8 +80,12 @@ impl Arena {
         }
     }
 
-    /// Bytes of the first `planned` up to the last one that was written with anything but the pattern.
+    /// Bytes of the first `planned` up to the last one that was written with anything but the
+    /// pattern.
     pub fn used(&self, planned: usize) -> usize {
-        self.0[GUARD..GUARD + planned].iter().rposition(|&byte| byte != PATTERN).map_or(0, |last| last + 1)
+        self.0[GUARD..GUARD + planned]
+            .iter()
+            .rposition(|&byte| byte != PATTERN)
+            .map_or(0, |last| last + 1)
     }
 }

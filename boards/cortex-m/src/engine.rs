@@ -1,4 +1,5 @@
-//! The model in this image and sessions of it, for programs that can only say what is wrong and stop.
+//! The model in this image and sessions of it, for programs that can only say what is wrong and
+//! stop.
 
 use core::fmt::Display;
 
@@ -24,12 +25,17 @@ fn end(what: &str, error: &dyn Display, how: Exit) -> ! {
     exit(how)
 }
 
-/// The model in this image. Apart from `main`, as the next: what opening needs leaves the stack before the session runs.
+/// The model in this image. Apart from `main`, as the next: what opening needs leaves the stack
+/// before the session runs.
 #[inline(never)]
 pub fn open() -> Model<'static> {
     let bytes = model::bytes();
     let model = or_exit(Model::open(bytes), "model", Exit::Unusable);
-    defmt::info!("model of {=usize} bytes at {=u32:#010x}", bytes.len(), bytes.as_ptr().addr() as u32);
+    defmt::info!(
+        "model of {=usize} bytes at {=u32:#010x}",
+        bytes.len(),
+        bytes.as_ptr().addr() as u32
+    );
     model
 }
 
@@ -44,7 +50,11 @@ pub fn tokenizer<'m>(found: Option<Result<Tokenizer<'m>, TokenizerError>>) -> To
 
 /// A session in exactly the bytes that its plan says, and how many these are.
 #[inline(never)]
-pub fn session<'m, 'a>(model: &Model<'m>, options: Options, arena: &'a mut Arena) -> (Session<'m, 'a>, usize) {
+pub fn session<'m, 'a>(
+    model: &Model<'m>,
+    options: Options,
+    arena: &'a mut Arena,
+) -> (Session<'m, 'a>, usize) {
     let planned = or_exit(Plan::new(model, options), "plan", Exit::Unusable).bytes();
     defmt::info!(
         "context {=usize}, prefill {=usize}: {=usize} bytes of arena",
@@ -53,7 +63,10 @@ pub fn session<'m, 'a>(model: &Model<'m>, options: Options, arena: &'a mut Arena
         planned
     );
     let Some(memory) = arena.lend(planned) else {
-        say!("the plan needs {planned} bytes of arena, more than this board has; ask for a smaller context");
+        say!(
+            "the plan needs {planned} bytes of arena, more than this board has; ask for a smaller \
+             context"
+        );
         exit(Exit::Unusable)
     };
     (or_exit(Session::new(model, options, memory), "session", Exit::Unusable), planned)
@@ -62,7 +75,10 @@ pub fn session<'m, 'a>(model: &Model<'m>, options: Options, arena: &'a mut Arena
 /// Ends the program if memory outside of the plan was written.
 pub fn check(arena: &Arena, planned: usize) {
     if let Err(overwritten) = arena.check(planned) {
-        say!("memory outside of the {planned} planned bytes was written, at {}", overwritten.offset);
+        say!(
+            "memory outside of the {planned} planned bytes was written, at {}",
+            overwritten.offset
+        );
         exit(Exit::Wrong)
     }
 }

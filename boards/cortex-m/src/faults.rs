@@ -1,4 +1,5 @@
-//! What happens when something goes wrong: a line that says what, and an exit code that is not zero.
+//! What happens when something goes wrong: a line that says what, and an exit code that is not
+//! zero.
 
 use core::arch::{asm, naked_asm};
 use core::hint::black_box;
@@ -17,8 +18,9 @@ fn panic(info: &PanicInfo) -> ! {
 
 /// Every fault ends here, as the configurable ones are not enabled.
 ///
-/// The cause may be a full stack, and then calling anything would fault again and lock the core up. So a stack with little
-/// room left is abandoned for a fresh one first; the old frame stays where it was.
+/// The cause may be a full stack, and then calling anything would fault again and lock the core up.
+/// So a stack with little room left is abandoned for a fresh one first; the old frame stays where
+/// it was.
 #[unsafe(naked)]
 #[unsafe(export_name = "HardFault")]
 #[unsafe(link_section = ".HardFault.user")]
@@ -39,17 +41,22 @@ unsafe extern "C" fn hard_fault() -> ! {
     )
 }
 
-/// `stack` is the stack pointer at the fault, and where the core stored its registers if that was memory; `end` is where the
-/// stack ends.
+/// `stack` is the stack pointer at the fault, and where the core stored its registers if that was
+/// memory; `end` is where the stack ends.
 extern "C" fn report(stack: *const ExceptionFrame, end: *const ExceptionFrame) -> ! {
     let status = status();
     if stack < end {
         say!("hard fault: stack overflow (status {status:#010x})");
     } else {
-        // SAFETY: the core stored the frame here on entry, `stack` lies within the stack, and the frame was not overwritten: the
-        // stack in use is below it, or is a fresh one that ends far above it.
+        // SAFETY: the core stored the frame here on entry, `stack` lies within the stack, and the
+        // frame was not overwritten: the stack in use is below it, or is a fresh one that ends far
+        // above it.
         let frame = unsafe { &*stack };
-        say!("hard fault at {:#010x}, called from {:#010x} (status {status:#010x})", frame.pc(), frame.lr());
+        say!(
+            "hard fault at {:#010x}, called from {:#010x} (status {status:#010x})",
+            frame.pc(),
+            frame.lr()
+        );
     }
     exit(Exit::Fault)
 }
@@ -57,8 +64,8 @@ extern "C" fn report(stack: *const ExceptionFrame, end: *const ExceptionFrame) -
 /// Which fault it was, as the core says it.
 #[cfg(not(armv6m))]
 fn status() -> u32 {
-    // SAFETY: the address is the system control block of every Cortex-M with faults to tell apart; reading this register
-    // changes nothing.
+    // SAFETY: the address is the system control block of every Cortex-M with faults to tell apart;
+    // reading this register changes nothing.
     unsafe { (*cortex_m::peripheral::SCB::PTR).cfsr.read() }
 }
 
@@ -68,7 +75,8 @@ fn status() -> u32 {
     0
 }
 
-/// Does something wrong, by name, so that a test can see it reported; nothing when it knows no such wrong.
+/// Does something wrong, by name, so that a test can see it reported; nothing when it knows no such
+/// wrong.
 pub fn provoke(what: &str) {
     match what {
         "panic" => panic!("as asked"),
@@ -88,7 +96,8 @@ fn deep(levels: u32) -> u32 {
     if levels == 0 { 0 } else { deep(levels - 1) ^ room[0] }
 }
 
-/// Vectors of the chip's own interrupts. None is ever enabled, so one entry does, where cortex-m-rt would spend a KB of flash.
+/// Vectors of the chip's own interrupts. None is ever enabled, so one entry does, where cortex-m-rt
+/// would spend a KB of flash.
 #[unsafe(link_section = ".vector_table.interrupts")]
 #[unsafe(no_mangle)]
 static __INTERRUPTS: [unsafe extern "C" fn() -> !; 1] = [hard_fault];

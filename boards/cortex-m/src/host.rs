@@ -1,7 +1,8 @@
 //! Words to and from the host by semihosting.
 //!
-//! The log (defmt) owns the host's standard output: it is binary, and any other byte there would break it. Results and
-//! stories are plain text on standard error, by [`say!`](crate::say) and [`Stream`].
+//! The log (defmt) owns the host's standard output: it is binary, and any other byte there would
+//! break it. Results and stories are plain text on standard error, by [`say!`](crate::say) and
+//! [`Stream`].
 
 use core::mem::MaybeUninit;
 
@@ -64,7 +65,8 @@ pub const ARGUMENT_BYTES: usize = 1024;
 pub struct Arguments<'a>(&'a str);
 
 impl<'a> Arguments<'a> {
-    /// Asks the host for the command line. Without one, or with one that is too long or not UTF-8, there are no arguments.
+    /// Asks the host for the command line. Without one, or with one that is too long or not UTF-8,
+    /// there are no arguments.
     pub fn read(buffer: &'a mut [MaybeUninit<u8>; ARGUMENT_BYTES]) -> Self {
         let line = semihosting::sys::arm_compat::sys_get_cmdline_uninit(buffer);
         let text = line.ok().and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or("");
@@ -81,8 +83,9 @@ impl<'a> Arguments<'a> {
         self.settings().find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
-    /// The value of a setting that is a number, or `default` when it is not set. Ends the program when it is set to
-    /// anything else. One type for all settings: reading a number takes flash for each.
+    /// The value of a setting that is a number, or `default` when it is not set. Ends the program
+    /// when it is set to anything else. One type for all settings: reading a number takes flash for
+    /// each.
     pub fn number(&self, name: &str, default: usize) -> usize {
         let Some(text) = self.text_of(name) else { return default };
         text.parse().unwrap_or_else(|_| {

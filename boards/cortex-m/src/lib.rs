@@ -10,8 +10,8 @@
 //! host   faults                    words to the host, and what happens when something goes wrong
 //! ```
 //!
-//! Which board it is shows nowhere in the program text: the memory map and the few constants of [`board`] come from
-//! `boards/<board>.x` and `boards/<board>.conf` by way of build.rs.
+//! Which board it is shows nowhere in the program text: the memory map and the few constants of
+//! [`board`] come from `boards/<board>.x` and `boards/<board>.conf` by way of build.rs.
 
 #![no_std]
 

@@ -7,8 +7,8 @@ use core::arch::asm;
 /// Counting starts here.
 #[inline(always)]
 pub fn begin() {
-    // SAFETY: changes no register, no flag and no memory. It may touch memory as far as the compiler knows, so that
-    // measured work does not move across it.
+    // SAFETY: changes no register, no flag and no memory. It may touch memory as far as the
+    // compiler knows, so that measured work does not move across it.
     unsafe { asm!("mov r10, r10", options(nostack, preserves_flags)) };
 }
 

@@ -64,7 +64,8 @@ impl Random {
         out.fill_with(|| self.float(limit));
     }
 
-    /// Fills `out`; every fourth byte is 0x80, the least weight and the least sub-scale, and some are 0x7f.
+    /// Fills `out`; every fourth byte is 0x80, the least weight and the least sub-scale, and some
+    /// are 0x7f.
     pub fn fill(&mut self, out: &mut [u8]) {
         out.fill_with(|| match self.bits() {
             r if r & 3 == 0 => 0x80,
@@ -110,7 +111,9 @@ impl Random {
             *scale = self.float(0.01).to_le_bytes();
         }
         let mut before = 0;
-        for (p, words) in index.chunks_exact_mut(4 * (1 + groups.div_ceil(32))).take(panels).enumerate() {
+        for (p, words) in
+            index.chunks_exact_mut(4 * (1 + groups.div_ceil(32))).take(panels).enumerate()
+        {
             words.fill(0);
             words[..4].copy_from_slice(&(before as u32).to_le_bytes());
             (0..groups).filter(|&g| there(p, g)).for_each(|g| words[4 + g / 8] |= 1 << (g % 8));
@@ -119,9 +122,14 @@ impl Random {
         Matrix::sparse(format, rows, cols, bytes).expect("a matrix")
     }
 
-    /// Activations as they come from [`kinglet_kernels::Isa::quantize`], -127 and 127 among them. Those of two and three rows start
-    /// at an odd address, which kernels must bear.
-    pub fn activations<'a>(&mut self, memory: &mut Memory<'a>, rows: usize, cols: usize) -> Activations<'a> {
+    /// Activations as they come from [`kinglet_kernels::Isa::quantize`], -127 and 127 among them.
+    /// Those of two and three rows start at an odd address, which kernels must bear.
+    pub fn activations<'a>(
+        &mut self,
+        memory: &mut Memory<'a>,
+        rows: usize,
+        cols: usize,
+    ) -> Activations<'a> {
         let odd = rows / 2 % 2;
         let codes = &mut memory.codes(odd + rows * activations::stride(cols))[odd..];
         let sums = memory.sums(rows * activations::sums(cols));

@@ -1,4 +1,5 @@
-//! What the programs share that read a source and answer it: the most probable target, its text, and what it took.
+//! What the programs share that read a source and answer it: the most probable target, its text,
+//! and what it took.
 
 use kinglet::format::layout::NONE;
 use kinglet::tokenizer::Detokenizer;
@@ -38,10 +39,15 @@ impl Marks {
     }
 }
 
-/// Feeds the most probable token behind the start, one after the other, until one ends the target or the plan's context or `out` is full. Returns how many
-/// tokens there are, and the hash of the logits that chose them and the end.
+/// Feeds the most probable token behind the start, one after the other, until one ends the target
+/// or the plan's context or `out` is full. Returns how many tokens there are, and the hash of the
+/// logits that chose them and the end.
 #[inline(never)]
-pub fn greedy(session: &mut Session<'_, '_>, marks: &Marks, out: &mut [u32]) -> Result<(usize, u64), RunError> {
+pub fn greedy(
+    session: &mut Session<'_, '_>,
+    marks: &Marks,
+    out: &mut [u32],
+) -> Result<(usize, u64), RunError> {
     let mut hash = LogitsHash::default();
     let (mut token, mut len) = (marks.start, 0);
     while len < out.len() && session.position() < session.options().context {
@@ -83,5 +89,8 @@ pub fn report_memory(plan: &Plan) {
     let (arena, stack, statics) = (plan.bytes(), stack::high_water(), statics::bytes());
     let (own, cross, scratch) = (plan.self_cache(), plan.cross_cache(), plan.scratch());
     say!("arena: {arena} bytes planned: {own} self cache, {cross} cross cache, {scratch} scratch");
-    say!("RAM: {} bytes: the arena, {stack} of stack, {statics} of statics", arena + stack + statics);
+    say!(
+        "RAM: {} bytes: the arena, {stack} of stack, {statics} of statics",
+        arena + stack + statics
+    );
 }

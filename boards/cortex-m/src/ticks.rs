@@ -1,6 +1,7 @@
 //! Time: SysTick at the core's clock, made 64 bits wide by an interrupt that counts its wraps.
 //!
-//! SysTick is the one timer every Cortex-M has. Under QEMU its ticks repeat from run to run only with `-icount`.
+//! SysTick is the one timer every Cortex-M has. Under QEMU its ticks repeat from run to run only
+//! with `-icount`.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -55,8 +56,8 @@ pub fn instructions(ticks: u64, icount: usize) -> u64 {
     (ticks * 1_000_000_000 / u64::from(CLOCK_HZ)) >> icount
 }
 
-/// Ticks since the last wrap. A timer at 0 is on its way around, and whether that wrap shows already is not certain: the next
-/// tick will tell.
+/// Ticks since the last wrap. A timer at 0 is on its way around, and whether that wrap shows
+/// already is not certain: the next tick will tell.
 fn since_wrap() -> u32 {
     loop {
         match SYST::get_current() {

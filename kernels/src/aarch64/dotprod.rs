@@ -1,16 +1,20 @@
-//! NEON with the dot product (Cortex-A55, A76 and later): `sdot` by element adds a quad of activations times four rows of a
-//! register to four outputs; no horizontal sum anywhere.
+//! NEON with the dot product (Cortex-A55, A76 and later): `sdot` by element adds a quad of
+//! activations times four rows of a register to four outputs; no horizontal sum anywhere.
 //!
-//! Uniform nibbles are signed numbers as they are (0..=15); the zero of 8 is repaid once a group by the sum of its activations. What
-//! remains fits into 16 bits (32 * 8 * 127 = 32,512), so sub-scales need widening to 16 bits only.
+//! Uniform nibbles are signed numbers as they are (0..=15); the zero of 8 is repaid once a group by
+//! the sum of its activations. What remains fits into 16 bits (32 * 8 * 127 = 32,512), so
+//! sub-scales need widening to 16 bits only.
 //!
-//! A token takes two panels at once: they share the loads of activations, and their eight chains of `sdot` hide its latency.
+//! A token takes two panels at once: they share the loads of activations, and their eight chains of
+//! `sdot` hide its latency.
 
 use core::arch::aarch64::*;
 use core::arch::asm;
 use core::ops::Range;
 
-use super::neon::{Acc, load_levels, load_subs, load_tile, nibbles, scale_narrow, scale_wide, to_sums, widen_subs};
+use super::neon::{
+    Acc, load_levels, load_subs, load_tile, nibbles, scale_narrow, scale_wide, to_sums, widen_subs,
+};
 use crate::activations::Activations;
 use crate::cache::Head;
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
@@ -50,8 +54,8 @@ fn broadcast(x: &[i8; QUAD]) -> int8x16_t {
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 fn dot<const LANE: u32>(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-    // SAFETY: registers only; the instruction is there by the function's features. By-element operands of `sdot` may be any
-    // of the 32 registers.
+    // SAFETY: registers only; the instruction is there by the function's features. By-element
+    // operands of `sdot` may be any of the 32 registers.
     unsafe {
         asm!(
             "sdot {acc:v}.4s, {w:v}.16b, {x:v}.4b[{lane}]",
@@ -68,7 +72,11 @@ fn dot<const LANE: u32>(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32
 /// A tile times quad `LANE` of each row.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn dots<const LANE: u32, const M: usize>(acc: &mut [[int32x4_t; 4]; M], w: [uint8x16_t; 4], x: [int8x16_t; M]) {
+fn dots<const LANE: u32, const M: usize>(
+    acc: &mut [[int32x4_t; 4]; M],
+    w: [uint8x16_t; 4],
+    x: [int8x16_t; M],
+) {
     for m in 0..M {
         for i in 0..4 {
             acc[m][i] = dot::<LANE>(acc[m][i], vreinterpretq_s8_u8(w[i]), x[m]);
@@ -78,7 +86,10 @@ fn dots<const LANE: u32, const M: usize>(acc: &mut [[int32x4_t; 4]; M], w: [uint
 
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-pub(super) fn int8<const P: usize, const M: usize>(codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
+pub(super) fn int8<const P: usize, const M: usize>(
+    codes: [&[u8]; P],
+    rows: [Row<'_>; M],
+) -> Sums<P, M> {
     let n = codes[0].len() / TILE;
     let fours = codes.map(|codes| &codes.as_chunks::<{ 4 * TILE }>().0[..n / 4]);
     let quads = rows.map(|row| &row.codes.as_chunks::<{ 4 * QUAD }>().0[..n / 4]);
@@ -164,7 +175,8 @@ fn groups<const P: usize, const M: usize, const BOOK: bool>(
     to_sums(acc)
 }
 
-/// One panel: what unpacks nibbles keeps the processor busier than the loads of activations that several could share.
+/// One panel: what unpacks nibbles keeps the processor busier than the loads of activations that
+/// several could share.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 fn panel<const M: usize, const BOOK: bool>(

@@ -1,12 +1,16 @@
-//! NEON with 8-bit matrix products (Neoverse V1, Cortex-A510 and later): for several rows of activations `smmla` multiplies two of them by
-//! two rows of weights, eight inner values at a time, twice the work of `sdot`. A single row is `dotprod`'s.
+//! NEON with 8-bit matrix products (Neoverse V1, Cortex-A510 and later): for several rows of
+//! activations `smmla` multiplies two of them by two rows of weights, eight inner values at a time,
+//! twice the work of `sdot`. A single row is `dotprod`'s.
 //!
-//! Its operands are 2 x 8 bytes. `zip` of the same four rows of two tiles makes two such of weights: with int8 of neighbouring quads, with
-//! int4 before unpacking, so that low nibbles are quads 0 and 2 of four and high nibbles 1 and 3; of activations, `zip` or `uzp` of 16 bytes of
-//! two rows pick the same quads. A register of sums holds rows of weights `r` and `r + 1` with the first row of activations, then with the
-//! second; sums stay so to the end, and sub-scales are spread the same way.
+//! Its operands are 2 x 8 bytes. `zip` of the same four rows of two tiles makes two such of
+//! weights: with int8 of neighbouring quads, with int4 before unpacking, so that low nibbles are
+//! quads 0 and 2 of four and high nibbles 1 and 3; of activations, `zip` or `uzp` of 16 bytes of
+//! two rows pick the same quads. A register of sums holds rows of weights `r` and `r + 1` with the
+//! first row of activations, then with the second; sums stay so to the end, and sub-scales are
+//! spread the same way.
 //!
-//! Rows of activations come in fours, which is what the registers hold; pairs (attention) work alike.
+//! Rows of activations come in fours, which is what the registers hold; pairs (attention) work
+//! alike.
 
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -34,7 +38,8 @@ mod on {
 
 crate::vector::products!(I8mm);
 
-/// Sums of a panel with two rows of activations: register `[i][j]` holds rows `4 i + 2 j` and the next.
+/// Sums of a panel with two rows of activations: register `[i][j]` holds rows `4 i + 2 j` and the
+/// next.
 type Acc = [[int32x4_t; 2]; 4];
 
 /// `acc` + two rows of activations times two of weights. The intrinsic is not stable yet.
@@ -127,7 +132,8 @@ fn int8<const P: usize, const M: usize>(codes: [&[u8]; P], rows: [Row<'_>; M]) -
         let (mut x, mut y) = ([vdupq_n_s8(0); M], [vdupq_n_s8(0); M]);
         for f in 0..n / 4 {
             for m in 0..M / 2 {
-                let [a, b] = load_two(&quads[2 * m][f], &quads[2 * m + 1][f]).map(|v| vreinterpretq_s64_s32(v));
+                let [a, b] = load_two(&quads[2 * m][f], &quads[2 * m + 1][f])
+                    .map(|v| vreinterpretq_s64_s32(v));
                 x[m] = vreinterpretq_s8_s64(vzip1q_s64(a, b));
                 y[m] = vreinterpretq_s8_s64(vzip2q_s64(a, b));
             }
@@ -141,7 +147,10 @@ fn int8<const P: usize, const M: usize>(codes: [&[u8]; P], rows: [Row<'_>; M]) -
                     let quad = rows[m].codes.as_chunks::<QUAD>().0[q];
                     i64::from(u32::from_le_bytes(quad.map(|v| v as u8)))
                 });
-                x[m] = vreinterpretq_s8_s64(vcombine_s64(vcreate_s64(two[0] as u64), vcreate_s64(two[1] as u64)));
+                x[m] = vreinterpretq_s8_s64(vcombine_s64(
+                    vcreate_s64(two[0] as u64),
+                    vcreate_s64(two[1] as u64),
+                ));
             }
             // The second quad is zero, whatever the weights.
             let tile = &codes[p].as_chunks().0[q];
@@ -180,7 +189,8 @@ fn codebook<const P: usize, const M: usize>(
     groups::<P, M, true>(codes, subs, load_levels(levels), rows)
 }
 
-/// Rows `4 i..4 i + 4` of two tiles of nibbles times four quads of each pair of rows, of which `even` are 0 and 2, `odd` 1 and 3.
+/// Rows `4 i..4 i + 4` of two tiles of nibbles times four quads of each pair of rows, of which
+/// `even` are 0 and 2, `odd` 1 and 3.
 #[inline]
 #[target_feature(enable = "neon,dotprod,i8mm")]
 fn four_quads<const M: usize>(
@@ -218,7 +228,8 @@ fn four_rows<const I: usize, const M: usize, const BOOK: bool>(
     }
     four_quads(&mut dots, &halves[0], I, levels, quads[0][0], quads[0][1]);
     four_quads(&mut dots, &halves[1], I, levels, quads[1][0], quads[1][1]);
-    let four = if I.is_multiple_of(2) { vget_low_s16(subs[I / 2]) } else { vget_high_s16(subs[I / 2]) };
+    let four =
+        if I.is_multiple_of(2) { vget_low_s16(subs[I / 2]) } else { vget_high_s16(subs[I / 2]) };
     for m in 0..M / 2 {
         if BOOK {
             scale_wide(&mut acc[m][I], dots[m], four);

@@ -1,9 +1,10 @@
 //! NEON without the dot product (Cortex-A53, A72): 16 bytes are four inner values of four rows.
 //!
-//! Products of bytes are 16 bits wide. |w| <= 128 and |x| <= 127, so two of them fit (32,512) before `sadalp` adds neighbours into 32
-//! bits; of the uniform nibbles 0..=15 a group's eight fit (15,240), and so does the group's dot product itself once its zero of 8
-//! is repaid (32 * 8 * 127 = 32,512): its sums meet in 16 bits, where what wraps on the way comes back. Int8 lanes hold half of a row's
-//! quad, and meet in the end.
+//! Products of bytes are 16 bits wide. |w| <= 128 and |x| <= 127, so two of them fit (32,512)
+//! before `sadalp` adds neighbours into 32 bits; of the uniform nibbles 0..=15 a group's eight fit
+//! (15,240), and so does the group's dot product itself once its zero of 8 is repaid (32 * 8 *
+//! 127 = 32,512): its sums meet in 16 bits, where what wraps on the way comes back. Int8 lanes hold
+//! half of a row's quad, and meet in the end.
 //!
 //! The loops go by index, with constant bounds inside: they unroll, and the sums stay in registers.
 
@@ -138,10 +139,16 @@ pub(super) fn scale_wide(acc: &mut Acc, dots: Acc, subs: Acc) {
 fn broadcast(x: &[i8; 4 * QUAD]) -> [int8x16_t; 4] {
     // SAFETY: `x` has 16 bytes; `ld4r` needs no alignment.
     let int32x4x4_t(a, b, c, d) = unsafe { vld4q_dup_s32(x.as_ptr().cast()) };
-    [vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b), vreinterpretq_s8_s32(c), vreinterpretq_s8_s32(d)]
+    [
+        vreinterpretq_s8_s32(a),
+        vreinterpretq_s8_s32(b),
+        vreinterpretq_s8_s32(c),
+        vreinterpretq_s8_s32(d),
+    ]
 }
 
-/// Four quads of each row of activations: one row's in registers, of several where they lie, for lack of registers.
+/// Four quads of each row of activations: one row's in registers, of several where they lie, for
+/// lack of registers.
 #[derive(Clone, Copy)]
 struct Quads<'a, const M: usize> {
     held: [int8x16_t; 4],
@@ -170,8 +177,9 @@ impl<'a, const M: usize> Quads<'a, M> {
     }
 }
 
-/// Defines functions of one instruction each. The intrinsics will not do: LLVM takes them for extensions, products, shuffles and
-/// sums, and where a nibble cannot be negative or a register is used twice it does not find the instruction again.
+/// Defines functions of one instruction each. The intrinsics will not do: LLVM takes them for
+/// extensions, products, shuffles and sums, and where a nibble cannot be negative or a register is
+/// used twice it does not find the instruction again.
 macro_rules! instructions {
     ($($(#[$doc:meta])* $name:ident($($arg:ident: $ty:ty),*) $text:literal;)*) => {$(
         $(#[$doc])*
@@ -231,7 +239,8 @@ accumulations! {
     add_wide(int32x4_t, pairs: int16x8_t) "sadalp {acc:v}.4s, {pairs:v}.8h";
 }
 
-/// 16-bit sums of the halves of the quads of eight rows, of two registers: rows 0 and 1, 2 and 3, and so on.
+/// 16-bit sums of the halves of the quads of eight rows, of two registers: rows 0 and 1, 2 and 3,
+/// and so on.
 type Pairs = [int16x8_t; 4];
 
 #[inline]
@@ -253,11 +262,18 @@ fn multiply_add(pairs: &mut Pairs, w: [int8x16_t; 2], x: int8x16_t) {
 /// The same in 32 bits.
 type Halves = [int32x4_t; 4];
 
-/// Adds two quads of eight rows: `first` times `x` and `second` times `y`. One piece, because LLVM would mix several until the
-/// registers do not suffice; four sums between an instruction and the next on the same one hide its latency on in-order cores.
+/// Adds two quads of eight rows: `first` times `x` and `second` times `y`. One piece, because LLVM
+/// would mix several until the registers do not suffice; four sums between an instruction and the
+/// next on the same one hide its latency on in-order cores.
 #[inline]
 #[target_feature(enable = "neon")]
-fn add_quads(acc: &mut Halves, first: [int8x16_t; 2], x: int8x16_t, second: [int8x16_t; 2], y: int8x16_t) {
+fn add_quads(
+    acc: &mut Halves,
+    first: [int8x16_t; 2],
+    x: int8x16_t,
+    second: [int8x16_t; 2],
+    y: int8x16_t,
+) {
     let [a, b, c, d] = acc;
     // SAFETY: registers only.
     unsafe {
@@ -306,8 +322,9 @@ fn signed(w: [uint8x16_t; 2]) -> [int8x16_t; 2] {
     [vreinterpretq_s8_u8(w[0]), vreinterpretq_s8_u8(w[1])]
 }
 
-/// `tiles`, to be read only when `sum` is there. No instruction: without it LLVM loads and unpacks a whole group before it multiplies, and
-/// spills most of it. What is passed is the sum of the last step but one, so that loads still run a step ahead.
+/// `tiles`, to be read only when `sum` is there. No instruction: without it LLVM loads and unpacks
+/// a whole group before it multiplies, and spills most of it. What is passed is the sum of the last
+/// step but one, so that loads still run a step ahead.
 #[inline]
 #[target_feature(enable = "neon")]
 #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read or written")]
@@ -326,7 +343,8 @@ fn after(tiles: &[[u8; TILE]; 4], sum: int16x8_t) -> &[[u8; TILE]; 4] {
     unsafe { &*start }
 }
 
-/// Half `HALF` of the rows of the tiles of quads `Q` and `Q + 1` times these of the four quads in `x`.
+/// Half `HALF` of the rows of the tiles of quads `Q` and `Q + 1` times these of the four quads in
+/// `x`.
 #[inline]
 #[target_feature(enable = "neon")]
 fn two_quads<const Q: usize, const HALF: usize, const M: usize>(
@@ -334,7 +352,8 @@ fn two_quads<const Q: usize, const HALF: usize, const M: usize>(
     tiles: &[[u8; TILE]; 4],
     x: &[[int8x16_t; 4]; M],
 ) {
-    let [first, second] = [signed(load_half(&tiles[Q], HALF)), signed(load_half(&tiles[Q + 1], HALF))];
+    let [first, second] =
+        [signed(load_half(&tiles[Q], HALF)), signed(load_half(&tiles[Q + 1], HALF))];
     for m in 0..M {
         let (acc, x, y) = (&mut acc[m][HALF], x[m][Q], x[m][Q + 1]);
         if M == 1 {
@@ -476,7 +495,8 @@ fn indexed<const V: usize, const Q: usize, const HALF: usize>(
     add_quads(&mut sums[HALF], low, x[Q], high, x[Q + 1]);
 }
 
-/// One row of activations at a time: several have so many sums that moving them costs as much as unpacking again.
+/// One row of activations at a time: several have so many sums that moving them costs as much as
+/// unpacking again.
 #[inline]
 #[target_feature(enable = "neon")]
 fn codebook<const P: usize, const M: usize>(

@@ -1,12 +1,14 @@
-//! DSP (Cortex-M4, M7, M33): a row's quad is one word, `smlad` multiplies two pairs of halfwords and adds both.
+//! DSP (Cortex-M4, M7, M33): a row's quad is one word, `smlad` multiplies two pairs of halfwords
+//! and adds both.
 //!
-//! Weights are expanded to halfwords as they are read: int8 by `sxtb16`, uniform nibbles by a mask and a shifted operand, nibbles of a
-//! codebook by a table of all 256 bytes. Activations are expanded once for all rows of some panels, in the order in which the
-//! weights' halfwords come: see [`Scratch`]. Uniform nibbles are unsigned as they are; the zero of 8 is repaid once a group with
-//! the sum of its activations.
+//! Weights are expanded to halfwords as they are read: int8 by `sxtb16`, uniform nibbles by a mask
+//! and a shifted operand, nibbles of a codebook by a table of all 256 bytes. Activations are
+//! expanded once for all rows of some panels, in the order in which the weights' halfwords come:
+//! see [`Scratch`]. Uniform nibbles are unsigned as they are; the zero of 8 is repaid once a group
+//! with the sum of its activations.
 //!
-//! Each loop is one block of assembly: it needs 14 registers, and the compiler has 12 to give. The other two, r6 and r7, are saved
-//! on the stack.
+//! Each loop is one block of assembly: it needs 14 registers, and the compiler has 12 to give. The
+//! other two, r6 and r7, are saved on the stack.
 
 use core::arch::asm;
 use core::mem::MaybeUninit;
@@ -38,7 +40,11 @@ mod on {
 
 impl Product for Dsp {
     #[inline(always)]
-    fn int8<const P: usize, const M: usize>(self, codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
+    fn int8<const P: usize, const M: usize>(
+        self,
+        codes: [&[u8]; P],
+        rows: [Row<'_>; M],
+    ) -> Sums<P, M> {
         let mut sums = [[[0; PANEL]; M]; P];
         for (codes, sums) in codes.iter().zip(&mut sums) {
             let (pairs, last) = sums.as_chunks_mut::<2>();
@@ -151,7 +157,8 @@ impl Scratch {
         self.fill(groups, |g| {
             let mut words = [(-INT4_ZERO * i32::from(row.sums[g])) as u32; 20];
             let (to, _) = words[4..].as_chunks_mut::<4>();
-            for (to, [x, y]) in to.iter_mut().zip(group(row, g).as_chunks::<QUAD>().0.as_chunks().0) {
+            for (to, [x, y]) in to.iter_mut().zip(group(row, g).as_chunks::<QUAD>().0.as_chunks().0)
+            {
                 let ([a, b], [c, d]) = (widen(x), widen(y));
                 *to = [a, c, b, d];
             }
@@ -165,7 +172,8 @@ impl Scratch {
         self.fill(groups, |g| {
             let mut words = [0; 16];
             let (to, _) = words.as_chunks_mut::<4>();
-            for (to, [x, y]) in to.iter_mut().zip(group(row, g).as_chunks::<QUAD>().0.as_chunks().0) {
+            for (to, [x, y]) in to.iter_mut().zip(group(row, g).as_chunks::<QUAD>().0.as_chunks().0)
+            {
                 let ([a, b], [c, d]) = (widen(x), widen(y));
                 let ([e, f], [g, h]) = (zip(a, c), zip(b, d));
                 *to = [e, g, f, h];
@@ -313,8 +321,8 @@ macro_rules! uniform_word {
     };
 }
 
-/// The end of a loop over rows of a panel. On the stack lie pointers to their sums and to their first tile, what stays the same, at the fifth
-/// word how many times to go, and r6 and r7.
+/// The end of a loop over rows of a panel. On the stack lie pointers to their sums and to their
+/// first tile, what stays the same, at the fifth word how many times to go, and r6 and r7.
 macro_rules! next_rows {
     ($store:literal, $step:literal) => {
         concat!(
@@ -335,8 +343,9 @@ macro_rules! next_rows {
     };
 }
 
-/// The ends of a loop over groups and, around it, four rows of a panel at a time. On the stack lie pointers to their sums, to their codes, to
-/// the activations, to the sub-scales, how many times to go, the end of the activations, and r6 and r7.
+/// The ends of a loop over groups and, around it, four rows of a panel at a time. On the stack lie
+/// pointers to their sums, to their codes, to the activations, to the sub-scales, how many times to
+/// go, the end of the activations, and r6 and r7.
 macro_rules! next_group_or_rows {
     () => {
         concat!(
@@ -390,7 +399,8 @@ pub(super) fn int8(codes: &[u8], x: &[i8], sums: &mut [[i32; PANEL]]) {
 #[inline(never)]
 fn int8_panel(tiles: &[[u32; PANEL]], words: &[u32], sums: &mut [i32; PANEL]) {
     fit!(words.len() == 2 * tiles.len());
-    // SAFETY: for four rows at a time the block reads 16 bytes of each of the tiles and two words of `words` a tile. It adds to `sums`, and leaves the stack as it was.
+    // SAFETY: for four rows at a time the block reads 16 bytes of each of the tiles and two words
+    // of `words` a tile. It adds to `sums`, and leaves the stack as it was.
     unsafe {
         asm!(
             "push {{r0-r4, r6, r7}}",
@@ -439,14 +449,20 @@ fn int8_panel(tiles: &[[u32; PANEL]], words: &[u32], sums: &mut [i32; PANEL]) {
             inout("r2") words.as_ptr() => _,
             inout("r3") tiles.len() => _,
             inout("r4") 4 => _,
-            out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _, out("lr") _,
+            out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _,
+            out("lr") _,
         );
     }
 }
 
 /// [`int8_panel`] group by group, each times its sub-scales.
 #[inline(never)]
-fn grouped_panel(tiles: &[[u32; PANEL]], subs: &[[i8; PANEL]], words: &[u32], sums: &mut [i32; PANEL]) {
+fn grouped_panel(
+    tiles: &[[u32; PANEL]],
+    subs: &[[i8; PANEL]],
+    words: &[u32],
+    sums: &mut [i32; PANEL],
+) {
     const QUADS: usize = GROUP / QUAD;
     let groups = tiles.as_chunks::<QUADS>().0.iter().zip(words.as_chunks::<{ 2 * QUADS }>().0);
     for ((tiles, words), subs) in groups.zip(subs) {
@@ -458,7 +474,11 @@ fn grouped_panel(tiles: &[[u32; PANEL]], subs: &[[i8; PANEL]], words: &[u32], su
 
 /// [`int8`] for two rows of activations: what is expanded serves both.
 #[inline(never)]
-pub(super) fn int8_pair(codes: &[u8], [x, y]: [&[i8]; 2], [first, second]: [&mut [[i32; PANEL]]; 2]) {
+pub(super) fn int8_pair(
+    codes: &[u8],
+    [x, y]: [&[i8]; 2],
+    [first, second]: [&mut [[i32; PANEL]]; 2],
+) {
     const BLOCK: usize = SCRATCH / 4;
     let mut scratch = Scratch::new();
     let (x, y) = (x.as_chunks().0, y.as_chunks().0);
@@ -473,7 +493,8 @@ pub(super) fn int8_pair(codes: &[u8], [x, y]: [&[i8]; 2], [first, second]: [&mut
         for ((tiles, first), second) in panels.clone().zip(&mut *first).zip(&mut *second) {
             let tiles = &tiles[i * BLOCK..][..words.len() / 4];
             let mut both = [0; 2 * PANEL];
-            // SAFETY: as in `int8`, for two rows of the panel at a time: 8 bytes of each tile, and four words a tile. It writes `both`.
+            // SAFETY: as in `int8`, for two rows of the panel at a time: 8 bytes of each tile, and
+            // four words a tile. It writes `both`.
             unsafe {
                 asm!(
                     "push {{r0-r4, r6, r7}}",
@@ -503,7 +524,8 @@ pub(super) fn int8_pair(codes: &[u8], [x, y]: [&[i8]; 2], [first, second]: [&mut
                     inout("r2") words.as_ptr() => _,
                     inout("r3") tiles.len() => _,
                     inout("r4") 8 => _,
-                    out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _, out("lr") _,
+                    out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _,
+                    out("lr") _,
                 );
             }
             for (([a, b], first), second) in both.as_chunks().0.iter().zip(first).zip(second) {
@@ -516,10 +538,16 @@ pub(super) fn int8_pair(codes: &[u8], [x, y]: [&[i8]; 2], [first, second]: [&mut
 
 /// Adds the products of groups of uniform nibbles with expanded ones.
 #[inline(never)]
-fn uniform_panel(codes: &[[u8; GROUP_BYTES]], subs: &[[i8; PANEL]], words: &[u32], sums: &mut [i32; PANEL]) {
+fn uniform_panel(
+    codes: &[[u8; GROUP_BYTES]],
+    subs: &[[i8; PANEL]],
+    words: &[u32],
+    sums: &mut [i32; PANEL],
+) {
     fit!(!words.is_empty() && words.len() == 20 * codes.len() && subs.len() == codes.len());
-    // SAFETY: for four rows at a time and each group the block reads 20 words of `words`, which are as many, and these rows' 16 bytes of the four tiles of `codes` and 4 bytes of `subs`. It adds to `sums`, and leaves
-    // the stack as it was.
+    // SAFETY: for four rows at a time and each group the block reads 20 words of `words`, which are
+    // as many, and these rows' 16 bytes of the four tiles of `codes` and 4 bytes of `subs`. It adds
+    // to `sums`, and leaves the stack as it was.
     unsafe {
         asm!(
             "push {{r0-r7}}",
@@ -588,7 +616,8 @@ fn codebook_panel(
     sums: &mut [i32; PANEL],
 ) {
     fit!(!words.is_empty() && words.len() == 16 * codes.len() && subs.len() == codes.len());
-    // SAFETY: as in `uniform`, with 16 words of `words` a group; and a byte indexes the 256 words of `table`.
+    // SAFETY: as in `uniform`, with 16 words of `words` a group; and a byte indexes the 256 words
+    // of `table`.
     unsafe {
         asm!(
             "push {{r0-r7}}",
@@ -648,10 +677,16 @@ fn codebook_panel(
 /// Groups whose activations are expanded at once: a divisor of what a word of an index speaks of.
 const BLOCK: usize = SCRATCH / 20;
 
-/// The sums of panels from `p` on, whose weights come in groups: those of every matrix but a dense one of int8. The panels share
-/// expanded activations.
+/// The sums of panels from `p` on, whose weights come in groups: those of every matrix but a dense
+/// one of int8. The panels share expanded activations.
 #[inline(never)]
-pub(super) fn groups(w: &Matrix<'_>, p: usize, table: Option<&Table>, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
+pub(super) fn groups(
+    w: &Matrix<'_>,
+    p: usize,
+    table: Option<&Table>,
+    row: &Row<'_>,
+    sums: &mut [[i32; PANEL]],
+) {
     #[cfg(feature = "families")]
     if w.is_sparse() {
         return sparse(w, p, table, row, sums);
@@ -662,7 +697,9 @@ pub(super) fn groups(w: &Matrix<'_>, p: usize, table: Option<&Table>, row: &Row<
         let start = i * BLOCK;
         let words = expand(w, table, row, start..start + x.len(), &mut scratch);
         for (i, sums) in sums.iter_mut().enumerate() {
-            let Some((codes, subs)) = w.stored(w.first_block(p + i) + start, x.len()) else { break };
+            let Some((codes, subs)) = w.stored(w.first_block(p + i) + start, x.len()) else {
+                break;
+            };
             add_groups(w, table, codes, subs, words, sums);
         }
     }
@@ -677,7 +714,9 @@ fn expand<'s>(
     scratch: &'s mut Scratch,
 ) -> &'s [u32] {
     match table {
-        _ if w.format().is_int8() => scratch.int8(&row.codes[groups.start * GROUP..groups.end * GROUP]),
+        _ if w.format().is_int8() => {
+            scratch.int8(&row.codes[groups.start * GROUP..groups.end * GROUP])
+        }
         None => scratch.uniform(row, groups),
         Some(_) => scratch.codebook(row, groups),
     }
@@ -700,11 +739,17 @@ fn add_groups(
     }
 }
 
-/// [`groups`] of a sparse matrix: activations of groups that are not there are expanded, too; groups that follow one another are
-/// one product.
+/// [`groups`] of a sparse matrix: activations of groups that are not there are expanded, too;
+/// groups that follow one another are one product.
 #[cfg(feature = "families")]
 #[inline(never)]
-fn sparse(w: &Matrix<'_>, p: usize, table: Option<&Table>, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
+fn sparse(
+    w: &Matrix<'_>,
+    p: usize,
+    table: Option<&Table>,
+    row: &Row<'_>,
+    sums: &mut [[i32; PANEL]],
+) {
     let each = if w.format().is_int8() || table.is_some() { GROUP / 2 } else { 20 };
     let mut scratch = Scratch::new();
     let mut first = [0; PANELS];
@@ -745,7 +790,8 @@ static EXPONENTIAL: [f32; 7] = {
     [scalar::math::LOWEST, scalar::math::ROUND_BIASED, c4, c3, c2, c1, c0]
 };
 
-/// [`scalar::softmax`], four numbers at a time; sums of planes are left alone, as no product here reads them.
+/// [`scalar::softmax`], four numbers at a time; sums of planes are left alone, as no product here
+/// reads them.
 #[cfg(target_abi = "eabihf")]
 #[inline(never)]
 fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
@@ -753,8 +799,8 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     fit!(0 < n && n <= CHUNK);
     let mut weights = [MaybeUninit::<f32>::uninit(); CHUNK];
     let top = largest(&scores[..n.next_multiple_of(4)]);
-    // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions, writes as many of `weights`, reads seven
-    // constants.
+    // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions, writes as many
+    // of `weights`, reads seven constants.
     unsafe {
         asm!(
             "vmov s16, {a}",
@@ -816,13 +862,16 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
             weights = inout(reg) weights.as_mut_ptr() => _,
             count = inout(reg) n => _,
             a = inout(reg) top.to_bits() => _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-            out("s16") _, out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _, out("s22") _, out("s23") _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _,
+            out("s6") _, out("s7") _,
+            out("s16") _, out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _,
+            out("s22") _, out("s23") _,
             options(nostack),
         );
     }
     weights[n.next_multiple_of(4)..].fill(MaybeUninit::new(0.0));
-    // SAFETY: those up to the next multiple of 4 were just written by the block above, and the others by `fill`.
+    // SAFETY: those up to the next multiple of 4 were just written by the block above, and the
+    // others by `fill`.
     let weights: &mut [f32; CHUNK] = unsafe { &mut *weights.as_mut_ptr().cast() };
     let sum = float::sum::<false>(weights.as_chunks().0);
     let peak = scale_weights(&mut weights[..n], value_scales);
@@ -830,8 +879,8 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     to.max = top;
     to.sum = sum;
     to.unit = unit;
-    // SAFETY: the block reads all of `weights`, four at a time, those behind the last position being zero, and writes as many bytes of
-    // both planes.
+    // SAFETY: the block reads all of `weights`, four at a time, those behind the last position
+    // being zero, and writes as many bytes of both planes.
     unsafe {
         asm!(
             "vmov s8, s9, {a}, {b}",
@@ -901,7 +950,8 @@ fn largest(x: &[f32]) -> f32 {
     f32::from_bits(top)
 }
 
-/// Multiplies weights by scales, and returns the largest. None is negative, so their bits are in their order.
+/// Multiplies weights by scales, and returns the largest. None is negative, so their bits are in
+/// their order.
 #[cfg(target_abi = "eabihf")]
 #[inline(always)]
 fn scale_weights(weights: &mut [f32], scales: &[f32]) -> f32 {
@@ -946,8 +996,10 @@ fn scale_weights(weights: &mut [f32], scales: &[f32]) -> f32 {
                 count = inout(reg) eights.len() => _,
                 peak = inout(reg) peak,
                 a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
-                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-                out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _, out("s15") _,
+                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _,
+                out("s6") _, out("s7") _,
+                out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _,
+                out("s14") _, out("s15") _,
                 options(nostack),
             );
         }

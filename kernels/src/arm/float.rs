@@ -1,5 +1,5 @@
-//! The f32 work of both sets: the reference's operations in its order, a few numbers at a time. A floating-point unit takes as many
-//! instructions for one number as the compiler spends around it.
+//! The f32 work of both sets: the reference's operations in its order, a few numbers at a time. A
+//! floating-point unit takes as many instructions for one number as the compiler spends around it.
 
 use core::arch::asm;
 use core::ops::Range;
@@ -11,8 +11,8 @@ use crate::scalar::{self, LANES};
 #[inline(never)]
 pub(super) fn quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
     let peak = magnitude(x);
-    // Not so where there is NaN or an infinity, nothing but zeros, or the reciprocal may be infinite. Otherwise the magnitude of no
-    // product is above 127 by more than rounding.
+    // Not so where there is NaN or an infinity, nothing but zeros, or the reciprocal may be
+    // infinite. Otherwise the magnitude of no product is above 127 by more than rounding.
     if !(scalar::attention::LEAST..=f32::MAX).contains(&peak) {
         return scalar::quantize(x, codes, sums);
     }
@@ -21,8 +21,8 @@ pub(super) fn quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
     let (whole, padded) = codes.split_at_mut(groups.len() * GROUP);
     let (to, last) = sums.split_at_mut(groups.len());
     if !groups.is_empty() {
-        // SAFETY: reads `groups`, eight values at a time, and writes as many codes to `whole`, and a sum a group to `to`, which have that
-        // many.
+        // SAFETY: reads `groups`, eight values at a time, and writes as many codes to `whole`, and
+        // a sum a group to `to`, which have that many.
         unsafe {
             asm!(
                 "vmov s8, s9, {sum}, {a}",
@@ -86,7 +86,8 @@ pub(super) fn quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
 #[inline(always)]
 fn magnitude(x: &[f32]) -> f32 {
     let (fours, rest) = x.as_chunks::<4>();
-    // Bits without the sign, shifted up: they are in the order of magnitudes, and above all others for NaN.
+    // Bits without the sign, shifted up: they are in the order of magnitudes, and above all others
+    // for NaN.
     let mut peak = rest.iter().fold(0, |peak, v| peak.max(v.to_bits() << 1));
     if !fours.is_empty() {
         // SAFETY: reads all of `fours`.
@@ -142,13 +143,20 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
-/// Writes `number * (scale * factor)` for eight numbers at a time, which are i32 or f32. Returns how many there are of those.
+/// Writes `number * (scale * factor)` for eight numbers at a time, which are i32 or f32. Returns
+/// how many there are of those.
 #[inline(always)]
-pub(super) fn products<const INTEGERS: bool>(numbers: &[u32], scales: &[f32], factor: f32, out: &mut [f32]) -> usize {
+pub(super) fn products<const INTEGERS: bool>(
+    numbers: &[u32],
+    scales: &[f32],
+    factor: f32,
+    out: &mut [f32],
+) -> usize {
     fit!(numbers.len() >= scales.len() && out.len() == scales.len());
     let eights = scales.len() / 8;
     if eights > 0 {
-        // SAFETY: reads `numbers` and `scales` and writes `out`, eight numbers at a time, of which each has `eights`.
+        // SAFETY: reads `numbers` and `scales` and writes `out`, eight numbers at a time, of which
+        // each has `eights`.
         unsafe {
             asm!(
                 "vmov s16, {factor}",
@@ -180,8 +188,10 @@ pub(super) fn products<const INTEGERS: bool>(numbers: &[u32], scales: &[f32], fa
                 scales = inout(reg) scales.as_ptr() => _,
                 out = inout(reg) out.as_mut_ptr() => _,
                 eights = inout(reg) eights => _,
-                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-                out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _, out("s15") _,
+                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _,
+                out("s6") _, out("s7") _,
+                out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _,
+                out("s14") _, out("s15") _,
                 out("s16") _,
                 options(nostack),
             );
@@ -285,9 +295,11 @@ pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
                 up = inout(reg) up.as_ptr() => _,
                 count = inout(reg) fours.len() => _,
                 a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
-                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _,
+                out("s6") _, out("s7") _,
                 out("s8") _, out("s9") _, out("s10") _, out("s11") _,
-                out("s16") _, out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _, out("s22") _, out("s23") _,
+                out("s16") _, out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _,
+                out("s22") _, out("s23") _,
                 out("s24") _, out("s25") _,
                 options(nostack),
             );
@@ -357,10 +369,14 @@ pub(super) fn sum<const SQUARES: bool>(x: &[[f32; LANES]]) -> f32 {
             n = inout(reg) x.len() => _,
             sum = out(reg) sum,
             squares = const SQUARES as u32,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _, out("s15") _,
-            out("s16") _, out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _, out("s22") _, out("s23") _,
-            out("s24") _, out("s25") _, out("s26") _, out("s27") _, out("s28") _, out("s29") _, out("s30") _, out("s31") _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _,
+            out("s6") _, out("s7") _,
+            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _,
+            out("s14") _, out("s15") _,
+            out("s16") _, out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _,
+            out("s22") _, out("s23") _,
+            out("s24") _, out("s25") _, out("s26") _, out("s27") _, out("s28") _, out("s29") _,
+            out("s30") _, out("s31") _,
             options(readonly, nostack),
         );
     }
@@ -400,14 +416,15 @@ pub(super) fn transform(x: &mut [f32]) {
             factor = in(reg) factor.to_bits(),
             x = inout(reg) start => _,
             end = in(reg) end,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _,
+            out("s6") _, out("s7") _,
             out("s8") _,
             options(nostack),
         );
     }
     while rest.is_multiple_of(2) {
-        // SAFETY: blocks of `2 * step` values fill `x`, as a power of two from 4 times 2 divides its length. Of each the block reads and
-        // writes both halves, four values at a time.
+        // SAFETY: blocks of `2 * step` values fill `x`, as a power of two from 4 times 2 divides
+        // its length. Of each the block reads and writes both halves, four values at a time.
         unsafe {
             asm!(
                 "2:",
@@ -436,7 +453,8 @@ pub(super) fn transform(x: &mut [f32]) {
                 middle = out(reg) _,
                 step = in(reg) 4 * step,
                 end = in(reg) end,
-                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _,
+                out("s6") _, out("s7") _,
                 out("s8") _, out("s9") _, out("s10") _, out("s11") _,
                 options(nostack),
             );
@@ -494,8 +512,10 @@ pub(super) fn transform(x: &mut [f32]) {
                 middle = out(reg) _,
                 step = in(reg) 4 * step,
                 end = in(reg) end,
-                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-                out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _,
+                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _,
+                out("s6") _, out("s7") _,
+                out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _,
+                out("s14") _,
                 out("s15") _, out("s16") _,
                 options(nostack),
             );

@@ -1,8 +1,10 @@
-//! Helium integers (Cortex-M55, M85): a gather of words at a stride of 64 bytes collects 16 inner values of a row, or a group of 32
-//! nibbles, for `vmladava`, which multiplies 16 bytes and adds all products to a core register.
+//! Helium integers (Cortex-M55, M85): a gather of words at a stride of 64 bytes collects 16 inner
+//! values of a row, or a group of 32 nibbles, for `vmladava`, which multiplies 16 bytes and adds
+//! all products to a core register.
 //!
-//! The addresses of the gather are a vector that steps by itself: a row is an offset from it, so no instruction computes an
-//! address. Nibbles of a codebook are looked up as whole bytes, in one table of low and one of high nibbles.
+//! The addresses of the gather are a vector that steps by itself: a row is an offset from it, so no
+//! instruction computes an address. Nibbles of a codebook are looked up as whole bytes, in one
+//! table of low and one of high nibbles.
 //!
 //! Each loop is one block of assembly: vector registers cannot be operands.
 
@@ -36,7 +38,11 @@ mod on {
 
 impl Product for Helium {
     #[inline(always)]
-    fn int8<const P: usize, const M: usize>(self, codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
+    fn int8<const P: usize, const M: usize>(
+        self,
+        codes: [&[u8]; P],
+        rows: [Row<'_>; M],
+    ) -> Sums<P, M> {
         let mut sums = [[[0; PANEL]; M]; P];
         for (codes, sums) in codes.iter().zip(&mut sums) {
             let (pairs, last) = sums.as_chunks_mut::<2>();
@@ -100,8 +106,9 @@ impl Product for Helium {
 /// Panels computed together: they share what is done around a loop.
 pub(super) const PANELS: usize = 4;
 
-/// The end of a loop over rows of panels. On the stack lie a pointer to the activations, their number of quads, pointers to the rows' first
-/// tile and to their sums, from there to the next rows' first tile, and to those after, and r6 and r7. In r9 is how many times to go.
+/// The end of a loop over rows of panels. On the stack lie a pointer to the activations, their
+/// number of quads, pointers to the rows' first tile and to their sums, from there to the next
+/// rows' first tile, and to those after, and r6 and r7. In r9 is how many times to go.
 macro_rules! next_rows {
     () => {
         concat!(
@@ -191,9 +198,9 @@ pub(super) fn int8(codes: &[u8], x: &[i8], sums: &mut [[i32; PANEL]]) {
     if sums.is_empty() {
         return;
     }
-    // SAFETY: for eight rows at a time the block reads one word a row of each tile, and `x`, which is as long: whole vectors
-    // while there are four tiles, then under a predicate of those that are left. It writes `sums`, and leaves the stack as
-    // it was.
+    // SAFETY: for eight rows at a time the block reads one word a row of each tile, and `x`, which
+    // is as long: whole vectors while there are four tiles, then under a predicate of those that
+    // are left. It writes `sums`, and leaves the stack as it was.
     unsafe {
         asm!(
             first_rows!(),
@@ -254,11 +261,17 @@ pub(super) fn int8(codes: &[u8], x: &[i8], sums: &mut [[i32; PANEL]]) {
 
 /// [`int8`] for two rows of activations: what is gathered serves both.
 #[inline(never)]
-pub(super) fn int8_pair(codes: &[u8], [x, y]: [&[i8]; 2], [first, second]: [&mut [[i32; PANEL]]; 2]) {
+pub(super) fn int8_pair(
+    codes: &[u8],
+    [x, y]: [&[i8]; 2],
+    [first, second]: [&mut [[i32; PANEL]]; 2],
+) {
     fit!(x.len() == y.len() && x.len().is_multiple_of(QUAD));
-    for ((tiles, first), second) in tiles(codes).chunks_exact(x.len() / QUAD).zip(first).zip(second) {
+    for ((tiles, first), second) in tiles(codes).chunks_exact(x.len() / QUAD).zip(first).zip(second)
+    {
         let mut both = [0; 2 * PANEL];
-        // SAFETY: as in `int8`, for one panel and four rows at a time, and `y`, which is as long as `x`. It writes `both`.
+        // SAFETY: as in `int8`, for one panel and four rows at a time, and `y`, which is as long as
+        // `x`. It writes `both`.
         unsafe {
             asm!(
                 first_rows!(),
@@ -331,7 +344,9 @@ pub(super) type Table = [[i8; 256]; 2];
 pub(super) fn table(levels: &[i8; 16]) -> Table {
     let mut tables = [[0; 256]; 2];
     let [low, high] = &mut tables;
-    for ((low, high), &level) in low.as_chunks_mut().0.iter_mut().zip(high.as_chunks_mut::<16>().0).zip(levels) {
+    for ((low, high), &level) in
+        low.as_chunks_mut().0.iter_mut().zip(high.as_chunks_mut::<16>().0).zip(levels)
+    {
         *low = *levels;
         high.fill(level);
     }
@@ -344,8 +359,8 @@ const BLOCK: usize = 16;
 /// Activations of some groups, as words.
 type Words = [MaybeUninit<[u32; GROUP / 4]>; BLOCK];
 
-/// The groups from `start` as words, which `vld2` wants aligned: where they lie, or a copy of the first of them. Returns a pointer, and how
-/// many groups there are.
+/// The groups from `start` as words, which `vld2` wants aligned: where they lie, or a copy of the
+/// first of them. Returns a pointer, and how many groups there are.
 #[inline(always)]
 fn words(row: &Row<'_>, start: usize, copy: &mut Words) -> (*const i8, usize) {
     let groups = &row.codes.as_chunks::<GROUP>().0[start..];
@@ -409,7 +424,8 @@ macro_rules! collect {
     };
 }
 
-/// Eight rows of a group of uniform nibbles, with eight times the sum of its activations subtracted.
+/// Eight rows of a group of uniform nibbles, with eight times the sum of its activations
+/// subtracted.
 macro_rules! uniform_rows {
     () => {
         concat!(
@@ -491,11 +507,14 @@ fn uniform(codes: &[u8], subs: &[[i8; PANEL]], row: &Row<'_>, sums: &mut [[i32; 
     while start < groups {
         let (x, count) = words(row, start, &mut copy);
         let offsets = &row.sums[start..][..count];
-        for ((codes, subs), sums) in codes.chunks_exact(groups).zip(subs.chunks_exact(groups)).zip(&mut *sums) {
+        for ((codes, subs), sums) in
+            codes.chunks_exact(groups).zip(subs.chunks_exact(groups)).zip(&mut *sums)
+        {
             let (codes, subs) = (&codes[start..][..count], &subs[start..][..count]);
             for (r, sums) in sums.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                // SAFETY: for each of `count` groups the block reads the eight aligned words of `x`, a sum of `offsets`, and
-                // of `codes` and `subs` what belongs to the rows `8 * r..8 * r + 8`. It reads and writes `sums`.
+                // SAFETY: for each of `count` groups the block reads the eight aligned words of
+                // `x`, a sum of `offsets`, and of `codes` and `subs` what belongs to the rows `8 *
+                // r..8 * r + 8`. It reads and writes `sums`.
                 unsafe {
                     asm!(
                         "vidup.u32 q0, r0, #1",
@@ -534,7 +553,13 @@ fn uniform(codes: &[u8], subs: &[[i8; PANEL]], row: &Row<'_>, sums: &mut [[i32; 
 
 /// [`uniform`] for nibbles of a codebook.
 #[inline(never)]
-fn codebook(codes: &[u8], subs: &[[i8; PANEL]], tables: &Table, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
+fn codebook(
+    codes: &[u8],
+    subs: &[[i8; PANEL]],
+    tables: &Table,
+    row: &Row<'_>,
+    sums: &mut [[i32; PANEL]],
+) {
     let mut copy: Words = [MaybeUninit::uninit(); BLOCK];
     let groups = row.codes.len() / GROUP;
     let codes = codes.as_chunks::<GROUP_BYTES>().0;
@@ -542,7 +567,9 @@ fn codebook(codes: &[u8], subs: &[[i8; PANEL]], tables: &Table, row: &Row<'_>, s
     let mut start = 0;
     while start < groups {
         let (x, count) = words(row, start, &mut copy);
-        for ((codes, subs), sums) in codes.chunks_exact(groups).zip(subs.chunks_exact(groups)).zip(&mut *sums) {
+        for ((codes, subs), sums) in
+            codes.chunks_exact(groups).zip(subs.chunks_exact(groups)).zip(&mut *sums)
+        {
             let (codes, subs) = (&codes[start..][..count], &subs[start..][..count]);
             for (r, sums) in sums.as_chunks_mut::<8>().0.iter_mut().enumerate() {
                 // SAFETY: as in `uniform`; and a byte indexes the 256 of each of `tables`.
@@ -581,8 +608,15 @@ fn codebook(codes: &[u8], subs: &[[i8; PANEL]], tables: &Table, row: &Row<'_>, s
     }
 }
 
-/// The sums of panels from `p` on, whose weights come in groups: those of every matrix but a dense one of int8.
-pub(super) fn groups(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
+/// The sums of panels from `p` on, whose weights come in groups: those of every matrix but a dense
+/// one of int8.
+pub(super) fn groups(
+    w: &Matrix<'_>,
+    p: usize,
+    tables: Option<&Table>,
+    row: &Row<'_>,
+    sums: &mut [[i32; PANEL]],
+) {
     if w.format() == Format::Int8Grouped {
         return grouped(w, p, row, sums);
     }
@@ -596,7 +630,8 @@ pub(super) fn groups(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row
     }
 }
 
-/// The sums of panels of grouped int8: each group is an int8 product of its own, times its sub-scales.
+/// The sums of panels of grouped int8: each group is an int8 product of its own, times its
+/// sub-scales.
 #[inline(never)]
 fn grouped(w: &Matrix<'_>, p: usize, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
     sums.as_flattened_mut().fill(0);
@@ -616,10 +651,16 @@ fn grouped(w: &Matrix<'_>, p: usize, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
     }
 }
 
-/// The sums of panels of a sparse matrix. The loops are those above, and go to the next group that is there by the zeros in front of the
-/// highest bit that is left: group 0 is the highest.
+/// The sums of panels of a sparse matrix. The loops are those above, and go to the next group that
+/// is there by the zeros in front of the highest bit that is left: group 0 is the highest.
 #[inline(never)]
-fn sparse(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
+fn sparse(
+    w: &Matrix<'_>,
+    p: usize,
+    tables: Option<&Table>,
+    row: &Row<'_>,
+    sums: &mut [[i32; PANEL]],
+) {
     let mut copy: Words = [MaybeUninit::uninit(); BLOCK];
     let groups = row.codes.len() / GROUP;
     sums.as_flattened_mut().fill(0);
@@ -644,9 +685,10 @@ fn sparse(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums:
             }
             let codes = before(tiles(codes).as_ptr());
             if w.format() == Format::Int8 {
-                // SAFETY: for each of `bits`, the highest being group `start`, the block reads 32 bytes of `x`, of which there are as
-                // many groups as `there` was asked about, and eight tiles of `codes`, which has a block for each bit: for eight rows at
-                // a time. It adds to `sums`, and leaves the stack as it was.
+                // SAFETY: for each of `bits`, the highest being group `start`, the block reads 32
+                // bytes of `x`, of which there are as many groups as `there` was asked about, and
+                // eight tiles of `codes`, which has a block for each bit: for eight rows at a time.
+                // It adds to `sums`, and leaves the stack as it was.
                 unsafe {
                     asm!(
                         "push {{r4-r7}}",
@@ -675,7 +717,8 @@ fn sparse(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums:
                         inout("r5") bits => _,
                         inout("r9") codes => _,
                         inout("r11") sums.as_mut_ptr() => _,
-                        out("r0") _, out("r1") _, out("r2") _, out("r3") _, out("r8") _, out("r10") _, out("r12") _, out("lr") _,
+                        out("r0") _, out("r1") _, out("r2") _, out("r3") _, out("r8") _,
+                        out("r10") _, out("r12") _, out("lr") _,
                         out("q0") _, out("q1") _, out("q2") _, out("q3") _,
                     );
                 }
@@ -685,8 +728,8 @@ fn sparse(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums:
                 let codes = codes.wrapping_add(8 * r);
                 let subs = subs.as_ptr().cast::<i8>().wrapping_add(8 * r);
                 match tables {
-                    // SAFETY: as above, for the rows `8 * r..8 * r + 8`; `x` is aligned, `subs` has 16 for each block, and `offsets` a sum
-                    // for each group.
+                    // SAFETY: as above, for the rows `8 * r..8 * r + 8`; `x` is aligned, `subs` has
+                    // 16 for each block, and `offsets` a sum for each group.
                     None => unsafe {
                         asm!(
                             "vidup.u32 q0, r0, #1",
@@ -721,7 +764,8 @@ fn sparse(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums:
                             options(nostack),
                         );
                     },
-                    // SAFETY: as above, without `offsets`; and a byte indexes the 256 of each of `tables`.
+                    // SAFETY: as above, without `offsets`; and a byte indexes the 256 of each of
+                    // `tables`.
                     Some(tables) => unsafe {
                         asm!(
                             "vidup.u32 q0, r0, #1",
@@ -760,11 +804,12 @@ fn sparse(w: &Matrix<'_>, p: usize, tables: Option<&Table>, row: &Row<'_>, sums:
     }
 }
 
-/// [`scalar::softmax`], four numbers at a time; sums of planes are left alone, as no product here reads them.
+/// [`scalar::softmax`], four numbers at a time; sums of planes are left alone, as no product here
+/// reads them.
 ///
-/// Vectors of f32 flush subnormal numbers to zero. Powers of two are none, and what else may be subnormal is lost beside larger
-/// numbers in the reference, too: differences of scores, and weights and scales when the largest weight is above
-/// [`scalar::attention::LEAST`].
+/// Vectors of f32 flush subnormal numbers to zero. Powers of two are none, and what else may be
+/// subnormal is lost beside larger numbers in the reference, too: differences of scores, and
+/// weights and scales when the largest weight is above [`scalar::attention::LEAST`].
 #[cfg(target_abi = "eabihf")]
 #[inline(never)]
 fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
@@ -775,8 +820,9 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     let vectors = n.div_ceil(4);
     let [c4, c3, c2, c1, c0] = scalar::math::POWER.map(f32::to_bits);
     let constants = [c3, c2, c1, c0, (CHUNK / 4 - vectors) as u32];
-    // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions; writes all of `weights`; reads five
-    // constants. Floating-point vectors exist wherever this set's do with a hardware float ABI.
+    // SAFETY: reads all of `scores` up to the next multiple of 4 of the positions; writes all of
+    // `weights`; reads five constants. Floating-point vectors exist wherever this set's do with a
+    // hardware float ABI.
     unsafe {
         asm!(
             ".arch_extension mve.fp",
@@ -832,7 +878,8 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     }
     let sum: u32;
     let mut peak = 0u32;
-    // SAFETY: reads and writes `weights`, under a predicate of its first `n`, and reads `value_scales`, which are `n`.
+    // SAFETY: reads and writes `weights`, under a predicate of its first `n`, and reads
+    // `value_scales`, which are `n`.
     unsafe {
         asm!(
             ".arch_extension mve.fp",
@@ -879,7 +926,8 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     to.max = f32::from_bits(top);
     to.sum = f32::from_bits(sum);
     to.unit = unit;
-    // SAFETY: the block reads all of `weights`, those behind the last position being zero, and writes as many bytes of both planes.
+    // SAFETY: the block reads all of `weights`, those behind the last position being zero, and
+    // writes as many bytes of both planes.
     unsafe {
         asm!(
             ".arch_extension mve.fp",

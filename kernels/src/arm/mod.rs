@@ -1,9 +1,12 @@
 //! 32-bit Arm, the Cortex-M cores: one file an instruction set.
 //!
-//! What a core has is known when a program is compiled (`build.rs`), so there is one set at the most: a Cortex-M55 has no use for
-//! the words of DSP beside its vectors.
+//! What a core has is known when a program is compiled (`build.rs`), so there is one set at the
+//! most: a Cortex-M55 has no use for the words of DSP beside its vectors.
 
-#![cfg_attr(not(any(kinglet_dsp, kinglet_mve)), allow(unused_imports, reason = "the smallest cores have no set"))]
+#![cfg_attr(
+    not(any(kinglet_dsp, kinglet_mve)),
+    allow(unused_imports, reason = "the smallest cores have no set")
+)]
 
 use core::iter;
 use core::ops::Range;
@@ -32,9 +35,16 @@ crate::vector::sets!(Helium = "helium");
 #[cfg(not(any(kinglet_dsp, kinglet_mve)))]
 crate::vector::sets!();
 
-/// [`matmul_with`](crate::product::matmul_with) for both sets, written for little code: numbers of panels and rows are no constants here.
+/// [`matmul_with`](crate::product::matmul_with) for both sets, written for little code: numbers of
+/// panels and rows are no constants here.
 #[cfg(any(kinglet_dsp, kinglet_mve))]
-fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+fn multiply(
+    w: &Matrix<'_>,
+    x: &Activations<'_>,
+    panels: Range<usize>,
+    out: &mut [f32],
+    stride: usize,
+) {
     use set::PANELS;
     // All others come in groups.
     let tiles = w.format() == Format::Int8 && !w.is_sparse();
@@ -57,7 +67,9 @@ fn multiply(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut
                     set::int8_pair(codes, [first.codes, second.codes], [a, b]);
                 }
                 _ => {
-                    for (row, sums) in iter::once((first, a)).chain(second.map(|second| (second, b))) {
+                    for (row, sums) in
+                        iter::once((first, a)).chain(second.map(|second| (second, b)))
+                    {
                         if tiles {
                             set::int8(codes, row.codes, sums);
                         } else {
@@ -86,7 +98,8 @@ fn add_scaled(sums: &mut [i32; PANEL], dots: &[i32; PANEL], subs: &[i8; PANEL]) 
 #[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
 pub(crate) use float::sqrt;
 
-/// Writes sums of panels as [`product::store`](crate::product::store) does, as many as there are scales.
+/// Writes sums of panels as [`product::store`](crate::product::store) does, as many as there are
+/// scales.
 #[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
 #[inline(never)]
 fn store(sums: &[i32], scales: &[f32], token_scale: f32, out: &mut [f32]) {

@@ -1,7 +1,8 @@
 //! Softmax attention over the int8 key/value cache, for queries that share a key/value head.
 //!
-//! Both products are integer sums. The cache is cut at every [`CHUNK`] (64) positions; a chunk's result depends on
-//! nothing but the query and the chunk, and results are merged in order, so any division of the work gives the same bits:
+//! Both products are integer sums. The cache is cut at every [`CHUNK`] (64) positions; a chunk's
+//! result depends on nothing but the query and the chunk, and results are merged in order, so any
+//! division of the work gives the same bits:
 //!
 //! ```text
 //! s[j] = (q . k[j]) * (key_scale[j] * (query_scale * (scale * log2 e)))   integer dot product
@@ -13,9 +14,10 @@
 //! merge: M = max(m1, m2), a = 2^(m1 - M), b = 2^(m2 - M),   l = l1 a + l2 b,   o = o1 a + sum2 (unit2 b)
 //! ```
 //!
-//! Weights of 14 bits lose nothing that int8 values keep, and as two planes of 7 bits they are ordinary activations:
-//! every fast int8 product serves attention as it is. Where `max w` is below [`LEAST`] all `c` are zero; therefore no step
-//! depends on subnormal numbers, and machines whose vectors flush them (Helium) agree.
+//! Weights of 14 bits lose nothing that int8 values keep, and as two planes of 7 bits they are
+//! ordinary activations: every fast int8 product serves attention as it is. Where `max w` is below
+//! [`LEAST`] all `c` are zero; therefore no step depends on subnormal numbers, and machines whose
+//! vectors flush them (Helium) agree.
 
 use core::ops::Range;
 
@@ -28,7 +30,8 @@ use crate::sight::Sight;
 
 /// The largest code of a weight.
 const TOP: f32 = 16383.0;
-/// The least largest weight of a chunk that counts. Its reciprocal is finite, and weights that are subnormal beside it are zero.
+/// The least largest weight of a chunk that counts. Its reciprocal is finite, and weights that are
+/// subnormal beside it are zero.
 pub(crate) const LEAST: f32 = 1e-30;
 
 /// Maximum, sum of weights and output of some chunks.
@@ -42,7 +45,8 @@ struct Partial {
 impl Partial {
     const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0, out: [0.0; MAX_HEAD_DIM] };
 
-    /// Takes over maximum and sum of a chunk. Returns what the output so far, and that of the chunk, are to be multiplied by.
+    /// Takes over maximum and sum of a chunk. Returns what the output so far, and that of the
+    /// chunk, are to be multiplied by.
     #[inline(always)]
     fn merge(&mut self, chunk: &Weights) -> [f32; 2] {
         let top = max(self.max, chunk.max);
@@ -69,13 +73,19 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    pub(crate) const EMPTY: Self =
-        Self { max: f32::NEG_INFINITY, sum: 0.0, unit: 0.0, planes: [[0; CHUNK]; 2], sums: [[0; CHUNK / GROUP]; 2] };
+    pub(crate) const EMPTY: Self = Self {
+        max: f32::NEG_INFINITY,
+        sum: 0.0,
+        unit: 0.0,
+        planes: [[0; CHUNK]; 2],
+        sums: [[0; CHUNK / GROUP]; 2],
+    };
 }
 
-/// Replaces queries by their attention over the first positions of `head`: `q` holds rows of `stride` values, the last may be cut, with
-/// `heads` queries side by side at the start of each. `M` queries are computed together,
-/// `P` panels of the cache at a time when there is one; `N` is `2 * M`.
+/// Replaces queries by their attention over the first positions of `head`: `q` holds rows of
+/// `stride` values, the last may be cut, with `heads` queries side by side at the start of each.
+/// `M` queries are computed together, `P` panels of the cache at a time when there is one; `N` is
+/// `2 * M`.
 #[inline(always)]
 pub(crate) fn attend_with<const P: usize, const M: usize, const N: usize>(
     product: impl Product,
@@ -87,7 +97,8 @@ pub(crate) fn attend_with<const P: usize, const M: usize, const N: usize>(
     stride: usize,
 ) {
     let queries = q.len().div_ceil(stride) * heads;
-    let mut queries = Queries { q, heads, stride, dim: head.shape().head_dim, sight, count: queries };
+    let mut queries =
+        Queries { q, heads, stride, dim: head.shape().head_dim, sight, count: queries };
     let together = queries.count / M * M;
     for first in (0..together).step_by(M) {
         attend_block::<1, M, N>(product, head, scale, &mut queries, first);
@@ -117,7 +128,8 @@ impl Queries<'_, '_> {
         self.sight.len(i / self.heads)
     }
 
-    /// Adds the bias, if there is one, to scores of query `i`, of which the first is that of position `first`.
+    /// Adds the bias, if there is one, to scores of query `i`, of which the first is that of
+    /// position `first`.
     #[inline(always)]
     fn add_bias(&self, scores: &mut [f32], i: usize, first: usize) {
         self.sight.add_bias(scores, i / self.heads, [i % self.heads, self.heads], first);
@@ -142,10 +154,14 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
         let codes = &mut codes[m][..activations::stride(dim)];
         scales[m] = product.quantize(queries.get(first + m), codes, &mut sums[m]) * scale;
     }
-    // Loops instead of closures in `map` and `from_fn`, which would not be compiled with an instruction set's features.
+    // Loops instead of closures in `map` and `from_fn`, which would not be compiled with an
+    // instruction set's features.
     let mut rows = [Row::EMPTY; M];
     for m in 0..M {
-        rows[m] = Row { codes: &codes[m][..head.shape().key_stride()], sums: &sums[m][..activations::sums(dim)] };
+        rows[m] = Row {
+            codes: &codes[m][..head.shape().key_stride()],
+            sums: &sums[m][..activations::sums(dim)],
+        };
     }
     let mut totals = [Partial::EMPTY; M];
     let mut weights = [Weights::EMPTY; M];
@@ -169,7 +185,8 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
             |i, sums| {
                 let key_scales = &key_scales.as_chunks::<PANEL>().0[i];
                 for m in 0..M {
-                    // A value of its own first: the compiler sees that nothing overlaps, and vectorizes.
+                    // A value of its own first: the compiler sees that nothing overlaps, and
+                    // vectorizes.
                     let mut panel = [0.0; PANEL];
                     for j in 0..PANEL {
                         panel[j] = sums[m][j] as f32 * (key_scales[j] * scales[m]);
@@ -211,7 +228,9 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
                     for m in (0..M).filter(|&m| seen[m] > 0) {
                         let [old, new] = [factors[m][0], weights[m].unit * factors[m][1]];
                         let out = &mut totals[m].out.as_chunks_mut::<PANEL>().0[i];
-                        for (o, (&high, &low)) in out.iter_mut().zip(sums[2 * m].iter().zip(&sums[2 * m + 1])) {
+                        for (o, (&high, &low)) in
+                            out.iter_mut().zip(sums[2 * m].iter().zip(&sums[2 * m + 1]))
+                        {
                             *o = *o * old + high.wrapping_mul(128).wrapping_add(low) as f32 * new;
                         }
                     }
@@ -227,8 +246,8 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
     }
 }
 
-/// `M` rows times some panels, `P` at a time; `each` gets a panel's number and its sums. Panels from `whole` on do not lie as tiles:
-/// `widen` makes some of them.
+/// `M` rows times some panels, `P` at a time; `each` gets a panel's number and its sums. Panels
+/// from `whole` on do not lie as tiles: `widen` makes some of them.
 #[inline(always)]
 fn panels<'c, const P: usize, const M: usize>(
     product: impl Product,
@@ -265,7 +284,8 @@ fn panels<'c, const P: usize, const M: usize>(
     }
 }
 
-/// The largest of some numbers, at least `least`; lanes, so that it vectorizes (the order does not matter).
+/// The largest of some numbers, at least `least`; lanes, so that it vectorizes (the order does not
+/// matter).
 #[inline(always)]
 fn largest(x: &[f32; CHUNK], least: f32) -> f32 {
     let mut lanes = [least; LANES];
@@ -282,13 +302,15 @@ fn largest(x: &[f32; CHUNK], least: f32) -> f32 {
     lanes[0]
 }
 
-/// What weights, of which the largest is `peak`, are multiplied by to become codes, and codes to become weights.
+/// What weights, of which the largest is `peak`, are multiplied by to become codes, and codes to
+/// become weights.
 #[inline(always)]
 pub(crate) fn units(peak: f32) -> (f32, f32) {
     if peak > LEAST { (TOP / peak, peak / TOP) } else { (0.0, 0.0) }
 }
 
-/// Softmax of the scores of a chunk, of which there are as many as `value_scales`; the others are negative infinity.
+/// Softmax of the scores of a chunk, of which there are as many as `value_scales`; the others are
+/// negative infinity.
 #[inline(always)]
 pub(crate) fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     let top = largest(scores, f32::NEG_INFINITY);

@@ -1,6 +1,9 @@
 //! What only some families of transformers need: layer norm, activations, and products of numbers.
 
-#![allow(clippy::excessive_precision, reason = "coefficients as published; the compiler rounds them to f32")]
+#![allow(
+    clippy::excessive_precision,
+    reason = "coefficients as published; the compiler rounds them to f32"
+)]
 
 use core::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
@@ -15,8 +18,8 @@ pub(crate) fn mul(x: &mut [f32], y: &[f32]) {
     }
 }
 
-/// `(x[i] - mean) * (1 / sqrt(variance + eps)) * weight[i] + bias[i]`, multiplied from the left; the variance is the mean of
-/// `(x[i] - mean)^2`.
+/// `(x[i] - mean) * (1 / sqrt(variance + eps)) * weight[i] + bias[i]`, multiplied from the left;
+/// the variance is the mean of `(x[i] - mean)^2`.
 #[inline(always)]
 pub(crate) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
     let n = x.len() as f32;
@@ -48,8 +51,8 @@ fn each(x: &mut [f32], f: impl Fn(f32) -> f32) {
     }
 }
 
-/// `y`, or NaN where `x` is: powers of NaN are numbers, and a compiler that may use WebAssembly's relaxed vectors makes one of a clamp,
-/// too.
+/// `y`, or NaN where `x` is: powers of NaN are numbers, and a compiler that may use WebAssembly's
+/// relaxed vectors makes one of a clamp, too.
 #[inline(always)]
 fn or_nan(x: f32, y: f32) -> f32 {
     if x.is_nan() { x } else { y }
@@ -66,8 +69,8 @@ fn tanh(x: f32) -> f32 {
     or_nan(x, 1.0 - 2.0 / (1.0 + exp2(x * (2.0 * LOG2_E))))
 }
 
-/// `x * (1 + erf(x / sqrt 2)) / 2` as `max(x, 0) - |x| erfc(|x| / sqrt 2) / 2`: erfc is Abramowitz and Stegun's 7.1.26. Where the
-/// second part is below 1e-31 it goes on as it is.
+/// `x * (1 + erf(x / sqrt 2)) / 2` as `max(x, 0) - |x| erfc(|x| / sqrt 2) / 2`: erfc is Abramowitz
+/// and Stegun's 7.1.26. Where the second part is below 1e-31 it goes on as it is.
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
     let z = if x.abs() < 12.0 { x.abs() } else { 12.0 };
@@ -79,8 +82,8 @@ fn gelu(x: f32) -> f32 {
     relu(x) - p * exp2_below(z * z * (-0.5 * LOG2_E)) * (0.5 * z)
 }
 
-/// `x * (1 + tanh u) / 2` as `x / (1 + e^(-2u))` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`; below -10, where it is less than 1e-36, that
-/// of -10.
+/// `x * (1 + tanh u) / 2` as `x / (1 + e^(-2u))` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`; below
+/// -10, where it is less than 1e-36, that of -10.
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
     /// `-2 sqrt(2 / pi) log2(e)`.

@@ -1,11 +1,16 @@
 //! Elementary functions in IEEE f32 without fused multiply-add: the same bits on every machine.
 //!
-//! Polynomials are evaluated by Horner's rule with every product and every sum rounded; those of sine and cosine are Cephes'
-//! (S. Moshier). Errors against f64 over the whole range stand in this module's tests.
+//! Polynomials are evaluated by Horner's rule with every product and every sum rounded; those of
+//! sine and cosine are Cephes' (S. Moshier). Errors against f64 over the whole range stand in this
+//! module's tests.
 
-#![allow(clippy::excessive_precision, reason = "coefficients as published; the compiler rounds them to f32")]
+#![allow(
+    clippy::excessive_precision,
+    reason = "coefficients as published; the compiler rounds them to f32"
+)]
 
-/// 1.5 * 2^23: adding it rounds to the nearest integer, ties to even, and leaves that integer in the low bits.
+/// 1.5 * 2^23: adding it rounds to the nearest integer, ties to even, and leaves that integer in
+/// the low bits.
 pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// The larger of the two; `m` where `x` is NaN.
@@ -14,7 +19,8 @@ pub(crate) fn max(m: f32, x: f32) -> f32 {
     if x > m { x } else { m }
 }
 
-/// Nearest integer, ties to even. Meaningful for |x| < 2^22; a defined wrapped value for every other bit pattern.
+/// Nearest integer, ties to even. Meaningful for |x| < 2^22; a defined wrapped value for every
+/// other bit pattern.
 #[inline(always)]
 pub(crate) fn round_to_int(x: f32) -> i32 {
     (x + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
@@ -35,14 +41,16 @@ pub(crate) const ROUND_BIASED: f32 = ROUND + 126.0;
 /// The lowest exponent, whose power is 0.
 pub(crate) const LOWEST: f32 = -126.0;
 
-/// 2^(x + 1) on -0.5..0.5, the highest power first. Twice the result times half the power: no step makes a subnormal number.
+/// 2^(x + 1) on -0.5..0.5, the highest power first. Twice the result times half the power: no step
+/// makes a subnormal number.
 pub(crate) const POWER: [f32; 5] =
     [2.0 * 9.582_853e-3, 2.0 * 5.590_642_6e-2, 2.0 * 2.402_409_9e-1, 2.0 * 6.931_242e-1, 2.0];
 
 /// 2^x within 3.5e-6 of its size: 1 at 0, 0 below -125.5, 2^127 at the most (NaN, too).
 ///
-/// Half a unit of the 14 bits of an attention weight is ten times as much. A polynomial of degree 4 is the least that does
-/// it (minimax of the relative error on -0.5..0.5 with 1 at 0; degree 3 is off by 1e-4).
+/// Half a unit of the 14 bits of an attention weight is ten times as much. A polynomial of degree 4
+/// is the least that does it (minimax of the relative error on -0.5..0.5 with 1 at 0; degree 3 is
+/// off by 1e-4).
 #[inline(always)]
 pub fn exp2(x: f32) -> f32 {
     exp2_below(if x < 127.0 { x } else { 127.0 })
@@ -61,13 +69,15 @@ pub(crate) fn exp2_below(x: f32) -> f32 {
     p * f32::from_bits(t.to_bits() << 23)
 }
 
-/// e^x as a power of two: within 3.5e-6 of its size, and |x| / 2^24 for the rounding of the exponent.
+/// e^x as a power of two: within 3.5e-6 of its size, and |x| / 2^24 for the rounding of the
+/// exponent.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     exp2(x * core::f32::consts::LOG2_E)
 }
 
-/// Natural logarithm of a positive normal number, within 2e-7 of its size or 1e-7; what else it gives is of no use. The polynomial is Cephes'.
+/// Natural logarithm of a positive normal number, within 2e-7 of its size or 1e-7; what else it
+/// gives is of no use. The polynomial is Cephes'.
 pub fn ln(x: f32) -> f32 {
     const P: [f32; 9] = [
         7.037_683_6e-2,
@@ -82,7 +92,8 @@ pub fn ln(x: f32) -> f32 {
     ];
     let bits = x.to_bits();
     // The mantissa from the square root of a half to that of two.
-    let (mut m, mut e) = (f32::from_bits(bits & 0x007f_ffff | 0x3f00_0000), (bits >> 23 & 255) as i32 - 126);
+    let (mut m, mut e) =
+        (f32::from_bits(bits & 0x007f_ffff | 0x3f00_0000), (bits >> 23 & 255) as i32 - 126);
     if m < core::f32::consts::FRAC_1_SQRT_2 {
         (m, e) = (m + m - 1.0, e - 1);
     } else {
@@ -98,8 +109,8 @@ pub fn ln(x: f32) -> f32 {
     m + y + e * 0.693_359_375
 }
 
-/// Sine and cosine of `phase` / 2^32 turns. Integer phases wrap exactly, so a position of any size needs no range
-/// reduction beyond a shift.
+/// Sine and cosine of `phase` / 2^32 turns. Integer phases wrap exactly, so a position of any size
+/// needs no range reduction beyond a shift.
 #[inline(always)]
 pub fn sin_cos(phase: u32) -> (f32, f32) {
     let quadrant = phase.wrapping_add(1 << 29) >> 30;
@@ -107,7 +118,8 @@ pub fn sin_cos(phase: u32) -> (f32, f32) {
     let x = rest as f32 * (core::f32::consts::PI / 2_147_483_648.0);
     let z = x * x;
     let s = ((-1.951_529_59e-4 * z + 8.332_160_87e-3) * z + -1.666_665_46e-1) * z * x + x;
-    let c = ((2.443_315_71e-5 * z + -1.388_731_63e-3) * z + 4.166_664_57e-2) * (z * z) + (1.0 - 0.5 * z);
+    let c = ((2.443_315_71e-5 * z + -1.388_731_63e-3) * z + 4.166_664_57e-2) * (z * z)
+        + (1.0 - 0.5 * z);
     match quadrant {
         0 => (s, c),
         1 => (c, -s),
@@ -167,7 +179,9 @@ mod tests {
 
     #[test]
     fn rounds_ties_to_even() {
-        for (x, n) in [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (-126.5, -126), (3.49, 3)] {
+        for (x, n) in
+            [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (-126.5, -126), (3.49, 3)]
+        {
             assert_eq!(round_to_int(x), n, "{x}");
         }
     }

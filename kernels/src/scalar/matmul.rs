@@ -15,7 +15,11 @@ struct Reference;
 
 impl Product for Reference {
     #[inline(always)]
-    fn int8<const P: usize, const M: usize>(self, codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
+    fn int8<const P: usize, const M: usize>(
+        self,
+        codes: [&[u8]; P],
+        rows: [Row<'_>; M],
+    ) -> Sums<P, M> {
         codes.map(|codes| {
             rows.map(|row| {
                 let mut acc = [0; PANEL];
@@ -70,7 +74,13 @@ fn int8_grouped(codes: &[u8], subs: &[[i8; PANEL]], row: Row<'_>, acc: &mut [i32
 }
 
 /// The same of nibbles.
-fn int4(codes: &[u8], subs: &[[i8; PANEL]], levels: &[i8; 16], row: Row<'_>, acc: &mut [i32; PANEL]) {
+fn int4(
+    codes: &[u8],
+    subs: &[[i8; PANEL]],
+    levels: &[i8; 16],
+    row: Row<'_>,
+    acc: &mut [i32; PANEL],
+) {
     let groups = row.codes.as_chunks::<GROUP>().0;
     for ((codes, subs), x) in codes.as_chunks::<GROUP_BYTES>().0.iter().zip(subs).zip(groups) {
         let mut dots = [0i32; PANEL];
@@ -78,8 +88,10 @@ fn int4(codes: &[u8], subs: &[[i8; PANEL]], levels: &[i8; 16], row: Row<'_>, acc
         for (tile, x) in codes.as_chunks::<TILE>().0.iter().zip(pairs) {
             for (dot, bytes) in dots.iter_mut().zip(tile.as_chunks::<QUAD>().0) {
                 for (j, &byte) in bytes.iter().enumerate() {
-                    let (low, high) = (levels[usize::from(byte & 15)], levels[usize::from(byte >> 4)]);
-                    *dot += i32::from(low) * i32::from(x[j]) + i32::from(high) * i32::from(x[QUAD + j]);
+                    let (low, high) =
+                        (levels[usize::from(byte & 15)], levels[usize::from(byte >> 4)]);
+                    *dot +=
+                        i32::from(low) * i32::from(x[j]) + i32::from(high) * i32::from(x[QUAD + j]);
                 }
             }
         }
@@ -89,15 +101,23 @@ fn int4(codes: &[u8], subs: &[[i8; PANEL]], levels: &[i8; 16], row: Row<'_>, acc
     }
 }
 
-/// Rows of `x` times panels of `w`: all of a dense panel at once, of a sparse one each block that there is with its group of activations.
-/// Row `m` goes to `out[m * stride..]`, the first of `panels` at its start.
-pub(crate) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+/// Rows of `x` times panels of `w`: all of a dense panel at once, of a sparse one each block that
+/// there is with its group of activations. Row `m` goes to `out[m * stride..]`, the first of
+/// `panels` at its start.
+pub(crate) fn matmul(
+    w: &Matrix<'_>,
+    x: &Activations<'_>,
+    panels: Range<usize>,
+    out: &mut [f32],
+    stride: usize,
+) {
     let levels = w.levels();
     for m in 0..x.rows() {
         for p in panels.clone() {
             let mut sums = [0i32; PANEL];
             // A dense panel has one piece.
-            let (pieces, mut block) = if w.is_sparse() { (w.groups(), w.first_block(p)) } else { (1, 0) };
+            let (pieces, mut block) =
+                if w.is_sparse() { (w.groups(), w.first_block(p)) } else { (1, 0) };
             for g in 0..pieces {
                 let ((codes, subs), row) = if !w.is_sparse() {
                     ((w.panel_codes(p), w.panel_sub_scales(p)), x.row(m))
@@ -122,6 +142,13 @@ pub(crate) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, 
 }
 
 /// Attention with the reference's products.
-pub(crate) fn attend(head: &Head<'_>, sight: Sight<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
+pub(crate) fn attend(
+    head: &Head<'_>,
+    sight: Sight<'_>,
+    scale: f32,
+    q: &mut [f32],
+    heads: usize,
+    stride: usize,
+) {
     attend_with::<1, 1, 2>(Reference, head, sight, scale, q, heads, stride);
 }

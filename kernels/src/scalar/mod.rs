@@ -1,9 +1,9 @@
-//! The reference: every operation in portable safe code. These functions are the specification of Kinglet's numbers;
-//! a vector kernel is right when it returns the same bits.
+//! The reference: every operation in portable safe code. These functions are the specification of
+//! Kinglet's numbers; a vector kernel is right when it returns the same bits.
 //!
-//! The f32 operations are written over fixed-width lanes and marked `inline(always)`, so that an instruction set may
-//! also run them by compiling the very same text with its features on: without fused multiply-add and
-//! reassociation, wider registers cannot change a bit.
+//! The f32 operations are written over fixed-width lanes and marked `inline(always)`, so that an
+//! instruction set may also run them by compiling the very same text with its features on: without
+//! fused multiply-add and reassociation, wider registers cannot change a bit.
 
 pub(crate) mod attention;
 mod elementwise;

@@ -1,23 +1,25 @@
-//! An orthogonal transform that spreads every value over many, so that the few large ones of a row of activations do not set
-//! the step in which all others are rounded.
+//! An orthogonal transform that spreads every value over many, so that the few large ones of a row
+//! of activations do not set the step in which all others are rounded.
 //!
-//! A row of n = 2^a 3^b m values (m has no factor 2 or 3) is m blocks, each of which is multiplied by the Kronecker product of b
-//! matrices of order 3 and the Walsh-Hadamard matrix of order 2^a:
+//! A row of n = 2^a 3^b m values (m has no factor 2 or 3) is m blocks, each of which is multiplied
+//! by the Kronecker product of b matrices of order 3 and the Walsh-Hadamard matrix of order 2^a:
 //!
 //! ```text
 //! H = [1 1; 1 -1] / sqrt 2      R = I - 2/3 J = [1 -2 -2; -2 1 -2; -2 -2 1] / 3      T = R x ... x R x H x ... x H
 //! ```
 //!
-//! Both are symmetric and their own inverses, and so is T. A weight matrix W becomes W T once, when it is quantized, and
-//! `(W T) (T x) = W x`. Walsh-Hadamard transforms for this purpose: QuIP# (Tseng et al., arXiv 2402.04396), QuaRot (Ashkboos
-//! et al., arXiv 2404.00456). R is the Householder reflection of the vector of ones: a third of a value stays, two thirds of it go to
+//! Both are symmetric and their own inverses, and so is T. A weight matrix W becomes W T once, when
+//! it is quantized, and `(W T) (T x) = W x`. Walsh-Hadamard transforms for this purpose: QuIP#
+//! (Tseng et al., arXiv 2402.04396), QuaRot (Ashkboos et al., arXiv 2404.00456). R is the
+//! Householder reflection of the vector of ones: a third of a value stays, two thirds of it go to
 //! each of the others.
 //!
-//! The order of operations is that of the factors, from the last to the first: all square roots as one factor, distances 1, 2, 4, ...
-//! of H, then R with distances 2^a, 3 * 2^a, ... Taking two distances in one pass changes no bit.
+//! The order of operations is that of the factors, from the last to the first: all square roots as
+//! one factor, distances 1, 2, 4, ... of H, then R with distances 2^a, 3 * 2^a, ... Taking two
+//! distances in one pass changes no bit.
 //!
-//! [`transform`] is that, a value at a time, and small; [`transform_lanes`] has the same bits and works on [`LANES`] values, which
-//! wide registers hold.
+//! [`transform`] is that, a value at a time, and small; [`transform_lanes`] has the same bits and
+//! works on [`LANES`] values, which wide registers hold.
 
 use super::LANES;
 

@@ -1,7 +1,8 @@
 //! WebAssembly: one file an instruction set.
 //!
-//! A module is checked as a whole before any of it runs, so nothing can be asked at run time: which sets there are is settled by
-//! `-Ctarget-feature=+simd128` or `+relaxed-simd`, and without them no instruction of theirs may be in the module.
+//! A module is checked as a whole before any of it runs, so nothing can be asked at run time: which
+//! sets there are is settled by `-Ctarget-feature=+simd128` or `+relaxed-simd`, and without them no
+//! instruction of theirs may be in the module.
 
 use core::ops::Range;
 

@@ -1,16 +1,20 @@
-//! WebAssembly's relaxed vectors: `i32x4.relaxed_dot_i8x16_i7x16_add_s` becomes `vpdpbusd`, `vpmaddubsw` or `sdot`, which differ where its
-//! second operand is negative or two products exceed 16 bits. Neither happens here, so every machine gives the same bits:
+//! WebAssembly's relaxed vectors: `i32x4.relaxed_dot_i8x16_i7x16_add_s` becomes `vpdpbusd`,
+//! `vpmaddubsw` or `sdot`, which differ where its second operand is negative or two products exceed
+//! 16 bits. Neither happens here, so every machine gives the same bits:
 //!
 //! * a uniform nibble is 0..=15, and two products are within 2 * 15 * 127 = 3,810;
-//! * a codebook's level is `(level & 127) - 128 * (level < 0)`: two dot products, with 0..=127 (2 * 127 * 127 = 32,258) and with 0 or 1, each from
-//!   a table of its own. `i8x16.relaxed_swizzle` is exact for indices below 16.
+//! * a codebook's level is `(level & 127) - 128 * (level < 0)`: two dot products, with 0..=127 (2 *
+//!   127 * 127 = 32,258) and with 0 or 1, each from a table of its own. `i8x16.relaxed_swizzle` is
+//!   exact for indices below 16.
 //!
 //! Int8 weights are `simd128`'s: split like levels they took half as long again (V8 on x86-64).
 
 use core::arch::wasm32::*;
 use core::ops::Range;
 
-use super::simd128::{broadcast, int8, load, load_signed, load_subs, nibbles, scale_narrow, scale_wide, to_array};
+use super::simd128::{
+    broadcast, int8, load, load_signed, load_subs, nibbles, scale_narrow, scale_wide, to_array,
+};
 use crate::activations::Activations;
 use crate::cache::Head;
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, TILE};
@@ -107,7 +111,12 @@ fn codebook<const P: usize, const M: usize>(
 
 #[inline]
 #[target_feature(enable = "relaxed-simd")]
-fn codebook_row(codes: &[u8], subs: &[[i8; PANEL]], tables: [v128; 2], row: Row<'_>) -> [i32; PANEL] {
+fn codebook_row(
+    codes: &[u8],
+    subs: &[[i8; PANEL]],
+    tables: [v128; 2],
+    row: Row<'_>,
+) -> [i32; PANEL] {
     let n = codes.len() / GROUP_BYTES;
     let groups = &codes.as_chunks::<GROUP_BYTES>().0[..n];
     let subs = &subs[..n];
@@ -122,7 +131,10 @@ fn codebook_row(codes: &[u8], subs: &[[i8; PANEL]], tables: [v128; 2], row: Row<
             for i in 0..4 {
                 let [low, high] = nibbles(load(&tiles[v].as_chunks().0[i]));
                 for j in 0..2 {
-                    let (low, high) = (i8x16_relaxed_swizzle(tables[j], low), i8x16_relaxed_swizzle(tables[j], high));
+                    let (low, high) = (
+                        i8x16_relaxed_swizzle(tables[j], low),
+                        i8x16_relaxed_swizzle(tables[j], high),
+                    );
                     dots[j][i] = dot(dot(dots[j][i], low, x), high, y);
                 }
             }

@@ -1,11 +1,13 @@
 //! WebAssembly's 128-bit vectors: 16 bytes are four inner values of four rows.
 //!
-//! The same plan as NEON without the dot product, whose instructions these become there: `i16x8.extmul` of bytes, of which two
-//! products fit into 16 bits (|w| <= 128, |x| <= 127: 32,512), or a group's eight of uniform nibbles (15 * 127 * 8 = 15,240), whose dot product
-//! fits again once the zero of 8 is repaid (32 * 8 * 127 = 32,512); sums on the way may wrap. `i8x16.swizzle` looks levels up.
+//! The same plan as NEON without the dot product, whose instructions these become there:
+//! `i16x8.extmul` of bytes, of which two products fit into 16 bits (|w| <= 128, |x| <= 127:
+//! 32,512), or a group's eight of uniform nibbles (15 * 127 * 8 = 15,240), whose dot product fits
+//! again once the zero of 8 is repaid (32 * 8 * 127 = 32,512); sums on the way may wrap.
+//! `i8x16.swizzle` looks levels up.
 //!
-//! On x86-64 `i32x4.dot_i16x8_s` of widened bytes would be fewer instructions, on Arm three times as many. What has these vectors and not the
-//! relaxed ones is mostly Safari, on Arm.
+//! On x86-64 `i32x4.dot_i16x8_s` of widened bytes would be fewer instructions, on Arm three times
+//! as many. What has these vectors and not the relaxed ones is mostly Safari, on Arm.
 
 use core::arch::wasm32::*;
 use core::ops::Range;
@@ -118,7 +120,8 @@ fn multiply_add(pairs: Pairs, w: v128, x: v128) -> Pairs {
     [i16x8_add(pairs[0], a), i16x8_add(pairs[1], b)]
 }
 
-/// 32-bit sums of halves of quads: register `2 i` rows `4 i` and `4 i + 1`, register `2 i + 1` the next two.
+/// 32-bit sums of halves of quads: register `2 i` rows `4 i` and `4 i + 1`, register `2 i + 1` the
+/// next two.
 type Halves = [v128; 8];
 
 #[inline]
@@ -148,10 +151,14 @@ fn join_narrow(a: v128, b: v128) -> v128 {
     i16x8_add(even, i16x8_shuffle::<1, 3, 5, 7, 9, 11, 13, 15>(a, b))
 }
 
-/// One row at a time: the 16 registers of many hosts hold the sums of no more, and unpacking again is cheaper than moving them.
+/// One row at a time: the 16 registers of many hosts hold the sums of no more, and unpacking again
+/// is cheaper than moving them.
 #[inline]
 #[target_feature(enable = "simd128")]
-pub(super) fn int8<const P: usize, const M: usize>(codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
+pub(super) fn int8<const P: usize, const M: usize>(
+    codes: [&[u8]; P],
+    rows: [Row<'_>; M],
+) -> Sums<P, M> {
     codes.map(|codes| rows.map(|row| int8_row(codes, row)))
 }
 

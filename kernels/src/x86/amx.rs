@@ -1,14 +1,16 @@
-//! AMX int8 for prompts: one `tdpbssd` multiplies 16 rows of activations by the 16 rows of a panel over 64 inner values. All
-//! other work, and fewer than [`LEAST`] rows, is [`super::avx512`]'s.
+//! AMX int8 for prompts: one `tdpbssd` multiplies 16 rows of activations by the 16 rows of a panel
+//! over 64 inner values. All other work, and fewer than [`LEAST`] rows, is [`super::avx512`]'s.
 //!
-//! Sixteen int8 tiles of a panel are one operand exactly as they lie. Int4 weights are expanded once for all rows of a prompt:
-//! `sub_scale * level` has 16 bits and becomes two operands, `256 * high + low`, so that nothing is converted between products. Four
-//! tile registers hold sums, of 32 rows with two panels (int8) or with both halves of one (int4); the other four are operands.
+//! Sixteen int8 tiles of a panel are one operand exactly as they lie. Int4 weights are expanded
+//! once for all rows of a prompt: `sub_scale * level` has 16 bits and becomes two operands, `256 *
+//! high + low`, so that nothing is converted between products. Four tile registers hold sums, of 32
+//! rows with two panels (int8) or with both halves of one (int4); the other four are operands.
 //!
-//! The inner dimension is cut at [`DEPTH`], so that expanded weights have a fixed size on the stack (96 KiB with all else); between
-//! the cuts sums wait, as bits, where the results go.
+//! The inner dimension is cut at [`DEPTH`], so that expanded weights have a fixed size on the stack
+//! (96 KiB with all else); between the cuts sums wait, as bits, where the results go.
 //!
-//! Tile instructions are not stable in Rust: the few that are needed are assembly. Linux hands out the tile registers on request.
+//! Tile instructions are not stable in Rust: the few that are needed are assembly. Linux hands out
+//! the tile registers on request.
 
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -20,7 +22,8 @@ use crate::cache::Head;
 use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, QUAD, TILE};
 
 crate::vector::token! {
-    /// Proof of AMX int8, of the operating system's permission, and of what [`super::avx512`] needs. Miri has no `asm!`.
+    /// Proof of AMX int8, of the operating system's permission, and of what [`super::avx512`]
+    /// needs. Miri has no `asm!`.
     Amx, !cfg!(miri) && avx512::Avx512::new().is_some() && granted()
 }
 
@@ -30,10 +33,18 @@ mod on {
 
     #[cfg(feature = "families")]
     pub(super) use avx512::on::{activate, layer_norm, mul};
-    pub(super) use avx512::on::{add, attend, quantize, rms_norm, rope, silu_mul, softmax, transform};
+    pub(super) use avx512::on::{
+        add, attend, quantize, rms_norm, rope, silu_mul, softmax, transform,
+    };
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    pub(super) fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+    pub(super) fn matmul(
+        w: &Matrix<'_>,
+        x: &Activations<'_>,
+        panels: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
         if x.rows() < LEAST || w.is_sparse() {
             avx512::on::matmul(w, x, panels, out, stride);
         } else {
@@ -42,7 +53,8 @@ mod on {
     }
 }
 
-/// Fewer rows of activations are faster without tiles, which cost the same for one row as for sixteen.
+/// Fewer rows of activations are faster without tiles, which cost the same for one row as for
+/// sixteen.
 const LEAST: usize = 6;
 /// Rows of a tile register.
 const ROWS: usize = 16;
@@ -67,13 +79,17 @@ fn granted() -> bool {
             return false;
         }
         let (low, high): (u32, u32);
-        // SAFETY: AVX-512 was found, so the operating system has switched `xgetbv` on; it reads register XCR0 and nothing else.
-        unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+        // SAFETY: AVX-512 was found, so the operating system has switched `xgetbv` on; it reads
+        // register XCR0 and nothing else.
+        unsafe {
+            asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack))
+        };
         if (u64::from(high) << 32 | u64::from(low)) & TILE_STATE != TILE_STATE {
             return false;
         }
         let mut result = 158u64; // arch_prctl
-        // SAFETY: this request reads and writes no memory of ours; a system call clobbers rcx and r11.
+        // SAFETY: this request reads and writes no memory of ours; a system call clobbers rcx and
+        // r11.
         unsafe {
             asm!("syscall", inout("rax") result, in("rdi") ARCH_REQ_XCOMP_PERM, in("rsi") XFEATURE_XTILEDATA,
                  out("rcx") _, out("r11") _, options(nostack));
@@ -100,8 +116,8 @@ struct Tiles {
 }
 
 impl Tiles {
-    /// For two blocks of `rows` rows of activations; none has more than 16, and the second may have none, when its registers get one
-    /// row whose sums nobody reads.
+    /// For two blocks of `rows` rows of activations; none has more than 16, and the second may have
+    /// none, when its registers get one row whose sums nobody reads.
     #[target_feature(enable = "avx512f")]
     fn new(rows: [usize; 2]) -> Self {
         let mut tiles = Self { rows };
@@ -119,19 +135,30 @@ impl Tiles {
 
     #[target_feature(enable = "avx512f")]
     fn load(&mut self) {
-        let (first, second) = (self.rows[0].clamp(1, ROWS) as u8, self.rows[1].clamp(1, ROWS) as u8);
-        let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], bytes_a_row: [0; 16], rows: [0; 16] };
+        let (first, second) =
+            (self.rows[0].clamp(1, ROWS) as u8, self.rows[1].clamp(1, ROWS) as u8);
+        let mut config = Config {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            bytes_a_row: [0; 16],
+            rows: [0; 16],
+        };
         config.bytes_a_row[..8].fill(INNER as u16);
         // Sums 0 to 3; activations 4 and 5; weights 6 and 7.
-        config.rows[..8].copy_from_slice(&[first, first, second, second, first, second, ROWS as u8, ROWS as u8]);
-        // SAFETY: `config` is 64 bytes of a valid configuration of palette 1, and the token says that tiles may be used.
+        config.rows[..8].copy_from_slice(&[
+            first, first, second, second, first, second, ROWS as u8, ROWS as u8,
+        ]);
+        // SAFETY: `config` is 64 bytes of a valid configuration of palette 1, and the token says
+        // that tiles may be used.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
     }
 }
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: the token says that tiles may be used; nothing holds values in them outside of the assembly of `multiply`.
+        // SAFETY: the token says that tiles may be used; nothing holds values in them outside of
+        // the assembly of `multiply`.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
     }
 }
@@ -139,7 +166,8 @@ impl Drop for Tiles {
 /// What fills a tile register of weights.
 type Register = [u8; REGISTER];
 
-/// Operands of [`multiply`]: two of activations, two of weights. Of activations, rows are `stride` bytes apart.
+/// Operands of [`multiply`]: two of activations, two of weights. Of activations, rows are `stride`
+/// bytes apart.
 struct Operands<'a> {
     rows: [&'a [i8]; 2],
     stride: usize,
@@ -168,12 +196,18 @@ fn multiply(tiles: &Tiles, x: &Operands<'_>, to: &mut Sums) {
     let mut tail = [core::ptr::null(); 4];
     if let Some(Tail { rows, weights }) = &x.tail {
         fit!(tiles.rows.iter().zip(rows).all(|(&n, rows)| rows.len() >= n.max(1)));
-        tail = [rows[0].as_ptr().cast(), rows[1].as_ptr().cast(), weights[0].as_ptr(), weights[1].as_ptr()];
+        tail = [
+            rows[0].as_ptr().cast(),
+            rows[1].as_ptr().cast(),
+            weights[0].as_ptr(),
+            weights[1].as_ptr(),
+        ];
     }
-    // SAFETY: `tiles` gave the registers their shapes. Step i reads 64 bytes at `64 i` of each row, which end inside the rows by the second
-    // assertion, and 1,024 bytes at `1024 i` of both weights, which have `steps` times as many. The tail reads 64 bytes of each of the
-    // rows, of which there are enough by the third assertion, and one register of each weight. Sums are stored to the four
-    // parts of `to`, at most 1,024 bytes each.
+    // SAFETY: `tiles` gave the registers their shapes. Step i reads 64 bytes at `64 i` of each row,
+    // which end inside the rows by the second assertion, and 1,024 bytes at `1024 i` of both
+    // weights, which have `steps` times as many. The tail reads 64 bytes of each of the rows, of
+    // which there are enough by the third assertion, and one register of each weight. Sums are
+    // stored to the four parts of `to`, at most 1,024 bytes each.
     unsafe {
         asm!(
             "tilezero tmm0",
@@ -250,7 +284,13 @@ struct Rows<'x> {
 const MOST_ROWS: usize = 512;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+fn matmul(
+    w: &Matrix<'_>,
+    x: &Activations<'_>,
+    panels: Range<usize>,
+    out: &mut [f32],
+    stride: usize,
+) {
     let mut tails = [[0i8; INNER]; MOST_ROWS];
     for first in (0..x.rows()).step_by(MOST_ROWS) {
         let x = x.slice(first, MOST_ROWS.min(x.rows() - first));
@@ -268,7 +308,8 @@ fn matmul(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [
 }
 
 impl Rows<'_> {
-    /// Multiplies the pair of blocks from row `m` with `weights`, from inner value `start`. Returns how many rows there are.
+    /// Multiplies the pair of blocks from row `m` with `weights`, from inner value `start`. Returns
+    /// how many rows there are.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn times(
@@ -288,7 +329,8 @@ impl Rows<'_> {
             rows: [&self.x.codes_from(m)[start..], &self.x.codes_from(second)[start..]],
             stride: self.x.stride(),
             weights,
-            tail: tail.map(|weights| Tail { rows: [&self.tails[m..], &self.tails[second..]], weights }),
+            tail: tail
+                .map(|weights| Tail { rows: [&self.tails[m..], &self.tails[second..]], weights }),
         };
         multiply(tiles, &operands, sums);
         blocks[0] + blocks[1]
@@ -356,15 +398,24 @@ fn int8(w: &Matrix<'_>, rows: &Rows<'_>, panels: Range<usize>, out: &mut Out<'_>
     let (mut tiles, mut sums) = (Tiles::new([ROWS; 2]), Sums([[[[0; PANEL]; ROWS]; 2]; 2]));
     for p in panels.clone().step_by(2) {
         let two = [p, if p + 1 < panels.end { p + 1 } else { p }];
-        let ([a, rest_a], [b, rest_b]) = (split(w.panel_codes(two[0])), split(w.panel_codes(two[1])));
+        let ([a, rest_a], [b, rest_b]) =
+            (split(w.panel_codes(two[0])), split(w.panel_codes(two[1])));
         let mut tails = [[0; REGISTER]; 2];
         tails[0][..rest_a.len()].copy_from_slice(rest_a);
         tails[1][..rest_b.len()].copy_from_slice(rest_b);
         let tail = if rest_a.is_empty() { None } else { Some([&tails[0], &tails[1]]) };
         for first in (0..rows.x.rows()).step_by(2 * ROWS) {
-            let n = rows.times(first, 0, [a.as_chunks().0, b.as_chunks().0], tail, &mut tiles, &mut sums);
+            let n = rows.times(
+                first,
+                0,
+                [a.as_chunks().0, b.as_chunks().0],
+                tail,
+                &mut tiles,
+                &mut sums,
+            );
             for i in 0..two[1] + 1 - p {
-                let (scales, width) = (load_scales(w.panel_row_scales(two[i])), PANEL.min(w.rows() - two[i] * PANEL));
+                let (scales, width) =
+                    (load_scales(w.panel_row_scales(two[i])), PANEL.min(w.rows() - two[i] * PANEL));
                 for m in 0..n {
                     let sum = load(&sums.0[i].as_flattened()[m]);
                     out.place(first + m, two[i] - panels.start, width).store(scale(
@@ -390,14 +441,16 @@ fn groups(w: &Matrix<'_>, rows: &Rows<'_>, panels: Range<usize>, out: &mut Out<'
         let (scales, width) = (load_scales(w.panel_row_scales(p)), PANEL.min(w.rows() - p * PANEL));
         for start in (0..groups).step_by(CUT) {
             let end = groups.min(start + CUT);
-            let (codes, subs) = (&codes[start * group..end * group], &w.panel_sub_scales(p)[start..end]);
+            let (codes, subs) =
+                (&codes[start * group..end * group], &w.panel_sub_scales(p)[start..end]);
             match w.format().is_int8() {
                 true => expand_bytes(codes.as_chunks().0, subs, &mut expanded),
                 false => expand(codes.as_chunks().0, subs, &levels, &mut expanded),
             }
             let steps = (end - start) / 2;
             let [high, low] = &expanded;
-            let tail = if (end - start) % 2 == 1 { Some([&high[steps], &low[steps]]) } else { None };
+            let tail =
+                if (end - start) % 2 == 1 { Some([&high[steps], &low[steps]]) } else { None };
             for first in (0..rows.x.rows()).step_by(2 * ROWS) {
                 let weights = [&high[..steps], &low[..steps]];
                 let n = rows.times(first, start * GROUP, weights, tail, &mut tiles, &mut sums);
@@ -427,7 +480,11 @@ fn split(codes: &[u8]) -> [&[u8]; 2] {
 
 /// `sub_scale * code` of groups, as [`expand`].
 #[target_feature(enable = "avx512f,avx512bw")]
-fn expand_bytes(codes: &[[u8; GROUP * PANEL]], subs: &[[i8; PANEL]], to: &mut [[Register; STEPS]; 2]) {
+fn expand_bytes(
+    codes: &[[u8; GROUP * PANEL]],
+    subs: &[[i8; PANEL]],
+    to: &mut [[Register; STEPS]; 2],
+) {
     let [high, low] = to;
     let high = high.as_flattened_mut().as_chunks_mut::<TILE>().0;
     let low = low.as_flattened_mut().as_chunks_mut::<TILE>().0;
@@ -479,9 +536,15 @@ fn pad(groups: usize, high: &mut [[u8; TILE]], low: &mut [[u8; TILE]]) {
     }
 }
 
-/// `sub_scale * level` of groups, in 16 bits, as registers of high and of low bytes: `256 * high + low`, both signed.
+/// `sub_scale * level` of groups, in 16 bits, as registers of high and of low bytes: `256 * high +
+/// low`, both signed.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn expand(codes: &[[u8; GROUP_BYTES]], subs: &[[i8; PANEL]], levels: &[i8; 16], to: &mut [[Register; STEPS]; 2]) {
+fn expand(
+    codes: &[[u8; GROUP_BYTES]],
+    subs: &[[i8; PANEL]],
+    levels: &[i8; 16],
+    to: &mut [[Register; STEPS]; 2],
+) {
     // SAFETY: `levels` has 16 bytes.
     let levels = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
     let nibble = _mm512_set1_epi8(15);

@@ -1,9 +1,10 @@
 //! AVX2: 16 rows of a tile are two 32-byte registers.
 //!
-//! `vpmaddubsw` wants one operand unsigned and saturates its 16-bit pairs. The weight's magnitude is the unsigned operand
-//! and its sign is moved to the activation: |w| <= 128 and |x| <= 127 give pairs of at most 32,512, so nothing saturates
-//! and the sums are exact. Uniform nibbles are unsigned as they are (0..=15): eight tiles of a group fit 16 bits
-//! (15 * 127 * 2 * 8 = 30,480), and the zero of 8 is repaid once a group with the sum of its activations.
+//! `vpmaddubsw` wants one operand unsigned and saturates its 16-bit pairs. The weight's magnitude
+//! is the unsigned operand and its sign is moved to the activation: |w| <= 128 and |x| <= 127 give
+//! pairs of at most 32,512, so nothing saturates and the sums are exact. Uniform nibbles are
+//! unsigned as they are (0..=15): eight tiles of a group fit 16 bits (15 * 127 * 2 * 8 = 30,480),
+//! and the zero of 8 is repaid once a group with the sum of its activations.
 
 use core::arch::x86_64::*;
 use core::ops::Range;
@@ -28,8 +29,8 @@ mod on {
 
 crate::vector::products!(Avx2, grouped: int8_grouped);
 
-// Loops by index over slices of one length: they unroll, and sums stay in registers. Closures inside `map` would not be inlined, since
-// `map` is compiled without the features.
+// Loops by index over slices of one length: they unroll, and sums stay in registers. Closures
+// inside `map` would not be inlined, since `map` is compiled without the features.
 
 /// Both halves of a tile.
 type Tile = [__m256i; 2];
@@ -180,16 +181,20 @@ fn groups<const P: usize, const M: usize, const TILES: usize, const CODEBOOK: bo
                         false => nibbles(load_tile(&tiles[v])[h]),
                     };
                     if CODEBOOK {
-                        (low, high) = (_mm256_shuffle_epi8(levels, low), _mm256_shuffle_epi8(levels, high));
+                        (low, high) =
+                            (_mm256_shuffle_epi8(levels, low), _mm256_shuffle_epi8(levels, high));
                     }
                     for m in 0..M {
                         let quads = x[m][g].as_chunks::<QUAD>().0;
-                        let (first, second) = (broadcast(&quads[2 * v]), broadcast(&quads[2 * v + 1]));
+                        let (first, second) =
+                            (broadcast(&quads[2 * v]), broadcast(&quads[2 * v + 1]));
                         if !uniform {
                             dots[m] = dot(dot(dots[m], low, first), high, second);
                         } else {
-                            let pairs =
-                                _mm256_add_epi16(_mm256_maddubs_epi16(low, first), _mm256_maddubs_epi16(high, second));
+                            let pairs = _mm256_add_epi16(
+                                _mm256_maddubs_epi16(low, first),
+                                _mm256_maddubs_epi16(high, second),
+                            );
                             dots[m] = _mm256_add_epi16(dots[m], pairs);
                         }
                     }

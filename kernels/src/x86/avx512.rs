@@ -91,7 +91,8 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
         let left = n.saturating_sub(i * PANEL).min(PANEL);
         let mask = ((1u32 << left) - 1) as u16;
         // SAFETY: the mask has a one for each value scale from `16 i` on, and no more than 16.
-        let scale = unsafe { _mm512_maskz_loadu_ps(mask, value_scales.as_ptr().wrapping_add(i * PANEL)) };
+        let scale =
+            unsafe { _mm512_maskz_loadu_ps(mask, value_scales.as_ptr().wrapping_add(i * PANEL)) };
         x[i] = _mm512_mul_ps(e, scale);
         peak = _mm512_max_ps(x[i], peak);
     }
@@ -111,7 +112,8 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32]) -> Weights {
             // SAFETY: `codes` has 16 bytes.
             unsafe { _mm_storeu_si128(codes.as_mut_ptr().cast(), bytes) };
             let sums = _mm_sad_epu8(bytes, _mm_setzero_si128());
-            out.sums[plane][i * PANEL / GROUP] += (_mm_extract_epi16::<0>(sums) + _mm_extract_epi16::<4>(sums)) as i16;
+            out.sums[plane][i * PANEL / GROUP] +=
+                (_mm_extract_epi16::<0>(sums) + _mm_extract_epi16::<4>(sums)) as i16;
         }
     }
     out
@@ -135,7 +137,11 @@ fn exp2_below(x: __m512) -> __m512 {
 /// Lanes in halves: 8, 4, 2, 1.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn fold(x: __m512, eight: impl Fn(__m256, __m256) -> __m256, four: impl Fn(__m128, __m128) -> __m128) -> f32 {
+fn fold(
+    x: __m512,
+    eight: impl Fn(__m256, __m256) -> __m256,
+    four: impl Fn(__m128, __m128) -> __m128,
+) -> f32 {
     let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(x)));
     let x = eight(_mm512_castps512_ps256(x), high);
     let x = four(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));

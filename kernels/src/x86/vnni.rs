@@ -1,20 +1,25 @@
-//! `vpdpbusd` in registers of 32 bytes (AVX-VNNI) and of 64 (AVX-512 VNNI): one text for both, since they differ only in
-//! how many registers hold a tile of 16 rows.
+//! `vpdpbusd` in registers of 32 bytes (AVX-VNNI) and of 64 (AVX-512 VNNI): one text for both,
+//! since they differ only in how many registers hold a tile of 16 rows.
 //!
-//! The instruction adds, in each 32-bit lane, four products of unsigned with signed bytes. Weights are the unsigned operand: int8 as
-//! `w ^ 0x80 = w + 128`, nibbles as they are, levels of a codebook as `level + 128`. What is added to every weight is repaid by the
-//! sum of the activations, which comes with them, as the value that a sum starts from. Sums wrap, so the detour is exact.
+//! The instruction adds, in each 32-bit lane, four products of unsigned with signed bytes. Weights
+//! are the unsigned operand: int8 as `w ^ 0x80 = w + 128`, nibbles as they are, levels of a
+//! codebook as `level + 128`. What is added to every weight is repaid by the sum of the
+//! activations, which comes with them, as the value that a sum starts from. Sums wrap, so the
+//! detour is exact.
 //!
-//! One row of activations: several panels side by side, because one stream of memory reaches 11 to 12 GB/s on a core, several
-//! 17 to 20. Several rows: a group's weights are unpacked once into eight registers, and all rows pass by; their sums wait in the
-//! first-level cache.
+//! One row of activations: several panels side by side, because one stream of memory reaches 11 to
+//! 12 GB/s on a core, several 17 to 20. Several rows: a group's weights are unpacked once into
+//! eight registers, and all rows pass by; their sums wait in the first-level cache.
 
-/// The kernels of a module that defines `Reg`, `HALVES` (registers in a tile) and the operations on registers.
+/// The kernels of a module that defines `Reg`, `HALVES` (registers in a tile) and the operations on
+/// registers.
 macro_rules! kernels {
     ($features:tt) => {
-        /// Rows of activations for one reading of a panel: their sums take 4 KiB, their codes stay in the second-level cache.
+        /// Rows of activations for one reading of a panel: their sums take 4 KiB, their codes stay
+        /// in the second-level cache.
         const ROWS: usize = 64;
-        /// Bytes between what is computed and what is asked for. Hardware follows a stream to the end of its 4 KiB page only.
+        /// Bytes between what is computed and what is asked for. Hardware follows a stream to the
+        /// end of its 4 KiB page only.
         const AHEAD: usize = 2048;
         /// Rows whose sums advance side by side: as many as an instruction's latency has starts.
         const TOGETHER: usize = 8;
@@ -23,8 +28,8 @@ macro_rules! kernels {
         /// The registers of a tile.
         type Tile = [Reg; HALVES];
 
-        // Loops by index over slices of one length: they unroll, and sums stay in registers. Closures inside `map` would not be
-        // inlined, since `map` is compiled without the features.
+        // Loops by index over slices of one length: they unroll, and sums stay in registers.
+        // Closures inside `map` would not be inlined, since `map` is compiled without the features.
 
         #[inline]
         #[target_feature(enable = $features)]
@@ -37,8 +42,9 @@ macro_rules! kernels {
             out
         }
 
-        /// How far ahead of byte `at` of a panel of `len` bytes lies what its stream comes to [`AHEAD`] bytes later: in the same panel, or
-        /// in the one that follows when `side` panels are read side by side.
+        /// How far ahead of byte `at` of a panel of `len` bytes lies what its stream comes to
+        /// [`AHEAD`] bytes later: in the same panel, or in the one that follows when `side` panels
+        /// are read side by side.
         #[inline(always)]
         fn ahead(at: usize, len: usize, side: usize) -> usize {
             if at + AHEAD < len { AHEAD } else { AHEAD + (side - 1) * len }
@@ -97,16 +103,22 @@ macro_rules! kernels {
             out
         }
 
-        /// The unsigned weights of low and high nibbles: greater by 8, or what they index in `levels`, greater by 128.
+        /// The unsigned weights of low and high nibbles: greater by 8, or what they index in
+        /// `levels`, greater by 128.
         #[inline]
         #[target_feature(enable = $features)]
         fn unpack<const CODEBOOK: bool>(bytes: Reg, levels: Reg) -> [Reg; 2] {
             let mask = set1(0x0f0f_0f0f);
             let nibbles = [and(bytes, mask), and(shift_right_4(bytes), mask)];
-            if CODEBOOK { [shuffle(levels, nibbles[0]), shuffle(levels, nibbles[1])] } else { nibbles }
+            if CODEBOOK {
+                [shuffle(levels, nibbles[0]), shuffle(levels, nibbles[1])]
+            } else {
+                nibbles
+            }
         }
 
-        /// What a group's weights are: the number of their tiles, and whether nibbles are levels of a codebook.
+        /// What a group's weights are: the number of their tiles, and whether nibbles are levels of
+        /// a codebook.
         const fn is_uniform(tiles: usize, codebook: bool) -> bool {
             tiles < QUADS && !codebook
         }
@@ -116,7 +128,8 @@ macro_rules! kernels {
             if uniform { INT4_ZERO } else { 128 }
         }
 
-        /// Register `h` of the unsigned weights of quads `2 v` and `2 v + 1` of a group: of bytes (8 tiles) or of nibbles (4).
+        /// Register `h` of the unsigned weights of quads `2 v` and `2 v + 1` of a group: of bytes
+        /// (8 tiles) or of nibbles (4).
         #[inline]
         #[target_feature(enable = $features)]
         fn quad_pair<const TILES: usize, const CODEBOOK: bool>(
@@ -144,8 +157,8 @@ macro_rules! kernels {
             repeat(&unsigned)
         }
 
-        /// `acc + dot * sub`. A group's dot product of uniform weights fits 16 bits (32 * 8 * 127 = 32,512), and the upper halves of
-        /// `subs` are zero there, so one instruction does both.
+        /// `acc + dot * sub`. A group's dot product of uniform weights fits 16 bits (32 * 8 * 127 =
+        /// 32,512), and the upper halves of `subs` are zero there, so one instruction does both.
         #[inline]
         #[target_feature(enable = $features)]
         fn scale(uniform: bool, acc: Reg, dot: Reg, subs: Reg) -> Reg {
@@ -169,7 +182,10 @@ macro_rules! kernels {
 
         #[inline]
         #[target_feature(enable = $features)]
-        fn int8<const P: usize, const M: usize>(codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
+        fn int8<const P: usize, const M: usize>(
+            codes: [&[u8]; P],
+            rows: [Row<'_>; M],
+        ) -> Sums<P, M> {
             let sign = set1(0x8080_8080u32 as i32);
             let n = codes[0].len() / TILE;
             let mut tiles: [&[[u8; TILE]]; P] = [&[]; P];
@@ -269,7 +285,9 @@ macro_rules! kernels {
                         }
                         // Four groups' sub-scales are a line.
                         if !cfg!(miri) && g % 4 == 0 {
-                            _mm_prefetch::<_MM_HINT_T0>(scales[p][g].as_ptr().wrapping_add(P * n * PANEL).cast());
+                            _mm_prefetch::<_MM_HINT_T0>(
+                                scales[p][g].as_ptr().wrapping_add(P * n * PANEL).cast(),
+                            );
                         }
                     }
                     for h in 0..HALVES {
@@ -294,7 +312,13 @@ macro_rules! kernels {
         /// Several rows of activations with each panel.
         #[inline]
         #[target_feature(enable = $features)]
-        fn matmul_rows(w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+        fn matmul_rows(
+            w: &Matrix<'_>,
+            x: &Activations<'_>,
+            panels: Range<usize>,
+            out: &mut [f32],
+            stride: usize,
+        ) {
             let levels = table(&w.levels());
             let mut sums = [[set1(0); HALVES]; ROWS];
             let mut out = Out { out, stride };
@@ -309,11 +333,15 @@ macro_rules! kernels {
                     let (codes, subs) = (w.panel_codes(p), w.panel_sub_scales(p));
                     match w.format() {
                         Format::Int8 => int8_rows(codes, &totals, &x, sums),
-                        Format::Int8Grouped => group_rows::<QUADS, false>(codes, subs, levels, &x, sums),
+                        Format::Int8Grouped => {
+                            group_rows::<QUADS, false>(codes, subs, levels, &x, sums)
+                        }
                         Format::Int4 | Format::Int4Offset => {
                             group_rows::<{ QUADS / 2 }, false>(codes, subs, levels, &x, sums)
                         }
-                        Format::Int4Codebook => group_rows::<{ QUADS / 2 }, true>(codes, subs, levels, &x, sums),
+                        Format::Int4Codebook => {
+                            group_rows::<{ QUADS / 2 }, true>(codes, subs, levels, &x, sums)
+                        }
                     }
                     for m in 0..sums.len() {
                         let out = out.place(first + m, p - panels.start, w.panel_rows(p));
@@ -342,7 +370,14 @@ macro_rules! kernels {
                         int8_add(&w, x, TOGETHER * m, i, h, &mut many[m]);
                     }
                     for m in 0..few.len() {
-                        int8_add(&w, x, TOGETHER * many.len() + m, i, h, core::array::from_mut(&mut few[m]));
+                        int8_add(
+                            &w,
+                            x,
+                            TOGETHER * many.len() + m,
+                            i,
+                            h,
+                            core::array::from_mut(&mut few[m]),
+                        );
                     }
                 }
             }
@@ -357,7 +392,8 @@ macro_rules! kernels {
             }
         }
 
-        /// Adds to the sums of `M` rows from `first` the products of group `g` with register `h` of its eight tiles.
+        /// Adds to the sums of `M` rows from `first` the products of group `g` with register `h` of
+        /// its eight tiles.
         #[inline]
         #[target_feature(enable = $features)]
         fn int8_add<const M: usize>(
@@ -385,7 +421,11 @@ macro_rules! kernels {
         /// Group `g` of `M` rows from `first`.
         #[inline]
         #[target_feature(enable = $features)]
-        fn quads<'a, const M: usize>(x: &Activations<'a>, first: usize, g: usize) -> [&'a [[i8; QUAD]]; M] {
+        fn quads<'a, const M: usize>(
+            x: &Activations<'a>,
+            first: usize,
+            g: usize,
+        ) -> [&'a [[i8; QUAD]]; M] {
             let mut out: [&[[i8; QUAD]]; M] = [&[]; M];
             for m in 0..M {
                 out[m] = x.group(first + m, g).as_chunks().0;

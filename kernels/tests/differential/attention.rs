@@ -1,19 +1,30 @@
-//! Attention: lengths around panels of 16 and chunks of 64 positions, queries in every number, and caches of any bits.
+//! Attention: lengths around panels of 16 and chunks of 64 positions, queries in every number, and
+//! caches of any bits.
 
 use kinglet_kernels::cache::CacheShape;
 use kinglet_kernels::{Bias, Isa, Sight};
 
 use crate::support::*;
 
-/// A query's attention in f64, from the keys and values as they were before they were quantized. `bias` is added to the score of a
-/// position.
-fn plain(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], scale: f32, bias: impl Fn(usize) -> f64) -> Vec<f64> {
-    let product = |k: &[f32]| k.iter().zip(q).map(|(&k, &q)| f64::from(k) * f64::from(q)).sum::<f64>();
-    let scores: Vec<f64> = keys.iter().enumerate().map(|(j, k)| product(k) * f64::from(scale) + bias(j)).collect();
+/// A query's attention in f64, from the keys and values as they were before they were quantized.
+/// `bias` is added to the score of a position.
+fn plain(
+    q: &[f32],
+    keys: &[Vec<f32>],
+    values: &[Vec<f32>],
+    scale: f32,
+    bias: impl Fn(usize) -> f64,
+) -> Vec<f64> {
+    let product =
+        |k: &[f32]| k.iter().zip(q).map(|(&k, &q)| f64::from(k) * f64::from(q)).sum::<f64>();
+    let scores: Vec<f64> =
+        keys.iter().enumerate().map(|(j, k)| product(k) * f64::from(scale) + bias(j)).collect();
     let top = scores.iter().copied().fold(f64::MIN, f64::max);
     let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
     let weight = |s: &f64| (s - top).exp() / sum;
-    (0..q.len()).map(|d| scores.iter().zip(values).map(|(s, v)| weight(s) * f64::from(v[d])).sum()).collect()
+    (0..q.len())
+        .map(|d| scores.iter().zip(values).map(|(s, v)| weight(s) * f64::from(v[d])).sum())
+        .collect()
 }
 
 #[test]
@@ -21,10 +32,15 @@ fn plain(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], scale: f32, bias: im
 fn equals_the_reference_and_is_attention() {
     let mut random = Random(1);
     let shapes = [(1, 1), (16, 8), (70, 20), (64, 64), (200, 48), (129, 33), (150, 97), (300, 256)];
-    for ((context, head_dim), format) in shapes.into_iter().flat_map(|shape| VALUES.map(|values| (shape, values))) {
+    for ((context, head_dim), format) in
+        shapes.into_iter().flat_map(|shape| VALUES.map(|values| (shape, values)))
+    {
         let shape = CacheShape::new(context, head_dim, format);
         let most = if format == ValueFormat::Int8 { 0.12 } else { 0.4 };
-        for len in [1, 2, 15, 16, 17, 63, 64, 65, 128, 129, 200, 300].into_iter().filter(|&n| n <= shape.positions) {
+        for len in [1, 2, 15, 16, 17, 63, 64, 65, 128, 129, 200, 300]
+            .into_iter()
+            .filter(|&n| n <= shape.positions)
+        {
             let mut cache = Cache::garbage(shape, &mut random);
             let (mut keys, mut values) = (vec![], vec![]);
             for position in 0..len {
@@ -43,7 +59,10 @@ fn equals_the_reference_and_is_attention() {
                 assert_eq!(bits(&got), bits(&want), "{isa:?} {context} {head_dim} {len}");
             }
             for (got, exact) in want.iter().zip(plain(&q, &keys, &values, scale, |_| 0.0)) {
-                assert!((exact - f64::from(*got)).abs() < most, "{context} {head_dim} {len}: {exact} {got}");
+                assert!(
+                    (exact - f64::from(*got)).abs() < most,
+                    "{context} {head_dim} {len}: {exact} {got}"
+                );
             }
         }
     }
@@ -54,7 +73,8 @@ fn table(heads: usize, reach: usize, random: &mut Random) -> Vec<f32> {
     random.floats(heads * (2 * reach + 1))
 }
 
-/// Queries at once are the same queries one by one, whatever lies between and behind them, what they see, and with a bias or without.
+/// Queries at once are the same queries one by one, whatever lies between and behind them, what
+/// they see, and with a bias or without.
 fn assert_rows_are_single_queries(
     cache: &Cache,
     len: usize,
@@ -86,7 +106,9 @@ fn assert_rows_are_single_queries(
         for isa in all_sets() {
             let mut got = q.clone();
             isa.attend(&cache.head(), sight(len, 0, &table), 0.3, &mut got, heads, stride);
-            let what = format!("{heads} heads, {rows} rows from {len}, earlier {earlier}, biased {biased}");
+            let what = format!(
+                "{heads} heads, {rows} rows from {len}, earlier {earlier}, biased {biased}"
+            );
             assert_eq!(bits(&got), bits(&want), "{isa:?} {:?} {what}", cache.shape);
         }
     }
@@ -98,8 +120,11 @@ fn assert_rows_are_single_queries(
 fn bias_and_sight_are_attention() {
     let mut random = Random(6);
     let rows = 5;
-    for (len, head_dim, heads) in [(1, 8, 2), (5, 64, 1), (37, 20, 3), (64, 16, 1), (77, 33, 4), (197, 64, 2)] {
-        let mut cache = Cache::garbage(CacheShape::new(len, head_dim, ValueFormat::Int8), &mut random);
+    for (len, head_dim, heads) in
+        [(1, 8, 2), (5, 64, 1), (37, 20, 3), (64, 16, 1), (77, 33, 4), (197, 64, 2)]
+    {
+        let mut cache =
+            Cache::garbage(CacheShape::new(len, head_dim, ValueFormat::Int8), &mut random);
         let (mut keys, mut values) = (vec![], vec![]);
         for position in 0..len {
             let (k, v) = (random.floats(head_dim), random.floats(head_dim));
@@ -123,11 +148,21 @@ fn bias_and_sight_are_attention() {
                     let (row, head) = (i / heads, i % heads);
                     let seen = if earlier { seen + row } else { seen };
                     let distance = |j: usize| j as isize - (first + row) as isize;
-                    let place = |j| (distance(j).clamp(-(reach as isize), reach as isize) + reach as isize) as usize;
-                    let bias = |j| f64::from(table[head * (2 * reach + 1) + place(j)]) * std::f64::consts::LN_2;
-                    for (exact, got) in plain(q, &keys[..seen], &values[..seen], scale, bias).iter().zip(got) {
+                    let place = |j| {
+                        (distance(j).clamp(-(reach as isize), reach as isize) + reach as isize)
+                            as usize
+                    };
+                    let bias = |j| {
+                        f64::from(table[head * (2 * reach + 1) + place(j)]) * std::f64::consts::LN_2
+                    };
+                    for (exact, got) in
+                        plain(q, &keys[..seen], &values[..seen], scale, bias).iter().zip(got)
+                    {
                         let error = (exact - f64::from(*got)).abs();
-                        assert!(error < 0.12, "{len} x {head_dim}, query {i}, reach {reach} from {first}: {error}");
+                        assert!(
+                            error < 0.12,
+                            "{len} x {head_dim}, query {i}, reach {reach} from {first}: {error}"
+                        );
                     }
                 }
             }
@@ -135,7 +170,8 @@ fn bias_and_sight_are_attention() {
     }
 }
 
-/// A bias that is infinite hides a position, or is the only one that counts; any bits are the same nonsense.
+/// A bias that is infinite hides a position, or is the only one that counts; any bits are the same
+/// nonsense.
 #[test]
 #[cfg_attr(miri, ignore = "safe code around the products")]
 fn hostile_biases_are_the_same() {
@@ -150,7 +186,14 @@ fn hostile_biases_are_the_same() {
         let bias = Bias { table: &table, first: round % 50 };
         let run = |isa: Isa| {
             let mut q = q.clone();
-            isa.attend(&cache.head(), Sight::all(150 - round % 20).with_bias(bias), 0.3, &mut q, 2, 48);
+            isa.attend(
+                &cache.head(),
+                Sight::all(150 - round % 20).with_bias(bias),
+                0.3,
+                &mut q,
+                2,
+                48,
+            );
             bits(&q)
         };
         let want = run(Isa::SCALAR);
@@ -188,14 +231,22 @@ fn a_table_of_no_reach_is_refused() {
 #[test]
 fn queries_at_once_are_queries_one_by_one() {
     let mut random = Random(2);
-    let shapes: &[(usize, usize)] = if MIRI { &[(20, 17)] } else { &[(80, 17), (150, 64), (200, 3)] };
+    let shapes: &[(usize, usize)] =
+        if MIRI { &[(20, 17)] } else { &[(80, 17), (150, 64), (200, 3)] };
     for &(context, head_dim) in shapes {
         let values = if MIRI || head_dim != 64 { ValueFormat::Int8 } else { ValueFormat::Int4 };
         let cache = Cache::random(context, head_dim, values, &mut random);
         for heads in (1..=9).filter(|heads| !MIRI || *heads == 3) {
             for rows in (1..=19).filter(|rows| !MIRI || *rows == 2) {
                 for len in [1, 62, context - rows + 1].into_iter().skip(if MIRI { 2 } else { 0 }) {
-                    assert_rows_are_single_queries(&cache, len, rows, heads, rows % 3 * 5, &mut random);
+                    assert_rows_are_single_queries(
+                        &cache,
+                        len,
+                        rows,
+                        heads,
+                        rows % 3 * 5,
+                        &mut random,
+                    );
                 }
             }
         }
@@ -206,7 +257,9 @@ fn queries_at_once_are_queries_one_by_one() {
 #[cfg_attr(miri, ignore = "safe code around the products")]
 fn a_long_prompt_crosses_chunks() {
     let mut random = Random(3);
-    for (context, head_dim, heads, rows, gap) in [(200, 48, 1, 130, 1), (140, 64, 2, 70, 5), (300, 256, 3, 67, 0)] {
+    for (context, head_dim, heads, rows, gap) in
+        [(200, 48, 1, 130, 1), (140, 64, 2, 70, 5), (300, 256, 3, 67, 0)]
+    {
         let cache = Cache::random(context, head_dim, VALUES[rows % 2], &mut random);
         for len in [1, 63, context - rows + 1] {
             assert_rows_are_single_queries(&cache, len, rows, heads, gap, &mut random);
@@ -223,10 +276,14 @@ fn hostile_numbers_are_the_same() {
     let context = 130;
     for round in 0..400 {
         let head_dim = 1 + random.next() as usize % 40;
-        let mut cache = Cache::garbage(CacheShape::new(context, head_dim, VALUES[round % 2]), &mut random);
+        let mut cache =
+            Cache::garbage(CacheShape::new(context, head_dim, VALUES[round % 2]), &mut random);
         for position in 0..context {
-            let mut row =
-                || (0..head_dim).map(|_| random.pick(&wild) * f32::from((random.next() as i8).signum())).collect();
+            let mut row = || {
+                (0..head_dim)
+                    .map(|_| random.pick(&wild) * f32::from((random.next() as i8).signum()))
+                    .collect()
+            };
             let (key, value): (Vec<f32>, Vec<f32>) = (row(), row());
             cache.store(position, &key, &value);
         }
@@ -250,8 +307,15 @@ fn extreme_codes_are_the_same() {
     }
 }
 
-/// Three heads by four rows with queries of the numbers `wild`; in every fourth round one of them is not finite.
-fn assert_same_attention(cache: &Cache, len: usize, round: usize, wild: &[f32], random: &mut Random) {
+/// Three heads by four rows with queries of the numbers `wild`; in every fourth round one of them
+/// is not finite.
+fn assert_same_attention(
+    cache: &Cache,
+    len: usize,
+    round: usize,
+    wild: &[f32],
+    random: &mut Random,
+) {
     let dim = cache.shape.head_dim;
     let mut q: Vec<f32> = (0..12 * dim).map(|_| random.pick(wild)).collect();
     if round.is_multiple_of(4) {

@@ -1,4 +1,5 @@
-//! Norms, activations, rotation and quantization: every length up to some vectors, and every kind of number.
+//! Norms, activations, rotation and quantization: every length up to some vectors, and every kind
+//! of number.
 
 use kinglet_kernels::{Activation, Isa, activations};
 use proptest::prelude::*;
@@ -150,7 +151,8 @@ fn activations_of_numbers_of_every_size() {
             assert_eq!(x.is_nan(), y.is_nan(), "{activation:?} of {x:e} is {y:e}");
         }
         for isa in vector_sets() {
-            for ((x, got), want) in x.iter().zip(bits(&activated(isa, activation))).zip(bits(&want)) {
+            for ((x, got), want) in x.iter().zip(bits(&activated(isa, activation))).zip(bits(&want))
+            {
                 assert_eq!(got, want, "{isa:?} {activation:?} {x:e}");
             }
         }
@@ -182,7 +184,8 @@ fn erf(x: f64) -> f64 {
     }
 }
 
-/// The largest absolute errors beyond the rounding of the result, as the numbers contract states them.
+/// The largest absolute errors beyond the rounding of the result, as the numbers contract states
+/// them.
 #[test]
 #[cfg_attr(miri, ignore = "safe code")]
 fn activations_are_within_their_bounds() {
@@ -197,7 +200,8 @@ fn activations_are_within_their_bounds() {
         (Activation::Identity, &|x| x, 0.0),
     ];
     for (activation, exact, bound) in all {
-        let x: Vec<f32> = (-200_000..=200_000).map(|i| i as f32 * 1e-4).chain([-1e4, 1e4, 1e30]).collect();
+        let x: Vec<f32> =
+            (-200_000..=200_000).map(|i| i as f32 * 1e-4).chain([-1e4, 1e4, 1e30]).collect();
         let mut got = x.clone();
         Isa::SCALAR.activate(activation, &mut got);
         let (mut worst, mut at) = (0.0, 0.0);
@@ -233,7 +237,10 @@ fn layer_norm_is_close() {
                 let normed = (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt();
                 let want = normed * f64::from(weight[i]) + f64::from(bias[i]);
                 let error = (f64::from(got[i]) - want).abs();
-                assert!(error < 1e-6 * (4.0 + f64::from(shift.abs())), "{n} numbers around {shift}: {error:e}");
+                assert!(
+                    error < 1e-6 * (4.0 + f64::from(shift.abs())),
+                    "{n} numbers around {shift}: {error:e}"
+                );
             }
         }
     }
@@ -262,7 +269,12 @@ fn rows_are_quantized_in_place() {
         for row in 0..rows {
             let mut got = Rows::garbage(rows, cols);
             let garbage = got.clone();
-            let mut to = kinglet_kernels::ActivationsMut::new(&mut got.codes, &mut got.sums, &mut got.scales, cols);
+            let mut to = kinglet_kernels::ActivationsMut::new(
+                &mut got.codes,
+                &mut got.sums,
+                &mut got.scales,
+                cols,
+            );
             isa.quantize(&x[row * cols..][..cols], &mut to, row);
             for other in 0..rows {
                 let from = if other == row { &want } else { &garbage };
@@ -279,7 +291,8 @@ fn rows_are_quantized_in_place() {
 fn rope_leaves_the_rest() {
     let mut random = Random(4);
     for pairs in (1..40).step_by(if MIRI { 19 } else { 1 }) {
-        let (x, cos, sin) = (random.floats(2 * pairs + 21), random.floats(pairs), random.floats(pairs));
+        let (x, cos, sin) =
+            (random.floats(2 * pairs + 21), random.floats(pairs), random.floats(pairs));
         let mut want = x.clone();
         Isa::SCALAR.rope(&mut want, &cos, &sin);
         assert_eq!(want[2 * pairs..], x[2 * pairs..]);
@@ -324,7 +337,8 @@ proptest! {
     }
 }
 
-/// Every factorization up to 2^7 3^2 5: the definition in f64, and the values again when applied twice.
+/// Every factorization up to 2^7 3^2 5: the definition in f64, and the values again when applied
+/// twice.
 #[test]
 #[cfg_attr(miri, ignore = "safe code")]
 fn the_transform_is_its_definition_and_its_own_inverse() {
@@ -343,7 +357,8 @@ fn the_transform_is_its_definition_and_its_own_inverse() {
     }
 }
 
-/// The product with the matrix, factor by factor: of order 2 as often as 2 divides the length, then of order 3.
+/// The product with the matrix, factor by factor: of order 2 as often as 2 divides the length, then
+/// of order 3.
 fn transformed(x: &[f32]) -> Vec<f64> {
     let mut x: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
     let (mut rest, mut step) = (x.len(), 1);
@@ -365,8 +380,8 @@ fn transformed(x: &[f32]) -> Vec<f64> {
     x
 }
 
-/// The high plane is that of one plane; the low one is made of what it leaves out, one multiplication and
-/// one subtraction a value.
+/// The high plane is that of one plane; the low one is made of what it leaves out, one
+/// multiplication and one subtraction a value.
 #[test]
 fn two_planes_are_a_row_and_what_it_leaves_out() {
     let mut random = Random(21);
@@ -377,7 +392,9 @@ fn two_planes_are_a_row_and_what_it_leaves_out() {
         let high = Rows::quantize(Isa::SCALAR, &x, cols);
         let mut left = x.clone();
         for (m, row) in left.chunks_mut(cols).enumerate() {
-            row.iter_mut().zip(high.view().codes(m)).for_each(|(x, &code)| *x -= f32::from(code) * high.scales[m]);
+            row.iter_mut()
+                .zip(high.view().codes(m))
+                .for_each(|(x, &code)| *x -= f32::from(code) * high.scales[m]);
         }
         let low = Rows::quantize(Isa::SCALAR, &left, cols);
         for isa in all_sets() {
@@ -386,17 +403,32 @@ fn two_planes_are_a_row_and_what_it_leaves_out() {
             for m in 0..3 {
                 for (plane, of) in [&high, &low].into_iter().enumerate() {
                     let at = 2 * m + plane;
-                    assert_eq!(both.codes[at * codes..][..codes], *of.view().codes(m), "{isa:?} {cols}");
-                    assert_eq!(bits(&both.scales[at..=at]), bits(&of.scales[m..=m]), "{isa:?} {cols}");
+                    assert_eq!(
+                        both.codes[at * codes..][..codes],
+                        *of.view().codes(m),
+                        "{isa:?} {cols}"
+                    );
+                    assert_eq!(
+                        bits(&both.scales[at..=at]),
+                        bits(&of.scales[m..=m]),
+                        "{isa:?} {cols}"
+                    );
                     let sums = activations::sums(cols);
-                    assert_eq!(both.sums[at * sums..][..sums], *of.view().sums(m), "{isa:?} {cols}");
+                    assert_eq!(
+                        both.sums[at * sums..][..sums],
+                        *of.view().sums(m),
+                        "{isa:?} {cols}"
+                    );
                 }
                 let error = |k: usize| {
                     let value = |of: &Rows| f32::from(of.view().codes(m)[k]) * of.scales[m];
                     (value(&high) + value(&low) - x[m * cols + k]).abs()
                 };
                 // A step of the low plane is a 254th of a step of the high one.
-                assert!(m == 1 || (0..cols).all(|k| error(k) <= 0.51 * high.scales[m] / 254.0), "{cols}");
+                assert!(
+                    m == 1 || (0..cols).all(|k| error(k) <= 0.51 * high.scales[m] / 254.0),
+                    "{cols}"
+                );
             }
         }
     }

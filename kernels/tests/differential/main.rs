@@ -1,8 +1,9 @@
-//! Every instruction set that this machine has, against the scalar reference, bit for bit; and the reference
-//! against plain arithmetic in f64 and i64. Shapes are awkward on purpose, values extreme.
+//! Every instruction set that this machine has, against the scalar reference, bit for bit; and the
+//! reference against plain arithmetic in f64 and i64. Shapes are awkward on purpose, values
+//! extreme.
 //!
-//! Under Miri, which reports undefined behaviour, the shapes are few; on Linux `guarded` runs the operations between
-//! inaccessible pages.
+//! Under Miri, which reports undefined behaviour, the shapes are few; on Linux `guarded` runs the
+//! operations between inaccessible pages.
 
 mod attention;
 mod elementwise;
@@ -12,7 +13,8 @@ mod matmul;
 mod sparse;
 mod support;
 
-/// With the feature `std` the suite covers what the machine has, and not only what it was compiled for.
+/// With the feature `std` the suite covers what the machine has, and not only what it was compiled
+/// for.
 #[test]
 #[cfg(feature = "std")]
 fn sets_are_found() {

@@ -1,4 +1,5 @@
-//! Matrix products: shapes that leave remainders of every kind, ranges of panels, and codes at the ends of their range.
+//! Matrix products: shapes that leave remainders of every kind, ranges of panels, and codes at the
+//! ends of their range.
 
 use std::ops::Range;
 
@@ -7,7 +8,8 @@ use kinglet_kernels::{Format, Isa};
 
 use crate::support::*;
 
-/// One row, one column, primes, whole tiles, groups and panels, and one more or less; up to 10 panels.
+/// One row, one column, primes, whole tiles, groups and panels, and one more or less; up to 10
+/// panels.
 const SHAPES: &[(usize, usize)] = if MIRI {
     &[(3, 36)]
 } else {
@@ -53,7 +55,9 @@ fn product(isa: Isa, w: &Weights, x: &Rows, panels: Range<usize>) -> Vec<u32> {
 
 /// What [`product`] gives where a whole product was `all`.
 fn only(panels: &Range<usize>, rows: usize, all: &[u32]) -> Vec<u32> {
-    let inside = |i: usize| (panels.start * PANEL..rows.min(panels.end * PANEL)).contains(&(i % (rows + GAP)));
+    let inside = |i: usize| {
+        (panels.start * PANEL..rows.min(panels.end * PANEL)).contains(&(i % (rows + GAP)))
+    };
     all.iter().enumerate().map(|(i, &v)| if inside(i) { v } else { UNTOUCHED.to_bits() }).collect()
 }
 
@@ -83,7 +87,8 @@ fn equals_the_reference() {
 #[test]
 fn any_range_of_panels_is_that_part_of_the_whole() {
     let mut random = Random(2);
-    let shapes: &[(usize, usize)] = if MIRI { &[(84, 5)] } else { &[(17, 33), (80, 31), (149, 68)] };
+    let shapes: &[(usize, usize)] =
+        if MIRI { &[(84, 5)] } else { &[(17, 33), (80, 31), (149, 68)] };
     for format in Format::ALL {
         for &(rows, cols) in shapes {
             let w = Weights::random(format, rows, cols, &mut random);
@@ -97,7 +102,11 @@ fn any_range_of_panels_is_that_part_of_the_whole() {
                     }
                     for isa in all_sets() {
                         let got = product(isa, &w, &x, range.clone());
-                        assert_eq!(got, only(&range, rows, &all), "{isa:?} {format:?} {rows}x{cols} by {m} {range:?}");
+                        assert_eq!(
+                            got,
+                            only(&range, rows, &all),
+                            "{isa:?} {format:?} {rows}x{cols} by {m} {range:?}"
+                        );
                     }
                 }
             }
@@ -105,7 +114,8 @@ fn any_range_of_panels_is_that_part_of_the_whole() {
     }
 }
 
-/// Patterns of the largest activations: a sum of two, four or a group's neighbours is as large as it can be, or cancels.
+/// Patterns of the largest activations: a sum of two, four or a group's neighbours is as large as
+/// it can be, or cancels.
 fn extreme_rows(rows: usize, cols: usize) -> impl Iterator<Item = Rows> {
     [|_, _| 127, |_, _| -127, |_, k| [127, -127][k % 2], |m, k| [127, -127][(k / 4 + m) % 2]]
         .into_iter()
@@ -116,7 +126,10 @@ fn extreme_rows(rows: usize, cols: usize) -> impl Iterator<Item = Rows> {
 fn extreme_weights(format: Format, shape: (usize, usize)) -> Vec<Weights> {
     let ends = [[-128, -128], [127, 127], [-128, 127]];
     if format == Format::Int8 {
-        return ends.iter().map(|e| Weights::filled(format, shape, [0; 2], e.map(|c| c as u8), [0; 2])).collect();
+        return ends
+            .iter()
+            .map(|e| Weights::filled(format, shape, [0; 2], e.map(|c| c as u8), [0; 2]))
+            .collect();
     }
     let codebooks: &[[i8; 2]] = if format == Format::Int4Codebook { &ends } else { &[[0; 2]] };
     let codes = match format.is_int8() {
@@ -137,11 +150,18 @@ fn extreme_codes_neither_saturate_nor_differ_where_they_wrap() {
     for format in Format::ALL {
         for w in extreme_weights(format, shape) {
             for x in row_counts.iter().flat_map(|&m| extreme_rows(m, shape.1)) {
-                let what = || format!(", weights {:?}..., codes {:?}...", &w.bytes()[..64], &x.codes[..8]);
+                let what =
+                    || format!(", weights {:?}..., codes {:?}...", &w.bytes()[..64], &x.codes[..8]);
                 assert_all_sets_agree(&w, &x, &what());
                 let want = by_definition(&w, &x);
                 let mut got = vec![0.0; want.len()];
-                Isa::SCALAR.matmul(&w.matrix(), &x.view(), 0..w.matrix().panels(), &mut got, shape.0);
+                Isa::SCALAR.matmul(
+                    &w.matrix(),
+                    &x.view(),
+                    0..w.matrix().panels(),
+                    &mut got,
+                    shape.0,
+                );
                 assert_eq!(bits(&got), bits(&want), "{format:?}{}", what());
             }
         }
@@ -164,7 +184,8 @@ fn a_row_too_long_for_32_bits_wraps() {
 #[test]
 #[cfg_attr(miri, ignore = "the same code on other numbers")]
 fn scales_of_any_bits_multiply_alike() {
-    let wild = [0.0, -0.0, 1e-45, -1e-39, 1e-20, 1.0, -3e38, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+    let wild =
+        [0.0, -0.0, 1e-45, -1e-39, 1e-20, 1.0, -3e38, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
     let mut random = Random(3);
     for format in Format::ALL {
         let mut w = Weights::random(format, 83, 40, &mut random);
@@ -236,7 +257,10 @@ fn by_definition(w: &Weights, x: &Rows) -> Vec<f32> {
     }
     let pairs = out.chunks(x.planes * w.rows);
     pairs
-        .flat_map(|y| (0..w.rows).map(|r| y[r..].iter().step_by(w.rows).copied().reduce(|a, b| a + b).unwrap()))
+        .flat_map(|y| {
+            (0..w.rows)
+                .map(|r| y[r..].iter().step_by(w.rows).copied().reduce(|a, b| a + b).unwrap())
+        })
         .collect()
 }
 
@@ -269,7 +293,8 @@ fn the_reference_is_what_layout_says() {
 #[test]
 fn two_planes_are_added() {
     let mut random = Random(5);
-    let shapes: &[(usize, usize)] = if MIRI { &[(20, 36)] } else { &[(1, 1), (17, 33), (149, 68), (300, 64)] };
+    let shapes: &[(usize, usize)] =
+        if MIRI { &[(20, 36)] } else { &[(1, 1), (17, 33), (149, 68), (300, 64)] };
     for format in Format::ALL {
         for &(rows, cols) in shapes {
             let w = Weights::random(format, rows, cols, &mut random);
@@ -283,7 +308,11 @@ fn two_planes_are_added() {
                 let all = product(Isa::SCALAR, &w, &x, 0..w.matrix().panels());
                 let range = w.matrix().panels() / 3..w.matrix().panels().div_ceil(2);
                 for isa in all_sets() {
-                    assert_eq!(product(isa, &w, &x, range.clone()), only(&range, rows, &all), "{isa:?} {format:?}");
+                    assert_eq!(
+                        product(isa, &w, &x, range.clone()),
+                        only(&range, rows, &all),
+                        "{isa:?} {format:?}"
+                    );
                 }
                 // Some of the rows by themselves.
                 let mut part = vec![0.0; rows];
@@ -298,7 +327,12 @@ fn two_planes_are_added() {
 #[test]
 fn offsets_are_in_no_sparse_matrix() {
     assert_eq!(Format::Int4Offset.sparse_planes(16, 32, 1), None);
-    let w = Weights::new(Format::Int4Offset, 16, 32, &vec![0; Format::Int4Offset.bytes(16, 32).unwrap()]);
+    let w = Weights::new(
+        Format::Int4Offset,
+        16,
+        32,
+        &vec![0; Format::Int4Offset.bytes(16, 32).unwrap()],
+    );
     // Codes, sub-scales, row scales, offsets, offset scales.
     assert_eq!(w.bytes().len(), 256 + 64 + 64 + 64 + 64);
     assert!(kinglet_kernels::Matrix::sparse(Format::Int4Offset, 16, 32, w.bytes()).is_err());

@@ -1,4 +1,5 @@
-//! Sparse matrices: the bits of the dense ones that have zeros where they have nothing, and harmless whatever their index says.
+//! Sparse matrices: the bits of the dense ones that have zeros where they have nothing, and
+//! harmless whatever their index says.
 
 use kinglet_kernels::LayoutError::{Alignment, Length, Shape};
 use kinglet_kernels::layout::{GROUP, PANEL};
@@ -10,7 +11,18 @@ use crate::support::*;
 const SHAPES: &[(usize, usize)] = if MIRI {
     &[(19, 100)]
 } else {
-    &[(1, 1), (16, 32), (17, 33), (33, 31), (47, 61), (48, 288), (79, 132), (5, 1024), (21, 1100), (37, 2090)]
+    &[
+        (1, 1),
+        (16, 32),
+        (17, 33),
+        (33, 31),
+        (47, 61),
+        (48, 288),
+        (79, 132),
+        (5, 1024),
+        (21, 1100),
+        (37, 2090),
+    ]
 };
 
 /// Every remainder of what kernels take at a time, and more than one reading of a panel.
@@ -65,11 +77,14 @@ fn any_range_of_panels_is_that_part_of_the_whole() {
         let mut dense = Weights::random(format, 83, 100, &mut random);
         let sparse = dense.split_off(|_, _| random.next().is_multiple_of(2));
         let w = sparse.matrix();
-        // Under Miri the first panels and the last, which is cut; `a_lying_index` has a single row there.
+        // Under Miri the first panels and the last, which is cut; `a_lying_index` has a single row
+        // there.
         for m in [1, 6].into_iter().filter(|&m| !MIRI || m == 6) {
             let x = Rows::random(m, 100, &mut random);
             let all = product(Isa::SCALAR, &dense.matrix(), &x);
-            for start in (0..w.panels()).filter(|start| !MIRI || [0, w.panels() - 2].contains(start)) {
+            for start in
+                (0..w.panels()).filter(|start| !MIRI || [0, w.panels() - 2].contains(start))
+            {
                 for end in (start..=w.panels()).filter(|end| !MIRI || end - start == 2) {
                     for isa in all_sets() {
                         let mut out = vec![7.0; m * 83];
@@ -106,7 +121,11 @@ fn a_lying_index_is_nonsense_everywhere() {
                     let x = Rows::random(m, cols, &mut random);
                     let want = product(Isa::SCALAR, &w, &x);
                     for isa in all_sets() {
-                        assert_eq!(product(isa, &w, &x), want, "{isa:?} {format:?} {rows}x{cols} by {m}, {round}");
+                        assert_eq!(
+                            product(isa, &w, &x),
+                            want,
+                            "{isa:?} {format:?} {rows}x{cols} by {m}, {round}"
+                        );
                     }
                 }
             }
@@ -136,9 +155,15 @@ fn the_number_of_blocks_follows_from_the_bytes() {
     for format in sparse_formats() {
         for (rows, cols) in [(1usize, 1usize), (40, 70), (17, 1100)] {
             let most = rows.div_ceil(PANEL) * cols.div_ceil(GROUP);
-            let memory =
-                Weights::new(format, rows, cols, &vec![0; format.sparse_planes(rows, cols, most + 1).unwrap().end]);
-            let new = |len: usize| Matrix::sparse(format, rows, cols, &memory.bytes()[..len]).map(|w| w.blocks());
+            let memory = Weights::new(
+                format,
+                rows,
+                cols,
+                &vec![0; format.sparse_planes(rows, cols, most + 1).unwrap().end],
+            );
+            let new = |len: usize| {
+                Matrix::sparse(format, rows, cols, &memory.bytes()[..len]).map(|w| w.blocks())
+            };
             for blocks in 0..=most {
                 let len = format.sparse_planes(rows, cols, blocks).unwrap().end;
                 assert_eq!(new(len), Ok(blocks));
@@ -150,10 +175,14 @@ fn the_number_of_blocks_follows_from_the_bytes() {
                 "more than there can be"
             );
             let first = format.sparse_planes(rows, cols, 0).unwrap().end;
-            let moved = Matrix::sparse(format, rows, cols, &memory.bytes()[1..=first]).map(|w| w.blocks());
+            let moved =
+                Matrix::sparse(format, rows, cols, &memory.bytes()[1..=first]).map(|w| w.blocks());
             assert_eq!(moved, Err(Alignment));
             assert_eq!(Matrix::sparse(format, 0, cols, &[]).map(|w| w.blocks()), Err(Shape));
-            assert_eq!(Matrix::sparse(format, usize::MAX, usize::MAX, &[]).map(|w| w.blocks()), Err(Shape));
+            assert_eq!(
+                Matrix::sparse(format, usize::MAX, usize::MAX, &[]).map(|w| w.blocks()),
+                Err(Shape)
+            );
         }
     }
 }

@@ -73,14 +73,16 @@ impl Weights {
         Self { format, rows, cols, sparse: false, memory, start, len: bytes.len() }
     }
 
-    /// The sparse matrix of the blocks for which `there` gives true, asked by panel and group. The others become zero in `self`, too.
+    /// The sparse matrix of the blocks for which `there` gives true, asked by panel and group. The
+    /// others become zero in `self`, too.
     pub(crate) fn split_off(&mut self, mut there: impl FnMut(usize, usize) -> bool) -> Self {
         let (format, rows, cols) = (self.format, self.rows, self.cols);
         let (panels, groups) = (rows.div_ceil(PANEL), cols.div_ceil(GROUP));
         let from = format.planes(rows, cols).unwrap();
         let panel_bytes = (from.sub_scales - from.codes) / panels;
         let block_bytes = if format.is_int8() { GROUP * PANEL } else { GROUP * PANEL / 2 };
-        let (mut codes, mut subs, mut index) = (self.bytes()[..from.codes].to_vec(), vec![], vec![]);
+        let (mut codes, mut subs, mut index) =
+            (self.bytes()[..from.codes].to_vec(), vec![], vec![]);
         let mut blocks = 0u32;
         for panel in 0..panels {
             let mut bits = vec![0u8; groups.div_ceil(32) * 4];
@@ -88,7 +90,8 @@ impl Weights {
             for group in 0..groups {
                 let start = from.codes + panel * panel_bytes + group * block_bytes;
                 // The last block of int8 may be cut.
-                let bytes = start..(start + block_bytes).min(from.codes + (panel + 1) * panel_bytes);
+                let bytes =
+                    start..(start + block_bytes).min(from.codes + (panel + 1) * panel_bytes);
                 let scales = match format {
                     Format::Int8 => 0..0,
                     _ => {
@@ -126,7 +129,8 @@ impl Weights {
 
     /// Arbitrary bytes with finite row scales, padding included: every byte is a code.
     pub(crate) fn random(format: Format, rows: usize, cols: usize, random: &mut Random) -> Self {
-        let mut bytes: Vec<u8> = (0..format.bytes(rows, cols).unwrap()).map(|_| random.next() as u8).collect();
+        let mut bytes: Vec<u8> =
+            (0..format.bytes(rows, cols).unwrap()).map(|_| random.next() as u8).collect();
         let planes = format.planes(rows, cols).unwrap();
         for scales in [planes.row_scales..planes.index, planes.offset_scales..planes.end] {
             for scale in bytes[scales].as_chunks_mut::<4>().0 {
@@ -147,7 +151,10 @@ impl Weights {
         let planes = format.planes(rows, cols).unwrap();
         let mut bytes = vec![0; planes.end];
         let mut fill = |range: Range<usize>, values: [u8; 2]| {
-            bytes[range].iter_mut().zip(values.iter().cycle()).for_each(|(byte, value)| *byte = *value);
+            bytes[range]
+                .iter_mut()
+                .zip(values.iter().cycle())
+                .for_each(|(byte, value)| *byte = *value);
         };
         fill(0..planes.codes, codebook.map(|c| c as u8));
         fill(planes.codes..planes.sub_scales, codes);
@@ -204,7 +211,8 @@ impl Rows {
     pub(crate) fn quantize(isa: Isa, x: &[f32], cols: usize) -> Self {
         let mut rows = Self::garbage(x.len() / cols, cols);
         for (i, row) in x.chunks(cols).enumerate() {
-            let mut to = ActivationsMut::new(&mut rows.codes, &mut rows.sums, &mut rows.scales, cols);
+            let mut to =
+                ActivationsMut::new(&mut rows.codes, &mut rows.sums, &mut rows.scales, cols);
             isa.quantize(row, &mut to, i);
         }
         rows
@@ -215,7 +223,8 @@ impl Rows {
         let rows = x.len() / cols;
         let mut to = Self { planes: 2, ..Self::garbage(2 * rows, cols) };
         for (i, row) in x.chunks(cols).enumerate() {
-            let mut to = ActivationsMut::new(&mut to.codes, &mut to.sums, &mut to.scales, cols).in_planes(2);
+            let mut to =
+                ActivationsMut::new(&mut to.codes, &mut to.sums, &mut to.scales, cols).in_planes(2);
             assert_eq!((to.rows(), to.planes()), (rows, 2));
             isa.quantize_planes(&mut row.to_vec(), &mut to, i);
         }
@@ -229,9 +238,11 @@ impl Rows {
     /// Rows of the codes that `code` gives for row and column.
     pub(crate) fn of_codes(rows: usize, cols: usize, code: impl Fn(usize, usize) -> i8) -> Self {
         let stride = activations::stride(cols);
-        let codes: Vec<i8> =
-            (0..rows * stride).map(|i| if i % stride < cols { code(i / stride, i % stride) } else { 0 }).collect();
-        let sums = codes.chunks(GROUP).map(|group| group.iter().map(|&c| i16::from(c)).sum()).collect();
+        let codes: Vec<i8> = (0..rows * stride)
+            .map(|i| if i % stride < cols { code(i / stride, i % stride) } else { 0 })
+            .collect();
+        let sums =
+            codes.chunks(GROUP).map(|group| group.iter().map(|&c| i16::from(c)).sum()).collect();
         Self { codes, sums, scales: vec![1.0; rows], cols, planes: 1 }
     }
 
@@ -272,7 +283,12 @@ impl Cache {
     }
 
     /// Random keys and values at all positions.
-    pub(crate) fn random(context: usize, head_dim: usize, values: ValueFormat, random: &mut Random) -> Self {
+    pub(crate) fn random(
+        context: usize,
+        head_dim: usize,
+        values: ValueFormat,
+        random: &mut Random,
+    ) -> Self {
         let shape = CacheShape::new(context, head_dim, values);
         let mut cache = Self::garbage(shape, random);
         for position in 0..shape.positions {

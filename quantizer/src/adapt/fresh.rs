@@ -1,7 +1,10 @@
-//! Interfaces that have learned nothing yet: random numbers of a seed, whose variance keeps that of what passes through.
+//! Interfaces that have learned nothing yet: random numbers of a seed, whose variance keeps that of
+//! what passes through.
 
 use kinglet::Format;
-use kinglet::format::layout::{BlockRecord, StackRecord, activation, block, input, join, norm, sight};
+use kinglet::format::layout::{
+    BlockRecord, StackRecord, activation, block, input, join, norm, sight,
+};
 
 use super::student::{Interface, Part, Stage};
 use super::{AdaptError, Fresh, Shape};
@@ -17,7 +20,8 @@ const WIDER: usize = 2;
 const WIDEST: usize = 1 << 16;
 const EPS: f32 = 1e-5;
 
-/// An interface from states of one width to those of another; `context` is the most rows of a source.
+/// An interface from states of one width to those of another; `context` is the most rows of a
+/// source.
 pub(super) fn interface(
     fresh: &Fresh,
     from: usize,
@@ -38,20 +42,34 @@ pub(super) fn interface(
         ..StackRecord::EMPTY
     };
     let stage = |record, queries, parts: Vec<Part>, norm: Option<NormWeights>| {
-        let record =
-            StackRecord { blocks: parts.len() as u32, norm_eps: if norm.is_some() { EPS } else { 0.0 }, ..record };
-        let record = StackRecord { norm_kind: if norm.is_some() { norm::LAYER } else { norm::RMS }, ..record };
-        Interface { stages: vec![Stage { record, queries, positions: None, parts, norm }], norms: vec![] }
+        let record = StackRecord {
+            blocks: parts.len() as u32,
+            norm_eps: if norm.is_some() { EPS } else { 0.0 },
+            ..record
+        };
+        let record = StackRecord {
+            norm_kind: if norm.is_some() { norm::LAYER } else { norm::RMS },
+            ..record
+        };
+        Interface {
+            stages: vec![Stage { record, queries, positions: None, parts, norm }],
+            norms: vec![],
+        }
     };
     match fresh.shape {
-        Shape::Linear | Shape::TwoLayer if fresh.queries.is_some() => refused("only a resampler has --queries"),
-        Shape::Linear if fresh.width.is_some() => refused("a linear interface has no --width of its own"),
+        Shape::Linear | Shape::TwoLayer if fresh.queries.is_some() => {
+            refused("only a resampler has --queries")
+        }
+        Shape::Linear if fresh.width.is_some() => {
+            refused("a linear interface has no --width of its own")
+        }
         Shape::Linear => Ok(stage(between(from), None, vec![make.projection(from, to)], None)),
         Shape::TwoLayer => {
             let hidden = fresh.width.unwrap_or(from.max(to));
             let mut part = make.feed_forward(from, hidden, to);
             (part.record.join, part.weights.join) = (join::REPLACE, Join::Replace);
-            (part.record.norm_kind, part.record.norm_eps, part.weights.norm) = (norm::RMS, 0.0, None);
+            (part.record.norm_kind, part.record.norm_eps, part.weights.norm) =
+                (norm::RMS, 0.0, None);
             Ok(stage(between(from), None, vec![part], None))
         }
         Shape::Resampler => {
@@ -62,7 +80,10 @@ pub(super) fn interface(
             let most = (width / 4).clamp(1, 64);
             let dim = (1..=most).rev().find(|dim| width % dim == 0).unwrap_or(1);
             if width / dim > usize::from(u16::MAX) || (dim < 4 && width > 16) {
-                return refused("the --width of a resampler has to be divisible into heads, as multiples of 16 are");
+                return refused(
+                    "the --width of a resampler has to be divisible into heads, as multiples of 16 \
+                     are",
+                );
             }
             let weight = (0..count * width).map(|_| make.random.uniform()).collect();
             let queries = LinearWeights { weight, bias: None, cols: width, inputs: Inputs::Exact };
@@ -76,15 +97,24 @@ pub(super) fn interface(
                 make.layer = LAYERS;
                 parts.push(make.projection(width, to));
             }
-            let record =
-                StackRecord { input: input::QUERIES, width: width as u32, context: count as u32, ..between(width) };
+            let record = StackRecord {
+                input: input::QUERIES,
+                width: width as u32,
+                context: count as u32,
+                ..between(width)
+            };
             Ok(stage(record, Some(queries), parts, Some(layer_norm(to))))
         }
     }
 }
 
 fn layer_norm(width: usize) -> NormWeights {
-    NormWeights { kind: NormKind::Layer, weight: vec![1.0; width], bias: Some(vec![0.0; width]), eps: EPS }
+    NormWeights {
+        kind: NormKind::Layer,
+        weight: vec![1.0; width],
+        bias: Some(vec![0.0; width]),
+        eps: EPS,
+    }
 }
 
 /// Blocks in the making.
@@ -113,8 +143,15 @@ impl Make<'_> {
     fn projection(&mut self, from: usize, to: usize) -> Part {
         let output = self.linear(from, to);
         let (norm, stream_norm, input, memory) = (None, None, None, None);
-        let weights =
-            BlockWeights { norm, join: Join::Replace, stream_norm, input, memory, middle: Middle::Projection, output };
+        let weights = BlockWeights {
+            norm,
+            join: Join::Replace,
+            stream_norm,
+            input,
+            memory,
+            middle: Middle::Projection,
+            output,
+        };
         self.part(BlockRecord { kind: block::PROJECTION, ..BlockRecord::EMPTY }, weights)
     }
 
@@ -129,7 +166,12 @@ impl Make<'_> {
             output: self.linear(inner, to),
         };
         let variant = activation::GELU | activation::PLAIN;
-        let record = BlockRecord { kind: block::FEED_FORWARD, variant, inner: inner as u32, ..BlockRecord::EMPTY };
+        let record = BlockRecord {
+            kind: block::FEED_FORWARD,
+            variant,
+            inner: inner as u32,
+            ..BlockRecord::EMPTY
+        };
         self.part(record, weights)
     }
 

@@ -1,15 +1,17 @@
-//! Teaching what stands between an encoder and a decoder to fit them together, on pairs of a source and its text.
+//! Teaching what stands between an encoder and a decoder to fit them together, on pairs of a source
+//! and its text.
 //!
 //! ```text
 //! source -> encoder (the runtime) -> states --interface (f32, learns)--> memory -> decoder (frozen) -> cross-entropy of the text
 //! ```
 //!
-//! Encoder and decoder stay as they are in the file, rounded, and every byte of their tensors is kept. The encoder runs once for each
-//! source, and its states stay in memory. The interface is trained in f32 from the file's own weights or from random ones, scored as it
-//! would be written, and rounded at the end.
+//! Encoder and decoder stay as they are in the file, rounded, and every byte of their tensors is
+//! kept. The encoder runs once for each source, and its states stay in memory. The interface is
+//! trained in f32 from the file's own weights or from random ones, scored as it would be written,
+//! and rounded at the end.
 //!
-//! The same file, pairs and options give the same file on the same kind of machine, whatever the number of threads: work is divided at
-//! fixed places.
+//! The same file, pairs and options give the same file on the same kind of machine, whatever the
+//! number of threads: work is divided at fixed places.
 
 mod fresh;
 mod pairs;
@@ -38,7 +40,8 @@ pub enum Shape {
     Linear,
     /// Two, with GELU between them.
     TwoLayer,
-    /// Learned queries that look at the encoder's states, so that the decoder looks at a fixed number of rows.
+    /// Learned queries that look at the encoder's states, so that the decoder looks at a fixed
+    /// number of rows.
     Resampler,
 }
 
@@ -49,7 +52,8 @@ pub struct Fresh {
     pub shape: Shape,
     /// Queries of a resampler; by default 32.
     pub queries: Option<usize>,
-    /// Width of the hidden layer of two, or of a resampler; by default the wider of what meets, or what the decoder looks at.
+    /// Width of the hidden layer of two, or of a resampler; by default the wider of what meets, or
+    /// what the decoder looks at.
     pub width: Option<usize>,
 }
 
@@ -74,7 +78,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { fresh: None, norms: false, passes: 20, batch: 32, rate: 2e-3, held_out: 0.1, seed: 1 }
+        Self {
+            fresh: None,
+            norms: false,
+            passes: 20,
+            batch: 32,
+            rate: 2e-3,
+            held_out: 0.1,
+            seed: 1,
+        }
     }
 }
 
@@ -102,7 +114,8 @@ pub struct Outcome {
     pub steps: usize,
     /// The pass whose interface was kept; 0 for the one before the first.
     pub best_pass: usize,
-    /// Mean cross-entropy of the held-out tokens before the first pass and after each, with the interface rounded.
+    /// Mean cross-entropy of the held-out tokens before the first pass and after each, with the
+    /// interface rounded.
     pub curve: Vec<f64>,
     /// The given file on the pairs held out, as the runtime runs it.
     pub file: Score,
@@ -132,27 +145,35 @@ pub enum AdaptError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// One stack alone.
-    #[error("the file has one stack only: there is nothing between an encoder and a decoder to adapt")]
+    #[error(
+        "the file has one stack only: there is nothing between an encoder and a decoder to adapt"
+    )]
     Alone,
     /// The last stack writes no text.
     #[error(
-        "the last stack is no decoder that writes tokens: only what stands between an encoder and a decoder is adapted"
+        "the last stack is no decoder that writes tokens: only what stands between an encoder and \
+         a decoder is adapted"
     )]
     NoDecoder,
     /// The first stack reads nothing.
     #[error("the first stack is no encoder")]
     NoEncoder,
     /// The decoder looks at no encoder.
-    #[error("the decoder has no attention across to the encoder's states, so nothing between them would count")]
+    #[error(
+        "the decoder has no attention across to the encoder's states, so nothing between them \
+         would count"
+    )]
     NotAcross,
     /// Nothing between the two.
     #[error(
-        "the decoder looks at the encoder's states themselves: put an interface between them with --interface linear, two-layer or resampler"
+        "the decoder looks at the encoder's states themselves: put an interface between them with \
+         --interface linear, two-layer or resampler"
     )]
     NoInterface,
     /// An interface of another kind.
     #[error(
-        "the interface {what}, which cannot be trained: put another in its place with --interface linear, two-layer or resampler"
+        "the interface {what}, which cannot be trained: put another in its place with --interface \
+         linear, two-layer or resampler"
     )]
     Interface {
         /// What it does.
@@ -165,10 +186,16 @@ pub enum AdaptError {
         what: String,
     },
     /// The encoder reads neither pictures nor text.
-    #[error("the encoder reads neither pictures of red, green and blue nor text, which is what pairs are made of")]
+    #[error(
+        "the encoder reads neither pictures of red, green and blue nor text, which is what pairs \
+         are made of"
+    )]
     Reads,
     /// No tokenizer.
-    #[error("the file carries no tokenizer for the texts of the pairs; quantize a directory that has tokenizer.json")]
+    #[error(
+        "the file carries no tokenizer for the texts of the pairs; quantize a directory that has \
+         tokenizer.json"
+    )]
     NoTokenizer,
     /// A tokenizer that contradicts itself.
     #[error("cannot read the file's tokenizer: {0}")]
@@ -190,7 +217,8 @@ pub enum AdaptError {
         what: String,
     },
     /// Too few pairs.
-    #[error("{} has fewer than two sources: some are learned from and some held out, so give it lines of a source, a tab and its text", path.display())]
+    #[error("{} has fewer than two sources: some are learned from and some held out, so give it \
+             lines of a source, a tab and its text", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
@@ -218,12 +246,14 @@ pub enum AdaptError {
     Golden(#[from] QuantizeError),
 }
 
-/// Adapts the interface of `file` to the pairs in `pairs`, and writes `target`, which may be the same file. `progress` is called with
-/// what is being done, how much of it is done, and how much there is.
+/// Adapts the interface of `file` to the pairs in `pairs`, and writes `target`, which may be the
+/// same file. `progress` is called with what is being done, how much of it is done, and how much
+/// there is.
 ///
 /// # Errors
 ///
-/// Files that cannot be read or have nothing to adapt, pairs that do not fit the model, a target that cannot be written.
+/// Files that cannot be read or have nothing to adapt, pairs that do not fit the model, a target
+/// that cannot be written.
 pub fn adapt(
     file: &Path,
     pairs: &Path,
@@ -240,7 +270,13 @@ pub fn adapt(
         Some(fresh) => {
             let first = model.stack(0)?.record;
             let mut random = Random(mixed(options.seed));
-            fresh::interface(fresh, first.out as usize, decoder.memory(), first.context, &mut random)?
+            fresh::interface(
+                fresh,
+                first.out as usize,
+                decoder.memory(),
+                first.context,
+                &mut random,
+            )?
         }
     };
     if options.norms {
@@ -263,7 +299,8 @@ pub fn adapt(
         Some(_) => score(write::write(&model, &interface, target)?.0.path())?,
     };
     let parameters = interface.parameters().iter().map(|numbers| numbers.len()).sum();
-    let trained = train::train(interface, &mut decoder, &pairs, &states, &split, options, progress)?;
+    let trained =
+        train::train(interface, &mut decoder, &pairs, &states, &split, options, progress)?;
     let (finished, kept_tensors) = write::write(&model, &trained.best, target)?;
     let after = score(finished.path())?;
     let bytes = std::fs::metadata(finished.path()).map_or(0, |of| of.len());

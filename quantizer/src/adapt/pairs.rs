@@ -1,4 +1,5 @@
-//! Pairs of a source and the text that belongs to it, a line each: `picture's path TAB text` or `source text TAB text`.
+//! Pairs of a source and the text that belongs to it, a line each: `picture's path TAB text` or
+//! `source text TAB text`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -61,18 +62,27 @@ pub(super) struct Split {
 impl Pairs {
     /// Reads them for a model.
     pub(super) fn read(model: &Model<'_>, path: &Path) -> Result<Self, AdaptError> {
-        let text = std::fs::read(path).map_err(|source| AdaptError::Io { path: path.into(), source })?;
-        let text = String::from_utf8(text).map_err(|_| AdaptError::NotText { path: path.into() })?;
-        let mut pairs = Self { path: path.into(), sources: vec![], all: vec![], picture: None, exact: false };
+        let text =
+            std::fs::read(path).map_err(|source| AdaptError::Io { path: path.into(), source })?;
+        let text =
+            String::from_utf8(text).map_err(|_| AdaptError::NotText { path: path.into() })?;
+        let mut pairs =
+            Self { path: path.into(), sources: vec![], all: vec![], picture: None, exact: false };
         let reader = Reader::new(model, path, &mut pairs)?;
         let mut known = HashMap::new();
-        for (line, row) in text.lines().enumerate().map(|(i, row)| (i + 1, row)).filter(|(_, row)| !row.is_empty()) {
+        for (line, row) in
+            text.lines().enumerate().map(|(i, row)| (i + 1, row)).filter(|(_, row)| !row.is_empty())
+        {
             let mut columns = row.split('\t');
-            let (Some(of), Some(text), None) = (columns.next(), columns.next(), columns.next()) else {
+            let (Some(of), Some(text), None) = (columns.next(), columns.next(), columns.next())
+            else {
                 return Err(pairs.at(line, "is not two columns with a tab between them".into()));
             };
             if of.is_empty() || text.trim().is_empty() {
-                return Err(pairs.at(line, format!("has no {}", if of.is_empty() { "source" } else { "text" })));
+                return Err(pairs.at(
+                    line,
+                    format!("has no {}", if of.is_empty() { "source" } else { "text" }),
+                ));
             }
             let source = match known.get(of) {
                 Some(&number) => number,
@@ -84,7 +94,10 @@ impl Pairs {
                 }
             };
             let labels = reader.labels(text).map_err(|what| pairs.at(line, what))?;
-            let tokens = [reader.start].into_iter().chain(labels[..labels.len() - 1].iter().copied()).collect();
+            let tokens = [reader.start]
+                .into_iter()
+                .chain(labels[..labels.len() - 1].iter().copied())
+                .collect();
             pairs.all.push(Pair { source, tokens, labels });
         }
         Ok(pairs)
@@ -99,22 +112,25 @@ impl Pairs {
         let at = |what: String| self.at(line, what);
         let Some(settings) = &self.picture else { return Err(AdaptError::Reads) };
         if self.exact {
-            let decoded = media::decode(path).map_err(|e| at(format!("has a picture that cannot be used: {e}")));
+            let decoded = media::decode(path)
+                .map_err(|e| at(format!("has a picture that cannot be used: {e}")));
             let (bytes, height, width) = decoded?;
             if (height, width) == (settings.height, settings.width) {
                 return Ok(bytes);
             } else {
                 let (high, wide) = (settings.height, settings.width);
                 return Err(at(format!(
-                    "has a picture of {width} x {height}; the file does not say how pictures are resized, so all have to be {wide} x {high}"
+                    "has a picture of {width} x {height}; the file does not say how pictures are \
+                     resized, so all have to be {wide} x {high}"
                 )));
             }
         }
-        media::picture(path, settings).map_err(|e| at(format!("has a picture that cannot be used: {e}")))
+        media::picture(path, settings)
+            .map_err(|e| at(format!("has a picture that cannot be used: {e}")))
     }
 
-    /// Holds out a part of the sources, at least one, chosen by a hash of each and the seed: pairs with the same source go together, and
-    /// other lines change nothing but how many there are.
+    /// Holds out a part of the sources, at least one, chosen by a hash of each and the seed: pairs
+    /// with the same source go together, and other lines change nothing but how many there are.
     pub(super) fn split(&self, part: f64, seed: u64) -> Result<Split, AdaptError> {
         let keys = self.sources.iter().map(|source| mixed(source.key ^ mixed(seed)));
         let mut order: Vec<(u64, usize)> = keys.zip(0..).collect();
@@ -173,7 +189,10 @@ impl<'m> Reader<'m> {
             folder: path.parent().unwrap_or(Path::new("")).into(),
             own,
             contexts: [first.record.context as usize, model.context()],
-            start: Some(model.record().start).filter(|&start| start != NONE).or(target.bos()).unwrap_or(0),
+            start: Some(model.record().start)
+                .filter(|&start| start != NONE)
+                .or(target.bos())
+                .unwrap_or(0),
             end: target.eos().next(),
             target,
             vocab: model.vocab().min(known),
@@ -183,11 +202,13 @@ impl<'m> Reader<'m> {
     /// The source that a column says, or what is wrong with it.
     fn source(&self, of: &str) -> Result<Given, String> {
         let Some(tokenizer) = &self.own else { return Ok(Given::Picture(self.folder.join(of))) };
-        let tokens = encode(tokenizer, of, true).map_err(|e| format!("has a source that cannot be encoded: {e}"))?;
+        let tokens = encode(tokenizer, of, true)
+            .map_err(|e| format!("has a source that cannot be encoded: {e}"))?;
         match tokens.len() {
-            found if found == 0 || found > self.contexts[0] => {
-                Err(format!("has a source of {found} tokens; the encoder reads 1 to {}", self.contexts[0]))
-            }
+            found if found == 0 || found > self.contexts[0] => Err(format!(
+                "has a source of {found} tokens; the encoder reads 1 to {}",
+                self.contexts[0]
+            )),
             _ => Ok(Given::Tokens(tokens)),
         }
     }
@@ -199,7 +220,9 @@ impl<'m> Reader<'m> {
         labels.extend(self.end);
         let (found, context) = (labels.len(), self.contexts[1]);
         if found == 0 || found > context {
-            return Err(format!("has a text of {found} tokens (its end counts); the decoder's context is {context}"));
+            return Err(format!(
+                "has a text of {found} tokens (its end counts); the decoder's context is {context}"
+            ));
         }
         match labels.iter().find(|&&token| token as usize >= self.vocab) {
             Some(token) => Err(format!("has token {token}, which the decoder does not have")),

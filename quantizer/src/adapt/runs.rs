@@ -1,4 +1,5 @@
-//! What the runtime itself makes of pairs: the encoder's states, which training begins with, and the score of a file.
+//! What the runtime itself makes of pairs: the encoder's states, which training begins with, and
+//! the score of a file.
 
 use kinglet::{Isa, Model, Options, Plan, Progress, RunError, Serial, Session, Source, argmax};
 use rayon::prelude::*;
@@ -18,8 +19,13 @@ pub(super) struct States {
     pub(super) of: Vec<Vec<f32>>,
 }
 
-/// The states behind the encoder of each source, which the interface begins with; `done` is told how many more there are.
-pub(super) fn states(model: &Model<'_>, pairs: &Pairs, done: &(dyn Fn(usize) + Sync)) -> Result<States, AdaptError> {
+/// The states behind the encoder of each source, which the interface begins with; `done` is told
+/// how many more there are.
+pub(super) fn states(
+    model: &Model<'_>,
+    pairs: &Pairs,
+    done: &(dyn Fn(usize) + Sync),
+) -> Result<States, AdaptError> {
     let width = model.stack(0)?.record.out as usize;
     let last = model.stack(0)?.record.blocks;
     let norm = model.stack(0)?.norm.as_ref().map(reread::norm);
@@ -47,7 +53,11 @@ pub(super) fn states(model: &Model<'_>, pairs: &Pairs, done: &(dyn Fn(usize) + S
     Ok(States { width, of: parts.into_iter().flatten().collect() })
 }
 
-fn session<'m, 'a>(model: &Model<'m>, options: Options, memory: &'a mut Memory) -> Result<Session<'m, 'a>, AdaptError> {
+fn session<'m, 'a>(
+    model: &Model<'m>,
+    options: Options,
+    memory: &'a mut Memory,
+) -> Result<Session<'m, 'a>, AdaptError> {
     Ok(Session::with(model, options, memory.bytes(), Isa::detect(), Serial)?)
 }
 
@@ -55,13 +65,19 @@ fn begin(session: &mut Session<'_, '_>, pairs: &Pairs, number: usize) -> Result<
     let source = &pairs.sources[number];
     let begun = match &source.given {
         Given::Tokens(tokens) => session.begin_source(Source::Tokens(tokens)),
-        Given::Picture(path) => session.begin_source(Source::Pixels(&pairs.picture(path, source.line)?)),
+        Given::Picture(path) => {
+            session.begin_source(Source::Pixels(&pairs.picture(path, source.line)?))
+        }
     };
     begun.map_err(AdaptError::Run)
 }
 
 /// How well a file does on some pairs, by number.
-pub(super) fn score(model: &Model<'_>, pairs: &Pairs, numbers: &[usize]) -> Result<Score, AdaptError> {
+pub(super) fn score(
+    model: &Model<'_>,
+    pairs: &Pairs,
+    numbers: &[usize],
+) -> Result<Score, AdaptError> {
     let most = numbers.iter().map(|&pair| pairs.all[pair].tokens.len()).max().unwrap_or(1);
     let options = Options { context: most, prefill: most, logits: most, ..Options::of(model)? };
     let parts = numbers.par_chunks(SOURCES).map(|numbers| {
@@ -72,7 +88,8 @@ pub(super) fn score(model: &Model<'_>, pairs: &Pairs, numbers: &[usize]) -> Resu
             let pair = &pairs.all[number];
             begin(&mut session, pairs, pair.source)?;
             session.resume(u64::MAX).map_err(AdaptError::Run)?;
-            // The greedy answer is the pair's if every token is the most probable one behind those before it.
+            // The greedy answer is the pair's if every token is the most probable one behind those
+            // before it.
             let mut exact = true;
             session
                 .feed_each(&pair.tokens, |at, logits| {

@@ -1,7 +1,7 @@
 //! What is trained: the interface, forward and backward, with the frozen decoder behind it.
 //!
-//! Pairs go through together, their rows one after the other. Of each stack the streams before its blocks are kept between the two
-//! directions; `fit::tape` computes the rest again.
+//! Pairs go through together, their rows one after the other. Of each stack the streams before its
+//! blocks are kept between the two directions; `fit::tape` computes the rest again.
 
 use kinglet::format::layout::{BlockRecord, NONE, StackRecord};
 use kinglet::format::{Input, Stack};
@@ -12,7 +12,9 @@ use super::AdaptError;
 use crate::checkpoint::Sight;
 use crate::fit::tape::{self, BlockGradient, Learns};
 use crate::quantize::{self, RoundedLinear};
-use crate::reference::{BlockWeights, Inputs, LinearWeights, Middle, NormWeights, Sequences, Site, ops};
+use crate::reference::{
+    BlockWeights, Inputs, LinearWeights, Middle, NormWeights, Sequences, Site, ops,
+};
 use crate::reread;
 
 /// A block of the interface.
@@ -42,7 +44,8 @@ pub(super) struct Stage {
 #[derive(Clone, Debug)]
 pub(super) struct Interface {
     pub(super) stages: Vec<Stage>,
-    /// The norms of the decoder's attention across, with the numbers of their blocks in the file; empty where they stay.
+    /// The norms of the decoder's attention across, with the numbers of their blocks in the file;
+    /// empty where they stay.
     pub(super) norms: Vec<(u32, NormWeights)>,
 }
 
@@ -105,7 +108,11 @@ impl Stage {
                 _ => Format::Int8,
             };
             let input = block.input().map_or(Format::Int8, |input| input.matrix.format());
-            Ok(Part { record: block.record, weights, formats: [input, memory, block.output.matrix.format()] })
+            Ok(Part {
+                record: block.record,
+                weights,
+                formats: [input, memory, block.output.matrix.format()],
+            })
         };
         let queries = match &stack.input {
             Input::Queries(queries) => {
@@ -145,16 +152,27 @@ impl Stage {
         (Passed { lengths, streams }, out)
     }
 
-    fn sequences<'s>(&self, lengths: &'s [usize], states: &'s [f32], rows: &'s [usize]) -> Sequences<'s> {
+    fn sequences<'s>(
+        &self,
+        lengths: &'s [usize],
+        states: &'s [f32],
+        rows: &'s [usize],
+    ) -> Sequences<'s> {
         match self.queries {
             None => Sequences::alone(lengths),
             Some(_) => Sequences { lengths, memory: states, memory_lengths: rows },
         }
     }
 
-    /// Takes the gradient of its states back to those of the stack before, and returns that of what it learns in the order of
-    /// [`Interface::parameters`].
-    fn backward(&self, passed: &Passed, states: &[f32], rows: &[usize], gradient: &mut Vec<f32>) -> Vec<Vec<f32>> {
+    /// Takes the gradient of its states back to those of the stack before, and returns that of what
+    /// it learns in the order of [`Interface::parameters`].
+    fn backward(
+        &self,
+        passed: &Passed,
+        states: &[f32],
+        rows: &[usize],
+        gradient: &mut Vec<f32>,
+    ) -> Vec<Vec<f32>> {
         let mut found = vec![];
         if let Some(norm) = &self.norm {
             let (of_norm, to) = tape::norm(norm, &passed.streams[self.parts.len()], gradient);
@@ -164,7 +182,14 @@ impl Stage {
         let sequences = self.sequences(&passed.lengths, states, rows);
         let mut to_memory = vec![0.0; if self.queries.is_some() { states.len() } else { 0 }];
         for (part, stream) in self.parts.iter().zip(&passed.streams).rev() {
-            let of = tape::block(&part.weights, sequences, stream, gradient, &mut to_memory, Learns::All);
+            let of = tape::block(
+                &part.weights,
+                sequences,
+                stream,
+                gradient,
+                &mut to_memory,
+                Learns::All,
+            );
             found.push(listed(of));
         }
         if let Some(queries) = &self.queries {
@@ -178,12 +203,18 @@ impl Stage {
 
     /// Its products rounded, queries first.
     pub(super) fn rounded(&self) -> Result<Rounded, AdaptError> {
-        let round = |of: &LinearWeights, format| Ok::<_, AdaptError>(quantize::linear(of, format, None)?.0);
-        let queries = self.queries.as_ref().map(|queries| round(queries, Format::Int8)).transpose()?;
+        let round =
+            |of: &LinearWeights, format| Ok::<_, AdaptError>(quantize::linear(of, format, None)?.0);
+        let queries =
+            self.queries.as_ref().map(|queries| round(queries, Format::Int8)).transpose()?;
         let mut parts = vec![];
         for part in &self.parts {
-            let product =
-                |site| part.weights.product(site).map(|of| round(of, part.formats[site as usize])).transpose();
+            let product = |site| {
+                part.weights
+                    .product(site)
+                    .map(|of| round(of, part.formats[site as usize]))
+                    .transpose()
+            };
             let [input, memory, output] = Site::OF_BLOCK.map(product);
             parts.push([input?, memory?, output?]);
         }
@@ -200,7 +231,8 @@ pub(super) struct Rounded {
 impl Interface {
     /// That of a file; without any where its decoder follows the encoder.
     pub(super) fn read(model: &Model<'_>) -> Result<Self, AdaptError> {
-        let stages = (1..model.record().stacks.saturating_sub(1)).map(|index| Stage::read(model, &model.stack(index)?));
+        let stages = (1..model.record().stacks.saturating_sub(1))
+            .map(|index| Stage::read(model, &model.stack(index)?));
         Ok(Self { stages: stages.collect::<Result<_, _>>()?, norms: vec![] })
     }
 
@@ -210,12 +242,16 @@ impl Interface {
         for stage in &mut self.stages {
             all.extend(stage.queries.iter_mut().map(|queries| &mut queries.weight));
             for part in &mut stage.parts {
-                let BlockWeights { norm, stream_norm, input, memory, output, .. } = &mut part.weights;
+                let BlockWeights { norm, stream_norm, input, memory, output, .. } =
+                    &mut part.weights;
                 for norm in [norm, stream_norm].into_iter().flatten() {
                     all.extend([Some(&mut norm.weight), norm.bias.as_mut()].into_iter().flatten());
                 }
-                for product in [input.as_mut(), memory.as_mut(), Some(output)].into_iter().flatten() {
-                    all.extend([Some(&mut product.weight), product.bias.as_mut()].into_iter().flatten());
+                for product in [input.as_mut(), memory.as_mut(), Some(output)].into_iter().flatten()
+                {
+                    all.extend(
+                        [Some(&mut product.weight), product.bias.as_mut()].into_iter().flatten(),
+                    );
                 }
             }
             if let Some(norm) = &mut stage.norm {
@@ -252,11 +288,15 @@ impl Decoder {
     pub(super) fn read(model: &Model<'_>) -> Result<Self, AdaptError> {
         let stack = model.last()?;
         let output = model.output()?;
-        let (Input::Tokens { embedding, inputs, scale, types }, Some(head)) = (&stack.input, &output.head) else {
+        let (Input::Tokens { embedding, inputs, scale, types }, Some(head)) =
+            (&stack.input, &output.head)
+        else {
             return Err(AdaptError::NoDecoder);
         };
         if output.dense.is_some() {
-            return Err(AdaptError::Interface { what: "leads to a decoder with a layer before its head" });
+            return Err(AdaptError::Interface {
+                what: "leads to a decoder with a layer before its head",
+            });
         }
         let tied = model.record().head == stack.record.embedding && model.record().head != NONE;
         let typed = types.as_ref().map(|types| {
@@ -264,7 +304,8 @@ impl Decoder {
             types.dequantize_row(0, &mut row);
             row
         });
-        let blocks = (stack.blocks.0..stack.blocks.1).map(|index| Ok(reread::block(&model.block(index)?)));
+        let blocks =
+            (stack.blocks.0..stack.blocks.1).map(|index| Ok(reread::block(&model.block(index)?)));
         Ok(Self {
             width: embedding.cols(),
             embedding: if tied { None } else { Some(reread::matrix(embedding)) },
@@ -316,8 +357,8 @@ impl Decoder {
     }
 }
 
-/// Runs some pairs and adds up their cross-entropy; with `learns` also returns the gradient of the mean over tokens, in the order of
-/// [`Interface::parameters`].
+/// Runs some pairs and adds up their cross-entropy; with `learns` also returns the gradient of the
+/// mean over tokens, in the order of [`Interface::parameters`].
 pub(super) fn run(
     interface: &Interface,
     decoder: &mut Decoder,
@@ -338,7 +379,8 @@ pub(super) fn run(
     let streams = forward(decoder.blocks.iter(), sequences, decoder.embed(lesson));
     let last = &streams[streams.len() - 1];
     let mut logits = decoder.head.apply(&normed(decoder.norm.as_ref(), last));
-    let found = Found { loss: cross_entropy(&mut logits, &lesson.labels), tokens: lesson.labels.len() };
+    let found =
+        Found { loss: cross_entropy(&mut logits, &lesson.labels), tokens: lesson.labels.len() };
     if !learns {
         return (found, vec![]);
     }
@@ -352,14 +394,17 @@ pub(super) fn run(
     let mut of_norms = vec![];
     let numbers = decoder.first..decoder.first + decoder.blocks.len() as u32;
     for ((number, block), stream) in numbers.zip(&decoder.blocks).zip(&streams).rev() {
-        let of = tape::block(block, sequences, stream, &mut gradient, &mut to_memory, Learns::Norms);
+        let of =
+            tape::block(block, sequences, stream, &mut gradient, &mut to_memory, Learns::Norms);
         if interface.norms.iter().any(|(learned, _)| *learned == number) {
             of_norms.push([of.norm.weight, of.norm.bias]);
         }
     }
     let of_norms = of_norms.into_iter().rev().flatten().filter(|numbers| !numbers.is_empty());
     let mut all = vec![of_norms.collect::<Vec<_>>()];
-    for ((stage, passed), (states, rows)) in interface.stages.iter().zip(&passed).zip(&entered).rev() {
+    for ((stage, passed), (states, rows)) in
+        interface.stages.iter().zip(&passed).zip(&entered).rev()
+    {
         all.push(stage.backward(passed, states, rows, &mut to_memory));
     }
     (found, all.into_iter().rev().flatten().collect())
@@ -396,7 +441,8 @@ fn add_positions(table: Option<&[f32]>, width: usize, lengths: &[usize], stream:
 fn listed(of: BlockGradient) -> Vec<Vec<f32>> {
     let BlockGradient { norm, stream_norm, input, memory, output } = of;
     let norms = [norm, stream_norm].into_iter().flat_map(|norm| [norm.weight, norm.bias]);
-    let products = [input, memory, output].into_iter().flat_map(|product| [product.weight, product.bias]);
+    let products =
+        [input, memory, output].into_iter().flat_map(|product| [product.weight, product.bias]);
     norms.chain(products).collect()
 }
 
@@ -500,19 +546,24 @@ mod tests {
             (Shape::Resampler, Some(2), Some(16)),
         ] {
             let fresh = Fresh { shape, queries, width };
-            let mut interface = fresh::interface(&fresh, ENCODER, MEMORY, 4, &mut Random(3)).unwrap();
+            let mut interface =
+                fresh::interface(&fresh, ENCODER, MEMORY, 4, &mut Random(3)).unwrap();
             assert_eq!(interface.stages[0].record.embedding, NONE);
             // Rounding would be steps.
             for part in interface.stages.iter_mut().flat_map(|stage| &mut stage.parts) {
                 for site in Site::OF_BLOCK {
-                    part.weights.product_mut(site).into_iter().for_each(|product| product.inputs = Inputs::Exact);
+                    part.weights
+                        .product_mut(site)
+                        .into_iter()
+                        .for_each(|product| product.inputs = Inputs::Exact);
                 }
             }
             interface.norms = decoder.norms();
             assert_eq!(interface.norms.len(), 2);
             let (found, gradient) = run(&interface, &mut decoder, &lesson, true);
             assert_eq!(found.tokens, 5);
-            let lengths: Vec<usize> = interface.parameters().iter().map(|numbers| numbers.len()).collect();
+            let lengths: Vec<usize> =
+                interface.parameters().iter().map(|numbers| numbers.len()).collect();
             assert!(lengths.iter().copied().eq(gradient.iter().map(Vec::len)), "{shape:?}");
             for (vector, gradient) in gradient.iter().enumerate() {
                 for at in (0..gradient.len()).step_by(1 + gradient.len() / 7) {
@@ -524,7 +575,11 @@ mod tests {
                     };
                     let want = (moved(STEP) - moved(-STEP)) / (2.0 * f64::from(STEP));
                     let far = (f64::from(gradient[at]) - want).abs();
-                    assert!(far < 2e-2 * (0.05 + want.abs()), "{shape:?} {vector} {at}: {}, not {want}", gradient[at]);
+                    assert!(
+                        far < 2e-2 * (0.05 + want.abs()),
+                        "{shape:?} {vector} {at}: {}, not {want}",
+                        gradient[at]
+                    );
                 }
             }
         }

@@ -1,5 +1,6 @@
-//! Training: Adam (Kingma and Ba, arXiv 1412.6980) on the cross-entropy of the pairs' texts, in a random order that follows from the seed.
-//! After each pass the interface is rounded as it would be written and scored on the pairs held out; the best is kept.
+//! Training: Adam (Kingma and Ba, arXiv 1412.6980) on the cross-entropy of the pairs' texts, in a
+//! random order that follows from the seed. After each pass the interface is rounded as it would be
+//! written and scored on the pairs held out; the best is kept.
 
 use super::pairs::{Pairs, Split};
 use super::runs::States;
@@ -35,17 +36,29 @@ pub(super) fn train(
 ) -> Result<Trained, AdaptError> {
     let of_pass = split.seen.len().div_ceil(options.batch.max(1));
     let steps = of_pass * options.passes;
-    let held: Vec<Lesson> =
-        split.held.chunks(options.batch.max(1)).map(|numbers| lesson(pairs, states, numbers)).collect();
+    let held: Vec<Lesson> = split
+        .held
+        .chunks(options.batch.max(1))
+        .map(|numbers| lesson(pairs, states, numbers))
+        .collect();
     let look = |interface: &Interface, decoder: &mut Decoder| -> Result<f64, AdaptError> {
         let rounded = interface.rounded()?;
         let all = held.iter().map(|lesson| run(&rounded, decoder, lesson, false).0);
-        let all = all.fold(Found::default(), |a, b| Found { loss: a.loss + b.loss, tokens: a.tokens + b.tokens });
+        let all = all.fold(Found::default(), |a, b| Found {
+            loss: a.loss + b.loss,
+            tokens: a.tokens + b.tokens,
+        });
         Ok(all.loss / all.tokens.max(1) as f64)
     };
-    let mut trained = Trained { best: interface.clone(), pass: 0, curve: vec![look(&interface, decoder)?], steps };
+    let mut trained = Trained {
+        best: interface.clone(),
+        pass: 0,
+        curve: vec![look(&interface, decoder)?],
+        steps,
+    };
     let mut lowest = trained.curve[0];
-    let mut moments: Vec<[f32; 2]> = vec![[0.0; 2]; interface.parameters().iter().map(|numbers| numbers.len()).sum()];
+    let mut moments: Vec<[f32; 2]> =
+        vec![[0.0; 2]; interface.parameters().iter().map(|numbers| numbers.len()).sum()];
     let mut random = Random(options.seed);
     let mut order = split.seen.clone();
     let mut step = 0;
@@ -83,7 +96,13 @@ fn lesson(pairs: &Pairs, states: &States, numbers: &[usize]) -> Lesson {
 }
 
 /// One step along the gradient.
-fn adam(interface: &mut Interface, gradient: &[Vec<f32>], moments: &mut [[f32; 2]], step: usize, rate: f32) {
+fn adam(
+    interface: &mut Interface,
+    gradient: &[Vec<f32>],
+    moments: &mut [[f32; 2]],
+    step: usize,
+    rate: f32,
+) {
     let unbias = DECAY.map(|decay| 1.0 / (1.0 - decay.powi(step.min(1 << 20) as i32)));
     let parameters = interface.parameters();
     assert_eq!(parameters.len(), gradient.len(), "a gradient for each vector");

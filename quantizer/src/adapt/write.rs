@@ -1,8 +1,10 @@
-//! The file again with another interface: every other tensor's bytes are copied as they lie, and so are tokenizers and metadata; the
-//! golden sequences are answered anew. It is written beside its target and renamed when it is whole, so the target may be the file itself.
+//! The file again with another interface: every other tensor's bytes are copied as they lie, and so
+//! are tokenizers and metadata; the golden sequences are answered anew. It is written beside its
+//! target and renamed when it is whole, so the target may be the file itself.
 //!
-//! A tensor of the new interface takes the place of the old one it stands for, unless something outside of the interface uses that, too.
-//! An interface of the same shape and formats thus leaves the file's layout as it was.
+//! A tensor of the new interface takes the place of the old one it stands for, unless something
+//! outside of the interface uses that, too. An interface of the same shape and formats thus leaves
+//! the file's layout as it was.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -41,7 +43,11 @@ struct Rewrite<'m> {
 }
 
 /// Writes the new file, under a temporary name. Also returns how many tensors are the old ones.
-pub(super) fn write(model: &Model<'_>, interface: &Interface, target: &Path) -> Result<(Finished, usize), AdaptError> {
+pub(super) fn write(
+    model: &Model<'_>,
+    interface: &Interface,
+    target: &Path,
+) -> Result<(Finished, usize), AdaptError> {
     let record = *model.record();
     let last = record.stacks - 1;
     let mut rewrite = Rewrite::new(model, interface)?;
@@ -60,7 +66,8 @@ pub(super) fn write(model: &Model<'_>, interface: &Interface, target: &Path) -> 
     let first = model.stack(last)?.blocks.0;
     for (index, mut block) in (first..).zip(old_blocks(last)?) {
         if let Some((_, norm)) = interface.norms.iter().find(|(number, _)| *number == index) {
-            (block.norm, block.norm_bias) = rewrite.norm("cross attention norm", [block.norm, block.norm_bias], norm);
+            (block.norm, block.norm_bias) =
+                rewrite.norm("cross attention norm", [block.norm, block.norm_bias], norm);
         }
         blocks.push(block);
     }
@@ -115,24 +122,41 @@ impl<'m> Rewrite<'m> {
     }
 
     /// A matrix and its bias.
-    fn product(&mut self, name: &str, old: [u32; 2], of: &RoundedLinear) -> Result<(u32, u32), AdaptError> {
+    fn product(
+        &mut self,
+        name: &str,
+        old: [u32; 2],
+        of: &RoundedLinear,
+    ) -> Result<(u32, u32), AdaptError> {
         let mut bytes = vec![];
         pack::write(of, &mut |more| {
             bytes.extend_from_slice(more);
             Ok(())
         })?;
         let (kind, rows) = (pack::kind(of), of.rows.len());
-        let piece = Piece::New { name: name.to_owned(), kind, rows, cols: of.cols, inputs: of.inputs, bytes };
+        let piece = Piece::New {
+            name: name.to_owned(),
+            kind,
+            rows,
+            cols: of.cols,
+            inputs: of.inputs,
+            bytes,
+        };
         let matrix = self.put(old[0], piece);
         Ok((matrix, self.vector(old[1], format!("{name} bias"), of.bias.as_deref())))
     }
 
-    fn stage(&mut self, number: u32, stage: &Stage) -> Result<(StackRecord, Vec<BlockRecord>), AdaptError> {
+    fn stage(
+        &mut self,
+        number: u32,
+        stage: &Stage,
+    ) -> Result<(StackRecord, Vec<BlockRecord>), AdaptError> {
         let rounded = stage.rounded()?;
         let mut record = stage.record;
         let prefix = format!("stack {number}");
         if let Some(queries) = &rounded.queries {
-            (record.embedding, _) = self.product(&format!("{prefix} queries"), [record.embedding, NONE], queries)?;
+            (record.embedding, _) =
+                self.product(&format!("{prefix} queries"), [record.embedding, NONE], queries)?;
             debug_assert_eq!(record.input, input::QUERIES);
         }
         let mut blocks = vec![];
@@ -156,14 +180,17 @@ impl<'m> Rewrite<'m> {
         let (kind, names) = names(&part.weights.middle);
         let name = |part: &str| format!("{prefix} layer {} {kind} {part}", record.layer);
         if let Some(norm) = &part.weights.norm {
-            (record.norm, record.norm_bias) = self.norm(&name("norm"), [record.norm, record.norm_bias], norm);
+            (record.norm, record.norm_bias) =
+                self.norm(&name("norm"), [record.norm, record.norm_bias], norm);
         }
         if let Some(norm) = &part.weights.stream_norm {
             let old = [record.stream_norm, record.stream_norm_bias];
-            (record.stream_norm, record.stream_norm_bias) = self.norm(&name("stream norm"), old, norm);
+            (record.stream_norm, record.stream_norm_bias) =
+                self.norm(&name("stream norm"), old, norm);
         }
         if let Some(of) = input {
-            (record.input, record.input_bias) = self.product(&name(names[0]), [record.input, record.input_bias], of)?;
+            (record.input, record.input_bias) =
+                self.product(&name(names[0]), [record.input, record.input_bias], of)?;
         }
         if let Some(of) = memory {
             let old = [record.memory, record.memory_bias];
@@ -187,9 +214,11 @@ impl<'m> Rewrite<'m> {
         let model = self.model;
         self.drop_unused(&stacks, &blocks)?;
         let mut numbers = vec![NONE; self.pieces.len()];
-        let there = self.pieces.iter().enumerate().filter(|(_, piece)| !matches!(piece, Piece::Gone));
+        let there =
+            self.pieces.iter().enumerate().filter(|(_, piece)| !matches!(piece, Piece::Gone));
         there.zip(0..).for_each(|((place, _), number)| numbers[place] = number);
-        let renumber = |index: &mut u32| *index = numbers.get(*index as usize).copied().unwrap_or(NONE);
+        let renumber =
+            |index: &mut u32| *index = numbers.get(*index as usize).copied().unwrap_or(NONE);
         _ = record.tensors_mut().map(renumber);
         stacks.iter_mut().for_each(|stack| _ = stack.tensors_mut().map(renumber));
         blocks.iter_mut().for_each(|block| _ = block.tensors_mut().map(renumber));
@@ -198,8 +227,10 @@ impl<'m> Rewrite<'m> {
         (outline.stacks, outline.blocks) = (stacks, blocks);
         outline.tokenizer = model.section(section::TOKENIZER).to_vec();
         outline.target_tokenizer = model.section(section::TARGET_TOKENIZER).to_vec();
-        outline.metadata = model.metadata().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        let questions: Vec<Question> = model.golden().map(|golden| Question::from(&golden)).collect();
+        outline.metadata =
+            model.metadata().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let questions: Vec<Question> =
+            model.golden().map(|golden| Question::from(&golden)).collect();
         outline.golden = questions.iter().map(Question::tokens).collect();
         for piece in &self.pieces {
             match piece {
@@ -230,10 +261,18 @@ impl<'m> Rewrite<'m> {
     }
 
     /// Drops what the old interface used and nothing uses now.
-    fn drop_unused(&mut self, stacks: &[StackRecord], blocks: &[BlockRecord]) -> Result<(), AdaptError> {
+    fn drop_unused(
+        &mut self,
+        stacks: &[StackRecord],
+        blocks: &[BlockRecord],
+    ) -> Result<(), AdaptError> {
         let mut used: HashSet<u32> = self.others.clone();
-        stacks.iter().for_each(|stack| used.extend(stack.clone().tensors_mut().map(|index| *index)));
-        blocks.iter().for_each(|block| used.extend(block.clone().tensors_mut().map(|index| *index)));
+        stacks
+            .iter()
+            .for_each(|stack| used.extend(stack.clone().tensors_mut().map(|index| *index)));
+        blocks
+            .iter()
+            .for_each(|block| used.extend(block.clone().tensors_mut().map(|index| *index)));
         for number in 1..self.model.record().stacks - 1 {
             let stack = self.model.stack(number)?;
             let mut old: Vec<u32> = stack.record.clone().tensors_mut().map(|index| *index).into();

@@ -1,22 +1,25 @@
 //! What a checkpoint computes, in terms of layers.
 //!
-//! A model is a chain of stacks. Each stack turns its input into a residual stream of its own width, takes it through its blocks and
-//! perhaps a final norm; the next goes on from there, or attends to those states (its *memory*). A decoder or an encoder is one
-//! stack, an encoder-decoder two, and a model that reads pictures may have a third between them.
+//! A model is a chain of stacks. Each stack turns its input into a residual stream of its own
+//! width, takes it through its blocks and perhaps a final norm; the next goes on from there, or
+//! attends to those states (its *memory*). A decoder or an encoder is one stack, an encoder-decoder
+//! two, and a model that reads pictures may have a third between them.
 //!
 //! ```text
 //! input + positions -> block -> ... -> block -> norm = states --+--> head of each position, or pooling -> dense -> head
 //!                                                               +--> memory of the next stack's cross attention, or its input
 //! ```
 //!
-//! A block is one residual branch, so attention and feed-forward are two; nothing here says which family they came from, except a name to
-//! show. Blocks name their tensors; the numbers stay in the checkpoint's files until
-//! [`Checkpoint::read_rows`](super::Checkpoint::read_rows).
+//! A block is one residual branch, so attention and feed-forward are two; nothing here says which
+//! family they came from, except a name to show. Blocks name their tensors; the numbers stay in the
+//! checkpoint's files until [`Checkpoint::read_rows`](super::Checkpoint::read_rows).
 //!
-//! Invariants of every value made by this crate: there is a stack, all sizes are at least 1, each tensor exists with the shape given, the
-//! shapes of a block agree with each other and with the width that the blocks before it leave, `kv_heads` divides `heads`, rotated
-//! pairs fit a head, cross attention and [`Input::States`] have a stack before them, only blocks that replace the stream change its
-//! width, and only they, and the first block of a stack whose norms follow its branches, are without a norm.
+//! Invariants of every value made by this crate: there is a stack, all sizes are at least 1, each
+//! tensor exists with the shape given, the shapes of a block agree with each other and with the
+//! width that the blocks before it leave, `kv_heads` divides `heads`, rotated pairs fit a head,
+//! cross attention and [`Input::States`] have a stack before them, only blocks that replace the
+//! stream change its width, and only they, and the first block of a stack whose norms follow its
+//! branches, are without a norm.
 
 use std::sync::Arc;
 
@@ -79,7 +82,9 @@ impl Architecture {
 
     /// The stack of a block.
     pub fn stack_of(&self, number: usize) -> usize {
-        (0..self.stacks.len()).find(|&stack| self.numbers(stack).end > number).unwrap_or(self.stacks.len())
+        (0..self.stacks.len())
+            .find(|&stack| self.numbers(stack).end > number)
+            .unwrap_or(self.stacks.len())
     }
 
     /// Tokens that the last stack knows; 0 if it reads none.
@@ -106,16 +111,22 @@ impl Architecture {
 
     /// Whether the head is the embedding of the last stack.
     pub fn tied(&self) -> bool {
-        self.output.head.as_ref().is_some_and(|head| self.last().input.embedding() == Some(&head.weight))
+        self.output
+            .head
+            .as_ref()
+            .is_some_and(|head| self.last().input.embedding() == Some(&head.weight))
     }
 
-    /// All tables and matrices that blocks do not have: those of inputs and output. A tied head is listed once.
+    /// All tables and matrices that blocks do not have: those of inputs and output. A tied head is
+    /// listed once.
     pub fn tables(&self) -> Vec<&TensorRef> {
         let mut tables: Vec<&TensorRef> = vec![];
         for stack in &self.stacks {
             tables.extend(match &stack.input {
                 Input::Tokens { embed, .. } => Some(embed),
-                Input::Features { linear, .. } | Input::Pixels { linear, .. } => Some(&linear.weight),
+                Input::Features { linear, .. } | Input::Pixels { linear, .. } => {
+                    Some(&linear.weight)
+                }
                 Input::Queries(_) | Input::States => None,
             });
         }
@@ -152,7 +163,9 @@ impl Stack {
     /// Numbers in a row behind the last block: that of replacing blocks may differ from the first.
     pub fn end_width(&self) -> usize {
         let changed = self.blocks.iter().rev().find(|block| block.join == Join::Replace);
-        changed.and_then(|block| block.products().last().map(|linear| linear.rows())).unwrap_or(self.width)
+        changed
+            .and_then(|block| block.products().last().map(|linear| linear.rows()))
+            .unwrap_or(self.width)
     }
 }
 
@@ -177,7 +190,8 @@ pub enum Input {
     },
     /// A picture of red, green and blue bytes, cut into square patches: a product each.
     Pixels {
-        /// From `patch * patch * channels` numbers in the order (y, x, channel) to the stack's width.
+        /// From `patch * patch * channels` numbers in the order (y, x, channel) to the stack's
+        /// width.
         linear: Linear,
         /// A row of the stack's width in front of them.
         class: Option<TensorRef>,
@@ -238,7 +252,8 @@ pub enum Positions {
     Table(Arc<Vec<f32>>),
 }
 
-/// What becomes of the states of the last stack: pooling, then a dense layer, then the head, then a length of 1.
+/// What becomes of the states of the last stack: pooling, then a dense layer, then the head, then a
+/// length of 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
     /// What is taken from them.
@@ -289,7 +304,8 @@ pub(super) enum Order {
     From(usize),
     /// Columns of the file, from this one on: it has a row for each input.
     Transposed(usize),
-    /// All, of a convolution (outputs, channels, side, side) with so many channels; columns are read in the order (y, x, channel).
+    /// All, of a convolution (outputs, channels, side, side) with so many channels; columns are
+    /// read in the order (y, x, channel).
     Patches(usize),
 }
 
@@ -409,8 +425,9 @@ impl Linear {
 pub struct Block {
     /// The layer of the checkpoint it belongs to, counted from 0 in each stack.
     pub layer: usize,
-    /// The norm before it. Without one are some blocks that replace the stream, and the first of a stack whose norms follow its branches
-    /// and whose input has none: it joins as [`Join::Pre`], `x + f(x)`.
+    /// The norm before it. Without one are some blocks that replace the stream, and the first of a
+    /// stack whose norms follow its branches and whose input has none: it joins as [`Join::Pre`],
+    /// `x + f(x)`.
     pub norm: Option<Norm>,
     /// How its result joins the stream.
     pub join: Join,
@@ -419,7 +436,8 @@ pub struct Block {
 }
 
 impl Block {
-    /// Its matrix products: those of the stream first, then those of the memory, the one back to the stream last.
+    /// Its matrix products: those of the stream first, then those of the memory, the one back to
+    /// the stream last.
     pub fn products(&self) -> Vec<&Linear> {
         match &self.middle {
             Middle::Attention(a) => vec![&a.query, &a.key, &a.value, &a.output],
@@ -439,7 +457,8 @@ impl Block {
 pub enum Join {
     /// `x + f(norm(x))`.
     Pre,
-    /// `norm(x) + f(norm(x))`. A model whose norms follow its branches has each norm in the block after, and the last as the stack's.
+    /// `norm(x) + f(norm(x))`. A model whose norms follow its branches has each norm in the block
+    /// after, and the last as the stack's.
     Post,
     /// `f(norm(x))`, whose width may be another.
     Replace,
@@ -447,7 +466,10 @@ pub enum Join {
 
 /// What a block computes.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "half of all blocks are of the larger kind, and there are few")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "half of all blocks are of the larger kind, and there are few"
+)]
 pub enum Middle {
     /// Attention.
     Attention(Attention),
@@ -499,19 +521,22 @@ pub struct Attention {
     pub relative: Option<Relative>,
 }
 
-/// Numbers added to scores by the distance of key and query, in buckets that widen with it (T5: Raffel et al., arXiv 1910.10683).
+/// Numbers added to scores by the distance of key and query, in buckets that widen with it (T5:
+/// Raffel et al., arXiv 1910.10683).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Relative {
     /// A row for each bucket, a column for each query head.
     pub table: TensorRef,
-    /// From this distance on all are in the last bucket; at least 2, and more than half of a side's buckets.
+    /// From this distance on all are in the last bucket; at least 2, and more than half of a side's
+    /// buckets.
     pub max_distance: usize,
     /// Whether half of the buckets are of later keys; otherwise those count as none away.
     pub bidirectional: bool,
 }
 
 impl Relative {
-    /// The bucket of a distance, key position less query position. Arithmetic is that of the reference, f32.
+    /// The bucket of a distance, key position less query position. Arithmetic is that of the
+    /// reference, f32.
     pub fn bucket(&self, distance: isize) -> usize {
         let (side, away) = match self.bidirectional {
             true => (self.table.rows / 2, distance.unsigned_abs()),
@@ -522,7 +547,8 @@ impl Relative {
         if away < exact {
             return first + away;
         }
-        let along = (away as f32 / exact as f32).ln() / (self.max_distance as f32 / exact as f32).ln();
+        let along =
+            (away as f32 / exact as f32).ln() / (self.max_distance as f32 / exact as f32).ln();
         let wide = exact + (along * (side - exact) as f32) as usize;
         first + wide.min(side.saturating_sub(1))
     }
@@ -538,7 +564,8 @@ pub struct Rope {
     pub magnitude: f32,
 }
 
-/// A feed-forward: `down * (activation(gate * x) .* (up * x))`, or without a gate `down * activation(up * x)`.
+/// A feed-forward: `down * (activation(gate * x) .* (up * x))`, or without a gate `down *
+/// activation(up * x)`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeedForward {
     /// Passes through the activation.
@@ -580,7 +607,8 @@ mod tests {
             let relative = Relative { table, max_distance: 128, bidirectional };
             distances.iter().map(|&d| relative.bucket(d)).collect::<Vec<_>>()
         };
-        let distances = [-300, -128, -127, -64, -20, -16, -8, -7, -1, 0, 1, 7, 8, 11, 12, 16, 32, 91, 128, 300];
+        let distances =
+            [-300, -128, -127, -64, -20, -16, -8, -7, -1, 0, 1, 7, 8, 11, 12, 16, 32, 91, 128, 300];
         let both = [15, 15, 15, 14, 10, 10, 8, 7, 1, 0, 17, 23, 24, 24, 25, 26, 28, 31, 31, 31];
         assert_eq!(buckets(true, &distances), both);
         let earlier = [31, 31, 31, 26, 17, 16, 8, 7, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];

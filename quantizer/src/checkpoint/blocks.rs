@@ -105,7 +105,12 @@ fn scales(packed: &[u8; 12]) -> [(u8, u8); 8] {
 
 /// Q4_K and Q5_K: 32 bytes hold the low nibbles of one 32 numbers and the high
 /// ones of the next; `fifth` is the bit above that of number `i` in the `part`th 32.
-fn scaled_nibbles(head: &[u8; 16], codes: &[u8], out: &mut [f32; 256], fifth: impl Fn(usize, usize) -> u8) {
+fn scaled_nibbles(
+    head: &[u8; 16],
+    codes: &[u8],
+    out: &mut [f32; 256],
+    fifth: impl Fn(usize, usize) -> u8,
+) {
     let [low, high, min_low, min_high, packed @ ..] = head;
     let (d, m) = (half(*low, *high), half(*min_low, *min_high));
     let parts = out.as_chunks_mut::<32>().0.iter_mut().zip(scales(packed)).enumerate();

@@ -1,8 +1,9 @@
-//! Weights as a file has coded them already, for who takes codes over instead of rounding numbers again.
+//! Weights as a file has coded them already, for who takes codes over instead of rounding numbers
+//! again.
 //!
-//! These are the types of GGUF whose grid the runtime has, too: 32 numbers share a scale and perhaps a
-//! minimum. What is read here stands for the numbers that [`Checkpoint::read_rows`] gives, but for the
-//! rounding of their f32 arithmetic.
+//! These are the types of GGUF whose grid the runtime has, too: 32 numbers share a scale and
+//! perhaps a minimum. What is read here stands for the numbers that [`Checkpoint::read_rows`]
+//! gives, but for the rounding of their f32 arithmetic.
 
 use std::ops::Range;
 
@@ -58,7 +59,8 @@ impl Coded {
     /// Adds a block of these bytes.
     fn push(&mut self, coding: Coding, block: &[u8]) {
         let (scales, codes) = block.split_at(if coding == Coding::Q4_1 { 4 } else { 2 });
-        let mut halves = scales.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32());
+        let mut halves =
+            scales.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32());
         self.scales.extend(halves.next());
         self.minima.extend(halves.next());
         match coding {
@@ -82,7 +84,11 @@ impl Checkpoint {
     /// # Errors
     ///
     /// A matrix that is not coded so ([`Self::coding`]), or what the operating system says.
-    pub fn coded_rows(&self, tensor: &TensorRef, rows: Range<usize>) -> Result<Coded, CheckpointError> {
+    pub fn coded_rows(
+        &self,
+        tensor: &TensorRef,
+        rows: Range<usize>,
+    ) -> Result<Coded, CheckpointError> {
         let (element, bytes) = self.tensors.read_blocks(tensor, rows)?;
         let coding = Coding::of(element).ok_or_else(|| super::tensors::unknown(tensor))?;
         let mut coded = Coded::default();

@@ -16,7 +16,8 @@ pub(super) const MAX_LAYERS: usize = 4096;
 /// Wider than any head; bounds the tables of rotations.
 const MAX_HEAD_DIM: usize = 1 << 16;
 
-pub(super) const UNQUANTIZED: &str = "weights must be plain F32, F16 or BF16: use the unquantized checkpoint";
+pub(super) const UNQUANTIZED: &str =
+    "weights must be plain F32, F16 or BF16: use the unquantized checkpoint";
 
 /// Settings that, unless off, change the computation beyond what blocks can say.
 const MUST_BE_OFF: &[(&str, &str)] = &[
@@ -121,14 +122,18 @@ fn family(fields: Fields<'_>) -> Result<&'static Family, CheckpointError> {
     // The reference takes defaults from one and layers from the other.
     match fields.text("model_type")? {
         Some(kind) if kind != family.name => {
-            Err(fields.bad("model_type", &format!("{:?}, as architectures says {name}", family.name)))
+            Err(fields
+                .bad("model_type", &format!("{:?}, as architectures says {name}", family.name)))
         }
         _ => Ok(family),
     }
 }
 
 /// Refuses settings that are not off.
-pub(super) fn refuse_switched_on(fields: Fields<'_>, switches: &[(&str, &str)]) -> Result<(), CheckpointError> {
+pub(super) fn refuse_switched_on(
+    fields: Fields<'_>,
+    switches: &[(&str, &str)],
+) -> Result<(), CheckpointError> {
     for (key, supported) in switches {
         let off = match fields.get(key) {
             None | Some(Value::Bool(false)) => true,
@@ -154,7 +159,12 @@ fn refuse_unsupported(fields: Fields<'_>) -> Result<(), CheckpointError> {
     Ok(())
 }
 
-fn head_dim(fields: Fields<'_>, family: &Family, width: usize, heads: usize) -> Result<usize, CheckpointError> {
+fn head_dim(
+    fields: Fields<'_>,
+    family: &Family,
+    width: usize,
+    heads: usize,
+) -> Result<usize, CheckpointError> {
     let head_dim = match fields.size("head_dim", MAX_HEAD_DIM)?.or(family.head_dim) {
         Some(head_dim) => head_dim,
         None if width.is_multiple_of(heads) => width / heads,
@@ -164,7 +174,8 @@ fn head_dim(fields: Fields<'_>, family: &Family, width: usize, heads: usize) -> 
         }
     };
     if !head_dim.is_multiple_of(2) || head_dim > MAX_HEAD_DIM {
-        let expected = format!("an even number up to {MAX_HEAD_DIM} for rotary positions, not {head_dim}");
+        let expected =
+            format!("an even number up to {MAX_HEAD_DIM} for rotary positions, not {head_dim}");
         return Err(fields.bad("head_dim", &expected));
     }
     Ok(head_dim)
@@ -179,7 +190,10 @@ fn kv_heads(fields: Fields<'_>, family: &Family, heads: usize) -> Result<usize, 
     let kv_heads = fields.size(KEY, MAX_SIZE)?.unwrap_or(default);
     match heads.is_multiple_of(kv_heads) {
         true => Ok(kv_heads),
-        false => Err(fields.bad(KEY, &format!("a divisor of num_attention_heads, {heads}, not {kv_heads}"))),
+        false => {
+            Err(fields
+                .bad(KEY, &format!("a divisor of num_attention_heads, {heads}, not {kv_heads}")))
+        }
     }
 }
 
@@ -192,7 +206,11 @@ pub(super) fn eps(fields: Fields<'_>, key: &str, default: f64) -> Result<f32, Ch
 }
 
 /// An activation by the name that `transformers` has for it.
-pub(super) fn activation(fields: Fields<'_>, key: &str, default: &str) -> Result<Activation, CheckpointError> {
+pub(super) fn activation(
+    fields: Fields<'_>,
+    key: &str,
+    default: &str,
+) -> Result<Activation, CheckpointError> {
     let name = fields.text(key)?.unwrap_or(default);
     named_activation(name).ok_or_else(|| fields.unsupported(key, ACTIVATIONS))
 }

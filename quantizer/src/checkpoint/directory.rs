@@ -14,7 +14,10 @@ use super::{Architecture, layers};
 pub(super) const CONFIG_LIMIT: u64 = 1 << 20;
 
 /// Reads settings and headers.
-pub(super) fn open(dir: &Path, context: Option<usize>) -> Result<(Architecture, Tensors), CheckpointError> {
+pub(super) fn open(
+    dir: &Path,
+    context: Option<usize>,
+) -> Result<(Architecture, Tensors), CheckpointError> {
     const CONFIG: &str = "config.json";
     const GENERATION: &str = "generation_config.json";
     let config = read_object(&dir.join(CONFIG), CONFIG_LIMIT)?;

@@ -20,13 +20,15 @@ pub enum CheckpointError {
         source: std::io::Error,
     },
     /// A directory, pipe or device where a file was expected.
-    #[error("{} is not a regular file: give the directory of a complete Hugging Face checkpoint, or a GGUF file", path.display())]
+    #[error("{} is not a regular file: give the directory of a complete Hugging Face checkpoint, \
+             or a GGUF file", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
     },
     /// A JSON file of absurd length.
-    #[error("{} is {bytes} bytes long, more than the {limit} a checkpoint can need: it is not what its name says", path.display())]
+    #[error("{} is {bytes} bytes long, more than the {limit} a checkpoint can need: it is not what \
+             its name says", path.display())]
     JsonTooLong {
         /// The file.
         path: PathBuf,
@@ -107,7 +109,9 @@ pub enum CheckpointError {
         problem: String,
     },
     /// A tensor of numbers that are not read.
-    #[error("tensor `{tensor}` in {} is of type {found}: supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K and IQ4_NL; fetch or make a file of these, the larger the better", path.display())]
+    #[error("tensor `{tensor}` in {} is of type {found}: supported are F32, F16, BF16, Q8_0, Q4_0, \
+             Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K and IQ4_NL; fetch or make a file of these, the \
+             larger the better", path.display())]
     GgufType {
         /// The file.
         path: PathBuf,
@@ -117,7 +121,10 @@ pub enum CheckpointError {
         found: String,
     },
     /// The context asked for is none, or longer than the model allows.
-    #[error("a context of {asked} was asked for: it must be from 1 to the model's max_position_embeddings, {limit}")]
+    #[error(
+        "a context of {asked} was asked for: it must be from 1 to the model's \
+         max_position_embeddings, {limit}"
+    )]
     Context {
         /// The context asked for.
         asked: usize,
@@ -126,7 +133,8 @@ pub enum CheckpointError {
     },
     /// A context was asked for, and the model has one only.
     #[error(
-        "a context of {asked} was asked for, but what this model reads always makes {context} rows: leave the context out"
+        "a context of {asked} was asked for, but what this model reads always makes {context} \
+         rows: leave the context out"
     )]
     FixedContext {
         /// The context asked for.
@@ -136,7 +144,8 @@ pub enum CheckpointError {
     },
     /// A table of positions that would be computed, and too large.
     #[error(
-        "positions are computed at import, and a table of {rows} rows of {width} numbers is too large: ask for a shorter context"
+        "positions are computed at import, and a table of {rows} rows of {width} numbers is too \
+         large: ask for a shorter context"
     )]
     PositionTable {
         /// Its rows.
@@ -145,7 +154,10 @@ pub enum CheckpointError {
         width: usize,
     },
     /// Rotary settings that overflow together.
-    #[error("the rotary settings give no finite frequencies ({settings}): one of them is far out of range")]
+    #[error(
+        "the rotary settings give no finite frequencies ({settings}): one of them is far out of \
+         range"
+    )]
     Rotation {
         /// The settings.
         settings: String,
@@ -153,7 +165,8 @@ pub enum CheckpointError {
     /// No safetensors in the directory.
     #[error(
         "{} holds neither model.safetensors nor model.safetensors.index.json: \
-         convert the weights to safetensors (in transformers: `save_pretrained`) or fetch the missing files",
+         convert the weights to safetensors (in transformers: `save_pretrained`) or fetch the \
+         missing files",
         dir.display()
     )]
     NoWeights {
@@ -169,7 +182,8 @@ pub enum CheckpointError {
         problem: String,
     },
     /// The index names a shard that is not there.
-    #[error("the index places tensor `{tensor}` in {}, which does not exist: fetch the missing shard", shard.display())]
+    #[error("the index places tensor `{tensor}` in {}, which does not exist: fetch the missing \
+             shard", shard.display())]
     MissingShard {
         /// One of the tensors of the shard.
         tensor: String,
@@ -177,7 +191,8 @@ pub enum CheckpointError {
         shard: PathBuf,
     },
     /// The index places a tensor in a shard that lacks it.
-    #[error("the index places tensor `{tensor}` in {}, which has no such tensor: fetch index and shards of one revision", shard.display())]
+    #[error("the index places tensor `{tensor}` in {}, which has no such tensor: fetch index and \
+             shards of one revision", shard.display())]
     NotInShard {
         /// The tensor.
         tensor: String,
@@ -195,7 +210,8 @@ pub enum CheckpointError {
         second: PathBuf,
     },
     /// The header's length does not fit the file.
-    #[error("{} claims a header of {header} bytes in a file of {file}: it is damaged or not safetensors, fetch it again", path.display())]
+    #[error("{} claims a header of {header} bytes in a file of {file}: it is damaged or not \
+             safetensors, fetch it again", path.display())]
     HeaderLength {
         /// The file.
         path: PathBuf,
@@ -213,7 +229,8 @@ pub enum CheckpointError {
         source: SafeTensorError,
     },
     /// The file is shorter or longer than its header says.
-    #[error("{} is {found} bytes long, its header describes {expected}: the download was cut or mixed up, fetch it again", path.display())]
+    #[error("{} is {found} bytes long, its header describes {expected}: the download was cut or \
+             mixed up, fetch it again", path.display())]
     FileLength {
         /// The file.
         path: PathBuf,
@@ -235,7 +252,8 @@ pub enum CheckpointError {
     /// Tensors that the configuration does not account for.
     #[error(
         "{count} tensors belong to nothing that config.json describes ({}): \
-         the model computes something else than its configuration says, or the files are of two models",
+         the model computes something else than its configuration says, or the files are of two \
+         models",
         list(names, *count)
     )]
     ExtraTensors {
@@ -245,7 +263,10 @@ pub enum CheckpointError {
         count: usize,
     },
     /// A tensor of another shape than the configuration implies.
-    #[error("tensor `{tensor}` has shape {found:?}, config.json implies {expected:?}: the files are of two models")]
+    #[error(
+        "tensor `{tensor}` has shape {found:?}, config.json implies {expected:?}: the files are of \
+         two models"
+    )]
     WrongShape {
         /// The tensor.
         tensor: String,
@@ -255,7 +276,10 @@ pub enum CheckpointError {
         found: Vec<usize>,
     },
     /// A tensor of numbers that are not read.
-    #[error("tensor `{tensor}` holds {found}: supported are F32, F16 and BF16, convert the checkpoint to one of them")]
+    #[error(
+        "tensor `{tensor}` holds {found}: supported are F32, F16 and BF16, convert the checkpoint \
+         to one of them"
+    )]
     WrongDtype {
         /// The tensor.
         tensor: String,
@@ -264,7 +288,8 @@ pub enum CheckpointError {
     },
     /// A weight that is not a number.
     #[error(
-        "tensor `{tensor}` has {value} at row {row}, column {col}: the checkpoint is damaged, or training diverged"
+        "tensor `{tensor}` has {value} at row {row}, column {col}: the checkpoint is damaged, or \
+         training diverged"
     )]
     NotFinite {
         /// The tensor.
@@ -277,7 +302,10 @@ pub enum CheckpointError {
         value: f32,
     },
     /// A tensor of another checkpoint.
-    #[error("tensor `{tensor}` is not part of this checkpoint: use the references of its own architecture")]
+    #[error(
+        "tensor `{tensor}` is not part of this checkpoint: use the references of its own \
+         architecture"
+    )]
     UnknownTensor {
         /// The tensor.
         tensor: String,
@@ -290,7 +318,8 @@ pub enum CheckpointError {
     },
     /// Rows outside of the tensor, or a buffer of the wrong length.
     #[error(
-        "rows {start}..{end} of tensor `{tensor}` ({rows} rows of {cols}) do not fit a buffer of {buffer}: ask for rows that exist and lend rows x columns"
+        "rows {start}..{end} of tensor `{tensor}` ({rows} rows of {cols}) do not fit a buffer of \
+         {buffer}: ask for rows that exist and lend rows x columns"
     )]
     RowRange {
         /// The tensor.

@@ -22,15 +22,21 @@ pub(super) fn read_object(path: &Path, limit: u64) -> Result<Map<String, Value>,
     read_json(path, limit)
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path, limit: u64) -> Result<T, CheckpointError> {
+fn read_json<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    limit: u64,
+) -> Result<T, CheckpointError> {
     let (file, bytes) = file::open(path)?;
     if bytes > limit {
         return Err(CheckpointError::JsonTooLong { path: path.to_owned(), bytes, limit });
     }
     let mut text = Vec::new();
     // `take`: the file may grow between the two calls.
-    file.take(limit).read_to_end(&mut text).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
-    serde_json::from_slice(&text).map_err(|source| CheckpointError::Json { path: path.to_owned(), source })
+    file.take(limit)
+        .read_to_end(&mut text)
+        .map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+    serde_json::from_slice(&text)
+        .map_err(|source| CheckpointError::Json { path: path.to_owned(), source })
 }
 
 /// Reads a JSON list of at most `limit` bytes.
@@ -104,7 +110,8 @@ impl<'a> Fields<'a> {
 
     /// A size that has no default.
     pub(super) fn required_size(&self, key: &str, most: usize) -> Result<usize, CheckpointError> {
-        self.size(key, most)?.ok_or_else(|| self.missing(key, &format!("a whole number from 1 to {most}")))
+        self.size(key, most)?
+            .ok_or_else(|| self.missing(key, &format!("a whole number from 1 to {most}")))
     }
 
     /// A finite number.
@@ -132,7 +139,12 @@ impl<'a> Fields<'a> {
         let value = self.get(key).ok_or_else(|| self.missing(key, &expected))?;
         let items = value.as_array().filter(|items| items.len() == count);
         items
-            .and_then(|items| items.iter().map(|item| item.as_f64().filter(|x| x.is_finite() && *x > 0.0)).collect())
+            .and_then(|items| {
+                items
+                    .iter()
+                    .map(|item| item.as_f64().filter(|x| x.is_finite() && *x > 0.0))
+                    .collect()
+            })
             .ok_or_else(|| self.bad(key, &expected))
     }
 
@@ -156,7 +168,11 @@ impl<'a> Fields<'a> {
 
     /// `key` is missing.
     pub(super) fn missing(&self, key: &str, expected: &str) -> CheckpointError {
-        CheckpointError::MissingField { file: self.file, field: self.name(key), expected: expected.to_owned() }
+        CheckpointError::MissingField {
+            file: self.file,
+            field: self.name(key),
+            expected: expected.to_owned(),
+        }
     }
 
     /// `key` makes no sense.

@@ -52,7 +52,8 @@ impl PositionedFile {
 
     /// Fills `out` from the bytes at `offset`.
     pub(super) fn read_exact_at(&self, out: &mut [u8], offset: u64) -> Result<(), CheckpointError> {
-        self.fill(out, offset).map_err(|source| CheckpointError::Io { path: self.path.clone(), source })
+        self.fill(out, offset)
+            .map_err(|source| CheckpointError::Io { path: self.path.clone(), source })
     }
 
     #[cfg(unix)]

@@ -37,17 +37,26 @@ impl<'a> Finder<'a> {
     }
 
     /// A matrix.
-    pub(super) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<TensorRef, CheckpointError> {
+    pub(super) fn matrix(
+        &mut self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<TensorRef, CheckpointError> {
         self.find(name, &[rows, cols], self.incomplete)
     }
 
     /// A tensor of several dimensions, as a matrix with a row for each of the first.
-    pub(super) fn matrix_of(&mut self, name: &str, shape: &[usize]) -> Result<TensorRef, CheckpointError> {
+    pub(super) fn matrix_of(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<TensorRef, CheckpointError> {
         self.find(name, shape, self.incomplete)
     }
 
-    /// Looks a tensor up and checks its shape, but for dimensions of 1 in front, and its type. More than two dimensions give a row for each of
-    /// the first.
+    /// Looks a tensor up and checks its shape, but for dimensions of 1 in front, and its type. More
+    /// than two dimensions give a row for each of the first.
     pub(super) fn find(
         &mut self,
         name: &str,
@@ -55,10 +64,15 @@ impl<'a> Finder<'a> {
         hint: &'static str,
     ) -> Result<TensorRef, CheckpointError> {
         let Some(stored) = self.tensors.get(name) else {
-            return Err(CheckpointError::MissingTensor { tensor: name.to_owned(), shape: shape.to_owned(), hint });
+            return Err(CheckpointError::MissingTensor {
+                tensor: name.to_owned(),
+                shape: shape.to_owned(),
+                hint,
+            });
         };
         let more = stored.shape.len().saturating_sub(shape.len());
-        let same = stored.shape.iter().take(more).all(|size| *size == 1) && stored.shape.iter().skip(more).eq(shape);
+        let same = stored.shape.iter().take(more).all(|size| *size == 1)
+            && stored.shape.iter().skip(more).eq(shape);
         if !same {
             return Err(CheckpointError::WrongShape {
                 tensor: name.to_owned(),
@@ -67,7 +81,10 @@ impl<'a> Finder<'a> {
             });
         }
         if let Err(found) = &stored.element {
-            return Err(CheckpointError::WrongDtype { tensor: name.to_owned(), found: found.clone() });
+            return Err(CheckpointError::WrongDtype {
+                tensor: name.to_owned(),
+                found: found.clone(),
+            });
         }
         self.used.insert(name.to_owned());
         let (rows, cols) = match shape {
@@ -78,13 +95,18 @@ impl<'a> Finder<'a> {
     }
 
     /// Fails if a tensor was not used, unless it is known to mean nothing.
-    pub(super) fn refuse_extra(&self, harmless: impl Fn(&str) -> bool) -> Result<(), CheckpointError> {
-        let extra = || self.tensors.names().filter(|name| !self.used.contains(*name) && !harmless(name));
+    pub(super) fn refuse_extra(
+        &self,
+        harmless: impl Fn(&str) -> bool,
+    ) -> Result<(), CheckpointError> {
+        let extra =
+            || self.tensors.names().filter(|name| !self.used.contains(*name) && !harmless(name));
         match extra().count() {
             0 => Ok(()),
-            count => {
-                Err(CheckpointError::ExtraTensors { names: extra().take(LISTED).map(str::to_owned).collect(), count })
-            }
+            count => Err(CheckpointError::ExtraTensors {
+                names: extra().take(LISTED).map(str::to_owned).collect(),
+                count,
+            }),
         }
     }
 }

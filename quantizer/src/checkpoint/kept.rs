@@ -55,13 +55,18 @@ impl Checkpoint {
         }
         let new = |id: u32| ids.binary_search(&id).ok().and_then(|at| u32::try_from(at).ok());
         // One vocabulary serves source and target; a head of other outputs than tokens stays.
-        let embeddings = architecture.stacks.iter_mut().filter_map(|stack| match &mut stack.input {
-            Input::Tokens { embed, .. } => Some(embed),
-            _ => None,
-        });
-        let head =
-            architecture.output.head.iter_mut().flat_map(|head| [&mut head.weight].into_iter().chain(&mut head.bias));
-        let of_tokens = |table: &&mut TensorRef| table.rows == of || (table.rows, table.cols) == (1, of);
+        let embeddings =
+            architecture.stacks.iter_mut().filter_map(|stack| match &mut stack.input {
+                Input::Tokens { embed, .. } => Some(embed),
+                _ => None,
+            });
+        let head = architecture
+            .output
+            .head
+            .iter_mut()
+            .flat_map(|head| [&mut head.weight].into_iter().chain(&mut head.bias));
+        let of_tokens =
+            |table: &&mut TensorRef| table.rows == of || (table.rows, table.cols) == (1, of);
         for table in embeddings.chain(head).filter(of_tokens) {
             if table.order != Order::Stored {
                 return refuse("the rows of its tables are not those of the file");

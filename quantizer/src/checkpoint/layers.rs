@@ -18,7 +18,8 @@ pub(super) fn describe(
     tensors: &Tensors,
     names: &'static Names,
 ) -> Result<Architecture, CheckpointError> {
-    let mut layers = Layers { finder: Finder::new(tensors, names.incomplete), names, config: &config };
+    let mut layers =
+        Layers { finder: Finder::new(tensors, names.incomplete), names, config: &config };
     let embed = layers.finder.matrix(names.embed, config.vocab, config.width)?;
     // Not reserved in advance: the tensors have yet to show that the layers exist.
     let mut blocks = Vec::new();
@@ -31,8 +32,11 @@ pub(super) fn describe(
         true => embed.clone(),
         false => layers.finder.find(names.head, &[config.vocab, config.width], names.headless)?,
     };
-    // The rotation is among the settings; tied files may store the head once more, which the reference ignores as well.
-    layers.finder.refuse_extra(|name| name.ends_with(names.rotation) || (config.tied && name == names.head))?;
+    // The rotation is among the settings; tied files may store the head once more, which the
+    // reference ignores as well.
+    layers.finder.refuse_extra(|name| {
+        name.ends_with(names.rotation) || (config.tied && name == names.head)
+    })?;
     let stack = Stack {
         width: config.width,
         context: config.context,
@@ -112,16 +116,31 @@ impl Layers<'_> {
     }
 
     /// A product whose outputs turn with their position.
-    fn turning(&mut self, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Linear, CheckpointError> {
+    fn turning(
+        &mut self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        bias: bool,
+    ) -> Result<Linear, CheckpointError> {
         let mut linear = self.linear(name, rows, cols, bias)?;
         if self.names.interleaved {
             linear.weight.order = Order::Interleaved(self.config.head_dim);
-            linear.bias.iter_mut().for_each(|bias| bias.order = Order::Interleaved(self.config.head_dim));
+            linear
+                .bias
+                .iter_mut()
+                .for_each(|bias| bias.order = Order::Interleaved(self.config.head_dim));
         }
         Ok(linear)
     }
 
-    fn linear(&mut self, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Linear, CheckpointError> {
+    fn linear(
+        &mut self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        bias: bool,
+    ) -> Result<Linear, CheckpointError> {
         let weight = self.finder.matrix(&format!("{name}.weight"), rows, cols)?;
         let bias = match bias {
             true => Some(self.finder.vector(&format!("{name}.bias"), rows)?),

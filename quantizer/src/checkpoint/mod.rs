@@ -57,8 +57,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub use architecture::{
-    Activation, Architecture, Attention, Block, FeedForward, Input, Join, Linear, Middle, Norm, NormKind, Output,
-    Picture, Pooling, Positions, Relative, Rope, Sight, Stack, TensorRef,
+    Activation, Architecture, Attention, Block, FeedForward, Input, Join, Linear, Middle, Norm,
+    NormKind, Output, Picture, Pooling, Positions, Relative, Rope, Sight, Stack, TensorRef,
 };
 pub use coded::{Coded, Coding};
 pub use error::CheckpointError;
@@ -123,8 +123,17 @@ impl Checkpoint {
 
     /// A directory whose tensors are to be read as this says.
     #[cfg(test)]
-    pub(crate) fn described(path: &Path, architecture: Architecture) -> Result<Self, CheckpointError> {
-        Ok(Self { path: path.to_owned(), architecture, tensors: Tensors::open(path)?, gguf: None, kept: None })
+    pub(crate) fn described(
+        path: &Path,
+        architecture: Architecture,
+    ) -> Result<Self, CheckpointError> {
+        Ok(Self {
+            path: path.to_owned(),
+            architecture,
+            tensors: Tensors::open(path)?,
+            gguf: None,
+            kept: None,
+        })
     }
 
     /// The directory or file.
@@ -154,14 +163,15 @@ impl Checkpoint {
         }
     }
 
-    /// The file that says how pictures are made ready (their size and the way to it), of models that read pictures. Scale and offset of
-    /// their bytes are in [`Picture`] already.
+    /// The file that says how pictures are made ready (their size and the way to it), of models
+    /// that read pictures. Scale and offset of their bytes are in [`Picture`] already.
     pub fn preparation(&self) -> Option<PathBuf> {
         let reads = matches!(self.architecture.first().input, Input::Pixels { .. });
         reads.then(|| self.path.join(PREPROCESSOR))
     }
 
-    /// A tensor of the files, whether the model's description names it or not, by rows of its first dimension.
+    /// A tensor of the files, whether the model's description names it or not, by rows of its first
+    /// dimension.
     pub(crate) fn stored(&self, name: &str) -> Option<TensorRef> {
         let stored = self.tensors.get(name)?;
         let (rows, cols) = match stored.shape.as_slice() {
@@ -171,7 +181,8 @@ impl Checkpoint {
         stored.element.is_ok().then(|| TensorRef::stored(name, rows, cols))
     }
 
-    /// The tokenizer section for answers, of models whose answers have a vocabulary of their own; empty for others.
+    /// The tokenizer section for answers, of models whose answers have a vocabulary of their own;
+    /// empty for others.
     ///
     /// # Errors
     ///
@@ -207,7 +218,12 @@ impl Checkpoint {
     ///
     /// A number that is not finite, rows or a buffer that do not fit, or what the
     /// operating system says; then the content of `out` is unspecified.
-    pub fn read_rows(&self, tensor: &TensorRef, rows: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
+    pub fn read_rows(
+        &self,
+        tensor: &TensorRef,
+        rows: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), CheckpointError> {
         self.tensors.read_rows(tensor, rows, out)
     }
 

@@ -76,7 +76,8 @@ pub(super) const GGUF: Names = Names {
     // Read with the settings.
     rotation: "rope_freqs.weight",
     interleaved: false,
-    incomplete: "the file is incomplete, or its metadata belongs to another model; convert the model again",
+    incomplete: "the file is incomplete, or its metadata belongs to another model; convert the \
+                 model again",
     headless: "the file is incomplete; convert the model again",
 };
 

@@ -87,7 +87,9 @@ impl RopeSettings {
         };
         let dim = self.head_dim as f64;
         // The pair (a fraction of one) that turns this often over the original context.
-        let pair_of = |turns: f64| dim * (self.original as f64 / (turns * TAU)).ln() / (2.0 * self.theta.ln());
+        let pair_of = |turns: f64| {
+            dim * (self.original as f64 / (turns * TAU)).ln() / (2.0 * self.theta.ln())
+        };
         let (mut low, mut high) = (pair_of(yarn.beta_fast), pair_of(yarn.beta_slow));
         if !low.is_finite() || !high.is_finite() {
             // A base of 1, where all pairs turn alike: the bounds below would hide it.

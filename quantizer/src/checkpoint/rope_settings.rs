@@ -9,7 +9,8 @@ use super::CheckpointError;
 use super::fields::{Fields, MAX_SIZE};
 
 const DEFAULT_THETA: f64 = 10_000.0;
-const SUPPORTED: &str = "supported are default, linear, dynamic, yarn, longrope, llama3 and proportional";
+const SUPPORTED: &str =
+    "supported are default, linear, dynamic, yarn, longrope, llama3 and proportional";
 
 /// Everything a rotation is computed from.
 #[derive(Debug)]
@@ -69,7 +70,11 @@ pub(super) struct Longrope {
 
 impl RopeSettings {
     /// Reads the settings; `longest` is `max_position_embeddings`.
-    pub(super) fn read(config: Fields<'_>, head_dim: usize, longest: usize) -> Result<Self, CheckpointError> {
+    pub(super) fn read(
+        config: Fields<'_>,
+        head_dim: usize,
+        longest: usize,
+    ) -> Result<Self, CheckpointError> {
         let own = match config.object("rope_scaling", "rope_scaling.")? {
             Some(own) => Some(own),
             None => config.object("rope_parameters", "rope_parameters.")?,
@@ -81,7 +86,9 @@ impl RopeSettings {
         };
         let original = match config.size("original_max_position_embeddings", MAX_SIZE)? {
             Some(original) => Some(original),
-            None => own.map_or(Ok(None), |own| own.size("original_max_position_embeddings", MAX_SIZE))?,
+            None => {
+                own.map_or(Ok(None), |own| own.size("original_max_position_embeddings", MAX_SIZE))?
+            }
         };
         let scaling = match own {
             Some(own) => {
@@ -120,13 +127,18 @@ fn whole_heads(fields: Fields<'_>) -> Result<(), CheckpointError> {
     match fields.number("partial_rotary_factor")? {
         Some(part) if part != 1.0 => Err(fields.unsupported(
             "partial_rotary_factor",
-            "1 is supported, heads that turn as a whole (any part of them with rope_type proportional)",
+            "1 is supported, heads that turn as a whole (any part of them with rope_type \
+             proportional)",
         )),
         _ => Ok(()),
     }
 }
 
-fn scaling(config: Fields<'_>, own: Fields<'_>, head_dim: usize) -> Result<Scaling, CheckpointError> {
+fn scaling(
+    config: Fields<'_>,
+    own: Fields<'_>,
+    head_dim: usize,
+) -> Result<Scaling, CheckpointError> {
     let key = match own.get("rope_type") {
         Some(_) => "rope_type",
         None => "type",

@@ -120,7 +120,8 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> 
         );
         if !plain || !file.ends_with(".safetensors") {
             return Err(bad(format!(
-                "tensor {tensor:?} is said to be in {file:?}, which is not a plain name of a safetensors file"
+                "tensor {tensor:?} is said to be in {file:?}, which is not a plain name of a \
+                 safetensors file"
             )));
         }
         places.insert(tensor, file);
@@ -131,8 +132,11 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> 
 /// Reads and checks a header; gives the position of the data after it.
 fn read_header(file: &PositionedFile) -> Result<(u64, Metadata), CheckpointError> {
     let mut prefix = [0; PREFIX as usize];
-    let wrong_length =
-        |header| CheckpointError::HeaderLength { path: file.path().to_owned(), header, file: file.len() };
+    let wrong_length = |header| CheckpointError::HeaderLength {
+        path: file.path().to_owned(),
+        header,
+        file: file.len(),
+    };
     if file.len() < PREFIX {
         return Err(wrong_length(0));
     }
@@ -144,14 +148,19 @@ fn read_header(file: &PositionedFile) -> Result<(u64, Metadata), CheckpointError
     let bytes = usize::try_from(length).map_err(|_| wrong_length(length))?;
     let mut header = vec![0; bytes];
     file.read_exact_at(&mut header, PREFIX)?;
-    let metadata: Metadata = serde_json::from_slice(&header).map_err(|source| CheckpointError::Header {
-        path: file.path().to_owned(),
-        source: SafeTensorError::InvalidHeaderDeserialization(source),
-    })?;
+    let metadata: Metadata =
+        serde_json::from_slice(&header).map_err(|source| CheckpointError::Header {
+            path: file.path().to_owned(),
+            source: SafeTensorError::InvalidHeaderDeserialization(source),
+        })?;
     let data = PREFIX + length;
     let expected = data.saturating_add(metadata.data_len() as u64);
     if expected != file.len() {
-        return Err(CheckpointError::FileLength { path: file.path().to_owned(), expected, found: file.len() });
+        return Err(CheckpointError::FileLength {
+            path: file.path().to_owned(),
+            expected,
+            found: file.len(),
+        });
     }
     Ok((data, metadata))
 }

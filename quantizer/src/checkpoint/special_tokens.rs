@@ -53,7 +53,8 @@ fn one(
     }
 }
 
-/// Whether it says no more than the configuration's class: libraries write those out for any vocabulary.
+/// Whether it says no more than the configuration's class: libraries write those out for any
+/// vocabulary.
 fn is_default(value: &Value, default: Option<u32>) -> bool {
     default.is_some() && value.as_u64() == default.map(u64::from)
 }
@@ -71,7 +72,9 @@ pub(super) fn eos(
         return Ok(default.into_iter().collect());
     };
     let tokens = match value {
-        Value::Array(values) if values.len() <= MAX_ENDS => values.iter().map(|value| token(value, vocab)).collect(),
+        Value::Array(values) if values.len() <= MAX_ENDS => {
+            values.iter().map(|value| token(value, vocab)).collect()
+        }
         value if is_default(value, default.filter(|eos| !in_vocab(*eos, vocab))) => Some(vec![]),
         value => token(value, vocab).map(|eos| vec![eos]),
     };
@@ -86,7 +89,11 @@ pub(super) fn eos(
     Ok(unique)
 }
 
-fn first<'a>(key: &str, config: Fields<'a>, generation: Option<Fields<'a>>) -> Option<(Fields<'a>, &'a Value)> {
+fn first<'a>(
+    key: &str,
+    config: Fields<'a>,
+    generation: Option<Fields<'a>>,
+) -> Option<(Fields<'a>, &'a Value)> {
     let sources = [generation, Some(config)];
     sources.into_iter().flatten().find_map(|fields| Some((fields, fields.get(key)?)))
 }

@@ -45,7 +45,8 @@ impl Tensors {
         let first = self.files.len();
         self.files.extend(others.files);
         for (name, stored) in others.entries {
-            self.entries.insert(format!("{folder}/{name}"), Stored { file: first + stored.file, ..stored });
+            self.entries
+                .insert(format!("{folder}/{name}"), Stored { file: first + stored.file, ..stored });
         }
     }
 
@@ -136,7 +137,9 @@ impl<'t> Reader<'t> {
         let stored = tensors.get(&tensor.name)?;
         let element = *stored.element.as_ref().ok()?;
         let (rows, cols) = (tensor.rows, tensor.cols);
-        let fits = |first: usize, count: usize, all: usize| first.checked_add(count).is_some_and(|end| end <= all);
+        let fits = |first: usize, count: usize, all: usize| {
+            first.checked_add(count).is_some_and(|end| end <= all)
+        };
         let shape: Vec<usize> = squeezed(&stored.shape).copied().collect();
         let same = match &tensor.order {
             Order::Stored | Order::Interleaved(_) => shape.iter().eq(squeezed(&[rows, cols])),
@@ -160,7 +163,9 @@ impl<'t> Reader<'t> {
             Order::Patches(channels) => match *stored.shape {
                 [outputs, inner, height, width] => {
                     let all = inner.checked_mul(height).and_then(|n| n.checked_mul(width));
-                    element.numbers() == 1 && (outputs, inner) == (rows, *channels) && all == Some(cols)
+                    element.numbers() == 1
+                        && (outputs, inner) == (rows, *channels)
+                        && all == Some(cols)
                 }
                 _ => false,
             },
@@ -215,7 +220,10 @@ impl<'t> Reader<'t> {
                 for (row, out) in rows.zip(out.chunks_mut(cols)) {
                     self.numbers(at(row), &mut stored)?;
                     for (i, out) in out.iter_mut().enumerate() {
-                        *out = stored.get(i % channels * area + i / channels).copied().unwrap_or_default();
+                        *out = stored
+                            .get(i % channels * area + i / channels)
+                            .copied()
+                            .unwrap_or_default();
                     }
                 }
                 Ok(())
@@ -234,7 +242,8 @@ impl<'t> Reader<'t> {
 
     /// Whether it is a matrix whose rows are rows of the file.
     fn has_rows(&self) -> bool {
-        !self.vector && matches!(self.tensor.order, Order::Stored | Order::Interleaved(_) | Order::Chosen(_))
+        !self.vector
+            && matches!(self.tensor.order, Order::Stored | Order::Interleaved(_) | Order::Chosen(_))
     }
 
     /// The bytes of such rows.
@@ -284,7 +293,8 @@ mod tests {
         let count: usize = shape.iter().product();
         let bytes: Vec<u8> = (0..count).flat_map(|i| (i as f32).to_le_bytes()).collect();
         std::fs::write(&path, bytes).unwrap();
-        let stored = Stored { file: 0, offset: 0, element: Ok(Element::F32), shape: shape.to_owned() };
+        let stored =
+            Stored { file: 0, offset: 0, element: Ok(Element::F32), shape: shape.to_owned() };
         let files = vec![PositionedFile::open(&path).unwrap()];
         (dir, Tensors { files, entries: BTreeMap::from([("t".to_owned(), stored)]) })
     }
@@ -321,7 +331,8 @@ mod tests {
         assert_eq!(read(&[4, 2], &matrix(4, 2).part(3, 1)).unwrap(), [6.0, 7.0]);
         assert_eq!(read(&[4, 2], &matrix(4, 2).part(3, 2)), None);
         assert_eq!(read(&[6], &matrix(1, 6).part(usize::MAX, 3)), None);
-        let chosen = |rows, cols| TensorRef { order: Order::Chosen([1, 3].into()), ..matrix(rows, cols) };
+        let chosen =
+            |rows, cols| TensorRef { order: Order::Chosen([1, 3].into()), ..matrix(rows, cols) };
         assert_eq!(read(&[4, 2], &chosen(2, 2)).unwrap(), [2.0, 3.0, 6.0, 7.0]);
         assert_eq!(read(&[1, 4], &chosen(1, 2)).unwrap(), [1.0, 3.0]);
         assert_eq!(read(&[3], &chosen(1, 2)), None);
@@ -330,9 +341,15 @@ mod tests {
     #[test]
     fn columns_can_be_rows() {
         // Three inputs, four outputs.
-        assert_eq!(read(&[3, 4], &matrix(3, 4).transposed(1, 2)).unwrap(), [1.0, 5.0, 9.0, 2.0, 6.0, 10.0]);
+        assert_eq!(
+            read(&[3, 4], &matrix(3, 4).transposed(1, 2)).unwrap(),
+            [1.0, 5.0, 9.0, 2.0, 6.0, 10.0]
+        );
         assert_eq!(read(&[3, 4], &matrix(3, 4).transposed(3, 2)), None);
-        assert_eq!(read(&[3, 4], &matrix(3, 4).transposed(3, 1).times(2.0)).unwrap(), [6.0, 14.0, 22.0]);
+        assert_eq!(
+            read(&[3, 4], &matrix(3, 4).transposed(3, 1).times(2.0)).unwrap(),
+            [6.0, 14.0, 22.0]
+        );
     }
 
     #[test]

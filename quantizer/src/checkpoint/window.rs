@@ -13,7 +13,12 @@ const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
 /// Checks that every layer attends to the whole context.
-pub(super) fn check(fields: Fields<'_>, window: Window, layers: usize, context: usize) -> Result<(), CheckpointError> {
+pub(super) fn check(
+    fields: Fields<'_>,
+    window: Window,
+    layers: usize,
+    context: usize,
+) -> Result<(), CheckpointError> {
     let window = in_force(fields, window, layers)?;
     if window.is_none_or(|window| window >= context) {
         return layer_types(fields, window.is_some());
@@ -22,14 +27,19 @@ pub(super) fn check(fields: Fields<'_>, window: Window, layers: usize, context: 
         "sliding_window",
         &format!(
             "the window ({}) must not be smaller than the context ({context}): \
-             ask for a context no longer than the window, or set it to null to attend to everything",
+             ask for a context no longer than the window, or set it to null to attend to \
+             everything",
             window.unwrap_or_default()
         ),
     ))
 }
 
 /// The window of those layers that have one.
-fn in_force(fields: Fields<'_>, window: Window, layers: usize) -> Result<Option<usize>, CheckpointError> {
+fn in_force(
+    fields: Fields<'_>,
+    window: Window,
+    layers: usize,
+) -> Result<Option<usize>, CheckpointError> {
     const KEY: &str = "sliding_window";
     let off = fields.is_null(KEY);
     match window {
@@ -74,7 +84,8 @@ fn layer_types(fields: Fields<'_>, harmless_window: bool) -> Result<(), Checkpoi
         true => Ok(()),
         false => Err(fields.unsupported(
             KEY,
-            "layers of full_attention are supported (sliding_attention with a window of the context or more)",
+            "layers of full_attention are supported (sliding_attention with a window of the \
+             context or more)",
         )),
     }
 }

@@ -1,14 +1,19 @@
-//! The shape of a text's hidden states: into how many directions they spread, and how they bend from token to token.
+//! The shape of a text's hidden states: into how many directions they spread, and how they bend
+//! from token to token.
 //!
-//! The entropy is the matrix-based one of a prompt (Skean et al., arXiv 2412.09563 and 2502.02013), which tells how much a layer keeps apart: of the
-//! states Z, a row for each token, the eigenvalues l of K = Z Z^T over its trace, S = - sum of l ln l; that is Rényi's entropy of order alpha as
-//! alpha goes to 1, or von Neumann's. Rows are neither centred nor scaled. It is at most the logarithm of the smaller of tokens and width,
-//! which the normalized entropy is divided by; exp(S) is the effective rank. Z^T Z has the same eigenvalues, so the smaller matrix is taken.
+//! The entropy is the matrix-based one of a prompt (Skean et al., arXiv 2412.09563 and 2502.02013),
+//! which tells how much a layer keeps apart: of the states Z, a row for each token, the eigenvalues
+//! l of K = Z Z^T over its trace, S = - sum of l ln l; that is Rényi's entropy of order alpha as
+//! alpha goes to 1, or von Neumann's. Rows are neither centred nor scaled. It is at most the
+//! logarithm of the smaller of tokens and width, which the normalized entropy is divided by; exp(S)
+//! is the effective rank. Z^T Z has the same eigenvalues, so the smaller matrix is taken.
 //!
-//! The curvature is the mean angle between a step from one token to the next and the step after it, in radians.
+//! The curvature is the mean angle between a step from one token to the next and the step after it,
+//! in radians.
 //!
-//! Over several texts, entropies may have two modes, as the first paper saw in middle layers. Sarle's coefficient says so: it is 5/9 for even
-//! distributions, more for those of two modes (1 at most) and less for those of one, but heavy skew raises it, too.
+//! Over several texts, entropies may have two modes, as the first paper saw in middle layers.
+//! Sarle's coefficient says so: it is 5/9 for even distributions, more for those of two modes (1 at
+//! most) and less for those of one, but heavy skew raises it, too.
 
 /// The states of a text.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,13 +29,16 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Of `rows`, one of `width` numbers for each token. Nothing where there are none, or all are 0 or one is not finite.
+    /// Of `rows`, one of `width` numbers for each token. Nothing where there are none, or all are 0
+    /// or one is not finite.
     pub fn of(rows: &[f32], width: usize) -> Option<Self> {
         let rows: Vec<&[f32]> = rows.chunks_exact(width.max(1)).collect();
         let tokens = rows.len();
         let mut gram = match tokens <= width {
             true => symmetric(tokens, |a, b| dot(rows[a], rows[b])),
-            false => symmetric(width, |a, b| rows.iter().map(|row| f64::from(row[a]) * f64::from(row[b])).sum()),
+            false => symmetric(width, |a, b| {
+                rows.iter().map(|row| f64::from(row[a]) * f64::from(row[b])).sum()
+            }),
         };
         let size = tokens.min(width);
         let trace: f64 = (0..size).map(|i| gram[i * size + i]).sum();
@@ -64,7 +72,8 @@ fn symmetric(size: usize, at: impl Fn(usize, usize) -> f64) -> Vec<f64> {
     matrix
 }
 
-/// Eigenvalues of a symmetric matrix, in no order: Jacobi's rotations, each of which makes a pair of numbers 0, until all but the diagonal are.
+/// Eigenvalues of a symmetric matrix, in no order: Jacobi's rotations, each of which makes a pair
+/// of numbers 0, until all but the diagonal are.
 pub fn eigenvalues(mut m: Vec<f64>, size: usize) -> Vec<f64> {
     const SWEEPS: usize = 60;
     let whole: f64 = m.iter().map(|x| x * x).sum();
@@ -101,8 +110,10 @@ fn rotate(m: &mut [f64], size: usize, p: usize, q: usize) {
 }
 
 fn curvature(rows: &[&[f32]]) -> Option<f64> {
-    let steps: Vec<Vec<f32>> =
-        rows.windows(2).map(|pair| pair[1].iter().zip(pair[0]).map(|(b, a)| b - a).collect()).collect();
+    let steps: Vec<Vec<f32>> = rows
+        .windows(2)
+        .map(|pair| pair[1].iter().zip(pair[0]).map(|(b, a)| b - a).collect())
+        .collect();
     let angle = |pair: &[Vec<f32>]| {
         let lengths = (dot(&pair[0], &pair[0]) * dot(&pair[1], &pair[1])).sqrt();
         (lengths > 0.0).then(|| (dot(&pair[0], &pair[1]) / lengths).clamp(-1.0, 1.0).acos())
@@ -114,7 +125,8 @@ fn curvature(rows: &[&[f32]]) -> Option<f64> {
 /// What an even distribution has; more speaks for two modes.
 pub const EVEN: f64 = 5.0 / 9.0;
 
-/// Sarle's coefficient of bimodality, with the corrections for finite samples. Nothing for fewer than four values, or equal ones.
+/// Sarle's coefficient of bimodality, with the corrections for finite samples. Nothing for fewer
+/// than four values, or equal ones.
 pub fn bimodality(values: &[f64]) -> Option<f64> {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
@@ -153,7 +165,10 @@ mod tests {
         let root = 3.0_f32.sqrt();
         let wide = Shape::of(&[1.0, 0.0, 0.0, 0.0, root, 0.0], 3).unwrap();
         let long = Shape::of(&[1.0, 0.0, 0.0, root, 0.0, 0.0], 2).unwrap();
-        assert!((wide.entropy - wanted).abs() < 1e-6 && (long.entropy - wanted).abs() < 1e-6, "{wide:?} {long:?}");
+        assert!(
+            (wide.entropy - wanted).abs() < 1e-6 && (long.entropy - wanted).abs() < 1e-6,
+            "{wide:?} {long:?}"
+        );
         assert_eq!(Shape::of(&[0.0; 6], 3), None);
     }
 
@@ -179,7 +194,10 @@ mod tests {
         let two: Vec<f64> = (0..100).map(|i| f64::from(i % 2) + 0.001 * f64::from(i)).collect();
         let even: Vec<f64> = (0..10_000).map(f64::from).collect();
         // The middles of equal parts of a logistic distribution.
-        let one: Vec<f64> = (0..1000).map(|i| (f64::from(i) + 0.5) / 1000.0).map(|p| (p / (1.0 - p)).ln()).collect();
+        let one: Vec<f64> = (0..1000)
+            .map(|i| (f64::from(i) + 0.5) / 1000.0)
+            .map(|p| (p / (1.0 - p)).ln())
+            .collect();
         assert!(bimodality(&two).unwrap() > 0.9);
         assert!((bimodality(&even).unwrap() - EVEN).abs() < 1e-3);
         assert!(bimodality(&one).unwrap() < 0.4);

@@ -1,7 +1,8 @@
 //! Hidden states beside the reference's.
 //!
-//! State 0 is the embedding, state n the residual stream behind block n - 1, in the runtime's taps as in the reference. A pruned
-//! model has fewer blocks; each of its states meets the one behind the same half of the same layer.
+//! State 0 is the embedding, state n the residual stream behind block n - 1, in the runtime's taps
+//! as in the reference. A pruned model has fewer blocks; each of its states meets the one behind
+//! the same half of the same layer.
 
 use kinglet::Model;
 use kinglet::format::layout::block;
@@ -18,14 +19,20 @@ pub(super) struct Alignment {
 
 impl Alignment {
     /// No state has a partner where the reference is of another width.
-    pub(super) fn new(model: &Model<'_>, architecture: &Architecture) -> Result<Self, EvaluateError> {
+    pub(super) fn new(
+        model: &Model<'_>,
+        architecture: &Architecture,
+    ) -> Result<Self, EvaluateError> {
         let mut places = vec![None];
         for index in 0..model.record().blocks {
             let record = model.block(index).map_err(EvaluateError::run)?.record;
-            let part = if record.kind == block::ATTENTION { Part::Attention } else { Part::FeedForward };
+            let part =
+                if record.kind == block::ATTENTION { Part::Attention } else { Part::FeedForward };
             places.push(Some(Place { stack: 0, layer: record.layer as usize, part }));
         }
-        let same_width = model.last().is_ok_and(|stack| stack.record.width as usize == architecture.last().width);
+        let same_width = model
+            .last()
+            .is_ok_and(|stack| stack.record.width as usize == architecture.last().width);
         let partner = |own: &Option<Place>| match own {
             _ if !same_width => None,
             None => Some(0),
@@ -59,12 +66,21 @@ pub(super) struct States(Vec<Sum>);
 
 impl States {
     pub(super) fn new(alignment: &Alignment) -> Self {
-        let paired = alignment.states.iter().zip(&alignment.places).filter(|(partner, _)| partner.is_some());
+        let paired =
+            alignment.states.iter().zip(&alignment.places).filter(|(partner, _)| partner.is_some());
         Self(paired.map(|(_, &after)| Sum { after, ..Sum::default() }).collect())
     }
 
-    /// Compares rows of the model's state `state`, the first of them that of token `first` of the group.
-    pub(super) fn compare(&mut self, alignment: &Alignment, state: usize, rows: &[f32], kept: &Kept, first: usize) {
+    /// Compares rows of the model's state `state`, the first of them that of token `first` of the
+    /// group.
+    pub(super) fn compare(
+        &mut self,
+        alignment: &Alignment,
+        state: usize,
+        rows: &[f32],
+        kept: &Kept,
+        first: usize,
+    ) {
         let Some(partner) = alignment.states[state] else { return };
         let place = alignment.states[..state].iter().flatten().count();
         let width = kept.width;
@@ -139,6 +155,11 @@ mod tests {
         sum.token(&[0.0, 2.0], &[2.0, 0.0]);
         sum.token(&[0.0, 0.0], &[0.0, 0.0]);
         sum.token(&[1.0, 0.0], &[0.0, 0.0]);
-        assert!((sum.error - (2f64.sqrt() + 1.0)).abs() < 1e-12 && sum.cosine == 2.0, "{} {}", sum.error, sum.cosine);
+        assert!(
+            (sum.error - (2f64.sqrt() + 1.0)).abs() < 1e-12 && sum.cosine == 2.0,
+            "{} {}",
+            sum.error,
+            sum.cosine
+        );
     }
 }

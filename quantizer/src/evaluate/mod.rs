@@ -1,23 +1,29 @@
-//! What quantization cost: perplexity on a text, and the distance of predictions and hidden states from the f32 checkpoint's.
+//! What quantization cost: perplexity on a text, and the distance of predictions and hidden states
+//! from the f32 checkpoint's.
 //!
 //! # Protocol
-//! The text is one sequence of tokens, without special ones. It is cut into windows of `window` tokens that do not overlap. Each is
-//! run on its own, behind a begin-of-sequence token, and all its tokens are scored (without a begin token, all but the first). The
-//! last window may be short. Perplexity is the exponential of the mean negative log-likelihood of a scored token.
+//! The text is one sequence of tokens, without special ones. It is cut into windows of `window`
+//! tokens that do not overlap. Each is run on its own, behind a begin-of-sequence token, and all
+//! its tokens are scored (without a begin token, all but the first). The last window may be short.
+//! Perplexity is the exponential of the mean negative log-likelihood of a scored token.
 //!
-//! At each scored position p is the reference's distribution over the next token and q the model's. The Kullback-Leibler divergence
-//! is `sum p ln(p / q)`, in nats; its 99th percentile is the smallest value that 99% of the positions do not exceed. Top-1 agreement is
-//! the fraction of positions where both find the same token most probable; top-5 agreement, where the reference's most
-//! probable token is among the model's five. With several models the same is measured from the first to each other.
+//! At each scored position p is the reference's distribution over the next token and q the model's.
+//! The Kullback-Leibler divergence is `sum p ln(p / q)`, in nats; its 99th percentile is the
+//! smallest value that 99% of the positions do not exceed. Top-1 agreement is the fraction of
+//! positions where both find the same token most probable; top-5 agreement, where the reference's
+//! most probable token is among the model's five. With several models the same is measured from the
+//! first to each other.
 //!
-//! Hidden states are compared behind the embedding and behind each block that the model kept, found by its layer and kind: the mean over
-//! tokens of `|h - r| / |r|`, and of the cosine. Each token counts alike, since a few (the first above all) are hundreds of times
-//! as long as the others and would hide them in a common sum.
+//! Hidden states are compared behind the embedding and behind each block that the model kept, found
+//! by its layer and kind: the mean over tokens of `|h - r| / |r|`, and of the cosine. Each token
+//! counts alike, since a few (the first above all) are hundreds of times as long as the others and
+//! would hide them in a common sum.
 //!
 //! # Invariants
-//! - Windows go through the reference in groups, and each block's weights are read once for a group; a group's streams, the states
-//!   kept and the logits in flight stay below about 256 MB (`windows`), with a window's logits for each peer. Of large models the states of the first tokens of each
-//!   group are compared; [`Hidden::tokens`] says of how many.
+//! - Windows go through the reference in groups, and each block's weights are read once for a
+//!   group; a group's streams, the states kept and the logits in flight stay below about 256 MB
+//!   (`windows`), with a window's logits for each peer. Of large models the states of the first
+//!   tokens of each group are compared; [`Hidden::tokens`] says of how many.
 //! - Sums run over windows in order, so the result does not depend on the number of threads.
 
 pub mod activations;
@@ -61,7 +67,8 @@ pub struct Divergence {
     pub max_kl: f64,
     /// Fraction of positions at which both find the same token most probable.
     pub top1_agreement: f64,
-    /// Fraction of positions at which the reference's most probable token is among the model's five.
+    /// Fraction of positions at which the reference's most probable token is among the model's
+    /// five.
     pub top5_agreement: f64,
     /// The reference's own perplexity.
     pub reference_perplexity: f64,
@@ -124,7 +131,11 @@ impl Place {
     pub fn all(architecture: &Architecture) -> impl Iterator<Item = Self> {
         let stacks = architecture.stacks.iter().enumerate();
         stacks.flat_map(|(stack, of)| {
-            of.blocks.iter().map(move |block| Self { stack, layer: block.layer, part: (&block.middle).into() })
+            of.blocks.iter().map(move |block| Self {
+                stack,
+                layer: block.layer,
+                part: (&block.middle).into(),
+            })
         })
     }
 }
@@ -189,7 +200,10 @@ pub enum EvaluateError {
         tokens: usize,
     },
     /// The window does not fit the model.
-    #[error("a window of {window} tokens does not fit the model's context of {context}; choose a smaller --window")]
+    #[error(
+        "a window of {window} tokens does not fit the model's context of {context}; choose a \
+         smaller --window"
+    )]
     Window {
         /// Tokens of a window.
         window: usize,
@@ -197,7 +211,10 @@ pub enum EvaluateError {
         context: usize,
     },
     /// A token that the model does not have.
-    #[error("token {token} is not one of the model's {vocab}: encode the text with the model's own tokenizer")]
+    #[error(
+        "token {token} is not one of the model's {vocab}: encode the text with the model's own \
+         tokenizer"
+    )]
     Token {
         /// The token.
         token: u32,
@@ -206,7 +223,8 @@ pub enum EvaluateError {
     },
     /// The reference has another vocabulary.
     #[error(
-        "the reference has {got} logits for a position, the model {want}: it is not the checkpoint this file was made from"
+        "the reference has {got} logits for a position, the model {want}: it is not the checkpoint \
+         this file was made from"
     )]
     Vocabulary {
         /// Logits expected.
@@ -215,7 +233,10 @@ pub enum EvaluateError {
         got: usize,
     },
     /// Another model has another vocabulary.
-    #[error("the other model has {got} logits for a position, the first {want}: they predict different tokens")]
+    #[error(
+        "the other model has {got} logits for a position, the first {want}: they predict different \
+         tokens"
+    )]
     OtherVocabulary {
         /// Logits of the first.
         want: usize,
@@ -224,7 +245,8 @@ pub enum EvaluateError {
     },
     /// The reference does not continue texts.
     #[error(
-        "the reference does not predict the next token of a text, so a text says nothing of it: give a decoder's checkpoint"
+        "the reference does not predict the next token of a text, so a text says nothing of it: \
+         give a decoder's checkpoint"
     )]
     Kind,
     /// The reference could not be run.
@@ -251,7 +273,8 @@ pub trait Peer: Send {
     fn logits(&mut self, tokens: &[u32], vocab: usize) -> std::io::Result<Vec<f32>>;
 }
 
-/// Evaluates `model` on `tokens`. `progress` is called with tokens done, which add up to those of the text.
+/// Evaluates `model` on `tokens`. `progress` is called with tokens done, which add up to those of
+/// the text.
 pub fn evaluate(
     model: &Model<'_>,
     isa: Isa,
@@ -264,7 +287,8 @@ pub fn evaluate(
     Ok(all.remove(0))
 }
 
-/// Evaluates several models on the same tokens, in one run, and measures the distance of each from the first.
+/// Evaluates several models on the same tokens, in one run, and measures the distance of each from
+/// the first.
 ///
 /// # Panics
 /// Without a model.
@@ -299,23 +323,29 @@ pub fn evaluate_beside(
     if let Some(got) = models.iter().map(Model::vocab).find(|&got| got != want) {
         return Err(EvaluateError::OtherVocabulary { want, got });
     }
-    let causal = |r: &Reference<'_>| r.architecture().stacks.len() == 1 && r.architecture().is_causal();
+    let causal =
+        |r: &Reference<'_>| r.architecture().stacks.len() == 1 && r.architecture().is_causal();
     if !reference.is_none_or(causal) {
         return Err(EvaluateError::Kind);
     }
     if let Some(got) = reference.map(|r| r.architecture().outputs()).filter(|&got| got != want) {
         return Err(EvaluateError::Vocabulary { want, got });
     }
-    if let Some(&token) = tokens.iter().chain(&protocol.bos).find(|&&token| token as usize >= want) {
+    if let Some(&token) = tokens.iter().chain(&protocol.bos).find(|&&token| token as usize >= want)
+    {
         return Err(EvaluateError::Token { token, vocab: want });
     }
     let window = protocol.window.min(tokens.len());
-    if let Some(context) = models.iter().map(Model::context).find(|&context| window == 0 || window > context) {
+    if let Some(context) =
+        models.iter().map(Model::context).find(|&context| window == 0 || window > context)
+    {
         return Err(EvaluateError::Window { window, context });
     }
-    let windows: Vec<Window<'_>> = tokens.chunks(window).map(|chunk| Window::new(chunk, protocol.bos)).collect();
+    let windows: Vec<Window<'_>> =
+        tokens.chunks(window).map(|chunk| Window::new(chunk, protocol.bos)).collect();
     let peers: Vec<_> = peers.into_iter().map(Mutex::new).collect();
-    let machine = Machine::new(models, &peers, isa, (window, protocol.int4_values), reference, progress)?;
+    let machine =
+        Machine::new(models, &peers, isa, (window, protocol.int4_values), reference, progress)?;
     let mut totals = vec![Score::default(); models.len() + peers.len()];
     for scores in machine.run(&windows)? {
         totals.iter_mut().zip(scores).for_each(|(total, score)| total.add(score));

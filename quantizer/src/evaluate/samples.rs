@@ -40,7 +40,8 @@ impl Outputs {
     pub fn of(architecture: &Architecture) -> Self {
         if architecture.is_language_model() {
             Self::Tokens
-        } else if architecture.output.head.is_some() && architecture.output.pooling != Pooling::None {
+        } else if architecture.output.head.is_some() && architecture.output.pooling != Pooling::None
+        {
             Self::Labels
         } else {
             Self::Vectors
@@ -122,7 +123,12 @@ impl Sums {
             _ => {
                 let d = self.distances.finish()?;
                 let (mean_kl, p99_kl, max_kl) = (d.mean_kl, d.p99_kl, d.max_kl);
-                Nearness::Distributions { mean_kl, p99_kl, max_kl, top1_agreement: d.top1_agreement }
+                Nearness::Distributions {
+                    mean_kl,
+                    p99_kl,
+                    max_kl,
+                    top1_agreement: d.top1_agreement,
+                }
             }
         };
         Some(Agreement { kind, samples, outputs: self.outputs, nearness })
@@ -131,7 +137,9 @@ impl Sums {
 
 /// The cosine of the angle between two vectors; 1 for two of zeros, 0 for one.
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let dot = |a: &[f32], b: &[f32]| {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+    };
     let lengths = dot(a, a) * dot(b, b);
     if lengths > 0.0 { dot(a, b) / lengths.sqrt() } else { f64::from(u8::from(a == b)) }
 }
@@ -166,7 +174,8 @@ pub fn compare(
             rows <= most
         };
         let (group, others) = rest.split_at(rest.iter().take_while(fits).count().max(1));
-        let mut wave = Wave { kind, runner: &runner, samples: group, first: 0, expected: vec![], held: 0 };
+        let mut wave =
+            Wave { kind, runner: &runner, samples: group, first: 0, expected: vec![], held: 0 };
         let mut failed = None;
         reference.run_samples(group, |sample, _, row| {
             let enough = wave.held * size_of::<f32>() >= limits.logits;
@@ -210,7 +219,11 @@ impl Wave<'_> {
     }
 
     /// Runs the model on the samples that wait, each on one thread.
-    fn run(&mut self, sums: &mut Sums, progress: &(dyn Fn(usize) + Sync)) -> Result<(), EvaluateError> {
+    fn run(
+        &mut self,
+        sums: &mut Sums,
+        progress: &(dyn Fn(usize) + Sync),
+    ) -> Result<(), EvaluateError> {
         let (runner, kind) = (self.runner, self.kind);
         let jobs: Vec<_> = self.samples[self.first..].iter().zip(&self.expected).collect();
         let memory = || Memory::new(runner.bytes);
@@ -218,15 +231,22 @@ impl Wave<'_> {
         let one = |memory: &mut Memory, (sample, expected): (&Sample, &Vec<f32>)| {
             let own = if expected.is_empty() { vec![] } else { runner.outputs(sample, memory)? };
             if own.len() != expected.len() {
-                let what = format!("the model gave {} numbers where the reference has {}", own.len(), expected.len());
+                let what = format!(
+                    "the model gave {} numbers where the reference has {}",
+                    own.len(),
+                    expected.len()
+                );
                 return Err(EvaluateError::Run(what));
             }
             let mut sums = Sums::default();
-            own.chunks(width).zip(expected.chunks(width)).for_each(|(own, r)| sums.output(kind, own, r));
+            own.chunks(width)
+                .zip(expected.chunks(width))
+                .for_each(|(own, r)| sums.output(kind, own, r));
             progress(1);
             Ok(sums)
         };
-        let done: Result<Vec<Sums>, EvaluateError> = jobs.into_par_iter().map_init(memory, one).collect();
+        let done: Result<Vec<Sums>, EvaluateError> =
+            jobs.into_par_iter().map_init(memory, one).collect();
         done?.into_iter().for_each(|more| sums.add(more));
         self.first += self.expected.len();
         self.expected.clear();
@@ -244,7 +264,11 @@ pub(crate) struct Runner<'m> {
 }
 
 impl<'m> Runner<'m> {
-    pub(crate) fn new(model: &'m Model<'m>, isa: Isa, samples: &[Sample]) -> Result<Self, EvaluateError> {
+    pub(crate) fn new(
+        model: &'m Model<'m>,
+        isa: Isa,
+        samples: &[Sample],
+    ) -> Result<Self, EvaluateError> {
         let source = samples.iter().map(|sample| sample.source.tokens().len()).max().unwrap_or(0);
         let target = samples.iter().map(|sample| sample.target.len()).max().unwrap_or(0);
         let of = Options::of(model).map_err(EvaluateError::run)?;
@@ -256,7 +280,8 @@ impl<'m> Runner<'m> {
         let logits = if model.is_decoder() { together } else { source };
         let pooled = model.record().pooling != kinglet::format::layout::pooling::NONE;
         let logits = if pooled { 1 } else { logits };
-        let options = Options { context, prefill: together, logits, source, targets: 1, ..Options::ONE };
+        let options =
+            Options { context, prefill: together, logits, source, targets: 1, ..Options::ONE };
         let bytes = Plan::new(model, options).map_err(EvaluateError::run)?.bytes();
         Ok(Self { model, isa, options, bytes })
     }
@@ -268,8 +293,12 @@ impl<'m> Runner<'m> {
         Ok(())
     }
 
-    pub(crate) fn session<'a>(&self, memory: &'a mut Memory) -> Result<Session<'m, 'a>, EvaluateError> {
-        Session::with(self.model, self.options, memory.bytes(), self.isa, Serial).map_err(EvaluateError::run)
+    pub(crate) fn session<'a>(
+        &self,
+        memory: &'a mut Memory,
+    ) -> Result<Session<'m, 'a>, EvaluateError> {
+        Session::with(self.model, self.options, memory.bytes(), self.isa, Serial)
+            .map_err(EvaluateError::run)
     }
 
     /// All outputs for a sample, one after the other.
@@ -280,14 +309,19 @@ impl<'m> Runner<'m> {
             return Ok(session.logits().to_vec());
         }
         let mut all = vec![];
-        session.feed_each(target, |_, row| all.extend_from_slice(row)).map_err(EvaluateError::run)?;
+        session
+            .feed_each(target, |_, row| all.extend_from_slice(row))
+            .map_err(EvaluateError::run)?;
         Ok(all)
     }
 }
 
 /// Reads the source of a sample, if the model has one; returns the tokens that a decoder is to be
 /// fed.
-pub(crate) fn begin<'s>(session: &mut Session<'_, '_>, sample: &'s Sample) -> Result<&'s [u32], EvaluateError> {
+pub(crate) fn begin<'s>(
+    session: &mut Session<'_, '_>,
+    sample: &'s Sample,
+) -> Result<&'s [u32], EvaluateError> {
     if session.options().source == 0 {
         session.rewind(0).map_err(EvaluateError::run)?;
         return Ok(sample.source.tokens());

@@ -19,7 +19,8 @@ impl<'l> Prediction<'l> {
         Self { logits, log: logits.iter().map(|&v| f64::from(v) - norm).collect() }
     }
 
-    /// Whether `token` is among the `n` most probable; of equal ones the first counts, as in `argmax`.
+    /// Whether `token` is among the `n` most probable; of equal ones the first counts, as in
+    /// `argmax`.
     fn among(&self, n: usize, token: u32) -> bool {
         let own = self.logits[token as usize];
         let before = |(i, &v): (usize, &f32)| v > own || v == own && i < token as usize;
@@ -156,7 +157,10 @@ mod tests {
         let found = distances.finish().unwrap();
         // 0.5 ln 2 + 0.25 ln 1 + 0.25 ln 0.5
         let kl = 0.25 * 2f64.ln();
-        assert!((found.max_kl - kl).abs() < 1e-7 && (found.mean_kl - kl / 3.0).abs() < 1e-7, "{found:?}");
+        assert!(
+            (found.max_kl - kl).abs() < 1e-7 && (found.mean_kl - kl / 3.0).abs() < 1e-7,
+            "{found:?}"
+        );
         assert_eq!(found.p99_kl as f32, found.max_kl as f32);
         assert!((found.top1_agreement - 2.0 / 3.0).abs() < 1e-12);
         assert!((found.top5_agreement - 1.0).abs() < 1e-12);
@@ -169,6 +173,9 @@ mod tests {
             let all = (0..n).map(|i| i as f32).rev().collect();
             Distances { all, ..Default::default() }.finish().map(|d| d.p99_kl)
         };
-        assert_eq!((with(0), with(1), with(100), with(101)), (None, Some(0.0), Some(98.0), Some(99.0)));
+        assert_eq!(
+            (with(0), with(1), with(100), with(101)),
+            (None, Some(0.0), Some(98.0), Some(99.0))
+        );
     }
 }

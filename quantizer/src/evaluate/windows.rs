@@ -88,9 +88,17 @@ impl<'r> Machine<'r> {
         reference: Option<&'r Reference<'r>>,
         progress: &'r (dyn Fn(usize) + Sync),
     ) -> Result<Self, EvaluateError> {
-        let (together, values) = (window.min(CHUNK), if int4_values { ValueFormat::Int4 } else { ValueFormat::Int8 });
-        let options = Options { context: window, prefill: together, logits: together, values, ..Options::ONE };
-        let plan = |model| Plan::new(model, options).map(|plan| plan.bytes()).map_err(EvaluateError::run);
+        let (together, values) =
+            (window.min(CHUNK), if int4_values { ValueFormat::Int4 } else { ValueFormat::Int8 });
+        let options = Options {
+            context: window,
+            prefill: together,
+            logits: together,
+            values,
+            ..Options::ONE
+        };
+        let plan =
+            |model| Plan::new(model, options).map(|plan| plan.bytes()).map_err(EvaluateError::run);
         let bytes = models.iter().map(plan).collect::<Result<_, _>>()?;
         let align = |r: &'r Reference<'r>| {
             let alignments = models.iter().map(|model| Alignment::new(model, r.architecture()));
@@ -110,7 +118,9 @@ impl<'r> Machine<'r> {
 
     /// The scores of each window, a score for each model.
     pub(super) fn run(&self, windows: &[Window<'_>]) -> Result<Vec<Vec<Score>>, EvaluateError> {
-        let Some((reference, alignments)) = &self.reference else { return self.wave(windows, None) };
+        let Some((reference, alignments)) = &self.reference else {
+            return self.wave(windows, None);
+        };
         let most = self.limits.streams / size_of::<f32>() / reference.architecture().last().width;
         let mut scores = vec![];
         let mut rest = windows;
@@ -157,7 +167,8 @@ impl<'r> Machine<'r> {
         reference.head(&batch, &mut (), |window, position, row| {
             logits.extend_from_slice(row);
             let whole = position + 1 == group[window].input.len();
-            let enough = size_of_val(logits.as_slice()) >= self.limits.logits || window + 1 == group.len();
+            let enough =
+                size_of_val(logits.as_slice()) >= self.limits.logits || window + 1 == group.len();
             if failed.is_some() || !(whole && enough) {
                 return;
             }
@@ -173,11 +184,18 @@ impl<'r> Machine<'r> {
         failed.map_or(Ok(scores), Err)
     }
 
-    /// Runs the models on windows that lie together; `expected` is what the reference has for all of them.
-    fn wave(&self, windows: &[Window<'_>], expected: Option<Expected<'_>>) -> Result<Vec<Vec<Score>>, EvaluateError> {
-        let starts =
-            windows.iter().scan(0, |start, window| Some(std::mem::replace(start, *start + window.input.len())));
-        let jobs: Vec<_> = windows.iter().zip(starts).filter(|(window, _)| !window.input.is_empty()).collect();
+    /// Runs the models on windows that lie together; `expected` is what the reference has for all
+    /// of them.
+    fn wave(
+        &self,
+        windows: &[Window<'_>],
+        expected: Option<Expected<'_>>,
+    ) -> Result<Vec<Vec<Score>>, EvaluateError> {
+        let starts = windows
+            .iter()
+            .scan(0, |start, window| Some(std::mem::replace(start, *start + window.input.len())));
+        let jobs: Vec<_> =
+            windows.iter().zip(starts).filter(|(window, _)| !window.input.is_empty()).collect();
         let vocab = self.models[0].vocab();
         let memories = || self.bytes.iter().map(|&bytes| Memory::new(bytes)).collect::<Vec<_>>();
         jobs.into_par_iter()
@@ -202,10 +220,16 @@ impl<'r> Machine<'r> {
         expected: Option<Expected<'_>>,
     ) -> Result<Vec<Score>, EvaluateError> {
         let with = |(model, memory): (&Model<'r>, _)| {
-            Session::with(model, self.options, Memory::bytes(memory), self.isa, Serial).map_err(EvaluateError::run)
+            Session::with(model, self.options, Memory::bytes(memory), self.isa, Serial)
+                .map_err(EvaluateError::run)
         };
-        let mut sessions = self.models.iter().zip(memories).map(with).collect::<Result<Vec<_>, _>>()?;
-        let alignments = self.reference.as_ref().map(|(_, alignments)| alignments.as_slice()).unwrap_or_default();
+        let mut sessions =
+            self.models.iter().zip(memories).map(with).collect::<Result<Vec<_>, _>>()?;
+        let alignments = self
+            .reference
+            .as_ref()
+            .map(|(_, alignments)| alignments.as_slice())
+            .unwrap_or_default();
         let mut scores = vec![Score::default(); sessions.len() + self.peers.len()];
         scores.iter_mut().zip(alignments).for_each(|(score, a)| score.states = States::new(a));
         let vocab = self.models[0].vocab();
@@ -218,16 +242,27 @@ impl<'r> Machine<'r> {
                 let run = session.resume_tapped(u64::MAX, |state, rows| {
                     if let Some(all) = expected {
                         let first = all.first + start;
-                        score.states.compare(&alignments[model], state as usize, rows, all.kept, first);
+                        score.states.compare(
+                            &alignments[model],
+                            state as usize,
+                            rows,
+                            all.kept,
+                            first,
+                        );
                     }
                 });
                 run.map_err(EvaluateError::run)?;
             }
-            let logits: Vec<&[f32]> = sessions.iter_mut().map(|session| &*session.logits()).collect();
+            let logits: Vec<&[f32]> =
+                sessions.iter_mut().map(|session| &*session.logits()).collect();
             for (row, &next) in (0..chunk.len()).zip(&mut targets) {
-                let reference = expected.map(|all| Prediction::new(&all.logits[(start + row) * vocab..][..vocab]));
-                let own = logits.iter().map(|logits| Prediction::new(&logits[row * vocab..][..vocab]));
-                let theirs = of_peers.iter().map(|all| Prediction::new(&all[(start + row) * vocab..][..vocab]));
+                let reference = expected
+                    .map(|all| Prediction::new(&all.logits[(start + row) * vocab..][..vocab]));
+                let own =
+                    logits.iter().map(|logits| Prediction::new(&logits[row * vocab..][..vocab]));
+                let theirs = of_peers
+                    .iter()
+                    .map(|all| Prediction::new(&all[(start + row) * vocab..][..vocab]));
                 let own: Vec<_> = own.chain(theirs).collect();
                 for (model, score) in scores.iter_mut().enumerate() {
                     let first = own.first().filter(|_| model > 0);
@@ -245,10 +280,14 @@ impl<'r> Machine<'r> {
             let logits = peer.logits(input, vocab).map_err(EvaluateError::run)?;
             let (got, want) = (logits.len(), input.len() * vocab);
             if got != want {
-                return Err(EvaluateError::Run(format!("a peer gave {got} logits instead of {want}")));
+                return Err(EvaluateError::Run(format!(
+                    "a peer gave {got} logits instead of {want}"
+                )));
             }
             if logits.iter().any(|logit| !logit.is_finite()) {
-                return Err(EvaluateError::run("a peer gave logits that are infinite or not numbers"));
+                return Err(EvaluateError::run(
+                    "a peer gave logits that are infinite or not numbers",
+                ));
             }
             Ok(logits)
         };
@@ -256,7 +295,8 @@ impl<'r> Machine<'r> {
     }
 }
 
-/// Half of a group's tokens count as done while the reference runs, the other half as the models do.
+/// Half of a group's tokens count as done while the reference runs, the other half as the models
+/// do.
 struct Share {
     half: usize,
     told: usize,
@@ -279,7 +319,8 @@ mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
 
-    /// However windows are grouped, positions are scored alike; only fewer hidden states are compared.
+    /// However windows are grouped, positions are scored alike; only fewer hidden states are
+    /// compared.
     #[test]
     fn groups_and_waves_change_no_score() {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/storyteller");
@@ -293,7 +334,8 @@ mod tests {
             let told = std::sync::atomic::AtomicUsize::new(0);
             let progress = |n| _ = told.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
             let mut machine =
-                Machine::new(&models, &[], Isa::detect(), (20, false), Some(&reference), &progress).unwrap();
+                Machine::new(&models, &[], Isa::detect(), (20, false), Some(&reference), &progress)
+                    .unwrap();
             machine.limits = limits;
             let mut total = Score::default();
             machine.run(&windows).unwrap().into_iter().flatten().for_each(|score| total.add(score));
@@ -303,12 +345,16 @@ mod tests {
         let whole = run(Limits::default());
         // Two windows of 19 to a group, 5 tokens of which have states; each window a wave.
         let states = models[0].record().blocks as usize + 1;
-        let small = run(Limits { streams: 40 * width * 4, states: 5 * states * width * 4, logits: 0 });
+        let small =
+            run(Limits { streams: 40 * width * 4, states: 5 * states * width * 4, logits: 0 });
         assert_eq!((whole.tokens, small.tokens), (142, 142));
         assert_eq!(whole.hidden.as_ref().unwrap().tokens, 142);
         assert_eq!(small.hidden.as_ref().unwrap().tokens, 4 * 5);
         let (a, b) = (whole.divergence.unwrap(), small.divergence.unwrap());
-        assert!((a.mean_kl / b.mean_kl - 1.0).abs() < 1e-4 && (a.p99_kl / b.p99_kl - 1.0).abs() < 1e-3, "{a:?} {b:?}");
+        assert!(
+            (a.mean_kl / b.mean_kl - 1.0).abs() < 1e-4 && (a.p99_kl / b.p99_kl - 1.0).abs() < 1e-3,
+            "{a:?} {b:?}"
+        );
         assert_eq!((whole.perplexity, a.top1_agreement), (small.perplexity, b.top1_agreement));
     }
 }

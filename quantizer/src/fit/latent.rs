@@ -1,13 +1,16 @@
 //! What a gradient moves of a rounded block, and how far.
 //!
-//! Behind each code stands a number in units of the levels, and the code is that of the level nearest to it; behind each sub-scale
-//! stands one whose nearest integer it is. Gradients are those of the rounded values (the straight-through estimator: Bengio et al.,
-//! arXiv 1308.3432), and steps are Adam's (Kingma and Ba, arXiv 1412.6980).
+//! Behind each code stands a number in units of the levels, and the code is that of the level
+//! nearest to it; behind each sub-scale stands one whose nearest integer it is. Gradients are those
+//! of the rounded values (the straight-through estimator: Bengio et al., arXiv 1308.3432), and
+//! steps are Adam's (Kingma and Ba, arXiv 1412.6980).
 //!
 //! Invariants:
 //!
-//! - The block is at every step one that can be written. A row whose sums could leave i32 stays as it was.
-//! - Rows do not depend on each other, and the numbers of a row are met in order: threads change no bit.
+//! - The block is at every step one that can be written. A row whose sums could leave i32 stays as
+//!   it was.
+//! - Rows do not depend on each other, and the numbers of a row are met in order: threads change no
+//!   bit.
 
 use kinglet_kernels::layout::GROUP;
 use rayon::prelude::*;
@@ -19,8 +22,8 @@ use crate::reference::{NormWeights, Site};
 
 /// Decay of the means of gradients and of their squares.
 const DECAY: [f32; 2] = [0.9, 0.99];
-/// How near to a neighbouring level a number may start, as a part of the way there. Half of the way is where codes change: what
-/// starts there changes with the noise of the first steps.
+/// How near to a neighbouring level a number may start, as a part of the way there. Half of the way
+/// is where codes change: what starts there changes with the noise of the first steps.
 const MARGIN: f32 = 0.3;
 
 /// What the weights of the products of a block would be without rounding, as far as that is known.
@@ -139,7 +142,9 @@ impl RowLatent {
                 }
             }
             along += of_group * row.sub_scales.get(g).map_or(1.0, |&sub| f32::from(sub));
-            if let (Some(Latent { at, means }), Some(sub)) = (self.sub_scales.get_mut(g), next.sub_scales.get_mut(g)) {
+            if let (Some(Latent { at, means }), Some(sub)) =
+                (self.sub_scales.get_mut(g), next.sub_scales.get_mut(g))
+            {
                 pace.stretch(at, means, row.scale * of_group);
                 *at = at.clamp(-SUB_SCALE, SUB_SCALE);
                 *sub = at.round_ties_even() as i8;
@@ -161,7 +166,8 @@ struct LinearLatent {
 impl LinearLatent {
     fn new(of: &RoundedLinear, aim: Option<&[f32]>) -> Self {
         let of_row = |r: usize| aim.map(|aim| &aim[r * of.cols..(r + 1) * of.cols]);
-        let rows = of.rows.iter().enumerate().map(|(r, row)| RowLatent::new(&of.levels, row, of_row(r)));
+        let rows =
+            of.rows.iter().enumerate().map(|(r, row)| RowLatent::new(&of.levels, row, of_row(r)));
         Self { rows: rows.collect(), bias: vec![[0.0; 2]; of.bias.as_ref().map_or(0, Vec::len)] }
     }
 
@@ -171,8 +177,10 @@ impl LinearLatent {
 
     fn step(&mut self, of: &mut RoundedLinear, gradient: &LinearGradient, pace: Pace) {
         let levels = &of.levels;
-        let rows = of.rows.par_iter_mut().zip(&mut self.rows).zip(gradient.weight.par_chunks(of.cols));
-        rows.with_min_len(8).for_each(|((row, latent), gradients)| latent.step(levels, row, gradients, pace));
+        let rows =
+            of.rows.par_iter_mut().zip(&mut self.rows).zip(gradient.weight.par_chunks(of.cols));
+        rows.with_min_len(8)
+            .for_each(|((row, latent), gradients)| latent.step(levels, row, gradients, pace));
         if let Some(bias) = &mut of.bias {
             pace.shift(bias, &mut self.bias, &gradient.bias);
         }
@@ -186,15 +194,18 @@ pub(crate) struct BlockLatent {
 }
 
 impl BlockLatent {
-    /// What stands behind a block; in the middle of what is rounded to each code where aims are not known.
+    /// What stands behind a block; in the middle of what is rounded to each code where aims are not
+    /// known.
     pub(crate) fn new(of: &RoundedBlock, aims: &Aims) -> Self {
-        let product = |site: Site| Some(LinearLatent::new(of.product(site)?, aims[site as usize].as_deref()));
+        let product =
+            |site: Site| Some(LinearLatent::new(of.product(site)?, aims[site as usize].as_deref()));
         Self { norm: NormLatent::new(of.norm.as_ref()), products: Site::OF_BLOCK.map(product) }
     }
 
     /// What the weights of the products would be without rounding.
     pub(crate) fn aims(&self, of: &RoundedBlock) -> Aims {
-        Site::OF_BLOCK.map(|site| Some(self.products[site as usize].as_ref()?.aim(of.product(site)?)))
+        Site::OF_BLOCK
+            .map(|site| Some(self.products[site as usize].as_ref()?.aim(of.product(site)?)))
     }
 
     /// A step along the gradient.

@@ -1,10 +1,12 @@
 //! Learning the codes of a layer from the f32 model's stream behind it.
 //!
-//! All products of the layer's blocks move together, against the squared distance of the stream behind the layer from the f32
-//! model's, on the inputs that the rounded model gives: so a layer makes up for those before it. The manner is AutoRound's (Cheng et
-//! al., arXiv 2309.05516), rates that fall to zero and the best state kept, with Adam's steps in the place of signs.
+//! All products of the layer's blocks move together, against the squared distance of the stream
+//! behind the layer from the f32 model's, on the inputs that the rounded model gives: so a layer
+//! makes up for those before it. The manner is AutoRound's (Cheng et al., arXiv 2309.05516), rates
+//! that fall to zero and the best state kept, with Adam's steps in the place of signs.
 //!
-//! The end of the text is held out. What does best there is kept, which is the start if nothing does better.
+//! The end of the text is held out. What does best there is kept, which is the start if nothing
+//! does better.
 
 use super::latent::{Aims, BlockLatent, Pace};
 use super::tape::{self, Learns};
@@ -39,8 +41,11 @@ fn lessons<'b>(before: &'b Batch, after: &'b Batch) -> [Vec<Lesson<'b>>; 2] {
     let all: usize = before.lengths().iter().sum();
     let tokens = TOKENS.min(all.div_ceil(PARTS));
     let wanted = after.parts(tokens).map(|part| part.stream);
-    let mut seen: Vec<_> =
-        before.parts(tokens).zip(wanted).map(|(part, wanted)| Lesson { part, wanted, width: after.width() }).collect();
+    let mut seen: Vec<_> = before
+        .parts(tokens)
+        .zip(wanted)
+        .map(|(part, wanted)| Lesson { part, wanted, width: after.width() })
+        .collect();
     let (mut held, mut left) = (vec![], held_out(before.lengths().len()));
     while left > 0
         && let Some(lesson) = seen.pop()
@@ -51,7 +56,8 @@ fn lessons<'b>(before: &'b Batch, after: &'b Batch) -> [Vec<Lesson<'b>>; 2] {
     [seen, held]
 }
 
-/// Learns the blocks between two places of the stream; `aims` follow. Nothing is done if the text has one part only.
+/// Learns the blocks between two places of the stream; `aims` follow. Nothing is done if the text
+/// has one part only.
 pub(crate) fn learn(
     blocks: &mut [RoundedBlock],
     aims: &mut [Aims],
@@ -66,7 +72,8 @@ pub(crate) fn learn(
     let start = error(blocks, &held);
     let mut outcome = FitOutcome { before: start, after: start };
     let mut best = blocks.to_vec();
-    let mut latents: Vec<_> = blocks.iter().zip(&*aims).map(|(block, aims)| BlockLatent::new(block, aims)).collect();
+    let mut latents: Vec<_> =
+        blocks.iter().zip(&*aims).map(|(block, aims)| BlockLatent::new(block, aims)).collect();
     let (mut random, mut order) = (Random(0), vec![]);
     for step in 0..steps {
         if order.is_empty() {
@@ -81,7 +88,9 @@ pub(crate) fn learn(
             if now < outcome.after {
                 outcome.after = now;
                 best = blocks.to_vec();
-                aims.iter_mut().zip(latents.iter().zip(&best)).for_each(|(aims, (of, block))| *aims = of.aims(block));
+                aims.iter_mut()
+                    .zip(latents.iter().zip(&best))
+                    .for_each(|(aims, (of, block))| *aims = of.aims(block));
             }
         }
     }
@@ -89,8 +98,9 @@ pub(crate) fn learn(
     Some(outcome)
 }
 
-/// The squared distance from the f32 model's stream, as a part of that stream's square: the mean over tokens, since norms stand before
-/// what reads the stream, and a few tokens have one that is a hundred times larger.
+/// The squared distance from the f32 model's stream, as a part of that stream's square: the mean
+/// over tokens, since norms stand before what reads the stream, and a few tokens have one that is a
+/// hundred times larger.
 fn error(blocks: &[RoundedBlock], lessons: &[Lesson<'_>]) -> f64 {
     let weights: Vec<BlockWeights> = blocks.iter().map(RoundedBlock::weights).collect();
     let mut sums = [0.0; 2];
@@ -100,7 +110,8 @@ fn error(blocks: &[RoundedBlock], lessons: &[Lesson<'_>]) -> f64 {
             stream = block.advance(part.sequences, &stream);
         }
         for (found, wanted) in stream.chunks(*width).zip(wanted.chunks(*width)) {
-            let missing: f64 = found.iter().zip(wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+            let missing: f64 =
+                found.iter().zip(wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum();
             let whole = square(wanted);
             sums[0] += if whole > 0.0 { missing / whole } else { 0.0 };
             sums[1] += 1.0;
@@ -133,7 +144,15 @@ fn take(blocks: &mut [RoundedBlock], latents: &mut [BlockLatent], lesson: &Lesso
                 }
             }
         };
-        let found = tape::block_seen(weights, part.sequences, stream, &mut gradient, &mut to_memory, Learns::All, see);
+        let found = tape::block_seen(
+            weights,
+            part.sequences,
+            stream,
+            &mut gradient,
+            &mut to_memory,
+            Learns::All,
+            see,
+        );
         latent.step(block, &found, pace);
     }
 }
@@ -183,16 +202,23 @@ mod tests {
         let exact = block();
         let tokens: usize = LENGTHS.iter().sum();
         // Inputs that depend on each other: where they do not, there is little to learn.
-        let stream = product::rows_by_rows(&numbers(tokens * FACTORS, 7), &numbers(WIDTH * FACTORS, 8), FACTORS);
+        let stream = product::rows_by_rows(
+            &numbers(tokens * FACTORS, 7),
+            &numbers(WIDTH * FACTORS, 8),
+            FACTORS,
+        );
         let before = Batch::of(WIDTH, &LENGTHS, stream);
         let mut after = before.clone();
-        after.step(usize::MAX, |part| exact.advance(Sequences::alone(part.sequences.lengths), part.stream));
+        after.step(usize::MAX, |part| {
+            exact.advance(Sequences::alone(part.sequences.lengths), part.stream)
+        });
         for format in [Format::Int4, Format::Int4Codebook] {
             let (start, aims) = rounded(&exact, format);
             let learned = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let (mut blocks, mut aims) = ([start.clone()], [aims.clone()]);
-                let outcome = pool.install(|| learn(&mut blocks, &mut aims, &before, &after, 300)).unwrap();
+                let outcome =
+                    pool.install(|| learn(&mut blocks, &mut aims, &before, &after, 300)).unwrap();
                 (blocks, outcome)
             };
             let (blocks, outcome) = learned(1);
@@ -207,8 +233,9 @@ mod tests {
             }
             let (others, other) = learned(3);
             assert_eq!(other, outcome);
-            let rows =
-                |blocks: &[RoundedBlock; 1]| blocks[0].products().map(|(_, p)| p.rows.clone()).collect::<Vec<_>>();
+            let rows = |blocks: &[RoundedBlock; 1]| {
+                blocks[0].products().map(|(_, p)| p.rows.clone()).collect::<Vec<_>>()
+            };
             assert!(rows(&blocks) == rows(&others), "{format:?}: threads change bits");
         }
     }

@@ -1,12 +1,13 @@
-//! Fitting a rounded model to the f32 model by gradients: layer by layer to its streams (`layers`), then as a whole to its
-//! predictions.
+//! Fitting a rounded model to the f32 model by gradients: layer by layer to its streams (`layers`),
+//! then as a whole to its predictions.
 //!
-//! As a whole, scales, sub-scales, norms and biases follow the gradient of the Kullback-Leibler divergence of the rounded model's
-//! predictions from the f32 model's (distillation: Hinton et al., arXiv 1503.02531), and so do codes where layers were learned; a step
-//! costs little more than running the model twice. The model that is run is at every step one that could be written.
+//! As a whole, scales, sub-scales, norms and biases follow the gradient of the Kullback-Leibler
+//! divergence of the rounded model's predictions from the f32 model's (distillation: Hinton et al.,
+//! arXiv 1503.02531), and so do codes where layers were learned; a step costs little more than
+//! running the model twice. The model that is run is at every step one that could be written.
 //!
-//! The last tenth of the sequences is held out. The state that does best on those is kept, which is the state before if nothing does
-//! better.
+//! The last tenth of the sequences is held out. The state that does best on those is kept, which is
+//! the state before if nothing does better.
 //!
 //! Work is divided at fixed places, so the number of threads changes no bit.
 
@@ -21,7 +22,9 @@ use self::latent::{BlockLatent, NormLatent, Pace};
 use self::tape::Learns;
 use crate::checkpoint::{Architecture, Block, Join, Middle, Norm, NormKind, Sight};
 use crate::quantize::RoundedBlock;
-use crate::reference::{Batch, Inputs, LinearWeights, NormWeights, Reference, ReferenceError, Sample, Sequences};
+use crate::reference::{
+    Batch, Inputs, LinearWeights, NormWeights, Reference, ReferenceError, Sample, Sequences,
+};
 
 /// Tokens of a step.
 const TOKENS: usize = 2048;
@@ -29,7 +32,8 @@ const TOKENS: usize = 2048;
 const HELD_OUT: usize = 10;
 /// How often the held-out sequences are looked at.
 const LOOKS: usize = 8;
-/// The step of a code in mean distances of two levels, where that of other numbers is 1 part of each.
+/// The step of a code in mean distances of two levels, where that of other numbers is 1 part of
+/// each.
 const CODES: f32 = 0.7;
 /// Codes that may move at once: each takes some 24 bytes.
 pub(crate) const MOST_CODES: usize = 1 << 28;
@@ -43,9 +47,12 @@ pub struct FitOptions {
     pub rate: f32,
 }
 
-/// Whether a model is of the kind that gradients are known for: one causal stack behind root-mean-square norms, with gated feed-forwards.
+/// Whether a model is of the kind that gradients are known for: one causal stack behind
+/// root-mean-square norms, with gated feed-forwards.
 pub(crate) fn knows(architecture: &Architecture) -> bool {
-    let rms = |norm: &Option<Norm>| norm.as_ref().is_some_and(|n| n.kind == NormKind::Rms && n.bias.is_none());
+    let rms = |norm: &Option<Norm>| {
+        norm.as_ref().is_some_and(|n| n.kind == NormKind::Rms && n.bias.is_none())
+    };
     let block = |block: &Block| {
         let middle = match &block.middle {
             Middle::Attention(a) => a.sight == Sight::Earlier && a.relative.is_none(),
@@ -71,8 +78,8 @@ pub(crate) struct Student {
     pub(crate) head: LinearWeights,
 }
 
-/// What fitting did on the held-out sequences: to the mean divergence in nats, or to the squared error of a stream as a part of its
-/// square.
+/// What fitting did on the held-out sequences: to the mean divergence in nats, or to the squared
+/// error of a stream as a part of its square.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct FitOutcome {
     /// Before.
@@ -108,8 +115,10 @@ pub(crate) fn fit(
     options: FitOptions,
     progress: &mut dyn FnMut(usize),
 ) -> Result<FitOutcome, ReferenceError> {
-    let teacher =
-        Teacher { norm: student.norm.clone(), head: LinearWeights { inputs: Inputs::Exact, ..student.head.clone() } };
+    let teacher = Teacher {
+        norm: student.norm.clone(),
+        head: LinearWeights { inputs: Inputs::Exact, ..student.head.clone() },
+    };
     let (seen, held) = all.split_at(all.len() - held_out(all.len()));
     let lessons = |of: &[Sample]| -> Result<Vec<Lesson>, ReferenceError> {
         let mut groups: Vec<Vec<Sample>> = vec![vec![]];
@@ -122,7 +131,11 @@ pub(crate) fn fit(
             tokens += sample.size(reference.architecture());
             groups.last_mut().expect("there is one").push(sample.clone());
         }
-        groups.iter().filter(|group| !group.is_empty()).map(|group| lesson(reference, group)).collect()
+        groups
+            .iter()
+            .filter(|group| !group.is_empty())
+            .map(|group| lesson(reference, group))
+            .collect()
     };
     let (held, seen) = (lessons(held)?, lessons(seen)?);
     let before = divergence(student, &teacher, &held);
@@ -131,7 +144,8 @@ pub(crate) fn fit(
         return Ok(outcome);
     }
     let mut best = (student.blocks.clone(), student.norm.clone());
-    let blocks = student.blocks.iter().zip(&aims).map(|(block, aims)| BlockLatent::new(block, aims));
+    let blocks =
+        student.blocks.iter().zip(&aims).map(|(block, aims)| BlockLatent::new(block, aims));
     let mut state = State { blocks: blocks.collect(), norm: NormLatent::new(Some(&student.norm)) };
     // Codes of which nothing is known beyond their level stay there.
     let codes = if aims.iter().flatten().any(Option::is_some) { CODES } else { 0.0 };
@@ -139,7 +153,13 @@ pub(crate) fn fit(
     for step in 0..options.steps {
         let done = step as f32 / options.steps as f32;
         let rate = options.rate * (0.5 + 0.5 * (std::f32::consts::PI * done).cos());
-        take(student, &teacher, &seen[step % seen.len()], &mut state, Pace::new(step, codes * rate, rate));
+        take(
+            student,
+            &teacher,
+            &seen[step % seen.len()],
+            &mut state,
+            Pace::new(step, codes * rate, rate),
+        );
         progress(step + 1);
         if (step + 1) % options.steps.div_ceil(LOOKS) == 0 || step + 1 == options.steps {
             let now = divergence(student, &teacher, &held);
@@ -181,21 +201,22 @@ fn divergence(student: &Student, teacher: &Teacher, samples: &[Lesson]) -> f64 {
 
 /// The sum of the divergences; logits become their gradients.
 pub(crate) fn loss(logits: &mut [f32], targets: &[f32], vocab: usize) -> f64 {
-    let rows = logits.par_chunks_mut(vocab).zip(targets.par_chunks(vocab)).map(|(logits, targets)| {
-        let log_sum = |x: &[f32]| {
-            let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            top + x.iter().map(|&x| f64::from((x - top).exp())).sum::<f64>().ln() as f32
-        };
-        let (q, p) = (log_sum(logits), log_sum(targets));
-        let mut sum = 0.0;
-        for (logit, target) in logits.iter_mut().zip(targets) {
-            let (q, p) = (*logit - q, target - p);
-            let (weight, found) = (p.exp(), q.exp());
-            sum += f64::from(weight) * f64::from(p - q);
-            *logit = found - weight;
-        }
-        sum
-    });
+    let rows =
+        logits.par_chunks_mut(vocab).zip(targets.par_chunks(vocab)).map(|(logits, targets)| {
+            let log_sum = |x: &[f32]| {
+                let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                top + x.iter().map(|&x| f64::from((x - top).exp())).sum::<f64>().ln() as f32
+            };
+            let (q, p) = (log_sum(logits), log_sum(targets));
+            let mut sum = 0.0;
+            for (logit, target) in logits.iter_mut().zip(targets) {
+                let (q, p) = (*logit - q, target - p);
+                let (weight, found) = (p.exp(), q.exp());
+                sum += f64::from(weight) * f64::from(p - q);
+                *logit = found - weight;
+            }
+            sum
+        });
     rows.collect::<Vec<f64>>().iter().sum()
 }
 
@@ -218,7 +239,14 @@ fn take(student: &mut Student, teacher: &Teacher, sample: &Lesson, state: &mut S
     state.norm.step(&mut student.norm, &norm.weight, pace);
     let all = student.blocks.iter_mut().zip(&mut state.blocks);
     for (((block, latent), weights), stream) in all.zip(&weights).zip(&streams).rev() {
-        let found = tape::block(weights, Sequences::alone(lengths), stream, &mut gradient, &mut [], Learns::All);
+        let found = tape::block(
+            weights,
+            Sequences::alone(lengths),
+            stream,
+            &mut gradient,
+            &mut [],
+            Learns::All,
+        );
         latent.step(block, &found, pace);
     }
 }

@@ -1,7 +1,8 @@
 //! A block forward and backward: the gradients of its inputs and of its weights, by hand.
 //!
-//! Nothing but the block's input is kept between the two directions; the rest is computed again. Rounding of activations counts as
-//! the identity on the way back (the straight-through estimate of Bengio et al., arXiv 1308.3432).
+//! Nothing but the block's input is kept between the two directions; the rest is computed again.
+//! Rounding of activations counts as the identity on the way back (the straight-through estimate of
+//! Bengio et al., arXiv 1308.3432).
 
 use std::ops::Range;
 
@@ -41,8 +42,8 @@ pub(crate) struct LinearGradient {
     pub(crate) bias: Vec<f32>,
 }
 
-/// The gradients of a block's weights; empty where it has none, or they are not wanted. Norms of heads and what is added by distance
-/// are left as they are.
+/// The gradients of a block's weights; empty where it has none, or they are not wanted. Norms of
+/// heads and what is added by distance are left as they are.
 #[derive(Default)]
 pub(crate) struct BlockGradient {
     pub(crate) norm: NormGradient,
@@ -52,8 +53,8 @@ pub(crate) struct BlockGradient {
     pub(crate) output: LinearGradient,
 }
 
-/// Takes `gradient`, that of the stream behind a block, back to the stream before it, which is `stream`, and adds to `to_memory` that of
-/// the memory, where the block looks at it.
+/// Takes `gradient`, that of the stream behind a block, back to the stream before it, which is
+/// `stream`, and adds to `to_memory` that of the memory, where the block looks at it.
 pub(crate) fn block(
     of: &BlockWeights,
     sequences: Sequences<'_>,
@@ -100,11 +101,15 @@ pub(crate) fn block_seen(
     let to_mixed;
     (found.output, to_mixed) = linear(&of.output, &mixed, gradient, learns);
     let [to_projected, to_others] = match &of.middle {
-        Middle::Attention(heads) => attended(heads, sequences, [&projected, &others], &turned, &to_mixed),
+        Middle::Attention(heads) => {
+            attended(heads, sequences, [&projected, &others], &turned, &to_mixed)
+        }
         Middle::FeedForward { activation, gated: true } => {
             [gate(*activation, &projected, &to_mixed, of.output.cols), vec![]]
         }
-        Middle::FeedForward { activation, gated: false } => [plain(*activation, &projected, to_mixed), vec![]],
+        Middle::FeedForward { activation, gated: false } => {
+            [plain(*activation, &projected, to_mixed), vec![]]
+        }
         Middle::Projection => [to_mixed, vec![]],
     };
     let mut to_normed = to_projected;
@@ -132,7 +137,12 @@ pub(crate) fn block_seen(
 }
 
 /// Gradients of weights and inputs.
-fn linear(of: &LinearWeights, x: &[f32], gradient: &[f32], learns: Learns) -> (LinearGradient, Vec<f32>) {
+fn linear(
+    of: &LinearWeights,
+    x: &[f32],
+    gradient: &[f32],
+    learns: Learns,
+) -> (LinearGradient, Vec<f32>) {
     if learns == Learns::Norms {
         return (LinearGradient::default(), of.back(gradient));
     }
@@ -168,7 +178,8 @@ pub(crate) fn norm(of: &NormWeights, x: &[f32], gradient: &[f32]) -> (NormGradie
                     (mean, shift)
                 }
             };
-            let square: f64 = x.iter().map(|&x| (f64::from(x) - mean) * (f64::from(x) - mean)).sum();
+            let square: f64 =
+                x.iter().map(|&x| (f64::from(x) - mean) * (f64::from(x) - mean)).sum();
             let scale = (1.0 / (square / n as f64 + f64::from(of.eps)).sqrt()) as f32;
             let (mean, shift) = (mean as f32, scale * shift as f32);
             let along: f32 = x.iter().zip(products()).map(|(x, (g, w))| (x - mean) * g * w).sum();
@@ -193,7 +204,10 @@ pub(crate) fn norm(of: &NormWeights, x: &[f32], gradient: &[f32]) -> (NormGradie
 /// The gradient of gate and up.
 fn gate(activation: Activation, both: &[f32], gradient: &[f32], inner: usize) -> Vec<f32> {
     let mut to = vec![0.0; both.len()];
-    let rows = to.par_chunks_mut(2 * inner).zip(both.par_chunks(2 * inner)).zip(gradient.par_chunks(inner));
+    let rows = to
+        .par_chunks_mut(2 * inner)
+        .zip(both.par_chunks(2 * inner))
+        .zip(gradient.par_chunks(inner));
     rows.with_min_len(16).for_each(|((to, both), gradient)| {
         for i in 0..inner {
             let (gate, up) = (both[i], both[inner + i]);
@@ -211,8 +225,8 @@ fn plain(activation: Activation, x: &[f32], mut gradient: Vec<f32>) -> Vec<f32> 
     gradient
 }
 
-/// The gradients of queries, keys and values before norms and rotation: `own` are those made from the stream, `across` those from the
-/// memory, if the keys are there.
+/// The gradients of queries, keys and values before norms and rotation: `own` are those made from
+/// the stream, `across` those from the memory, if the keys are there.
 fn attended(
     heads: &Heads,
     sequences: Sequences<'_>,
@@ -221,7 +235,8 @@ fn attended(
     gradient: &[f32],
 ) -> [Vec<f32>; 2] {
     let cross = heads.sight == Sight::Cross;
-    let (lengths, queries, dim, width) = (sequences.lengths, heads.queries().end, heads.dim, heads.values().end);
+    let (lengths, queries, dim, width) =
+        (sequences.lengths, heads.queries().end, heads.dim, heads.values().end);
     let (seen, stride) = if cross { (sequences.memory_lengths, queries) } else { (lengths, width) };
     let tokens: usize = lengths.iter().sum();
     let own = view(&turned[0], tokens, stride);
@@ -237,7 +252,8 @@ fn attended(
     for (&length, &keys) in lengths.iter().zip(seen) {
         let (sequence, later) = rest.split_at(Axis(0), length);
         rest = later;
-        // Columns of a sequence in bands of a head; those that belong to one key and value head go together.
+        // Columns of a sequence in bands of a head; those that belong to one key and value head go
+        // together.
         let mut bands: Vec<_> = columns(sequence, dim).into_iter().map(Some).collect();
         let (memory, later) = rest_across.split_at(Axis(0), if cross { keys } else { 0 });
         rest_across = later;
@@ -262,7 +278,14 @@ fn attended(
     }
     jobs.into_par_iter().for_each(Shared::run);
     let side = usize::from(cross);
-    turn_back(heads, heads.query_norm.as_ref(), lengths, (heads.queries(), stride), projected[0], &mut to[0]);
+    turn_back(
+        heads,
+        heads.query_norm.as_ref(),
+        lengths,
+        (heads.queries(), stride),
+        projected[0],
+        &mut to[0],
+    );
     turn_back(
         heads,
         heads.key_norm.as_ref(),
@@ -274,7 +297,8 @@ fn attended(
     to
 }
 
-/// Takes the gradients of the heads in some columns of rows of so many numbers back through rotation and norm.
+/// Takes the gradients of the heads in some columns of rows of so many numbers back through
+/// rotation and norm.
 fn turn_back(
     heads: &Heads,
     of: Option<&NormWeights>,
@@ -291,7 +315,9 @@ fn turn_back(
     let positions: Vec<usize> = lengths.iter().flat_map(|length| 0..*length).collect();
     let rows = to.par_chunks_mut(stride).zip(projected.par_chunks(stride)).zip(positions);
     rows.with_min_len(32).for_each(|((to, projected), position)| {
-        let heads = to[columns.clone()].chunks_mut(heads.dim).zip(projected[columns.clone()].chunks(heads.dim));
+        let heads = to[columns.clone()]
+            .chunks_mut(heads.dim)
+            .zip(projected[columns.clone()].chunks(heads.dim));
         for (to, projected) in heads {
             if let Some(turns) = &turns {
                 turns.apply::<true>(to, position);
@@ -330,9 +356,23 @@ impl<'a> Shared<'a> {
             let head = self.shared * heads.group() + i;
             let query = at(self.own, 0, head);
             let gradient = at(self.gradient, 0, head);
-            general_mat_mul(heads.scale, &query, &key.t(), 0.0, &mut view_mut(&mut weights, length, keys));
-            general_mat_mul(1.0, &gradient, &value.t(), 0.0, &mut view_mut(&mut slopes, length, keys));
-            for (row, (weights, slopes)) in weights.chunks_mut(keys).zip(slopes.chunks_mut(keys)).enumerate() {
+            general_mat_mul(
+                heads.scale,
+                &query,
+                &key.t(),
+                0.0,
+                &mut view_mut(&mut weights, length, keys),
+            );
+            general_mat_mul(
+                1.0,
+                &gradient,
+                &value.t(),
+                0.0,
+                &mut view_mut(&mut slopes, length, keys),
+            );
+            for (row, (weights, slopes)) in
+                weights.chunks_mut(keys).zip(slopes.chunks_mut(keys)).enumerate()
+            {
                 let last = if heads.sight == Sight::Earlier { row + 1 } else { keys };
                 let (seen, later) = weights.split_at_mut(last);
                 if let Some(table) = heads.relative_of(head) {
@@ -371,7 +411,12 @@ mod tests {
 
     fn norm_of(kind: NormKind, n: usize, seed: u32) -> NormWeights {
         let weight = numbers(n, seed).iter().map(|w| 1.0 + w / 2.0).collect();
-        NormWeights { kind, weight, bias: (kind == NormKind::Layer).then(|| numbers(n, seed + 9)), eps: 1e-5 }
+        NormWeights {
+            kind,
+            weight,
+            bias: (kind == NormKind::Layer).then(|| numbers(n, seed + 9)),
+            eps: 1e-5,
+        }
     }
 
     /// What the loss is: some fixed weighting of the outputs.
@@ -394,7 +439,11 @@ mod tests {
         macro_rules! sequences {
             () => {
                 match across {
-                    true => Sequences { lengths: &LENGTHS, memory: &memory, memory_lengths: &MEMORY_LENGTHS },
+                    true => Sequences {
+                        lengths: &LENGTHS,
+                        memory: &memory,
+                        memory_lengths: &MEMORY_LENGTHS,
+                    },
                     false => Sequences::alone(&LENGTHS),
                 }
             };
@@ -403,8 +452,12 @@ mod tests {
         let mut to_memory = vec![0.0; memory.len()];
         let found = block(&of, sequences!(), &stream, &mut to_stream, &mut to_memory, Learns::All);
         let (mut frozen, mut frozen_memory) = (weighting.clone(), vec![0.0; memory.len()]);
-        let none = block(&of, sequences!(), &stream, &mut frozen, &mut frozen_memory, Learns::Norms);
-        assert!(frozen == to_stream && frozen_memory == to_memory && none.output.weight.is_empty(), "{name}");
+        let none =
+            block(&of, sequences!(), &stream, &mut frozen, &mut frozen_memory, Learns::Norms);
+        assert!(
+            frozen == to_stream && frozen_memory == to_memory && none.output.weight.is_empty(),
+            "{name}"
+        );
         let step = 1e-2;
         let near = |what: &str, i: usize, found: f32, up: f64, down: f64| {
             let want = (up - down) / (2.0 * f64::from(step));
@@ -462,17 +515,28 @@ mod tests {
     fn gradients_of_attention_are_those_of_differences() {
         let block = |heads: Heads| {
             let norm = norm_of(NormKind::Rms, WIDTH, 7).weight;
-            testing::block(norm, linear_of(32, WIDTH, 3), Middle::Attention(heads), linear_of(WIDTH, 16, 4))
+            testing::block(
+                norm,
+                linear_of(32, WIDTH, 3),
+                Middle::Attention(heads),
+                linear_of(WIDTH, 16, 4),
+            )
         };
         let rope = Some(Rope { inv_freq: vec![1.0, 0.1], magnitude: 1.1 });
         let [query_norm, key_norm] = [7, 8].map(|seed| Some(norm_of(NormKind::Rms, 4, seed)));
-        check("causal, turned", block(Heads { query_norm, key_norm, rope, ..heads(Sight::Earlier) }));
+        check(
+            "causal, turned",
+            block(Heads { query_norm, key_norm, rope, ..heads(Sight::Earlier) }),
+        );
         let relative = Some(Arc::new(numbers(4 * 5, 9)));
         let norm = Some(norm_of(NormKind::Layer, WIDTH, 5));
         let all = block(Heads { relative: relative.clone(), ..heads(Sight::All) });
         check("to all, by distance", BlockWeights { norm: norm.clone(), ..all.clone() });
         let stream_norm = Some(norm_of(NormKind::Layer, WIDTH, 6));
-        check("behind a norm", BlockWeights { norm: norm.clone(), stream_norm, join: Join::Post, ..all });
+        check(
+            "behind a norm",
+            BlockWeights { norm: norm.clone(), stream_norm, join: Join::Post, ..all },
+        );
         let query_norm = Some(norm_of(NormKind::Rms, 4, 3));
         let across = BlockWeights {
             norm,
@@ -486,11 +550,14 @@ mod tests {
     #[test]
     fn gradients_of_feed_forwards_and_projections_are_those_of_differences() {
         use Activation::{Gelu, GeluTanh, Identity, Silu, Tanh};
-        for (activation, gated) in [(Silu, true), (GeluTanh, true), (Gelu, false), (Tanh, false), (Identity, false)] {
+        for (activation, gated) in
+            [(Silu, true), (GeluTanh, true), (Gelu, false), (Tanh, false), (Identity, false)]
+        {
             let middle = Middle::FeedForward { activation, gated };
             let rows = if gated { 20 } else { 10 };
             let norm = norm_of(NormKind::Rms, WIDTH, 7).weight;
-            let block = testing::block(norm, linear_of(rows, WIDTH, 5), middle, linear_of(WIDTH, 10, 6));
+            let block =
+                testing::block(norm, linear_of(rows, WIDTH, 5), middle, linear_of(WIDTH, 10, 6));
             check(&format!("{activation:?} {gated}"), block.clone());
             let output = linear_of(14, 10, 6);
             let replaces = BlockWeights { norm: None, join: Join::Replace, output, ..block };

@@ -45,7 +45,8 @@ pub enum MediaError {
         problem: String,
     },
     /// A picture that would need too much memory.
-    #[error("the picture {} claims more than the {pixels} pixels, or the {side} on a side, that are read: scale it down first", path.display())]
+    #[error("the picture {} claims more than the {pixels} pixels, or the {side} on a side, that \
+             are read: scale it down first", path.display())]
     PictureTooLarge {
         /// The file.
         path: PathBuf,
@@ -55,7 +56,8 @@ pub enum MediaError {
         side: u32,
     },
     /// A picture smaller than what is cut out of it.
-    #[error("the picture {} is {width} x {height}, and this model cuts {need_width} x {need_height} out of it unscaled: give a larger one", path.display())]
+    #[error("the picture {} is {width} x {height}, and this model cuts {need_width} x \
+             {need_height} out of it unscaled: give a larger one", path.display())]
     PictureTooSmall {
         /// The file.
         path: PathBuf,
@@ -69,7 +71,8 @@ pub enum MediaError {
         need_height: u32,
     },
     /// A recording that cannot be decoded.
-    #[error("{} cannot be read as a WAV recording ({source}): it must be whole, of integer samples of 8 to 32 bits or of 32-bit floats", path.display())]
+    #[error("{} cannot be read as a WAV recording ({source}): it must be whole, of integer samples \
+             of 8 to 32 bits or of 32-bit floats", path.display())]
     Sound {
         /// The file.
         path: PathBuf,
@@ -77,7 +80,8 @@ pub enum MediaError {
         source: hound::Error,
     },
     /// A recording at another rate than the model's.
-    #[error("{} was recorded at {found} Hz and this model needs {needed} Hz: convert it, for example with `sox IN.wav -r {needed} OUT.wav`", path.display())]
+    #[error("{} was recorded at {found} Hz and this model needs {needed} Hz: convert it, for \
+             example with `sox IN.wav -r {needed} OUT.wav`", path.display())]
     SoundRate {
         /// The file.
         path: PathBuf,
@@ -132,7 +136,8 @@ pub enum MediaError {
     },
     /// A front end whose tensors are not what the formulas give.
     #[error(
-        "tensor `frontend.{tensor}` does not belong to a known front end: {problem}; supported are MFCCs of a Hann window, as in the Keyword Transformer"
+        "tensor `frontend.{tensor}` does not belong to a known front end: {problem}; supported are \
+         MFCCs of a Hann window, as in the Keyword Transformer"
     )]
     FrontEnd {
         /// The tensor.
@@ -144,7 +149,8 @@ pub enum MediaError {
 
 /// The beginning of a text that came from elsewhere, for a message.
 pub(super) fn abbreviated(text: &str) -> String {
-    let mut short: String = text.chars().take(80).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut short: String =
+        text.chars().take(80).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if short.len() < text.len() {
         short.push_str("...");
     }

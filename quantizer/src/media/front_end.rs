@@ -79,11 +79,19 @@ impl FrontEnd<'_> {
             upper: upper as f32,
             floor: self.floor,
             coefficients: coefficients as u32,
-            divisors: if self.divisors.iter().all(|&d| d == 1.0) { vec![] } else { self.divisors.to_vec() },
+            divisors: if self.divisors.iter().all(|&d| d == 1.0) {
+                vec![]
+            } else {
+                self.divisors.to_vec()
+            },
         };
         settings.check()?;
         // Edges that were whole numbers become so again.
-        let exact = SoundSettings { lower: lower.round() as f32, upper: upper.round() as f32, ..settings.clone() };
+        let exact = SoundSettings {
+            lower: lower.round() as f32,
+            upper: upper.round() as f32,
+            ..settings.clone()
+        };
         if exact.check().is_ok() && self.verify(&exact, places).is_ok() {
             settings = exact;
         }
@@ -95,7 +103,10 @@ impl FrontEnd<'_> {
         let step = |tensor: &[f32]| tensor.get(frame + 1).map_or(0.0, |&x| f64::from(x));
         let turns = TAU / libm::atan2(step(self.dft_im).abs(), step(self.dft_re));
         if !(frame as f64 - 0.5..=f64::from(1 << 14)).contains(&turns) {
-            return Err(wrong("dft_re", format!("its second row gives no transform of at least {frame}")));
+            return Err(wrong(
+                "dft_re",
+                format!("its second row gives no transform of at least {frame}"),
+            ));
         }
         Ok(turns.round() as u32)
     }
@@ -133,22 +144,41 @@ impl FrontEnd<'_> {
         agree("window", self.window, frame, settings.window().into_iter())?;
         agree("dft_re", self.dft_re, frame, cosines)?;
         agree("dft_im", self.dft_im, frame, sines)?;
-        if bands.iter().any(|band| band.len() < places || band[places..].iter().any(|&w| w > TOLERANCE)) {
-            return Err(wrong("mel", format!("{places} places of the spectrum do not match its bands")));
+        if bands
+            .iter()
+            .any(|band| band.len() < places || band[places..].iter().any(|&w| w > TOLERANCE))
+        {
+            return Err(wrong(
+                "mel",
+                format!("{places} places of the spectrum do not match its bands"),
+            ));
         }
-        agree("mel", self.mel, places, bands.iter().flat_map(|band| band[..places].iter().copied()))?;
+        agree(
+            "mel",
+            self.mel,
+            places,
+            bands.iter().flat_map(|band| band[..places].iter().copied()),
+        )?;
         agree("dct", self.dct, bands.len(), settings.cosines().into_iter().flatten())
     }
 }
 
-fn agree(name: &'static str, tensor: &[f32], row: usize, formula: impl Iterator<Item = f64>) -> Result<(), MediaError> {
+fn agree(
+    name: &'static str,
+    tensor: &[f32],
+    row: usize,
+    formula: impl Iterator<Item = f64>,
+) -> Result<(), MediaError> {
     let mut at = 0;
     for expected in formula {
         let found = tensor.get(at).map_or(f64::NAN, |&x| x.into());
         let difference = (found - expected).abs();
         if difference.is_nan() || difference > TOLERANCE {
             let (row, column) = (at / row, at % row);
-            return Err(wrong(name, format!("[{row}, {column}] is {found}, and the formula gives {expected}")));
+            return Err(wrong(
+                name,
+                format!("[{row}, {column}] is {found}, and the formula gives {expected}"),
+            ));
         }
         at += 1;
     }

@@ -32,8 +32,8 @@ const SIDE: u32 = 4096;
 
 /// How a model's pictures are prepared, before its own scale and offset of each channel.
 ///
-/// As text, the form in a file's metadata: `stretch bicubic 72x72`, `short 248 bicubic crop 224x224`,
-/// `stretch bilinear 256x256 crop 224x224` or `crop 224x224`; sizes are height x width.
+/// As text, the form in a file's metadata: `stretch bicubic 72x72`, `short 248 bicubic crop
+/// 224x224`, `stretch bilinear 256x256 crop 224x224` or `crop 224x224`; sizes are height x width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PictureSettings {
     /// What happens before the middle is cut out.
@@ -67,18 +67,25 @@ pub enum Resize {
     },
 }
 
-/// The picture at `path` as the model wants it: `height` rows of `width` pixels, each red, green and blue.
+/// The picture at `path` as the model wants it: `height` rows of `width` pixels, each red, green
+/// and blue.
 ///
 /// # Errors
 ///
-/// The file cannot be read, is not a whole picture of a known kind, is absurdly large, or is smaller than what
-/// is to be cut out of it; the settings make no sense.
+/// The file cannot be read, is not a whole picture of a known kind, is absurdly large, or is
+/// smaller than what is to be cut out of it; the settings make no sense.
 pub fn picture(path: &Path, settings: &PictureSettings) -> Result<Vec<u8>, MediaError> {
     settings.check()?;
     let (rgb, height, width) = decode(path)?;
     let Some((rows, columns)) = settings.axes(height, width) else {
         let (need_height, need_width) = (settings.height, settings.width);
-        return Err(MediaError::PictureTooSmall { path: path.into(), width, height, need_width, need_height });
+        return Err(MediaError::PictureTooSmall {
+            path: path.into(),
+            width,
+            height,
+            need_width,
+            need_height,
+        });
     };
     let filter = match settings.resize {
         Resize::Keep => Filter::Nearest,
@@ -101,10 +108,14 @@ pub(crate) fn decode(path: &Path) -> Result<(Vec<u8>, u32, u32), MediaError> {
         return Err(MediaError::NotAPicture { path: path.into(), looks });
     };
     if format == ImageFormat::Jpeg && !jpeg_is_whole(&bytes) {
-        return Err(MediaError::Picture { path: path.into(), problem: "its end is missing".into() });
+        return Err(MediaError::Picture {
+            path: path.into(),
+            problem: "its end is missing".into(),
+        });
     }
 
-    let too_large = || MediaError::PictureTooLarge { path: path.into(), pixels: PIXELS, side: LONG_SIDE };
+    let too_large =
+        || MediaError::PictureTooLarge { path: path.into(), pixels: PIXELS, side: LONG_SIDE };
     let wrong = |e: ImageError| match e {
         ImageError::Limits(_) => too_large(),
         e => MediaError::Picture { path: path.into(), problem: abbreviated(&e.to_string()) },
@@ -138,10 +149,15 @@ fn rgb(picture: DynamicImage) -> Vec<u8> {
         ((c * a + 255 * (255 - a) + 127) / 255) as u8
     };
     let rgba = picture.into_rgba8().into_raw();
-    rgba.as_chunks::<4>().0.iter().flat_map(|&[r, g, b, a]| [r, g, b].map(|c| over_white(c, a))).collect()
+    rgba.as_chunks::<4>()
+        .0
+        .iter()
+        .flat_map(|&[r, g, b, a]| [r, g, b].map(|c| over_white(c, a)))
+        .collect()
 }
 
-/// Whether the marker of the end follows the last scan. The decoder itself fills up what is missing.
+/// Whether the marker of the end follows the last scan. The decoder itself fills up what is
+/// missing.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
     let mut rest = bytes.get(2..).unwrap_or_default();
     loop {
@@ -171,7 +187,11 @@ impl PictureSettings {
     }
 
     fn wrong(value: &str, problem: &str) -> MediaError {
-        MediaError::Settings { key: Self::KEY, value: format!("\"{}\"", abbreviated(value)), problem: problem.into() }
+        MediaError::Settings {
+            key: Self::KEY,
+            value: format!("\"{}\"", abbreviated(value)),
+            problem: problem.into(),
+        }
     }
 
     pub(super) fn check(&self) -> Result<(), MediaError> {
@@ -186,7 +206,10 @@ impl PictureSettings {
             return Err(Self::wrong(&self.to_string(), &format!("sides must be from 1 to {SIDE}")));
         }
         if self.height > top || self.width > left {
-            return Err(Self::wrong(&self.to_string(), "the crop is larger than what it is taken from"));
+            return Err(Self::wrong(
+                &self.to_string(),
+                "the crop is larger than what it is taken from",
+            ));
         }
         Ok(())
     }
@@ -197,8 +220,13 @@ impl PictureSettings {
             Resize::Keep => (height.into(), width.into()),
             Resize::Stretch { height, width, .. } => (height.into(), width.into()),
             Resize::ShortSide { length, .. } => {
-                let long = |side: u32, short: u32| u64::from(length) * u64::from(side) / u64::from(short);
-                if height < width { (length.into(), long(width, height)) } else { (long(height, width), length.into()) }
+                let long =
+                    |side: u32, short: u32| u64::from(length) * u64::from(side) / u64::from(short);
+                if height < width {
+                    (length.into(), long(width, height))
+                } else {
+                    (long(height, width), length.into())
+                }
             }
         };
         let axis = |source, target: u64, kept| {
@@ -217,7 +245,9 @@ impl Display for PictureSettings {
             Resize::Stretch { height, width, filter } if (height, width) == crop => {
                 return write!(f, "stretch {} {height}x{width}", filter.name());
             }
-            Resize::Stretch { height, width, filter } => write!(f, "stretch {} {height}x{width} ", filter.name())?,
+            Resize::Stretch { height, width, filter } => {
+                write!(f, "stretch {} {height}x{width} ", filter.name())?
+            }
             Resize::ShortSide { length, filter } => write!(f, "short {length} {} ", filter.name())?,
         }
         write!(f, "crop {}x{}", self.height, self.width)
@@ -235,7 +265,9 @@ impl Filter {
     }
 
     fn named(name: &str) -> Option<Self> {
-        [Self::Nearest, Self::Bilinear, Self::Bicubic, Self::Lanczos].into_iter().find(|f| f.name() == name)
+        [Self::Nearest, Self::Bilinear, Self::Bicubic, Self::Lanczos]
+            .into_iter()
+            .find(|f| f.name() == name)
     }
 }
 
@@ -244,7 +276,11 @@ impl FromStr for PictureSettings {
 
     fn from_str(text: &str) -> Result<Self, MediaError> {
         let settings = parse(text).ok_or_else(|| {
-            Self::wrong(text, "expected a text like \"stretch bicubic 72x72\" or \"short 248 bicubic crop 224x224\"")
+            Self::wrong(
+                text,
+                "expected a text like \"stretch bicubic 72x72\" or \"short 248 \
+                               bicubic crop 224x224\"",
+            )
         })?;
         settings.check()?;
         Ok(settings)
@@ -264,9 +300,10 @@ fn parse(text: &str) -> Option<PictureSettings> {
             let crop = words.get(4).map_or(Some((height, width)), |crop| size(crop))?;
             (Resize::Stretch { height, width, filter: Filter::named(filter)? }, crop)
         }
-        ["short", length, filter, "crop", crop] => {
-            (Resize::ShortSide { length: length.parse().ok()?, filter: Filter::named(filter)? }, size(crop)?)
-        }
+        ["short", length, filter, "crop", crop] => (
+            Resize::ShortSide { length: length.parse().ok()?, filter: Filter::named(filter)? },
+            size(crop)?,
+        ),
         _ => return None,
     };
     Some(PictureSettings { resize, height, width })

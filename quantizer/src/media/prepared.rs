@@ -1,4 +1,5 @@
-//! What a checkpoint says about the preparation of its model's input, in the form of a file's metadata.
+//! What a checkpoint says about the preparation of its model's input, in the form of a file's
+//! metadata.
 
 use serde_json::Value;
 
@@ -17,7 +18,8 @@ pub enum PreparedError {
     Checkpoint(#[from] CheckpointError),
 }
 
-/// Pairs for the metadata: how pictures or recordings become what the model is given; none where it reads something else, or nothing says it.
+/// Pairs for the metadata: how pictures or recordings become what the model is given; none where it
+/// reads something else, or nothing says it.
 ///
 /// # Errors
 ///
@@ -44,7 +46,8 @@ fn front_end(checkpoint: &Checkpoint) -> Result<Option<SoundSettings>, PreparedE
     let config = std::fs::read(checkpoint.path().join("config.json")).unwrap_or_default();
     let config: Value = serde_json::from_slice(&config).unwrap_or_default();
     let number = |key: &str| config[key].as_u64().and_then(|n| u32::try_from(n).ok());
-    let (Some(rate), Some(hop), false) = (number("sample_rate"), number("hop"), window.is_empty()) else {
+    let (Some(rate), Some(hop), false) = (number("sample_rate"), number("hop"), window.is_empty())
+    else {
         return Ok(None);
     };
     let settings = FrontEnd {

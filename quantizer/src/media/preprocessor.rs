@@ -65,7 +65,8 @@ impl Preprocessor {
         if bytes.len() as u64 > LONGEST {
             return Err(MediaError::TooLong { path: path.into(), limit: LONGEST });
         }
-        let config = serde_json::from_slice(&bytes).map_err(|source| MediaError::Json { path: path.into(), source })?;
+        let config = serde_json::from_slice(&bytes)
+            .map_err(|source| MediaError::Json { path: path.into(), source })?;
         Reading { path, config }.preprocessor()
     }
 }
@@ -79,7 +80,9 @@ impl Reading<'_> {
     fn preprocessor(&self) -> Result<Preprocessor, MediaError> {
         let config = &self.config;
         let on = |(key, value): &(&String, &Value)| {
-            let step = key.starts_with("do_") && !HARMLESS.contains(&key.as_str()) && **value != Value::Bool(false);
+            let step = key.starts_with("do_")
+                && !HARMLESS.contains(&key.as_str())
+                && **value != Value::Bool(false);
             (step || *key == "crop_pct") && !value.is_null()
         };
         if let Some((key, value)) = config.rest.iter().find(on) {
@@ -101,7 +104,11 @@ impl Reading<'_> {
         let offset = [0, 1, 2].map(|c| (-mean[c] / deviation[c]) as f32);
         if !scale.iter().all(|s| s.is_normal()) || !offset.iter().all(|o| o.is_finite()) {
             let found = Value::from(deviation.to_vec());
-            return Err(self.wrong("image_std", Some(&found), "it leaves no finite scale and offset"));
+            return Err(self.wrong(
+                "image_std",
+                Some(&found),
+                "it leaves no finite scale and offset",
+            ));
         }
         Ok(Preprocessor { picture, scale, offset })
     }
@@ -116,7 +123,11 @@ impl Reading<'_> {
             (false, _) => {
                 let expected = "pictures would keep their proportions, and a model needs one size: \
                                 add \"do_center_crop\": true and a crop_size";
-                return Err(self.wrong("do_center_crop", config.do_center_crop.map(Value::from).as_ref(), expected));
+                return Err(self.wrong(
+                    "do_center_crop",
+                    config.do_center_crop.map(Value::from).as_ref(),
+                    expected,
+                ));
             }
         };
         let settings = PictureSettings { resize, height, width };
@@ -140,7 +151,8 @@ impl Reading<'_> {
             Some(2) => Filter::Bilinear,
             Some(3) => Filter::Bicubic,
             other => {
-                let expected = "supported are 0 (nearest), 1 (Lanczos), 2 (bilinear) and 3 (bicubic)";
+                let expected =
+                    "supported are 0 (nearest), 1 (Lanczos), 2 (bilinear) and 3 (bicubic)";
                 return Err(self.wrong("resample", other.map(Value::from).as_ref(), expected));
             }
         };
@@ -157,16 +169,23 @@ impl Reading<'_> {
             (Some(length), Some("ViT" | "DeiT" | "Beit" | "Siglip")) => {
                 Ok(Resize::Stretch { height: length, width: length, filter })
             }
-            (Some(length), Some("CLIP" | "ChineseCLIP" | "Bit")) => Ok(Resize::ShortSide { length, filter }),
-            _ => Err(self.wrong("size", size, r#"expected {"height": h, "width": w} or {"shortest_edge": n}"#)),
+            (Some(length), Some("CLIP" | "ChineseCLIP" | "Bit")) => {
+                Ok(Resize::ShortSide { length, filter })
+            }
+            _ => Err(self.wrong(
+                "size",
+                size,
+                r#"expected {"height": h, "width": w} or {"shortest_edge": n}"#,
+            )),
         }
     }
 
     fn crop(&self) -> Result<(u32, u32), MediaError> {
         let size = self.config.crop_size.as_ref();
         let square = |s: &Value| side(s).map(|n| (n, n));
-        size.and_then(|s| rectangle(s).or_else(|| square(s)))
-            .ok_or_else(|| self.wrong("crop_size", size, r#"expected {"height": h, "width": w} or a number"#))
+        size.and_then(|s| rectangle(s).or_else(|| square(s))).ok_or_else(|| {
+            self.wrong("crop_size", size, r#"expected {"height": h, "width": w} or a number"#)
+        })
     }
 
     fn channels(&self, field: &str, value: Option<&Value>) -> Result<[f64; 3], MediaError> {
@@ -176,14 +195,19 @@ impl Reading<'_> {
             Some(number) => one(number).map(|n| vec![n; 3]),
             None => None,
         };
-        numbers
-            .and_then(|n| n.try_into().ok())
-            .ok_or_else(|| self.wrong(field, value, "expected a number for each of red, green and blue"))
+        numbers.and_then(|n| n.try_into().ok()).ok_or_else(|| {
+            self.wrong(field, value, "expected a number for each of red, green and blue")
+        })
     }
 
     fn wrong(&self, field: &str, found: Option<&Value>, expected: &str) -> MediaError {
         let found = found.map_or("missing".into(), |v| abbreviated(&v.to_string()));
-        MediaError::Preprocessor { path: self.path.into(), field: field.into(), found, expected: expected.into() }
+        MediaError::Preprocessor {
+            path: self.path.into(),
+            field: field.into(),
+            found,
+            expected: expected.into(),
+        }
     }
 }
 

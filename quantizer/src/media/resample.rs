@@ -97,7 +97,10 @@ impl Axis {
             if sum != 0.0 {
                 weights.iter_mut().for_each(|w| *w /= sum);
             }
-            Tap { from, weights: weights.iter().map(|w| (w * UNIT as f64).round() as i64).collect() }
+            Tap {
+                from,
+                weights: weights.iter().map(|w| (w * UNIT as f64).round() as i64).collect(),
+            }
         };
         self.keep.clone().map(tap).collect()
     }

@@ -93,8 +93,8 @@ pub enum Spectrum {
 ///
 /// # Errors
 ///
-/// The file cannot be read, is not a WAV recording of a known kind, is damaged within what the model hears, or has
-/// another rate than the model's; the settings make no sense.
+/// The file cannot be read, is not a WAV recording of a known kind, is damaged within what the
+/// model hears, or has another rate than the model's; the settings make no sense.
 pub fn sound(path: &Path, settings: &SoundSettings) -> Result<Vec<f32>, MediaError> {
     settings.check()?;
     settings.features(&decode(path, settings)?)
@@ -125,7 +125,8 @@ fn decode(path: &Path, settings: &SoundSettings) -> Result<Vec<f32>, MediaError>
     if let Some(at) = all.iter().position(|s| !s.is_finite()) {
         return Err(MediaError::SoundNotFinite { path: path.into(), at });
     }
-    let mean = |frame: &[f32]| frame.iter().map(|s| s.clamp(-1.0, 1.0)).sum::<f32>() / channels as f32;
+    let mean =
+        |frame: &[f32]| frame.iter().map(|s| s.clamp(-1.0, 1.0)).sum::<f32>() / channels as f32;
     Ok(all.chunks_exact(channels).map(mean).collect())
 }
 
@@ -160,13 +161,17 @@ impl SoundSettings {
             "there is not a single frame"
         } else if self.fft < self.frame {
             "the transform is shorter than the frame"
-        } else if !(0.0 <= self.lower && self.lower < self.upper && self.upper <= self.rate as f32 / 2.0) {
+        } else if !(0.0 <= self.lower
+            && self.lower < self.upper
+            && self.upper <= self.rate as f32 / 2.0)
+        {
             "the bands must lie between 0 Hz and half the rate"
         } else if !(self.floor > 0.0 && self.floor.is_finite()) {
             "the floor must be positive"
         } else if self.coefficients == 0 || self.coefficients > self.mel {
             "there must be from one coefficient to one for each band"
-        } else if u64::from(self.frames()) * (product(self.frame, self.fft) + product(self.mel, self.coefficients))
+        } else if u64::from(self.frames())
+            * (product(self.frame, self.fft) + product(self.mel, self.coefficients))
             > WORK
         {
             "they are more work than a small model's features can be"
@@ -246,7 +251,12 @@ impl Tables {
             (from, weights[from..to].to_vec())
         };
         let bands = settings.bands().into_iter().map(part).collect();
-        Self { window: settings.window(), turn: settings.turn(), bands, cosines: settings.cosines() }
+        Self {
+            window: settings.window(),
+            turn: settings.turn(),
+            bands,
+            cosines: settings.cosines(),
+        }
     }
 
     fn coefficients(&self, settings: &SoundSettings, frame: &[f64]) -> Vec<f32> {
@@ -262,7 +272,11 @@ impl Tables {
         };
         let logarithms: Vec<f64> = self.bands.iter().map(logarithm).collect();
         let divisor = |c| settings.divisors.get(c).map_or(1.0, |&d| f64::from(d));
-        self.cosines.iter().enumerate().map(|(c, row)| (dot(row, &logarithms) / divisor(c)) as f32).collect()
+        self.cosines
+            .iter()
+            .enumerate()
+            .map(|(c, row)| (dot(row, &logarithms) / divisor(c)) as f32)
+            .collect()
     }
 
     fn power(&self, shaped: &[f64], k: usize) -> f64 {
@@ -294,7 +308,8 @@ impl FromStr for SoundSettings {
     type Err = MediaError;
 
     fn from_str(text: &str) -> Result<Self, MediaError> {
-        let settings: Self = serde_json::from_str(text).map_err(|e| Self::wrong(text, &e.to_string()))?;
+        let settings: Self =
+            serde_json::from_str(text).map_err(|e| Self::wrong(text, &e.to_string()))?;
         settings.check()?;
         Ok(settings)
     }

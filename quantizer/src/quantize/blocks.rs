@@ -1,11 +1,14 @@
-//! Rounding a block: its first product (and that of the memory) against the inputs that the rounded blocks before it give, its last against
-//! what the rounded first one gives. The calibration samples then go through the rounded block, on to the next.
+//! Rounding a block: its first product (and that of the memory) against the inputs that the rounded
+//! blocks before it give, its last against what the rounded first one gives. The calibration
+//! samples then go through the rounded block, on to the next.
 //!
-//! If they also go through the f32 blocks, each product takes over what those before it have changed: the first aims at what it would
-//! give on the f32 inputs (as GPTAQ: Li et al., arXiv 2504.02692), the last at the f32 model's stream itself.
+//! If they also go through the f32 blocks, each product takes over what those before it have
+//! changed: the first aims at what it would give on the f32 inputs (as GPTAQ: Li et al., arXiv
+//! 2504.02692), the last at the f32 model's stream itself.
 //!
-//! Tokens do not count alike. The stream of a few is a hundred times larger than that of the others (massive activations: Sun et al.,
-//! arXiv 2402.17762), and a norm stands before whatever reads it. So errors of the stream count as parts of its size at each token.
+//! Tokens do not count alike. The stream of a few is a hundred times larger than that of the others
+//! (massive activations: Sun et al., arXiv 2402.17762), and a norm stands before whatever reads it.
+//! So errors of the stream count as parts of its size at each token.
 
 use kinglet::Format;
 use kinglet_kernels::scalar::transforms;
@@ -22,7 +25,9 @@ use super::store::as_name;
 use crate::checkpoint::{Coding, Join, NormKind};
 use crate::fit::{Aims, FitOutcome};
 use crate::prune::{self, Refit};
-use crate::reference::{Batch, BlockWeights, Inputs, LinearWeights, Middle, Part, Site, joined, ops, product};
+use crate::reference::{
+    Batch, BlockWeights, Inputs, LinearWeights, Middle, Part, Site, joined, ops, product,
+};
 
 /// Tokens that folding is tried on.
 const SAMPLE: usize = 512;
@@ -51,15 +56,19 @@ const ROWS: usize = 256;
 struct Transforms([bool; 3]);
 
 impl Transforms {
-    /// Those that the products of a block are better with. `seen` gives some inputs of a product, where there is a calibration. The
-    /// inputs of attention's last product are means of values and have no outliers.
+    /// Those that the products of a block are better with. `seen` gives some inputs of a product,
+    /// where there is a calibration. The inputs of attention's last product are means of values and
+    /// have no outliers.
     fn choose(block: &BlockWeights, task: &Task, seen: impl Fn(Site) -> Option<Vec<f32>>) -> Self {
         Self(Site::OF_BLOCK.map(|site| {
             let mixed = site == Site::Output && matches!(block.middle, Middle::Attention(_));
             let of = block.product(site).filter(|of| task.transform && !mixed && spreads(of.cols));
             let format = task.formats[site as usize];
-            // States are rounded once for all blocks that look at them, so no block may choose for itself.
-            of.is_some_and(|of| format.is_int8() || site == Site::Memory || gains(of, format, seen(site)))
+            // States are rounded once for all blocks that look at them, so no block may choose for
+            // itself.
+            of.is_some_and(|of| {
+                format.is_int8() || site == Site::Memory || gains(of, format, seen(site))
+            })
         }))
     }
 
@@ -73,8 +82,9 @@ impl Transforms {
     }
 }
 
-/// Whether a product of four bits errs less with transformed inputs: it may lose more where the weights lie on a grid that the
-/// transform leaves. Eight bits lose so little that inputs decide, and no model that was measured is better without.
+/// Whether a product of four bits errs less with transformed inputs: it may lose more where the
+/// weights lie on a grid that the transform leaves. Eight bits lose so little that inputs decide,
+/// and no model that was measured is better without.
 fn gains(of: &LinearWeights, format: Format, seen: Option<Vec<f32>>) -> bool {
     /// How much more of the weights' own square may be lost where no inputs are known.
     const MORE: f64 = 1.15;
@@ -83,13 +93,16 @@ fn gains(of: &LinearWeights, format: Format, seen: Option<Vec<f32>>) -> bool {
     let plain = LinearWeights { weight, bias: None, cols: of.cols, inputs: Inputs::Rounded };
     let transformed = plain.transformed();
     let Some(x) = seen else {
-        let lost = |of: &LinearWeights| linear::error(&of.weight, &nearest(of, format, &vec![1.0; of.cols]));
+        let lost = |of: &LinearWeights| {
+            linear::error(&of.weight, &nearest(of, format, &vec![1.0; of.cols]))
+        };
         return lost(&transformed) < MORE * lost(&plain);
     };
     let wanted = product::rows_by_rows(&x, &plain.weight, plain.cols);
     let lost = |of: &LinearWeights| -> f64 {
         let prepared = of.inputs.prepare(&x, of.cols);
-        let found = nearest(of, format, &ops::squares(&prepared, of.cols)).weights().outputs(&prepared);
+        let found =
+            nearest(of, format, &ops::squares(&prepared, of.cols)).weights().outputs(&prepared);
         found.iter().zip(&wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum()
     };
     lost(&transformed) < lost(&plain)
@@ -98,7 +111,9 @@ fn gains(of: &LinearWeights, format: Format, seen: Option<Vec<f32>>) -> bool {
 /// Over how many of `cols` values the transform spreads one: a block of 2^a 3^b.
 fn spread(cols: usize) -> usize {
     let twos = 1 << cols.trailing_zeros();
-    let thirds = std::iter::successors(Some(cols / twos), |rest| rest.is_multiple_of(3).then_some(rest / 3)).last();
+    let thirds =
+        std::iter::successors(Some(cols / twos), |rest| rest.is_multiple_of(3).then_some(rest / 3))
+            .last();
     if transforms(cols) { cols / thirds.unwrap_or(1) } else { 1 }
 }
 
@@ -142,8 +157,8 @@ pub(super) struct Streams {
     pub(super) exact: Option<Batch>,
 }
 
-/// Rounds a block for the inputs that `streams` give it, and takes them through it; without streams, to the nearest values. Also
-/// tells what was rounded, where there are streams.
+/// Rounds a block for the inputs that `streams` give it, and takes them through it; without
+/// streams, to the nearest values. Also tells what was rounded, where there are streams.
 pub(super) fn quantize(
     layer: usize,
     mut block: BlockWeights,
@@ -171,7 +186,14 @@ pub(super) fn quantize(
     if task.fold {
         done.folded = fold(&mut block, task, transforms, &streams.own);
     }
-    let mut rounding = Rounding { block, task, transforms, products: [None, None, None], aims: Aims::default(), done };
+    let mut rounding = Rounding {
+        block,
+        task,
+        transforms,
+        products: [None, None, None],
+        aims: Aims::default(),
+        done,
+    };
     for site in [Site::Input, Site::Memory] {
         rounding.first(site, streams)?;
     }
@@ -184,7 +206,11 @@ pub(super) fn quantize(
 }
 
 /// Rounds a block to the nearest values.
-fn to_nearest(layer: usize, block: BlockWeights, task: Task) -> Result<(RoundedBlock, Done, Aims), MomentsError> {
+fn to_nearest(
+    layer: usize,
+    block: BlockWeights,
+    task: Task,
+) -> Result<(RoundedBlock, Done, Aims), MomentsError> {
     let transforms = Transforms::choose(&block, &task, |_| None);
     let (mut products, mut done) = ([None, None, None], Done::default());
     for site in Site::OF_BLOCK {
@@ -214,7 +240,8 @@ fn seen(block: &BlockWeights, site: Site, part: &Part<'_>) -> Vec<f32> {
     }
 }
 
-/// Divides rows of both by the size of the stream of their token, on which what is behind a norm depends.
+/// Divides rows of both by the size of the stream of their token, on which what is behind a norm
+/// depends.
 fn weigh(stream: &[f32], width: usize, rows: [&mut [f32]; 2]) {
     let parts = stream.chunks(width).map(|row| {
         let size = (row.iter().map(|x| x * x).sum::<f32>() / width as f32).sqrt();
@@ -257,7 +284,10 @@ impl Rounding {
             if of.inputs == Inputs::Transformed {
                 aimed = ops::transformed(&aimed, of.cols);
             }
-            if site == Site::Input && matches!(block.middle, Middle::FeedForward { .. }) && block.join == Join::Pre {
+            if site == Site::Input
+                && matches!(block.middle, Middle::FeedForward { .. })
+                && block.join == Join::Pre
+            {
                 weigh(part.stream, own.width(), [&mut x, &mut aimed]);
             }
             evidence.add(&x, &aimed);
@@ -273,10 +303,17 @@ impl Rounding {
         let mut evidence = Evidence::new(of.cols, aim, own.lengths());
         let mut kept = vec![];
         {
-            let [mut input, mut memory] = [0, 1].map(|site: usize| self.products[site].as_ref().map(Packed::new));
+            let [mut input, mut memory] =
+                [0, 1].map(|site: usize| self.products[site].as_ref().map(Packed::new));
             let mut exact = exact.as_ref().map(|exact| exact.parts(TOKENS));
             for part in own.parts(TOKENS) {
-                let mixed = packed::mixed(block.norm.as_ref(), &block.middle, input.as_mut(), memory.as_mut(), &part);
+                let mixed = packed::mixed(
+                    block.norm.as_ref(),
+                    &block.middle,
+                    input.as_mut(),
+                    memory.as_mut(),
+                    &part,
+                );
                 let mixed = Rows::new(&mixed, of.cols, of.inputs);
                 let mut x = mixed.values();
                 kept.push(mixed);
@@ -302,13 +339,21 @@ impl Rounding {
         let mut kept = kept.into_iter();
         own.step(TOKENS, |part| {
             let mixed = kept.next().zip(packed.as_mut());
-            joined(block.base(part.stream), mixed.map_or_else(Vec::new, |(mixed, packed)| packed.apply(&mixed)))
+            joined(
+                block.base(part.stream),
+                mixed.map_or_else(Vec::new, |(mixed, packed)| packed.apply(&mixed)),
+            )
         });
         Ok(())
     }
 
     /// Rounds a product as the evidence says.
-    fn round(&mut self, site: Site, mut of: LinearWeights, evidence: Evidence) -> Result<(), MomentsError> {
+    fn round(
+        &mut self,
+        site: Site,
+        mut of: LinearWeights,
+        evidence: Evidence,
+    ) -> Result<(), MomentsError> {
         let at = site as usize;
         let (product, error, way) = calibrated(&mut of, self.task.formats[at], evidence)?;
         (self.done.errors[at], self.done.ways[at]) = (error, way);
@@ -319,7 +364,11 @@ impl Rounding {
 }
 
 /// A block with rounded products in the place of its own.
-pub(super) fn assembled(layer: usize, block: BlockWeights, products: [Option<RoundedLinear>; 3]) -> RoundedBlock {
+pub(super) fn assembled(
+    layer: usize,
+    block: BlockWeights,
+    products: [Option<RoundedLinear>; 3],
+) -> RoundedBlock {
     let BlockWeights { norm, join, stream_norm, middle, .. } = block;
     let [input, memory, output] = products;
     let output = output.expect("every block has a last product");
@@ -344,7 +393,8 @@ fn fold(block: &mut BlockWeights, task: Task, transforms: Transforms, own: &Batc
     let normed = block.normed(part.stream);
     if let Some(groups) = fold::groups(block).filter(|_| !transformed(Site::Output)) {
         let mixed = block.mixed(part.sequences, normed.clone());
-        let output = fold::factors(&block.output, &mixed, &groups, task.formats[Site::Output as usize]);
+        let output =
+            fold::factors(&block.output, &mixed, &groups, task.formats[Site::Output as usize]);
         if let Some(factors) = output {
             fold::into_input(block, &factors);
             folded[Site::Output as usize] = true;

@@ -1,7 +1,9 @@
-//! Choosing how each product is coded: the least damage for a size or a time, or the least size for a damage.
+//! Choosing how each product is coded: the least damage for a size or a time, or the least size for
+//! a damage.
 //!
-//! Each product starts in its cheapest form; then the change that removes the most damage for its cost is made again and again, as long
-//! as the budget allows. Damages are taken to add up, which holds as far as they are small.
+//! Each product starts in its cheapest form; then the change that removes the most damage for its
+//! cost is made again and again, as long as the budget allows. Damages are taken to add up, which
+//! holds as far as they are small.
 
 use kinglet::Format;
 
@@ -89,8 +91,10 @@ mod tests {
     #[test]
     fn the_budget_goes_where_it_helps_most() {
         let products = [product(0.0, 1.0, 1.0), product(0.0, 3.0, 1.0), product(0.0, 4.0, 4.0)];
-        let formats =
-            |limit| choose(&products, limit).map(|chosen| chosen.iter().map(|&i| products[0][i].format).collect());
+        let formats = |limit| {
+            choose(&products, limit)
+                .map(|chosen| chosen.iter().map(|&i| products[0][i].format).collect())
+        };
         let (low, high) = (Format::Int4Codebook, Format::Int8);
         assert_eq!(formats(Limit::Cost(25.5)), Ok(vec![low; 3]));
         assert_eq!(formats(Limit::Cost(29.5)), Ok(vec![low, high, low]));

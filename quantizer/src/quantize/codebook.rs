@@ -1,7 +1,8 @@
 //! A codebook for a tensor: 16 levels that suit its values.
 //!
-//! Lloyd's algorithm (Least squares quantization in PCM, 1982) on groups of 32 weights divided by their own scales, each weighted
-//! by its scale squared and its input's importance, so that the error counted is that of the product. Deterministic.
+//! Lloyd's algorithm (Least squares quantization in PCM, 1982) on groups of 32 weights divided by
+//! their own scales, each weighted by its scale squared and its input's importance, so that the
+//! error counted is that of the product. Deterministic.
 
 use kinglet_kernels::layout::GROUP;
 
@@ -34,7 +35,9 @@ pub(super) fn fit(rows: &[&[f32]], importance: &[f32]) -> Levels {
 /// One round: the weighted mean of the values next to each level.
 fn improve(levels: &Levels, rows: &[&[f32]], importance: &[f32]) -> [i8; 16] {
     let mut sums = [(0.0f64, 0.0f64); 16];
-    for (group, importance) in rows.iter().flat_map(|row| row.chunks(GROUP).zip(importance.chunks(GROUP))) {
+    for (group, importance) in
+        rows.iter().flat_map(|row| row.chunks(GROUP).zip(importance.chunks(GROUP)))
+    {
         let scale = group_scale(group, importance, levels);
         if scale == 0.0 {
             continue;
@@ -72,12 +75,16 @@ mod tests {
             (state >> 8) as f32 / 16_777_216.0
         };
         // Box and Muller: normal values.
-        let mut normal = || (-2.0 * uniform().max(1e-9).ln()).sqrt() * (6.283_185_5 * uniform()).cos();
+        let mut normal =
+            || (-2.0 * uniform().max(1e-9).ln()).sqrt() * (6.283_185_5 * uniform()).cos();
         let rows: Vec<Vec<f32>> = (0..32).map(|_| (0..256).map(|_| normal()).collect()).collect();
         let error = |format, levels: &Levels| -> f64 {
             let of_row = |row: &Vec<f32>| {
                 let rounded = round(format, row, &[1.0; 256], levels);
-                let errors = rounded.integers(levels).zip(row).map(|(q, w)| f64::from(q as f32 * rounded.scale - w));
+                let errors = rounded
+                    .integers(levels)
+                    .zip(row)
+                    .map(|(q, w)| f64::from(q as f32 * rounded.scale - w));
                 errors.map(|e| e * e).sum::<f64>()
             };
             rows.iter().map(of_row).sum()

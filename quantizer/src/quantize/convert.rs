@@ -1,4 +1,5 @@
-//! From a checkpoint to a file: blocks one after the other, then embedding, head and the file itself.
+//! From a checkpoint to a file: blocks one after the other, then embedding, head and the file
+//! itself.
 
 use std::ops::Range;
 use std::path::Path;
@@ -35,10 +36,11 @@ const RECORD: &str = "record.json";
 /// f32 values read at a time, over all threads.
 const BATCH: usize = 4 << 20;
 
-/// Quantizes `checkpoint` to the file `target`. `progress` is called with what is being done, how much of it is done, and how much
-/// there is.
+/// Quantizes `checkpoint` to the file `target`. `progress` is called with what is being done, how
+/// much of it is done, and how much there is.
 ///
-/// Finished blocks are kept in the directory `target.work` until the file is whole; after an interruption the same call goes on.
+/// Finished blocks are kept in the directory `target.work` until the file is whole; after an
+/// interruption the same call goes on.
 pub fn quantize(
     checkpoint: &Checkpoint,
     target: &Path,
@@ -51,10 +53,13 @@ pub fn quantize(
     let store = Store::open(target, &key(checkpoint, options))?;
     let weights = weights(architecture);
     let metadata = metadata(checkpoint, options)?;
-    let overhead = overhead(architecture, options, tokenizer.len() + target_tokenizer.len(), &metadata);
+    let overhead =
+        overhead(architecture, options, tokenizer.len() + target_tokenizer.len(), &metadata);
     refuse(architecture, options)?;
     let plan = planned(checkpoint, options, &store, overhead, progress)?;
-    let done = round_blocks(checkpoint, options, &plan, &store, &mut |done| progress("rounding", done, weights))?;
+    let done = round_blocks(checkpoint, options, &plan, &store, &mut |done| {
+        progress("rounding", done, weights)
+    })?;
 
     let (norm, fitted) = fitted(checkpoint, options, &store, &done, progress)?;
     // Fitted blocks are kept behind the others.
@@ -62,12 +67,17 @@ pub fn quantize(
     let block = |index: usize| block(&store, first + index);
     let mut record = record::begin(checkpoint, options, &plan, &done, fitted);
     let mut build = Build::new(checkpoint, options);
-    let mut left =
-        (0..plan.tasks.len()).filter(|&number| plan.tasks[number].is_some()).zip(&done).enumerate().peekable();
+    let mut left = (0..plan.tasks.len())
+        .filter(|&number| plan.tasks[number].is_some())
+        .zip(&done)
+        .enumerate()
+        .peekable();
     for (number, stack) in architecture.stacks.iter().enumerate() {
         build.stack(stack)?;
         let numbers = architecture.numbers(number);
-        while let Some((index, (number, of))) = left.next_if(|(_, (number, _))| numbers.contains(number)) {
+        while let Some((index, (number, of))) =
+            left.next_if(|(_, (number, _))| numbers.contains(number))
+        {
             let block = block(index)?;
             record::block(&mut record, architecture, options, &plan, number, &block, of);
             build.block(&block)?;
@@ -92,15 +102,20 @@ pub fn quantize(
     let mut loaded = None;
     for source in sources {
         writer.tensor(|put| match source {
-            Source::Phases(phases) => Ok(put(&phases.iter().flat_map(|p| p.to_le_bytes()).collect::<Vec<_>>())?),
-            Source::Vector(vector) => Ok(put(&vector.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())?),
+            Source::Phases(phases) => {
+                Ok(put(&phases.iter().flat_map(|p| p.to_le_bytes()).collect::<Vec<_>>())?)
+            }
+            Source::Vector(vector) => {
+                Ok(put(&vector.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())?)
+            }
             Source::Table(of, format, inputs) => {
-                let taken =
-                    inputs != Inputs::Transformed && taken::of_table(checkpoint, &of, format, options).is_some();
+                let taken = inputs != Inputs::Transformed
+                    && taken::of_table(checkpoint, &of, format, options).is_some();
                 table(checkpoint, (&of, format, inputs, taken), put, &mut step)
             }
             Source::Rows(values, cols, format) => {
-                let weights = LinearWeights { weight: values, bias: None, cols, inputs: Inputs::Rounded };
+                let weights =
+                    LinearWeights { weight: values, bias: None, cols, inputs: Inputs::Rounded };
                 Ok(pack::write(&nearest(&weights, format, &vec![1.0; cols]), put)?)
             }
             Source::Product { block: index, site } => {
@@ -138,10 +153,18 @@ fn write_record(path: &Path, store: &Store, record: &Record) -> Result<(), Quant
     Ok(result.map_err(|source| WriteError::Io { path: path.to_path_buf(), source })?)
 }
 
-/// What the file says about itself: where it comes from, and what a caller needs who has no more than the file.
-fn metadata(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<(String, String)>, QuantizeError> {
+/// What the file says about itself: where it comes from, and what a caller needs who has no more
+/// than the file.
+fn metadata(
+    checkpoint: &Checkpoint,
+    options: &Options,
+) -> Result<Vec<(String, String)>, QuantizeError> {
     let mut metadata = vec![("family".to_owned(), checkpoint.architecture().family.clone())];
-    metadata.extend(checkpoint.kept().map(|kept| (vocabulary::KEY.to_owned(), vocabulary::to_ranges(kept.ids()))));
+    metadata.extend(
+        checkpoint
+            .kept()
+            .map(|kept| (vocabulary::KEY.to_owned(), vocabulary::to_ranges(kept.ids()))),
+    );
     let labels = &checkpoint.architecture().labels;
     if !labels.is_empty() {
         metadata.push((LABELS.to_owned(), serde_json::Value::from(labels.clone()).to_string()));
@@ -162,14 +185,20 @@ fn tables(architecture: &Architecture) -> u64 {
     architecture.tables().iter().map(|table| table.len() as u64).sum()
 }
 
-/// What the blocks are made from: another key, other blocks. The kept tokens are among the architecture's tensors.
+/// What the blocks are made from: another key, other blocks. The kept tokens are among the
+/// architecture's tensors.
 fn key(checkpoint: &Checkpoint, options: &Options) -> String {
     let stamp = |path: &Path| {
         let meta = path.metadata().ok()?;
         Some(format!("{:?} {} {:?}", path.file_name(), meta.len(), meta.modified().ok()))
     };
     let files: Vec<String> = checkpoint.files().filter_map(stamp).collect();
-    let text = format!("{:?} {:?} {files:?} {:?}", env!("CARGO_PKG_VERSION"), checkpoint.architecture(), options);
+    let text = format!(
+        "{:?} {:?} {files:?} {:?}",
+        env!("CARGO_PKG_VERSION"),
+        checkpoint.architecture(),
+        options
+    );
     format!("{:08x} {}", crc32fast::hash(text.as_bytes()), text.len())
 }
 
@@ -185,8 +214,10 @@ fn planned(
     if let Some(plan) = store.kept(PLAN) {
         return Ok(plan);
     }
-    let reference =
-        Reference::with_memory(checkpoint, if options.calibration.is_empty() { 0 } else { RESIDENT_BYTES })?;
+    let reference = Reference::with_memory(
+        checkpoint,
+        if options.calibration.is_empty() { 0 } else { RESIDENT_BYTES },
+    )?;
     let plan = plan::plan(&reference, options, overhead, &mut |done, all| {
         progress("measuring", done as u64, all as u64);
     })?;
@@ -195,21 +226,33 @@ fn planned(
 }
 
 /// [`overhead`], before anything else is known.
-pub(super) fn overhead_of(checkpoint: &Checkpoint, options: &Options) -> Result<u64, QuantizeError> {
+pub(super) fn overhead_of(
+    checkpoint: &Checkpoint,
+    options: &Options,
+) -> Result<u64, QuantizeError> {
     let tokenizers = checkpoint.tokenizer()?.len() + checkpoint.target_tokenizer()?.len();
     Ok(overhead(checkpoint.architecture(), options, tokenizers, &metadata(checkpoint, options)?))
 }
 
-/// Bytes of a file beside its products, a little more rather than less: tables, tokenizer, vectors, and the records of all.
-fn overhead(architecture: &Architecture, options: &Options, tokenizers: usize, metadata: &[(String, String)]) -> u64 {
+/// Bytes of a file beside its products, a little more rather than less: tables, tokenizer, vectors,
+/// and the records of all.
+fn overhead(
+    architecture: &Architecture,
+    options: &Options,
+    tokenizers: usize,
+    metadata: &[(String, String)],
+) -> u64 {
     // A record of 40 bytes, a name, and padding to 64.
     const NAMED: usize = 40 + 40;
     let vector = |len: usize| NAMED + (4 * len).next_multiple_of(64);
     let widest = architecture.stacks.iter().map(|stack| stack.width).max().unwrap_or(0);
     let of_block = |block: &Block| {
-        let biases: usize = block.products().iter().filter(|l| l.bias.is_some()).map(|l| vector(l.rows())).sum();
+        let biases: usize =
+            block.products().iter().filter(|l| l.bias.is_some()).map(|l| vector(l.rows())).sum();
         let heads = match &block.middle {
-            Middle::Attention(a) => [&a.query_norm, &a.key_norm].into_iter().flatten().count() * vector(a.head_dim),
+            Middle::Attention(a) => {
+                [&a.query_norm, &a.key_norm].into_iter().flatten().count() * vector(a.head_dim)
+            }
             _ => 0,
         };
         128 + 2 * NAMED + vector(widest) + biases + heads
@@ -221,8 +264,9 @@ fn overhead(architecture: &Architecture, options: &Options, tokenizers: usize, m
     (tables + tokenizers + blocks + text + golden + 1536) as u64
 }
 
-/// Whether blocks make up for those before them. Only where a position is predicted from those before it: on the few thousand tokens that
-/// sentences are, the least squares of this fit the sentences and not the model (MiniLM in int8: 1 - cosine 0.0019, and 0.0007 without).
+/// Whether blocks make up for those before them. Only where a position is predicted from those
+/// before it: on the few thousand tokens that sentences are, the least squares of this fit the
+/// sentences and not the model (MiniLM in int8: 1 - cosine 0.0019, and 0.0007 without).
 pub(super) fn corrects(architecture: &Architecture, options: &Options) -> bool {
     options.correct && architecture.is_causal()
 }
@@ -238,14 +282,20 @@ fn refuse(architecture: &Architecture, options: &Options) -> Result<(), Quantize
     if !corrects(architecture, options) {
         return Err(QuantizeError::Unsupported {
             what: "learning the codes of blocks that do not make up for those before them".into(),
-            instead: "models that predict each position from those before it can learn, without --no-correct".into(),
+            instead: "models that predict each position from those before it can learn, without \
+                      --no-correct"
+                .into(),
         });
     }
-    let weights: usize = architecture.blocks().flat_map(Block::products).map(|linear| linear.weight.len()).sum();
+    let weights: usize =
+        architecture.blocks().flat_map(Block::products).map(|linear| linear.weight.len()).sum();
     if options.fit.steps > 0 && weights > fit::MOST_CODES {
         return Err(QuantizeError::Unsupported {
             what: format!("moving all {weights} codes at once"),
-            instead: format!("up to {} can be fitted with --learn (leave --fit out)", fit::MOST_CODES),
+            instead: format!(
+                "up to {} can be fitted with --learn (leave --fit out)",
+                fit::MOST_CODES
+            ),
         });
     }
     Ok(())
@@ -275,7 +325,8 @@ pub(super) fn round_blocks(
         if layer.ends_before(description.layer) {
             layer.finish(options, store, streams.as_mut(), &mut all)?;
         }
-        weights += description.products().iter().map(|linear| linear.weight.len() as u64).sum::<u64>();
+        weights +=
+            description.products().iter().map(|linear| linear.weight.len() as u64).sum::<u64>();
         let Some(task) = task else {
             if let Some(exact) = streams.as_mut().and_then(|streams| streams.exact.as_mut()) {
                 reference.advance(exact, number, &mut ())?;
@@ -300,11 +351,12 @@ pub(super) fn round_blocks(
                 let block = reference.block_weights(number)?;
                 layer.begin(options, streams.as_ref());
                 let source = (description, &block);
-                let rounded = match taken::block(checkpoint, source, (options, *task), streams.as_mut())? {
-                    Some((block, done)) => (block, done, Aims::default()),
-                    None => blocks::quantize(description.layer, block, *task, streams.as_mut())
-                        .map_err(|source| QuantizeError::Moments { block: number, source })?,
-                };
+                let rounded =
+                    match taken::block(checkpoint, source, (options, *task), streams.as_mut())? {
+                        Some((block, done)) => (block, done, Aims::default()),
+                        None => blocks::quantize(description.layer, block, *task, streams.as_mut())
+                            .map_err(|source| QuantizeError::Moments { block: number, source })?,
+                    };
                 layer.push(rounded);
                 if options.learn == 0 {
                     layer.finish(options, store, streams.as_mut(), &mut all)?;
@@ -333,14 +385,17 @@ fn fitted(
     let refused = || QuantizeError::Unsupported {
         what: "fitting a model of this kind".into(),
         instead:
-            "decoders of one stack with root-mean-square norms and gated feed-forwards can be fitted (leave --fit out)"
+            "decoders of one stack with root-mean-square norms and gated feed-forwards can be \
+             fitted (leave --fit out)"
                 .into(),
     };
     if !fit::knows(checkpoint.architecture()) {
         return Err(refused());
     }
     let reference = Reference::new(checkpoint)?;
-    let (Some(norm), Some(head)) = (reference.final_norm()?, reference.head_weights()?) else { return Err(refused()) };
+    let (Some(norm), Some(head)) = (reference.final_norm()?, reference.head_weights()?) else {
+        return Err(refused());
+    };
     if let Some((weight, fitted)) = store.kept(NORM) {
         return Ok((Some(NormWeights { weight, ..norm }), fitted));
     }
@@ -349,9 +404,10 @@ fn fitted(
     let aims = (0..done.len()).map(|index| layer::kept(store, index)).collect();
     let mut student = Student { blocks, norm, head };
     let steps = options.fit.steps as u64;
-    let outcome = fit::fit(&reference, &mut student, aims, &options.calibration, options.fit, &mut |step| {
-        progress("fitting", step as u64, steps);
-    })?;
+    let outcome =
+        fit::fit(&reference, &mut student, aims, &options.calibration, options.fit, &mut |step| {
+            progress("fitting", step as u64, steps);
+        })?;
     for (index, (block, of)) in student.blocks.iter().zip(done).enumerate() {
         store.put(done.len() + index, block, of)?;
     }
@@ -370,7 +426,8 @@ fn lost(store: &Store, block: usize) -> QuantizeError {
 
 type Put<'p> = &'p mut dyn FnMut(&[u8]) -> Result<(), WriteError>;
 
-/// Reads, rounds and writes a table with a row for each token, a batch of rows at a time. One that is taken over keeps its codes.
+/// Reads, rounds and writes a table with a row for each token, a batch of rows at a time. One that
+/// is taken over keeps its codes.
 fn table(
     checkpoint: &Checkpoint,
     (of, format, inputs, taken): (&TensorRef, Format, Inputs, bool),
@@ -386,13 +443,15 @@ fn table(
     let levels = match format {
         Format::Int4Codebook => {
             let step = codebook_step(rows, cols);
-            let sample: Result<Vec<_>, _> = (0..rows).step_by(step).map(|row| read(row..row + 1)).collect();
+            let sample: Result<Vec<_>, _> =
+                (0..rows).step_by(step).map(|row| read(row..row + 1)).collect();
             codebook::fit(&sample?.iter().map(Vec::as_slice).collect::<Vec<_>>(), &importance)
         }
         _ => Levels::of(format),
     };
     let too_large = || WriteError::TooLarge { what: format!("{} ({rows} x {cols})", of.name()) };
-    let mut packer = Packer::new(Kind::Matrix(format), rows, cols, &levels).ok_or_else(too_large)?;
+    let mut packer =
+        Packer::new(Kind::Matrix(format), rows, cols, &levels).ok_or_else(too_large)?;
     put(&packer.start())?;
     let panels = rows.div_ceil(PANEL);
     let batch = (BATCH / (PANEL * cols)).max(rayon::current_num_threads());
@@ -405,7 +464,9 @@ fn table(
                 false => None,
             };
             let values = read(of_panel)?;
-            let round = || values.chunks(cols).map(|row| round(format, row, &importance, &levels)).collect();
+            let round = || {
+                values.chunks(cols).map(|row| round(format, row, &importance, &levels)).collect()
+            };
             let rows: Vec<Row> = kept.unwrap_or_else(round);
             let codes = packer.codes(&rows);
             Ok((rows, codes))
@@ -420,7 +481,11 @@ fn table(
     Ok(put(&packer.end())?)
 }
 
-fn read(checkpoint: &Checkpoint, of: &TensorRef, rows: Range<usize>) -> Result<Vec<f32>, CheckpointError> {
+fn read(
+    checkpoint: &Checkpoint,
+    of: &TensorRef,
+    rows: Range<usize>,
+) -> Result<Vec<f32>, CheckpointError> {
     let mut values = vec![0.0; rows.len() * of.cols()];
     checkpoint.read_rows(of, rows, &mut values)?;
     Ok(values)

@@ -1,6 +1,8 @@
-//! What a calibration tells of a product: the second moments of its inputs, and what its outputs should be instead.
+//! What a calibration tells of a product: the second moments of its inputs, and what its outputs
+//! should be instead.
 //!
-//! Rounding follows most of the sequences. The last tenth is held out, and judges what is done: see [`linear`](super::linear).
+//! Rounding follows most of the sequences. The last tenth is held out, and judges what is done: see
+//! [`linear`](super::linear).
 
 use ndarray::linalg::general_mat_mul;
 use rayon::prelude::*;
@@ -54,7 +56,8 @@ impl Sums {
         self.cross.iter_mut().zip(&other.cross).for_each(|(a, b)| *a += b);
     }
 
-    /// `X^T R` for what the outputs of some rows of weights lack, R; nothing if they lack nothing. `numbers` are those of the rows.
+    /// `X^T R` for what the outputs of some rows of weights lack, R; nothing if they lack nothing.
+    /// `numbers` are those of the rows.
     pub(super) fn lack(&self, weights: &[f32], numbers: &[usize]) -> Vec<f32> {
         let (cols, rows) = (self.moments.cols(), numbers.len());
         let mut lack = vec![0.0; if self.aim == Aim::Own { 0 } else { cols * rows }];
@@ -62,21 +65,29 @@ impl Sums {
         match self.aim {
             Aim::Own => {}
             Aim::Inputs => {
-                let beyond: Vec<f32> = self.cross.iter().zip(self.moments.matrix()).map(|(c, h)| c - h).collect();
+                let beyond: Vec<f32> =
+                    self.cross.iter().zip(self.moments.matrix()).map(|(c, h)| c - h).collect();
                 multiply(view(&beyond, cols, cols), weights.t(), view_mut(&mut lack, cols, rows));
             }
             Aim::Outputs(width) => {
-                multiply(view(self.moments.matrix(), cols, cols), weights.t(), view_mut(&mut lack, cols, rows));
+                multiply(
+                    view(self.moments.matrix(), cols, cols),
+                    weights.t(),
+                    view_mut(&mut lack, cols, rows),
+                );
                 for (lack, cross) in lack.chunks_mut(rows).zip(self.cross.chunks(width)) {
-                    lack.iter_mut().zip(numbers).for_each(|(lack, &row)| *lack = cross[row] - *lack);
+                    lack.iter_mut()
+                        .zip(numbers)
+                        .for_each(|(lack, &row)| *lack = cross[row] - *lack);
                 }
             }
         }
         lack
     }
 
-    /// What a change of rows of weights does to the squared error of outputs that lack this: the square of the change, and how much
-    /// of it goes the right way. The error rises by the first less twice the second.
+    /// What a change of rows of weights does to the squared error of outputs that lack this: the
+    /// square of the change, and how much of it goes the right way. The error rises by the first
+    /// less twice the second.
     pub(super) fn effect(&self, change: &[f32], lack: &[f32]) -> [f64; 2] {
         let cols = self.moments.cols();
         let h = view(self.moments.matrix(), cols, cols);
@@ -85,12 +96,22 @@ impl Sums {
         let bands = change.par_chunks(BAND * cols).enumerate().map(|(band, change)| {
             let rows = change.len() / cols;
             let mut products = vec![0.0; change.len()];
-            general_mat_mul(1.0, &view(change, rows, cols), &h, 0.0, &mut view_mut(&mut products, rows, cols));
+            general_mat_mul(
+                1.0,
+                &view(change, rows, cols),
+                &h,
+                0.0,
+                &mut view_mut(&mut products, rows, cols),
+            );
             let square: f64 = change.iter().zip(&products).map(|(a, b)| dot(*a, *b)).sum();
             let of_row = |(r, row): (usize, &[f32])| -> f64 {
-                row.iter().zip(lack[band * BAND + r..].iter().step_by(width)).map(|(a, b)| dot(*a, *b)).sum()
+                row.iter()
+                    .zip(lack[band * BAND + r..].iter().step_by(width))
+                    .map(|(a, b)| dot(*a, *b))
+                    .sum()
             };
-            let along = if width == 0 { 0.0 } else { change.chunks(cols).enumerate().map(of_row).sum() };
+            let along =
+                if width == 0 { 0.0 } else { change.chunks(cols).enumerate().map(of_row).sum() };
             [square, along]
         });
         let bands: Vec<[f64; 2]> = bands.collect();
@@ -125,7 +146,8 @@ impl Evidence {
         let first = rows.min(self.left);
         self.left -= first;
         let width = aimed.len() / rows.max(1);
-        let ((x, held), (aimed, held_aimed)) = (x.split_at(first * cols), aimed.split_at(first * width));
+        let ((x, held), (aimed, held_aimed)) =
+            (x.split_at(first * cols), aimed.split_at(first * width));
         if !x.is_empty() {
             self.fitted.add(x, aimed);
         }

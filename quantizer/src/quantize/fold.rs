@@ -1,12 +1,16 @@
-//! Outliers of activations, folded away: inputs are divided by a factor each and weights multiplied by it, so that one scale a token
-//! serves all inputs. What is in front of the product takes the division: the norm (first product), `up` or the values (second). The result is
-//! the same function, and no machine knows of it (SmoothQuant: Xiao et al., arXiv 2211.10438; for weights: AWQ, Lin et al., arXiv 2306.00978).
+//! Outliers of activations, folded away: inputs are divided by a factor each and weights multiplied
+//! by it, so that one scale a token serves all inputs. What is in front of the product takes the
+//! division: the norm (first product), `up` or the values (second). The result is the same
+//! function, and no machine knows of it (SmoothQuant: Xiao et al., arXiv 2211.10438; for weights:
+//! AWQ, Lin et al., arXiv 2306.00978).
 //!
-//! How strong the factors are is tried out: the best is the one whose rounded product, with rounded inputs, is nearest to the original.
+//! How strong the factors are is tried out: the best is the one whose rounded product, with rounded
+//! inputs, is nearest to the original.
 //!
-//! A layer norm has a bias, so offsets can be folded, too: the product sees `x - c`, the norm's bias gives up c, and the bias of the product
-//! gains W c ([`shift`]). [`offsets`] chooses c. Where a norm's output is itself the stream (encoders with the norm behind the branch), the
-//! stream keeps its own norm and all of this happens to the branch's.
+//! A layer norm has a bias, so offsets can be folded, too: the product sees `x - c`, the norm's
+//! bias gives up c, and the bias of the product gains W c ([`shift`]). [`offsets`] chooses c. Where
+//! a norm's output is itself the stream (encoders with the norm behind the branch), the stream
+//! keeps its own norm and all of this happens to the branch's.
 
 use kinglet::Format;
 use rayon::prelude::*;
@@ -21,9 +25,14 @@ const ROWS: usize = 256;
 /// Factors lie between this and its reciprocal.
 const MOST: f32 = 64.0;
 
-/// Factors for the inputs of a product, of which `x` are some, or nothing if none do better than 1. Inputs whose numbers are in `groups` of
-/// the same value share one factor.
-pub(super) fn factors(of: &LinearWeights, x: &[f32], groups: &[usize], format: Format) -> Option<Vec<f32>> {
+/// Factors for the inputs of a product, of which `x` are some, or nothing if none do better than 1.
+/// Inputs whose numbers are in `groups` of the same value share one factor.
+pub(super) fn factors(
+    of: &LinearWeights,
+    x: &[f32],
+    groups: &[usize],
+    format: Format,
+) -> Option<Vec<f32>> {
     let cols = of.cols;
     let step = of.rows().div_ceil(ROWS);
     let weight: Vec<f32> = of.weight.chunks(cols).step_by(step).flatten().copied().collect();
@@ -47,13 +56,20 @@ pub(super) fn factors(of: &LinearWeights, x: &[f32], groups: &[usize], format: F
                 .map(|(a, w)| a.max(1e-6).powf(of_inputs) / w.max(1e-6).powf(of_weights));
             let raw: Vec<f32> = raw.collect();
             // Their geometric mean is 1.
-            let mean = (raw.iter().map(|v| f64::from(v.ln())).sum::<f64>() / count.max(1) as f64).exp() as f32;
-            let factors: Vec<f32> = groups.iter().map(|&g| (raw[g] / mean).clamp(1.0 / MOST, MOST)).collect();
-            let divided: Vec<f32> =
-                x.chunks(cols).flat_map(|row| row.iter().zip(&factors).map(|(x, f)| x / f)).collect();
-            let scaled: Vec<f32> =
-                weight.chunks(cols).flat_map(|row| row.iter().zip(&factors).map(|(w, f)| w * f)).collect();
-            let linear = LinearWeights { weight: scaled, bias: None, cols, inputs: Inputs::Rounded };
+            let mean = (raw.iter().map(|v| f64::from(v.ln())).sum::<f64>() / count.max(1) as f64)
+                .exp() as f32;
+            let factors: Vec<f32> =
+                groups.iter().map(|&g| (raw[g] / mean).clamp(1.0 / MOST, MOST)).collect();
+            let divided: Vec<f32> = x
+                .chunks(cols)
+                .flat_map(|row| row.iter().zip(&factors).map(|(x, f)| x / f))
+                .collect();
+            let scaled: Vec<f32> = weight
+                .chunks(cols)
+                .flat_map(|row| row.iter().zip(&factors).map(|(w, f)| w * f))
+                .collect();
+            let linear =
+                LinearWeights { weight: scaled, bias: None, cols, inputs: Inputs::Rounded };
             let rounded = nearest(&linear, format, &ops::squares(&divided, cols)).weights();
             let found = rows_by_rows(&ops::rounded(&divided, cols), &rounded.weight, cols);
             let error = found.iter().zip(&wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum();
@@ -72,9 +88,11 @@ const TRIED: i32 = 32;
 
 /// Offsets for the `cols` channels of a norm's output, of which `x` are some rows.
 ///
-/// The means make what is left smaller. Then each channel is moved by at most half a step of the coarsest token, to where rounding errs
-/// least: the first token of every text (`[CLS]`) is nearly the same vector everywhere, is several times as large as the others, and is what
-/// heads attend to that find nothing. It can be put onto its own grid, which the others, of many scales, do not notice.
+/// The means make what is left smaller. Then each channel is moved by at most half a step of the
+/// coarsest token, to where rounding errs least: the first token of every text (`[CLS]`) is nearly
+/// the same vector everywhere, is several times as large as the others, and is what heads attend to
+/// that find nothing. It can be put onto its own grid, which the others, of many scales, do not
+/// notice.
 pub(super) fn offsets(x: &[f32], cols: usize) -> Vec<f32> {
     let x = &x[..x.len().min(TOKENS * cols)];
     let tokens = (x.len() / cols).max(1) as f64;
@@ -85,12 +103,16 @@ pub(super) fn offsets(x: &[f32], cols: usize) -> Vec<f32> {
     for _ in 0..2 {
         let peaks = x.par_chunks(cols).map(|row| {
             let sizes = row.iter().zip(&offsets).map(|(x, c)| (x - c).abs());
-            sizes.enumerate().fold((0, 0.0f32), |peak, (k, size)| if size > peak.1 { (k, size) } else { peak })
+            sizes
+                .enumerate()
+                .fold((0, 0.0f32), |peak, (k, size)| if size > peak.1 { (k, size) } else { peak })
         });
         let peaks: Vec<(usize, f32)> = peaks.collect();
-        let scales: Vec<f32> = peaks.iter().map(|(_, size)| (size / 127.0).max(f32::MIN_POSITIVE)).collect();
+        let scales: Vec<f32> =
+            peaks.iter().map(|(_, size)| (size / 127.0).max(f32::MIN_POSITIVE)).collect();
         let coarsest = scales.iter().copied().fold(0.0, f32::max);
-        // A channel that sets the scale of coarse tokens is exact in them, and moving it would move their grid.
+        // A channel that sets the scale of coarse tokens is exact in them, and moving it would move
+        // their grid.
         let mut sets = vec![false; cols];
         let of_coarse = peaks.iter().zip(&scales).filter(|(_, scale)| **scale > 0.9 * coarsest);
         of_coarse.for_each(|(peak, _)| sets[peak.0] = true);
@@ -122,7 +144,8 @@ pub(super) fn shift(of: &mut LinearWeights, offsets: &[f32]) {
 /// The same for inputs of a product, if its error is less with them when all is rounded.
 pub(super) fn helpful_offsets(of: &LinearWeights, x: &[f32], format: Format) -> Option<Vec<f32>> {
     let offsets = offsets(x, of.cols);
-    let moved: Vec<f32> = x.chunks(of.cols).flat_map(|row| row.iter().zip(&offsets).map(|(x, c)| x - c)).collect();
+    let moved: Vec<f32> =
+        x.chunks(of.cols).flat_map(|row| row.iter().zip(&offsets).map(|(x, c)| x - c)).collect();
     let step = of.rows().div_ceil(ROWS);
     let weight: Vec<f32> = of.weight.chunks(of.cols).step_by(step).flatten().copied().collect();
     let linear = LinearWeights { weight, bias: None, cols: of.cols, inputs: Inputs::Rounded };
@@ -160,18 +183,23 @@ pub(super) fn into_norm(block: &mut BlockWeights, factors: &[f32]) {
 /// Folds factors of the last product's inputs into the one that makes them.
 pub(super) fn into_input(block: &mut BlockWeights, factors: &[f32]) {
     let (site, first, of_rows): (Site, usize, Vec<f32>) = match &block.middle {
-        Middle::FeedForward { gated: true, .. } => (Site::Input, block.output.cols, factors.to_vec()),
+        Middle::FeedForward { gated: true, .. } => {
+            (Site::Input, block.output.cols, factors.to_vec())
+        }
         Middle::FeedForward { .. } | Middle::Projection => (Site::Input, 0, factors.to_vec()),
         Middle::Attention(heads) => {
             let first_of = |kv: usize| kv * heads.group() * heads.dim;
-            let of_values = (0..heads.kv_heads).flat_map(|kv| factors[first_of(kv)..][..heads.dim].to_vec());
+            let of_values =
+                (0..heads.kv_heads).flat_map(|kv| factors[first_of(kv)..][..heads.dim].to_vec());
             let site = if heads.sight == Sight::Cross { Site::Memory } else { Site::Input };
             (site, heads.values().start, of_values.collect())
         }
     };
     if let Some(input) = block.product_mut(site) {
         for (i, factor) in of_rows.iter().enumerate() {
-            input.weight[(first + i) * input.cols..][..input.cols].iter_mut().for_each(|w| *w /= factor);
+            input.weight[(first + i) * input.cols..][..input.cols]
+                .iter_mut()
+                .for_each(|w| *w /= factor);
             if let Some(bias) = &mut input.bias {
                 bias[first + i] /= factor;
             }
@@ -180,13 +208,18 @@ pub(super) fn into_input(block: &mut BlockWeights, factors: &[f32]) {
     scale_columns(&mut block.output, factors);
 }
 
-/// Which inputs of the last product must share a factor: those that are one value's. Nothing where factors cannot pass what makes them.
+/// Which inputs of the last product must share a factor: those that are one value's. Nothing where
+/// factors cannot pass what makes them.
 pub(super) fn groups(block: &BlockWeights) -> Option<Vec<usize>> {
     let cols = 0..block.output.cols;
     match &block.middle {
-        Middle::Attention(h) => Some(cols.map(|c| c / h.dim / h.group() * h.dim + c % h.dim).collect()),
+        Middle::Attention(h) => {
+            Some(cols.map(|c| c / h.dim / h.group() * h.dim + c % h.dim).collect())
+        }
         Middle::FeedForward { gated: true, .. }
-        | Middle::FeedForward { activation: Activation::Relu | Activation::Identity, .. } => Some(cols.collect()),
+        | Middle::FeedForward { activation: Activation::Relu | Activation::Identity, .. } => {
+            Some(cols.collect())
+        }
         Middle::FeedForward { .. } | Middle::Projection => None,
     }
 }

@@ -1,7 +1,10 @@
-//! The golden sequence: the finished file is opened and run as a device would, and its answer is put into it.
+//! The golden sequence: the finished file is opened and run as a device would, and its answer is
+//! put into it.
 
 use kinglet::tokenizer::Tokenizer;
-use kinglet::{Golden, Isa, LogitsHash, Map, Model, Plan, Progress, Serial, Session, Source, argmax};
+use kinglet::{
+    Golden, Isa, LogitsHash, Map, Model, Plan, Progress, Serial, Session, Source, argmax,
+};
 
 use super::{Options, QuantizeError};
 use crate::checkpoint::{Architecture, Input, Middle, Sight};
@@ -38,17 +41,24 @@ impl Question {
     }
 }
 
-/// The text of the options or, without a tokenizer, the first few tokens of the vocabulary; a pattern where the model reads no tokens. Empty when no
-/// golden sequence is wanted or fits.
-pub(super) fn question(tokenizer: &[u8], architecture: &Architecture, options: &Options) -> Option<Question> {
+/// The text of the options or, without a tokenizer, the first few tokens of the vocabulary; a
+/// pattern where the model reads no tokens. Empty when no golden sequence is wanted or fits.
+pub(super) fn question(
+    tokenizer: &[u8],
+    architecture: &Architecture,
+    options: &Options,
+) -> Option<Question> {
     let (first, last) = (architecture.first(), architecture.last());
-    let earlier = |middle: &Middle| matches!(middle, Middle::Attention(a) if a.sight == Sight::Earlier);
+    let earlier =
+        |middle: &Middle| matches!(middle, Middle::Attention(a) if a.sight == Sight::Earlier);
     let alone = architecture.stacks.len() == 1;
-    let answers = last.input.embedding().is_some() && (!alone || last.blocks.iter().any(|b| earlier(&b.middle)));
+    let answers = last.input.embedding().is_some()
+        && (!alone || last.blocks.iter().any(|b| earlier(&b.middle)));
     let mut question = Question::default();
     let text = |vocab: usize, most: usize| {
-        let encoded =
-            Tokenizer::parse(tokenizer).ok().and_then(|t| crate::text::encode(&t, &options.prompt, true).ok());
+        let encoded = Tokenizer::parse(tokenizer)
+            .ok()
+            .and_then(|t| crate::text::encode(&t, &options.prompt, true).ok());
         let mut tokens = encoded.unwrap_or_else(|| (0..5).map(|i| i % vocab as u32).collect());
         tokens.retain(|&t| (t as usize) < vocab);
         tokens.truncate(most);
@@ -64,7 +74,9 @@ pub(super) fn question(tokenizer: &[u8], architecture: &Architecture, options: &
                 question.rows = question.source.len();
             }
             Input::Pixels { picture, .. } => question.rows = picture.patches(),
-            Input::Features { class, .. } => question.rows = first.context - usize::from(class.is_some()),
+            Input::Features { class, .. } => {
+                question.rows = first.context - usize::from(class.is_some())
+            }
             Input::Queries(_) | Input::States => {}
         }
     }
@@ -90,11 +102,20 @@ pub(crate) fn add(file: &mut Finished, questions: &[Question]) -> Result<(), Qua
     let fail = |what: &dyn std::fmt::Display| QuantizeError::check(&path, what);
     let map = Map::open(&path).map_err(|e| fail(&e))?;
     let model = Model::open(&map).map_err(|e| fail(&e))?;
-    let answers: Vec<_> =
-        questions.iter().map(|of| answer(&map, &model, of)).collect::<Result<_, _>>().map_err(|e| fail(&e))?;
-    let goldens = questions.iter().zip(&answers).map(|(Question { rows, source, prompt, .. }, (answer, hash))| {
-        Golden { rows: *rows, source, prompt, answer, hash: *hash }
-    });
+    let answers: Vec<_> = questions
+        .iter()
+        .map(|of| answer(&map, &model, of))
+        .collect::<Result<_, _>>()
+        .map_err(|e| fail(&e))?;
+    let goldens = questions.iter().zip(&answers).map(
+        |(Question { rows, source, prompt, .. }, (answer, hash))| Golden {
+            rows: *rows,
+            source,
+            prompt,
+            answer,
+            hash: *hash,
+        },
+    );
     Ok(file.golden(&goldens.collect::<Vec<_>>())?)
 }
 

@@ -1,14 +1,17 @@
 //! Rounding against the second moments of the inputs.
 //!
-//! Three steps, each of which can only be told apart by what it may change; all minimise `(w - q)^T H (w - q)` for each row w:
+//! Three steps, each of which can only be told apart by what it may change; all minimise `(w - q)^T
+//! H (w - q)` for each row w:
 //!
-//! 1. scales, searched with each input's importance ([`round`](super::round)), then left alone ("static groups");
-//! 2. codes, column by column in the order of importance, each column's error repaid by the columns still to come (GPTQ, Frantar et al.,
-//!    arXiv 2210.17323);
-//! 3. codes and sub-scales again, a group at a time by coordinate descent with everything else fixed, then the row's scale by least
-//!    squares. No step of this one can make the error larger.
+//! 1. scales, searched with each input's importance ([`round`](super::round)), then left alone
+//!    ("static groups");
+//! 2. codes, column by column in the order of importance, each column's error repaid by the columns
+//!    still to come (GPTQ, Frantar et al., arXiv 2210.17323);
+//! 3. codes and sub-scales again, a group at a time by coordinate descent with everything else
+//!    fixed, then the row's scale by least squares. No step of this one can make the error larger.
 //!
-//! Rows do not depend on each other: they are shared out in bands of fixed size, so the number of threads changes no bit.
+//! Rows do not depend on each other: they are shared out in bands of fixed size, so the number of
+//! threads changes no bit.
 
 use kinglet::Format;
 use kinglet_kernels::layout::GROUP;
@@ -54,7 +57,8 @@ impl Hessian {
     pub(super) fn solve(&self, c: &[f32]) -> Vec<f32> {
         let cols = self.moments.cols();
         let width = c.len() / cols;
-        let ordered: Vec<f32> = self.order.iter().flat_map(|&k| &c[k * width..][..width]).copied().collect();
+        let ordered: Vec<f32> =
+            self.order.iter().flat_map(|&k| &c[k * width..][..width]).copied().collect();
         let upper = view(&self.upper, cols, cols);
         let (mut half, mut whole) = (vec![0.0; c.len()], vec![0.0; c.len()]);
         multiply(upper, view(&ordered, cols, width), view_mut(&mut half, cols, width));
@@ -70,8 +74,10 @@ impl Hessian {
     pub(super) fn round(&self, format: Format, weights: &[f32], levels: &Levels) -> Vec<Row> {
         let cols = self.moments.cols();
         let bands = weights.par_chunks(BAND * cols).map(|weights| {
-            let mut rows: Vec<Row> =
-                weights.par_chunks(cols).map(|row| round(format, row, &self.importance, levels)).collect();
+            let mut rows: Vec<Row> = weights
+                .par_chunks(cols)
+                .map(|row| round(format, row, &self.importance, levels))
+                .collect();
             if format.has_offsets() {
                 return rows;
             }
@@ -95,14 +101,21 @@ impl Hessian {
         let square = |values: &[f32]| -> f64 {
             let mut products = vec![0.0; values.len()];
             let rows = values.len() / cols;
-            general_mat_mul(1.0, &view(values, rows, cols), &h, 0.0, &mut view_mut(&mut products, rows, cols));
+            general_mat_mul(
+                1.0,
+                &view(values, rows, cols),
+                &h,
+                0.0,
+                &mut view_mut(&mut products, rows, cols),
+            );
             values.iter().zip(&products).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
         };
-        let bands = weights.par_chunks(BAND * cols).zip(rows.par_chunks(BAND)).map(|(weights, rows)| {
-            let values = rows.iter().flat_map(|row| row.values(levels));
-            let missing: Vec<f32> = weights.iter().zip(values).map(|(w, q)| w - q).collect();
-            [square(&missing), square(weights)]
-        });
+        let bands =
+            weights.par_chunks(BAND * cols).zip(rows.par_chunks(BAND)).map(|(weights, rows)| {
+                let values = rows.iter().flat_map(|row| row.values(levels));
+                let missing: Vec<f32> = weights.iter().zip(values).map(|(w, q)| w - q).collect();
+                [square(&missing), square(weights)]
+            });
         let bands: Vec<[f64; 2]> = bands.collect();
         let [missing, whole] = bands.iter().fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
         if whole > 0.0 { missing / whole } else { 0.0 }
@@ -111,7 +124,8 @@ impl Hessian {
     /// Codes anew, by columns.
     fn repay(&self, grid: &Grid<'_>, weights: &[f32], rows: &mut [Row]) {
         let cols = self.moments.cols();
-        let mut left: Vec<f32> = weights.chunks(cols).flat_map(|row| self.order.iter().map(|&k| row[k])).collect();
+        let mut left: Vec<f32> =
+            weights.chunks(cols).flat_map(|row| self.order.iter().map(|&k| row[k])).collect();
         let mut errors = vec![0.0; rows.len() * BLOCK];
         let upper = view(&self.upper, cols, cols);
         for start in (0..cols).step_by(BLOCK) {
@@ -144,8 +158,12 @@ impl Hessian {
         // What is missing: w - q.
         let mut missing = weights.to_vec();
         let reset = |missing: &mut [f32], rows: &[Row]| {
-            for ((missing, weights), row) in missing.chunks_mut(cols).zip(weights.chunks(cols)).zip(rows) {
-                for ((missing, w), q) in missing.iter_mut().zip(weights).zip(row.integers(grid.levels)) {
+            for ((missing, weights), row) in
+                missing.chunks_mut(cols).zip(weights.chunks(cols)).zip(rows)
+            {
+                for ((missing, w), q) in
+                    missing.iter_mut().zip(weights).zip(row.integers(grid.levels))
+                {
                     *missing = w - row.scale * q as f32;
                 }
             }
@@ -160,7 +178,13 @@ impl Hessian {
                 let of_group = part(h, 0..cols, start..end);
                 let gradients = &mut gradients[..rows.len() * width];
                 let from = view(&missing, rows.len(), cols);
-                general_mat_mul(1.0, &from, &of_group, 0.0, &mut view_mut(gradients, rows.len(), width));
+                general_mat_mul(
+                    1.0,
+                    &from,
+                    &of_group,
+                    0.0,
+                    &mut view_mut(gradients, rows.len(), width),
+                );
                 for (r, row) in rows.iter_mut().enumerate() {
                     let gradient = &mut gradients[r * width..][..width];
                     let missing = &mut missing[r * cols..][start..end];
@@ -172,7 +196,14 @@ impl Hessian {
     }
 
     /// One group of one row; `gradient` is H times what is missing.
-    fn descend_group(&self, grid: &Grid<'_>, row: &mut Row, start: usize, missing: &mut [f32], gradient: &mut [f32]) {
+    fn descend_group(
+        &self,
+        grid: &Grid<'_>,
+        row: &mut Row,
+        start: usize,
+        missing: &mut [f32],
+        gradient: &mut [f32],
+    ) {
         let (cols, h) = (self.moments.cols(), self.moments.matrix());
         let width = missing.len();
         for _ in 0..2 {
@@ -192,7 +223,8 @@ impl Hessian {
                 changed = true;
             }
             let Some(&sub) = row.sub_scales.get(start / GROUP) else { return };
-            let unit: Vec<f32> = (start..start + width).map(|k| row.scale * grid.level(row, k)).collect();
+            let unit: Vec<f32> =
+                (start..start + width).map(|k| row.scale * grid.level(row, k)).collect();
             let (mut along, mut curvature) = (0.0, 0.0);
             for (j, u) in unit.iter().enumerate() {
                 let of = &h[(start + j) * cols + start..][..width];
@@ -200,7 +232,8 @@ impl Hessian {
                 curvature += u * of.iter().zip(&unit).map(|(h, u)| h * u).sum::<f32>();
             }
             let step = (along / curvature).round_ties_even();
-            let next = (f32::from(sub) + if step.is_finite() { step } else { 0.0 }).clamp(-SUB_SCALE, SUB_SCALE);
+            let next = (f32::from(sub) + if step.is_finite() { step } else { 0.0 })
+                .clamp(-SUB_SCALE, SUB_SCALE);
             let step = next - f32::from(sub);
             if step != 0.0 {
                 row.sub_scales[start / GROUP] = next as i8;
@@ -219,7 +252,8 @@ impl Hessian {
     fn rescale(&self, grid: &Grid<'_>, weights: &[f32], rows: &mut [Row]) {
         let cols = self.moments.cols();
         let h = view(self.moments.matrix(), cols, cols);
-        let integers: Vec<f32> = rows.iter().flat_map(|row| row.integers(grid.levels).map(|q| q as f32)).collect();
+        let integers: Vec<f32> =
+            rows.iter().flat_map(|row| row.integers(grid.levels).map(|q| q as f32)).collect();
         let mut products = vec![0.0; integers.len()];
         general_mat_mul(
             1.0,
@@ -228,7 +262,9 @@ impl Hessian {
             0.0,
             &mut view_mut(&mut products, rows.len(), cols),
         );
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let dot = |a: &[f32], b: &[f32]| {
+            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+        };
         for (r, row) in rows.iter_mut().enumerate() {
             let at = r * cols..(r + 1) * cols;
             let products = &products[at.clone()];

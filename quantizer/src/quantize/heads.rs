@@ -1,17 +1,21 @@
-//! What can be moved between the products of attention without a change of what it computes, so that less is lost when queries, keys
-//! and values are rounded. None of it costs the runtime anything.
+//! What can be moved between the products of attention without a change of what it computes, so
+//! that less is lost when queries, keys and values are rounded. None of it costs the runtime
+//! anything.
 
 use super::rounded::RoundedLinear;
 use crate::checkpoint::Sight;
 use crate::reference::{BlockWeights, LinearWeights, Middle, Site, ops};
 
-/// Factors for the rows of the first product that share the size of keys with their queries: a channel of the keys is divided by what
-/// the same channel of the queries is multiplied with, and no score changes.
+/// Factors for the rows of the first product that share the size of keys with their queries: a
+/// channel of the keys is divided by what the same channel of the queries is multiplied with, and
+/// no score changes.
 ///
-/// The keys of some models (Qwen2) have biases in a few channels that are a hundred times larger than all else. Such a channel sets the
-/// scale of every key. It turns slowly, so it adds nearly the same to all scores of a query; most of its size can go over to
-/// the query, whose rounding then does not matter to the softmax either. Half of it does, by magnitude. Both channels of a pair
-/// that is rotated together have one factor. Factors are powers of two, so the function is the same bit for bit.
+/// The keys of some models (Qwen2) have biases in a few channels that are a hundred times larger
+/// than all else. Such a channel sets the scale of every key. It turns slowly, so it adds nearly
+/// the same to all scores of a query; most of its size can go over to the query, whose rounding
+/// then does not matter to the softmax either. Half of it does, by magnitude. Both channels of a
+/// pair that is rotated together have one factor. Factors are powers of two, so the function is the
+/// same bit for bit.
 pub(super) fn key_factors(block: &BlockWeights) -> Option<Vec<f32>> {
     let (Middle::Attention(heads), Some(of)) = (&block.middle, &block.input) else { return None };
     let (rope, bias) = (heads.rope.as_ref()?, of.bias.as_ref()?);
@@ -51,13 +55,19 @@ fn sizes(block: &BlockWeights, of: &LinearWeights, bias: &[f32]) -> Vec<f32> {
             None => row.iter().map(|w| w * w).sum(),
         }
     };
-    of.weight.chunks(of.cols).zip(bias).map(|(row, bias)| (of_row(row) + bias * bias).sqrt()).collect()
+    of.weight
+        .chunks(of.cols)
+        .zip(bias)
+        .map(|(row, bias)| (of_row(row) + bias * bias).sqrt())
+        .collect()
 }
 
 /// [`key_factors`] for weights.
 pub(super) fn balance_keys(block: &mut BlockWeights) {
     let Some(factors) = key_factors(block) else { return };
-    let Some(LinearWeights { weight, bias: Some(bias), cols, .. }) = &mut block.input else { return };
+    let Some(LinearWeights { weight, bias: Some(bias), cols, .. }) = &mut block.input else {
+        return;
+    };
     for ((row, bias), factor) in weight.chunks_mut(*cols).zip(bias).zip(factors) {
         row.iter_mut().for_each(|w| *w *= factor);
         *bias *= factor;
@@ -75,8 +85,9 @@ pub(super) fn balance_taken(factors: &[f32], of: &mut RoundedLinear) {
     }
 }
 
-/// Transforms the values of heads whose queries and keys are transformed, and the columns that read them: the same function, with
-/// values that share a scale better. Values are not rotated, so this costs the runtime nothing.
+/// Transforms the values of heads whose queries and keys are transformed, and the columns that read
+/// them: the same function, with values that share a scale better. Values are not rotated, so this
+/// costs the runtime nothing.
 pub(super) fn turn_values(block: &mut BlockWeights) {
     let (dim, values, site) = match &block.middle {
         Middle::Attention(heads) if heads.transforms => {
@@ -88,7 +99,8 @@ pub(super) fn turn_values(block: &mut BlockWeights) {
     let Some(of) = block.product_mut(site) else { return };
     for first in values.step_by(dim) {
         let rows = &mut of.weight[first * of.cols..(first + dim) * of.cols];
-        let columns: Vec<f32> = (0..of.cols).flat_map(|c| rows[c..].iter().step_by(of.cols).copied()).collect();
+        let columns: Vec<f32> =
+            (0..of.cols).flat_map(|c| rows[c..].iter().step_by(of.cols).copied()).collect();
         for (c, column) in ops::transformed(&columns, dim).chunks(dim).enumerate() {
             rows[c..].iter_mut().step_by(of.cols).zip(column).for_each(|(to, v)| *to = *v);
         }
@@ -129,10 +141,18 @@ mod tests {
         let rows = (4 + 2 + 2) * DIM;
         let mut bias = numbers(rows, 2);
         heads.keys().step_by(DIM).for_each(|key| bias[key + 2] = 300.0);
-        let input =
-            LinearWeights { weight: numbers(rows * WIDTH, 1), bias: Some(bias), cols: WIDTH, inputs: Inputs::Exact };
-        let output =
-            LinearWeights { weight: numbers(WIDTH * 4 * DIM, 3), bias: None, cols: 4 * DIM, inputs: Inputs::Exact };
+        let input = LinearWeights {
+            weight: numbers(rows * WIDTH, 1),
+            bias: Some(bias),
+            cols: WIDTH,
+            inputs: Inputs::Exact,
+        };
+        let output = LinearWeights {
+            weight: numbers(WIDTH * 4 * DIM, 3),
+            bias: None,
+            cols: 4 * DIM,
+            inputs: Inputs::Exact,
+        };
         testing::block(vec![1.0; WIDTH], input, Middle::Attention(heads), output)
     }
 

@@ -1,7 +1,8 @@
-//! Rounded blocks of a layer between rounding and the store: with `--learn` their codes are learned together first.
+//! Rounded blocks of a layer between rounding and the store: with `--learn` their codes are learned
+//! together first.
 //!
-//! The blocks of a layer are kept together. The first is written last, and without it the others do not count: an interrupted
-//! command begins the layer again, and comes to the same bits.
+//! The blocks of a layer are kept together. The first is written last, and without it the others do
+//! not count: an interrupted command begins the layer again, and comes to the same bits.
 
 use super::blocks::{Done, Streams};
 use super::rounded::RoundedBlock;
@@ -57,7 +58,9 @@ impl Layer {
         let Self { mut blocks, mut done, mut aims, before } = std::mem::take(self);
         // Codes that were taken over stay.
         let taken = done.iter().any(|done| done.taken.iter().any(Option::is_some));
-        if let (Some(Streams { own, exact: Some(exact) }), Some(before), false) = (streams, before, taken) {
+        if let (Some(Streams { own, exact: Some(exact) }), Some(before), false) =
+            (streams, before, taken)
+        {
             let learned = learn(&mut blocks, &mut aims, &before, exact, options.learn);
             done.iter_mut().for_each(|done| done.learned = learned);
             *own = before;

@@ -1,8 +1,10 @@
 //! Rounding one product: to the nearest values, or as a calibration wants it.
 //!
-//! With a calibration, nothing is done because it should help: on a few rows every way is tried, and the one whose outputs are
-//! nearest on the held-out tokens is taken for all. The ways differ in how much the moments are trusted (few tokens tell little of
-//! many inputs), and each goes as far in making up for earlier blocks as it helps there. To round to the nearest values is one of them.
+//! With a calibration, nothing is done because it should help: on a few rows every way is tried,
+//! and the one whose outputs are nearest on the held-out tokens is taken for all. The ways differ
+//! in how much the moments are trusted (few tokens tell little of many inputs), and each goes as
+//! far in making up for earlier blocks as it helps there. To round to the nearest values is one of
+//! them.
 
 use kinglet::Format;
 use rayon::prelude::*;
@@ -26,7 +28,8 @@ const DAMPINGS: [f64; 3] = [0.0, 0.1, 1.0];
 /// How a product was rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Way {
-    /// What was added to the moments' diagonal, as a part of its mean; nothing where the nearest values are best.
+    /// What was added to the moments' diagonal, as a part of its mean; nothing where the nearest
+    /// values are best.
     pub(super) damping: Option<f64>,
     /// How far it makes up for blocks before it, from not at all to all the way.
     pub(super) corrected: f32,
@@ -51,7 +54,8 @@ fn assemble(of: &LinearWeights, format: Format, levels: Levels, rows: Vec<Row>) 
 fn levels(of: &LinearWeights, format: Format, importance: &[f32]) -> Levels {
     match format {
         Format::Int4Codebook => {
-            let sample: Vec<&[f32]> = of.weight.chunks(of.cols).step_by(codebook_step(of.rows(), of.cols)).collect();
+            let sample: Vec<&[f32]> =
+                of.weight.chunks(of.cols).step_by(codebook_step(of.rows(), of.cols)).collect();
             codebook::fit(&sample, importance)
         }
         _ => Levels::of(format),
@@ -63,8 +67,9 @@ pub(super) fn codebook_step(rows: usize, cols: usize) -> usize {
     rows.div_ceil((CODEBOOK / cols).max(1))
 }
 
-/// Rounds a product for inputs with these second moments; without them, to the nearest values. Also tells the squared error of its
-/// outputs (without moments: of the weights), as a part of their own square.
+/// Rounds a product for inputs with these second moments; without them, to the nearest values. Also
+/// tells the squared error of its outputs (without moments: of the weights), as a part of their own
+/// square.
 ///
 /// # Errors
 /// Moments that are not finite, or singular beyond help.
@@ -84,14 +89,20 @@ pub fn linear(
 }
 
 /// Rounds a product for inputs with these moments; also tells the squared error of its outputs.
-fn rounded(of: &LinearWeights, format: Format, hessian: &Hessian, levels: Levels) -> (RoundedLinear, f64) {
+fn rounded(
+    of: &LinearWeights,
+    format: Format,
+    hessian: &Hessian,
+    levels: Levels,
+) -> (RoundedLinear, f64) {
     let rows = hessian.round(format, &of.weight, &levels);
     let error = hessian.error(&of.weight, &rows, &levels);
     (assemble(of, format, levels, rows), error)
 }
 
-/// Rounds a product in the way that does best on the held-out tokens. Its weights become what was rounded. Also tells the squared
-/// error of its outputs, as a part of their own square, and the way.
+/// Rounds a product in the way that does best on the held-out tokens. Its weights become what was
+/// rounded. Also tells the squared error of its outputs, as a part of their own square, and the
+/// way.
 pub(super) fn calibrated(
     of: &mut LinearWeights,
     format: Format,
@@ -123,9 +134,15 @@ pub(super) fn calibrated(
 }
 
 /// The way that does best with some rows.
-fn best(of: &LinearWeights, format: Format, levels: &Levels, [fitted, held]: [&Sums; 2]) -> Result<Way, MomentsError> {
+fn best(
+    of: &LinearWeights,
+    format: Format,
+    levels: &Levels,
+    [fitted, held]: [&Sums; 2],
+) -> Result<Way, MomentsError> {
     let numbers: Vec<usize> = (0..of.rows()).step_by(of.rows().div_ceil(TRIED)).collect();
-    let weights: Vec<f32> = numbers.iter().flat_map(|&r| &of.weight[r * of.cols..][..of.cols]).copied().collect();
+    let weights: Vec<f32> =
+        numbers.iter().flat_map(|&r| &of.weight[r * of.cols..][..of.cols]).copied().collect();
     let [lack, held_lack] = [fitted, held].map(|sums| sums.lack(&weights, &numbers));
     let loss = |rows: &[Row]| {
         let values = rows.iter().flat_map(|row| row.values(levels));
@@ -177,7 +194,12 @@ mod tests {
     const ROWS: usize = 20;
 
     fn product() -> LinearWeights {
-        LinearWeights { weight: numbers(ROWS * COLS, 1), bias: None, cols: COLS, inputs: Inputs::Rounded }
+        LinearWeights {
+            weight: numbers(ROWS * COLS, 1),
+            bias: None,
+            cols: COLS,
+            inputs: Inputs::Rounded,
+        }
     }
 
     /// Inputs of some factors, so that rounding can make up for itself.
@@ -194,9 +216,11 @@ mod tests {
     #[test]
     fn what_does_best_on_held_out_tokens_is_taken() {
         let of = product();
-        // Many tokens of few factors: GPTQ is far better. Few tokens, each unlike all others: nothing was learned.
+        // Many tokens of few factors: GPTQ is far better. Few tokens, each unlike all others:
+        // nothing was learned.
         for (tokens, alike) in [(400, true), (100, false)] {
-            let some = |seed| if alike { inputs(tokens, seed) } else { numbers(tokens * COLS, seed) };
+            let some =
+                |seed| if alike { inputs(tokens, seed) } else { numbers(tokens * COLS, seed) };
             let x = some(3);
             let mut evidence = Evidence::new(COLS, Aim::Own, &[tokens / 10; 10]);
             evidence.add(&x, &[]);
@@ -221,7 +245,8 @@ mod tests {
         let x = numbers(400 * COLS, 5);
         // What is missing in the inputs follows from them, or has nothing to do with them.
         let known: Vec<f32> = x.iter().map(|x| 1.2 * x).collect();
-        let unknown: Vec<f32> = x.iter().zip(numbers(x.len(), 6)).map(|(x, noise)| x + 0.2 * noise).collect();
+        let unknown: Vec<f32> =
+            x.iter().zip(numbers(x.len(), 6)).map(|(x, noise)| x + 0.2 * noise).collect();
         for (exact, least, most) in [(known, 0.9, 1.0), (unknown, 0.0, 0.3)] {
             let by_inputs = {
                 let mut evidence = Evidence::new(COLS, Aim::Inputs, &[40; 10]);

@@ -1,7 +1,8 @@
 //! From a checkpoint to a `.kinglet` file.
 //!
-//! One block is in memory at a time, and so is a batch of calibration tokens, which goes through the blocks as they are rounded. The same
-//! checkpoint and options give the same file, byte for byte, whatever the number of threads.
+//! One block is in memory at a time, and so is a batch of calibration tokens, which goes through
+//! the blocks as they are rounded. The same checkpoint and options give the same file, byte for
+//! byte, whatever the number of threads.
 
 mod blocks;
 mod budget;
@@ -65,22 +66,29 @@ pub struct Options {
     pub head: Format,
     /// What to calibrate on; without any, weights are rounded to the nearest values.
     pub calibration: Vec<Sample>,
-    /// What to choose each product's format for, between `weights` and int8; nothing for `weights` everywhere.
+    /// What to choose each product's format for, between `weights` and int8; nothing for `weights`
+    /// everywhere.
     pub target: Option<Target>,
     /// What to take out.
     pub prune: Prune,
-    /// Whether each block makes up for what rounding and pruning did before it; costs a second pass, in f32. Of causal models only.
+    /// Whether each block makes up for what rounding and pruning did before it; costs a second
+    /// pass, in f32. Of causal models only.
     pub correct: bool,
-    /// Whether outliers of activations are folded into what is in front of a product, where that helps.
+    /// Whether outliers of activations are folded into what is in front of a product, where that
+    /// helps.
     pub fold: bool,
-    /// Whether inputs of products are transformed before they are rounded, which spreads outliers, and queries and keys, too.
+    /// Whether inputs of products are transformed before they are rounded, which spreads outliers,
+    /// and queries and keys, too.
     pub transform: bool,
-    /// Whether weights that the source has quantized already are taken over where the file has their grid, in place of being rounded again. Not
-    /// where a target, pruning or fitting is asked for.
+    /// Whether weights that the source has quantized already are taken over where the file has
+    /// their grid, in place of being rounded again. Not where a target, pruning or fitting is asked
+    /// for.
     pub take: bool,
-    /// Whether to measure what each part contributes, for the report, even if nothing is decided on it.
+    /// Whether to measure what each part contributes, for the report, even if nothing is decided on
+    /// it.
     pub explain: bool,
-    /// Steps of learning the codes of each layer from the f32 model's stream; 0 for none. Needs a calibration and `correct`.
+    /// Steps of learning the codes of each layer from the f32 model's stream; 0 for none. Needs a
+    /// calibration and `correct`.
     pub learn: usize,
     /// How to fit the rounded model to the f32 model. Codes move too if they were learned.
     pub fit: FitOptions,
@@ -123,8 +131,8 @@ pub enum Target {
     Bits(f64),
     /// Bytes of the file.
     Bytes(u64),
-    /// Predicted damage, as [`Probe`](crate::probe::Probe) measures it (mean divergence from the f32 model, nats): the sum of what each
-    /// product's rounding does alone.
+    /// Predicted damage, as [`Probe`](crate::probe::Probe) measures it (mean divergence from the
+    /// f32 model, nats): the sum of what each product's rounding does alone.
     Divergence(f64),
     /// Seconds that one thread of this machine spends in the products of the blocks for a token.
     Seconds(f64),
@@ -151,7 +159,8 @@ pub struct Summary {
     pub weights: u64,
     /// Bytes of the file.
     pub bytes: u64,
-    /// What was done to each tensor, and what was measured; also written to [`record_path`] if there was a calibration.
+    /// What was done to each tensor, and what was measured; also written to [`record_path`] if
+    /// there was a calibration.
     pub record: Record,
 }
 
@@ -191,16 +200,20 @@ pub enum QuantizeError {
     #[error("how much to prune follows from a target: give one, or parts of heads and channels")]
     NoTarget,
     /// Decisions need measurements, and these need tokens.
-    #[error("pruning, targets and explanations are decided on measurements: give a text to calibrate on")]
+    #[error(
+        "pruning, targets and explanations are decided on measurements: give a text to calibrate on"
+    )]
     NothingToMeasure,
     /// The same file is being made.
-    #[error("another command is at work on this file (it uses {}): wait for it, or choose another name", dir.display())]
+    #[error("another command is at work on this file (it uses {}): wait for it, or choose another \
+             name", dir.display())]
     Busy {
         /// The directory that is in use.
         dir: PathBuf,
     },
     /// A finished block is not where it was kept.
-    #[error("block {block} has gone from {}: another command seems to have used it; run this one again", dir.display())]
+    #[error("block {block} has gone from {}: another command seems to have used it; run this one \
+             again", dir.display())]
     Lost {
         /// The block.
         block: usize,
@@ -225,7 +238,8 @@ pub enum QuantizeError {
         instead: String,
     },
     /// The finished file was not what it should be.
-    #[error("the written file {} failed its own check: {what}; this is a defect of the quantizer, please report it", path.display())]
+    #[error("the written file {} failed its own check: {what}; this is a defect of the quantizer, \
+             please report it", path.display())]
     Check {
         /// The temporary file.
         path: PathBuf,

@@ -1,9 +1,11 @@
 //! Second moments of a product's inputs, and what rounding and pruning need of them.
 //!
-//! For inputs X (a row for each token), H = X^T X is the Hessian of the squared error of W X for each row of W. Rounding needs
-//! the Cholesky factor of its inverse (GPTQ: Frantar et al., arXiv 2210.17323).
+//! For inputs X (a row for each token), H = X^T X is the Hessian of the squared error of W X for
+//! each row of W. Rounding needs the Cholesky factor of its inverse (GPTQ: Frantar et al., arXiv
+//! 2210.17323).
 //!
-//! Sums are taken in tiles of fixed size over the tokens in order, so the number of threads changes no bit.
+//! Sums are taken in tiles of fixed size over the tokens in order, so the number of threads changes
+//! no bit.
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
@@ -32,13 +34,19 @@ pub struct Moments {
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum MomentsError {
     /// An activation was infinite or not a number.
-    #[error("an activation overflows (input {column} of the product): the checkpoint computes infinities on this text")]
+    #[error(
+        "an activation overflows (input {column} of the product): the checkpoint computes \
+         infinities on this text"
+    )]
     Overflow {
         /// The first such column.
         column: usize,
     },
     /// No damping made them positive definite.
-    #[error("the second moments of its inputs are singular, even with {damping} of their mean added to the diagonal")]
+    #[error(
+        "the second moments of its inputs are singular, even with {damping} of their mean added to \
+         the diagonal"
+    )]
     Singular {
         /// The last tried.
         damping: f64,
@@ -71,15 +79,21 @@ impl Moments {
         let (cols, tokens) = (self.cols, x.len() / self.cols);
         let x = view(x, tokens, cols);
         self.peaks.par_iter_mut().enumerate().with_min_len(64).for_each(|(j, peak)| {
-            // Bits without the sign are in the order of magnitudes, and what is not a number is the largest.
-            let bits = x.column(j).iter().fold(peak.to_bits(), |m, v| m.max(v.to_bits() & 0x7fff_ffff));
+            // Bits without the sign are in the order of magnitudes, and what is not a number is the
+            // largest.
+            let bits =
+                x.column(j).iter().fold(peak.to_bits(), |m, v| m.max(v.to_bits() & 0x7fff_ffff));
             *peak = f32::from_bits(bits);
         });
         let mut tiles = vec![];
         let mut sum = view_mut(&mut self.sum, cols, cols);
         for (i, band) in sum.axis_chunks_iter_mut(Axis(0), TILE).enumerate() {
             tiles.extend(
-                columns(band, TILE).into_iter().enumerate().skip(i).map(|(j, tile)| (i * TILE, j * TILE, tile)),
+                columns(band, TILE)
+                    .into_iter()
+                    .enumerate()
+                    .skip(i)
+                    .map(|(j, tile)| (i * TILE, j * TILE, tile)),
             );
         }
         tiles.into_par_iter().for_each(|(i, j, mut tile)| {
@@ -90,13 +104,17 @@ impl Moments {
         self.tokens += tokens;
     }
 
-    /// Completes the matrix and adds the least damping to its diagonal, so that it is positive definite for all but numbers
-    /// that do not fit f64, and columns that were never met still count a little.
+    /// Completes the matrix and adds the least damping to its diagonal, so that it is positive
+    /// definite for all but numbers that do not fit f64, and columns that were never met still
+    /// count a little.
     ///
     /// # Errors
     /// An activation that was infinite or not a number.
     pub fn finish(&mut self) -> Result<(), MomentsError> {
-        let overflow = self.peaks.iter().position(|peak| !(peak * peak * self.tokens.max(1) as f32).is_finite());
+        let overflow = self
+            .peaks
+            .iter()
+            .position(|peak| !(peak * peak * self.tokens.max(1) as f32).is_finite());
         if let Some(column) = overflow {
             return Err(MomentsError::Overflow { column });
         }
@@ -127,10 +145,12 @@ impl Moments {
     }
 
     fn mean(&self) -> f64 {
-        self.sum.iter().step_by(self.cols + 1).map(|&d| f64::from(d)).sum::<f64>() / self.cols as f64
+        self.sum.iter().step_by(self.cols + 1).map(|&d| f64::from(d)).sum::<f64>()
+            / self.cols as f64
     }
 
-    /// Columns by falling diagonal: those that matter most are rounded first, while the others can make up for them.
+    /// Columns by falling diagonal: those that matter most are rounded first, while the others can
+    /// make up for them.
     pub fn order(&self) -> Vec<usize> {
         let diagonal = self.diagonal();
         let mut order: Vec<usize> = (0..self.cols).collect();
@@ -191,7 +211,8 @@ impl Moments {
     }
 }
 
-/// Replaces a symmetric matrix, of which the lower triangle is read, by L with `A = L L^T`; none if it is not positive definite.
+/// Replaces a symmetric matrix, of which the lower triangle is read, by L with `A = L L^T`; none if
+/// it is not positive definite.
 pub(crate) fn cholesky(a: &mut [f64], n: usize) -> Option<()> {
     for start in (0..n).step_by(BLOCK) {
         let end = n.min(start + BLOCK);
@@ -262,10 +283,22 @@ fn invert_lower(a: &mut [f64], n: usize) {
                 let left = part_of(matrix(&left, size, start), 0..size, from..start);
                 let mut product = vec![0.0; size * (to - from)];
                 let mut out = vec![0.0; size * (to - from)];
-                general_mat_mul(1.0, &left, &above, 0.0, &mut matrix_mut(&mut product, size, to - from));
+                general_mat_mul(
+                    1.0,
+                    &left,
+                    &above,
+                    0.0,
+                    &mut matrix_mut(&mut product, size, to - from),
+                );
                 let inverse = matrix(&inverse, size, size);
                 let product = matrix(&product, size, to - from);
-                general_mat_mul(-1.0, &inverse, &product, 0.0, &mut matrix_mut(&mut out, size, to - from));
+                general_mat_mul(
+                    -1.0,
+                    &inverse,
+                    &product,
+                    0.0,
+                    &mut matrix_mut(&mut out, size, to - from),
+                );
                 (from, out)
             })
             .collect();

@@ -1,16 +1,17 @@
-//! Scales of a row that are given for each group, as the file has them: 8-bit sub-scales and one f32. And
-//! rounding to weights with offsets, which takes a group's middle as its offset.
+//! Scales of a row that are given for each group, as the file has them: 8-bit sub-scales and one
+//! f32. And rounding to weights with offsets, which takes a group's middle as its offset.
 
 use kinglet::Format;
 use kinglet_kernels::layout::GROUP;
 
 use super::round::{Levels, Row, round};
 
-/// Scales of the row that are tried: from the least that has room for the largest number, to twice that.
+/// Scales of the row that are tried: from the least that has room for the largest number, to twice
+/// that.
 const TRIED: usize = 192;
 
-/// Numbers as `scale * code`, the squared error of each counted by its weight: codes of at most `limit`,
-/// and the scale. The scale is searched, and refitted to the codes.
+/// Numbers as `scale * code`, the squared error of each counted by its weight: codes of at most
+/// `limit`, and the scale. The scale is searched, and refitted to the codes.
 pub(super) fn shared(numbers: &[f32], weights: &[f32], limit: f32) -> (f32, Vec<i8>) {
     let peak = numbers.iter().fold(0.0f32, |peak, x| peak.max(x.abs()));
     let code = |x: f32, inv: f32| (x * inv).round_ties_even().clamp(-limit, limit);
@@ -36,18 +37,20 @@ pub(super) fn shared(numbers: &[f32], weights: &[f32], limit: f32) -> (f32, Vec<
     (scale as f32, numbers.iter().map(|&x| code(x, inv) as i8).collect())
 }
 
-/// Rounds a row to a [`Format::Int4Offset`] of its own: offsets are the middle of each group, the rest is
-/// rounded as int4.
+/// Rounds a row to a [`Format::Int4Offset`] of its own: offsets are the middle of each group, the
+/// rest is rounded as int4.
 pub(super) fn round_to_offsets(weights: &[f32], importance: &[f32], levels: &Levels) -> Row {
     let middle = |group: &[f32]| {
-        let ends = group.iter().fold([f32::MAX, f32::MIN], |[low, high], &w| [low.min(w), high.max(w)]);
+        let ends =
+            group.iter().fold([f32::MAX, f32::MIN], |[low, high], &w| [low.min(w), high.max(w)]);
         (ends[0] + ends[1]) / 2.0
     };
     let middles: Vec<f32> = weights.chunks(GROUP).map(middle).collect();
     let (offset_scale, offsets) = shared(&middles, &vec![1.0; middles.len()], 127.0);
     let rest = weights.chunks(GROUP).zip(&offsets);
-    let rest: Vec<f32> =
-        rest.flat_map(|(group, &o)| group.iter().map(move |w| w - f32::from(o) * offset_scale)).collect();
+    let rest: Vec<f32> = rest
+        .flat_map(|(group, &o)| group.iter().map(move |w| w - f32::from(o) * offset_scale))
+        .collect();
     let row = Row { offsets, offset_scale, ..round(Format::Int4, &rest, importance, levels) };
     // Too long for offsets: sums might leave i32.
     if row.fits(levels) { row } else { with_none(round(Format::Int4, weights, importance, levels)) }
@@ -71,7 +74,8 @@ mod tests {
             let codes = x.iter().map(|x| (x / scale).round_ties_even().clamp(-127.0, 127.0));
             codes.zip(&x).map(|(code, x)| (x - scale * code).powi(2)).sum()
         };
-        let found: f32 = codes.iter().zip(&x).map(|(&code, x)| (x - scale * f32::from(code)).powi(2)).sum();
+        let found: f32 =
+            codes.iter().zip(&x).map(|(&code, x)| (x - scale * f32::from(code)).powi(2)).sum();
         let peak = x.iter().fold(0.0f32, |peak, x| peak.max(x.abs()));
         assert!(found < error(peak / 127.0), "{found}");
         assert_eq!(shared(&[0.0; 3], &[1.0; 3], 127.0), (0.0, vec![0; 3]));
@@ -80,9 +84,14 @@ mod tests {
 
     #[test]
     fn offsets_serve_groups_that_lie_on_one_side() {
-        let w: Vec<f32> = numbers(128, 4).iter().enumerate().map(|(k, w)| w + [3.0, -5.0][k / GROUP % 2]).collect();
+        let w: Vec<f32> = numbers(128, 4)
+            .iter()
+            .enumerate()
+            .map(|(k, w)| w + [3.0, -5.0][k / GROUP % 2])
+            .collect();
         let levels = Levels::uniform();
-        let error = |row: &Row| -> f32 { row.values(&levels).zip(&w).map(|(v, w)| (v - w).powi(2)).sum() };
+        let error =
+            |row: &Row| -> f32 { row.values(&levels).zip(&w).map(|(v, w)| (v - w).powi(2)).sum() };
         let plain = round(Format::Int4, &w, &[1.0; 128], &levels);
         let offset = round(Format::Int4Offset, &w, &[1.0; 128], &levels);
         assert!(plain.offsets.is_empty() && offset.offsets.len() == 4);

@@ -4,14 +4,16 @@ use std::f64::consts::TAU;
 
 use kinglet::Format;
 use kinglet::format::layout::{
-    BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, inputs, join, norm, pooling, sight,
+    BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, inputs, join, norm,
+    pooling, sight,
 };
 
 use super::blocks::spreads;
 use super::rounded::{RoundedBlock, RoundedLinear};
 use super::{Options, QuantizeError, pack, taken};
 use crate::checkpoint::{
-    Activation, Checkpoint, Input, Join, Linear, NormKind, Pooling, Positions, Rope, Sight, Stack, TensorRef,
+    Activation, Checkpoint, Input, Join, Linear, NormKind, Pooling, Positions, Rope, Sight, Stack,
+    TensorRef,
 };
 use crate::file::{Kind, Outline};
 use crate::reference::{Heads, Inputs, Middle, NormWeights, Site};
@@ -19,7 +21,8 @@ use crate::reference::{Heads, Inputs, Middle, NormWeights, Site};
 /// Where a tensor's numbers come from.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
-    /// A table of the checkpoint, in this format; its rows are transformed if they are those of a product with such inputs.
+    /// A table of the checkpoint, in this format; its rows are transformed if they are those of a
+    /// product with such inputs.
     Table(TensorRef, Format, Inputs),
     /// Rows of so many numbers, in this format.
     Rows(Vec<f32>, usize, Format),
@@ -46,13 +49,20 @@ pub(super) struct Build<'c> {
     prefix: String,
 }
 
-/// Positions and types of tokens are read by rows and added to others: eight bits are enough, and four would be seen.
+/// Positions and types of tokens are read by rows and added to others: eight bits are enough, and
+/// four would be seen.
 const TABLES: Format = Format::Int8;
 
 impl<'c> Build<'c> {
     /// A model without stacks.
     pub(super) fn new(checkpoint: &'c Checkpoint, options: &'c Options) -> Self {
-        Self { checkpoint, options, outline: Outline::new(ModelRecord::EMPTY), sources: vec![], prefix: String::new() }
+        Self {
+            checkpoint,
+            options,
+            outline: Outline::new(ModelRecord::EMPTY),
+            sources: vec![],
+            prefix: String::new(),
+        }
     }
 
     /// Begins the next stack.
@@ -69,13 +79,19 @@ impl<'c> Build<'c> {
         };
         match &stack.input {
             Input::Tokens { embed, scale, types } => {
-                let head = self.checkpoint.architecture().output.head.as_ref().map(|head| &head.weight);
-                let inputs =
-                    if head == Some(embed) { self.inputs(embed, self.options.embeddings) } else { Inputs::Rounded };
-                record.embedding = self.table("embedding", embed, self.options.embeddings, inputs)?;
+                let head =
+                    self.checkpoint.architecture().output.head.as_ref().map(|head| &head.weight);
+                let inputs = if head == Some(embed) {
+                    self.inputs(embed, self.options.embeddings)
+                } else {
+                    Inputs::Rounded
+                };
+                record.embedding =
+                    self.table("embedding", embed, self.options.embeddings, inputs)?;
                 record.embedding_scale = *scale;
-                record.types =
-                    types.as_ref().map_or(Ok(NONE), |types| self.table("types", types, TABLES, Inputs::Rounded))?;
+                record.types = types.as_ref().map_or(Ok(NONE), |types| {
+                    self.table("types", types, TABLES, Inputs::Rounded)
+                })?;
             }
             Input::Features { linear, class } => {
                 record.input = input::FEATURES;
@@ -86,11 +102,16 @@ impl<'c> Build<'c> {
                 self.features(&mut record, linear, class.as_ref())?;
                 let size = |n: usize| {
                     let what = format!("pictures with {n} rows, columns or channels");
-                    u16::try_from(n).map_err(|_| QuantizeError::Unsupported { what, instead: "at most 65535".into() })
+                    u16::try_from(n).map_err(|_| QuantizeError::Unsupported {
+                        what,
+                        instead: "at most 65535".into(),
+                    })
                 };
-                (record.picture_height, record.picture_width) = (size(picture.height)?, size(picture.width)?);
+                (record.picture_height, record.picture_width) =
+                    (size(picture.height)?, size(picture.width)?);
                 (record.patch, record.channels) = (size(picture.patch)?, size(picture.channels)?);
-                record.pixel = self.vector("pixel", &[&picture.scale[..], &picture.offset].concat())?;
+                record.pixel =
+                    self.vector("pixel", &[&picture.scale[..], &picture.offset].concat())?;
             }
             Input::Queries(queries) => {
                 record.input = input::QUERIES;
@@ -100,10 +121,18 @@ impl<'c> Build<'c> {
         }
         record.positions = match &stack.positions {
             None => NONE,
-            Some(Positions::Learned(table)) => self.table("positions", table, TABLES, Inputs::Rounded)?,
+            Some(Positions::Learned(table)) => {
+                self.table("positions", table, TABLES, Inputs::Rounded)?
+            }
             Some(Positions::Table(rows)) => {
                 let source = Source::Rows(rows.to_vec(), stack.width, TABLES);
-                self.add("positions", Kind::Matrix(TABLES), rows.len() / stack.width, stack.width, source)?
+                self.add(
+                    "positions",
+                    Kind::Matrix(TABLES),
+                    rows.len() / stack.width,
+                    stack.width,
+                    source,
+                )?
             }
         };
         self.outline.stacks.push(record);
@@ -152,7 +181,8 @@ impl<'c> Build<'c> {
         let Some(of) = norm else { return Ok(()) };
         let (weight, bias) = (self.vector("norm", &of.weight)?, self.norm_bias("norm bias", of)?);
         if let Some(stack) = self.outline.stacks.last_mut() {
-            (stack.norm_kind, stack.norm, stack.norm_bias, stack.norm_eps) = (kind(of.kind), weight, bias, of.eps);
+            (stack.norm_kind, stack.norm, stack.norm_bias, stack.norm_eps) =
+                (kind(of.kind), weight, bias, of.eps);
         }
         Ok(())
     }
@@ -172,17 +202,24 @@ impl<'c> Build<'c> {
         model.normalize = u8::from(output.normalize);
         model.start = architecture.start.unwrap_or(NONE);
         if let Some((dense, activation)) = &output.dense {
-            model.dense =
-                self.table("dense", &dense.weight, self.options.head, self.inputs(&dense.weight, self.options.head))?;
+            model.dense = self.table(
+                "dense",
+                &dense.weight,
+                self.options.head,
+                self.inputs(&dense.weight, self.options.head),
+            )?;
             model.dense_bias = self.read("dense bias", dense.bias.as_ref())?;
             model.dense_activation = code(*activation);
         }
         if let Some(head) = &output.head {
             model.head = match self.outline.stacks.last() {
                 Some(stack) if architecture.tied() => stack.embedding,
-                _ => {
-                    self.table("head", &head.weight, self.options.head, self.inputs(&head.weight, self.options.head))?
-                }
+                _ => self.table(
+                    "head",
+                    &head.weight,
+                    self.options.head,
+                    self.inputs(&head.weight, self.options.head),
+                )?,
             };
             model.head_bias = self.read("head bias", head.bias.as_ref())?;
         }
@@ -191,7 +228,13 @@ impl<'c> Build<'c> {
     }
 
     /// A table of the checkpoint; the same one is stored once.
-    fn table(&mut self, name: &str, of: &TensorRef, format: Format, inputs: Inputs) -> Result<u32, QuantizeError> {
+    fn table(
+        &mut self,
+        name: &str,
+        of: &TensorRef,
+        format: Format,
+        inputs: Inputs,
+    ) -> Result<u32, QuantizeError> {
         let same = |source: &Source| matches!(source, Source::Table(a, b, c) if (a, *b, *c) == (of, format, inputs));
         if let Some(index) = self.sources.iter().position(same) {
             return Ok(index as u32);
@@ -207,7 +250,11 @@ impl<'c> Build<'c> {
         if taken::of_table(self.checkpoint, of, format, self.options).is_some() {
             return Inputs::Planes;
         }
-        if self.options.transform && spreads(of.cols()) { Inputs::Transformed } else { Inputs::Rounded }
+        if self.options.transform && spreads(of.cols()) {
+            Inputs::Transformed
+        } else {
+            Inputs::Rounded
+        }
     }
 
     /// A vector of the checkpoint.
@@ -218,13 +265,26 @@ impl<'c> Build<'c> {
         })
     }
 
-    fn add(&mut self, name: &str, kind: Kind, rows: usize, cols: usize, source: Source) -> Result<u32, QuantizeError> {
+    fn add(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        rows: usize,
+        cols: usize,
+        source: Source,
+    ) -> Result<u32, QuantizeError> {
         let index = self.outline.tensor(&format!("{}{name}", self.prefix), kind, rows, cols)?;
         self.sources.push(source);
         Ok(index)
     }
 
-    fn product(&mut self, name: &str, of: &RoundedLinear, block: usize, site: Site) -> Result<u32, QuantizeError> {
+    fn product(
+        &mut self,
+        name: &str,
+        of: &RoundedLinear,
+        block: usize,
+        site: Site,
+    ) -> Result<u32, QuantizeError> {
         let source = Source::Product { block, site };
         let index = self.add(name, pack::kind(of), of.rows.len(), of.cols, source)?;
         self.outline.inputs(index, of.inputs.code());
@@ -300,7 +360,8 @@ impl<'c> Build<'c> {
         let eps = |norm: &Option<NormWeights>| norm.as_ref().map_or(0.0, |n| n.eps);
         let count = |n: usize| {
             let what = format!("{n} attention heads");
-            u16::try_from(n).map_err(|_| QuantizeError::Unsupported { what, instead: "at most 65535".into() })
+            u16::try_from(n)
+                .map_err(|_| QuantizeError::Unsupported { what, instead: "at most 65535".into() })
         };
         (record.kind, record.variant) = match heads.sight {
             Sight::Earlier => (block::ATTENTION, sight::EARLIER),
@@ -309,8 +370,10 @@ impl<'c> Build<'c> {
         };
         (record.heads, record.kv_heads) = (count(heads.heads)?, count(heads.kv_heads)?);
         (record.head_dim, record.score_scale) = (heads.dim as u32, heads.scale);
-        record.query_norm = self.maybe(&name("query norm"), heads.query_norm.as_ref().map(|n| &n.weight))?;
-        record.key_norm = self.maybe(&name("key norm"), heads.key_norm.as_ref().map(|n| &n.weight))?;
+        record.query_norm =
+            self.maybe(&name("query norm"), heads.query_norm.as_ref().map(|n| &n.weight))?;
+        record.key_norm =
+            self.maybe(&name("key norm"), heads.key_norm.as_ref().map(|n| &n.weight))?;
         if heads.transforms {
             record.heads_inputs = inputs::TRANSFORMED.into();
         }
@@ -335,10 +398,13 @@ impl<'c> Build<'c> {
     }
 }
 
-/// What a block is called in the names of its tensors, and its products of the stream and back to it.
+/// What a block is called in the names of its tensors, and its products of the stream and back to
+/// it.
 pub(crate) fn names(middle: &Middle) -> (&'static str, [&'static str; 2]) {
     match middle {
-        Middle::Attention(heads) if heads.sight == Sight::Cross => ("cross attention", ["query", "output"]),
+        Middle::Attention(heads) if heads.sight == Sight::Cross => {
+            ("cross attention", ["query", "output"])
+        }
         Middle::Attention(_) => ("attention", ["query key value", "output"]),
         Middle::FeedForward { gated: true, .. } => ("feed-forward", ["gate up", "down"]),
         Middle::FeedForward { gated: false, .. } => ("feed-forward", ["up", "down"]),

@@ -1,5 +1,6 @@
-//! Laying out rounded rows as `kinglet_kernels::layout` defines it. A matrix is produced panel by panel, in the order of the
-//! file: codes as they come; sub-scales, row scales and, of a sparse matrix, the index are kept until the end.
+//! Laying out rounded rows as `kinglet_kernels::layout` defines it. A matrix is produced panel by
+//! panel, in the order of the file: codes as they come; sub-scales, row scales and, of a sparse
+//! matrix, the index are kept until the end.
 
 use kinglet::Format;
 use kinglet_kernels::layout::{ALIGN, GROUP, PANEL, Planes, int4_index, int8_index};
@@ -8,15 +9,19 @@ use super::round::{Levels, Row};
 use super::rounded::RoundedLinear;
 use crate::file::{Kind, WriteError};
 
-/// How a rounded matrix is stored: sparse where at least an eighth of the bytes is saved. A product with a sparse matrix that has nearly all
-/// blocks takes up to a quarter longer than with the dense one.
+/// How a rounded matrix is stored: sparse where at least an eighth of the bytes is saved. A product
+/// with a sparse matrix that has nearly all blocks takes up to a quarter longer than with the dense
+/// one.
 pub(crate) fn kind(of: &RoundedLinear) -> Kind {
     let (rows, groups) = (of.rows.len(), of.cols.div_ceil(GROUP));
-    let there = |panel: &[Row]| (0..groups).filter(|&group| is_there(panel, group, &of.levels)).count();
+    let there =
+        |panel: &[Row]| (0..groups).filter(|&group| is_there(panel, group, &of.levels)).count();
     let blocks = of.rows.chunks(PANEL).map(there).sum();
     let sparse = of.format.sparse_planes(rows, of.cols, blocks).map(|planes| planes.end);
     match (sparse, of.format.bytes(rows, of.cols)) {
-        (Some(sparse), Some(dense)) if sparse <= dense - dense / 8 => Kind::Sparse(of.format, blocks),
+        (Some(sparse), Some(dense)) if sparse <= dense - dense / 8 => {
+            Kind::Sparse(of.format, blocks)
+        }
         _ => Kind::Matrix(of.format),
     }
 }
@@ -71,7 +76,9 @@ impl<'l> Packer<'l> {
     pub(super) fn new(kind: Kind, rows: usize, cols: usize, levels: &'l Levels) -> Option<Self> {
         let (format, sparse, planes) = match kind {
             Kind::Matrix(format) => (format, false, format.planes(rows, cols)?),
-            Kind::Sparse(format, blocks) => (format, true, format.sparse_planes(rows, cols, blocks)?),
+            Kind::Sparse(format, blocks) => {
+                (format, true, format.sparse_planes(rows, cols, blocks)?)
+            }
             Kind::F32 | Kind::U32 => return None,
         };
         Some(Self {
@@ -105,16 +112,20 @@ impl<'l> Packer<'l> {
 
     /// The groups of a panel that are stored.
     fn groups(&self, rows: &[Row]) -> Vec<usize> {
-        (0..self.cols.div_ceil(GROUP)).filter(|&g| !self.sparse || is_there(rows, g, self.levels)).collect()
+        (0..self.cols.div_ceil(GROUP))
+            .filter(|&g| !self.sparse || is_there(rows, g, self.levels))
+            .collect()
     }
 
     /// The codes of the next panel, from up to 16 rows.
     pub(super) fn codes(&self, rows: &[Row]) -> Vec<u8> {
         let groups = self.groups(rows);
         let padding = if self.sparse { GROUP } else { self.format.inner() };
-        let inner = if self.sparse { groups.len() * GROUP } else { self.cols.next_multiple_of(padding) };
+        let inner =
+            if self.sparse { groups.len() * GROUP } else { self.cols.next_multiple_of(padding) };
         // Padding meets activations of zero; nibble 0 is as good as any.
-        let mut bytes = vec![0; if self.format.is_int8() { PANEL * inner } else { PANEL * inner / 2 }];
+        let mut bytes =
+            vec![0; if self.format.is_int8() { PANEL * inner } else { PANEL * inner / 2 }];
         for (r, row) in rows.iter().enumerate() {
             for (to, &from) in groups.iter().enumerate() {
                 for (k, &code) in row.codes[from * GROUP..].iter().take(GROUP).enumerate() {
@@ -153,7 +164,8 @@ impl<'l> Packer<'l> {
         if self.sparse {
             let mut words = vec![0u32; self.cols.div_ceil(GROUP).div_ceil(32)];
             groups.iter().for_each(|g| words[g / 32] |= 1 << (g % 32));
-            self.index.extend([self.blocks].iter().chain(&words).flat_map(|word| word.to_le_bytes()));
+            self.index
+                .extend([self.blocks].iter().chain(&words).flat_map(|word| word.to_le_bytes()));
             self.blocks += groups.len() as u32;
         }
     }
@@ -161,7 +173,9 @@ impl<'l> Packer<'l> {
     /// What follows the last panel's codes.
     pub(super) fn end(self) -> Vec<u8> {
         let mut bytes = vec![0; self.planes.end - self.written];
-        let mut put = |start: usize, plane: &[u8]| bytes[start - self.written..][..plane.len()].copy_from_slice(plane);
+        let mut put = |start: usize, plane: &[u8]| {
+            bytes[start - self.written..][..plane.len()].copy_from_slice(plane)
+        };
         put(self.planes.sub_scales, &self.sub_scales);
         put(self.planes.row_scales, &self.row_scales);
         put(self.planes.index, &self.index);
@@ -185,31 +199,45 @@ mod tests {
         let levels = if format == Format::Int4Codebook { levels } else { Levels::of(format) };
         let row = |r: usize| {
             let zero = |k: usize| chess && (r / PANEL + k / GROUP) % 2 == 1;
-            let (integer, none) = if format.is_int8() { (7, 0) } else { (3, if r.is_multiple_of(2) { 9 } else { 7 }) };
+            let (integer, none) = if format.is_int8() {
+                (7, 0)
+            } else {
+                (3, if r.is_multiple_of(2) { 9 } else { 7 })
+            };
             Row {
-                codes: (0..cols).map(|k| if zero(k) { none } else { (r + k) as i8 % integer }).collect(),
+                codes: (0..cols)
+                    .map(|k| if zero(k) { none } else { (r + k) as i8 % integer })
+                    .collect(),
                 // Of a group that is zero either the sub-scale is, or all levels are.
                 sub_scales: match format {
                     Format::Int8 => vec![],
                     Format::Int8Grouped | Format::Int4 | Format::Int4Offset => {
                         (0..3).map(|g| if zero(g * GROUP) { 0 } else { r as i8 }).collect()
                     }
-                    Format::Int4Codebook => {
-                        (0..3).map(|g| if zero(g * GROUP) && r.is_multiple_of(2) { 0 } else { 1 }).collect()
-                    }
+                    Format::Int4Codebook => (0..3)
+                        .map(|g| if zero(g * GROUP) && r.is_multiple_of(2) { 0 } else { 1 })
+                        .collect(),
                 },
                 scale: 0.5 + r as f32,
                 offsets: if format.has_offsets() { vec![3, -2, r as i8] } else { vec![] },
                 offset_scale: 0.25,
             }
         };
-        RoundedLinear { format, levels, rows: (0..rows).map(row).collect(), cols, inputs: Inputs::Rounded, bias: None }
+        RoundedLinear {
+            format,
+            levels,
+            rows: (0..rows).map(row).collect(),
+            cols,
+            inputs: Inputs::Rounded,
+            bias: None,
+        }
     }
 
     #[test]
     fn what_is_packed_reads_back() {
         for format in Format::ALL {
-            for chess in [false, true].into_iter().filter(|chess| !chess || format.may_be_sparse()) {
+            for chess in [false, true].into_iter().filter(|chess| !chess || format.may_be_sparse())
+            {
                 let of = linear(format, chess);
                 let mut bytes = vec![];
                 write(&of, &mut |part| {
@@ -220,13 +248,17 @@ mod tests {
                 let mut memory = crate::Memory::new(bytes.len());
                 memory.bytes().copy_from_slice(&bytes);
                 // Panels of 2, 1 and 2 blocks.
-                assert_eq!(kind(&of), if chess { Kind::Sparse(format, 5) } else { Kind::Matrix(format) });
+                assert_eq!(
+                    kind(&of),
+                    if chess { Kind::Sparse(format, 5) } else { Kind::Matrix(format) }
+                );
                 let new = if chess { Matrix::sparse } else { Matrix::new };
                 let matrix = new(format, of.rows.len(), of.cols, memory.bytes()).unwrap();
                 assert!(matrix.index_is_sound());
                 // Ones one after the other: each column by itself.
                 let stride = activations::stride(of.cols);
-                let (mut codes, mut sums) = (vec![0; of.cols * stride], vec![0; of.cols * activations::sums(of.cols)]);
+                let (mut codes, mut sums) =
+                    (vec![0; of.cols * stride], vec![0; of.cols * activations::sums(of.cols)]);
                 let scales = vec![1.0; of.cols];
                 for k in 0..of.cols {
                     codes[k * stride + k] = 1;
@@ -234,7 +266,13 @@ mod tests {
                 }
                 let x = Activations::new(&codes, &sums, &scales, of.cols);
                 let mut got = vec![9.0; of.cols * of.rows.len()];
-                kinglet::Isa::detect().matmul(&matrix, &x, 0..matrix.panels(), &mut got, of.rows.len());
+                kinglet::Isa::detect().matmul(
+                    &matrix,
+                    &x,
+                    0..matrix.panels(),
+                    &mut got,
+                    of.rows.len(),
+                );
                 for (r, row) in of.rows.iter().enumerate() {
                     let got: Vec<f32> = (0..of.cols).map(|k| got[k * of.rows.len() + r]).collect();
                     let want: Vec<f32> = row.values(&of.levels).collect();

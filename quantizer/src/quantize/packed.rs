@@ -1,5 +1,6 @@
-//! Rounded products as the runtime computes them: packed weights, rows of int8, the kernels of this machine. The bits are those of any other
-//! machine, and a calibration pass costs a fraction of what it does in f32.
+//! Rounded products as the runtime computes them: packed weights, rows of int8, the kernels of this
+//! machine. The bits are those of any other machine, and a calibration pass costs a fraction of
+//! what it does in f32.
 
 use kinglet::Isa;
 use kinglet_kernels::activations::{stride, sums};
@@ -29,7 +30,8 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Codes rows of `cols` numbers for a product with such inputs. One that holds what is no number, or infinite, has a scale that is no number.
+    /// Codes rows of `cols` numbers for a product with such inputs. One that holds what is no
+    /// number, or infinite, has a scale that is no number.
     pub(super) fn new(x: &[f32], cols: usize, inputs: Inputs) -> Self {
         let transformed;
         let x = match inputs {
@@ -52,12 +54,18 @@ impl Rows {
         };
         let isa = Isa::detect();
         let codes = new.codes.par_chunks_mut(stride(cols)).zip(new.sums.par_chunks_mut(sums(cols)));
-        codes.zip(&mut new.scales).zip(x.par_chunks(cols)).with_min_len(16).for_each(|(((codes, sums), scale), x)| {
-            isa.quantize(x, &mut ActivationsMut::new(codes, sums, std::slice::from_mut(scale), cols), 0);
-            if !ops::int8_scale(x).is_finite() {
-                *scale = f32::NAN;
-            }
-        });
+        codes.zip(&mut new.scales).zip(x.par_chunks(cols)).with_min_len(16).for_each(
+            |(((codes, sums), scale), x)| {
+                isa.quantize(
+                    x,
+                    &mut ActivationsMut::new(codes, sums, std::slice::from_mut(scale), cols),
+                    0,
+                );
+                if !ops::int8_scale(x).is_finite() {
+                    *scale = f32::NAN;
+                }
+            },
+        );
         new
     }
 
@@ -72,10 +80,15 @@ impl Rows {
             planes: 2,
         };
         let isa = Isa::detect();
-        let codes = new.codes.par_chunks_mut(2 * stride(cols)).zip(new.sums.par_chunks_mut(2 * sums(cols)));
+        let codes =
+            new.codes.par_chunks_mut(2 * stride(cols)).zip(new.sums.par_chunks_mut(2 * sums(cols)));
         let rows = codes.zip(new.scales.par_chunks_mut(2)).zip(x.par_chunks(cols));
         rows.with_min_len(16).for_each(|(((codes, sums), scales), x)| {
-            isa.quantize_planes(&mut x.to_vec(), &mut ActivationsMut::new(codes, sums, scales, cols).in_planes(2), 0);
+            isa.quantize_planes(
+                &mut x.to_vec(),
+                &mut ActivationsMut::new(codes, sums, scales, cols).in_planes(2),
+                0,
+            );
             if !ops::int8_scale(x).is_finite() {
                 scales.fill(f32::NAN);
             }
@@ -91,13 +104,21 @@ impl Rows {
     /// The numbers that the codes stand for.
     pub(super) fn values(&self) -> Vec<f32> {
         let mut values = vec![0.0; self.scales.len() * self.cols];
-        let rows = values.par_chunks_mut(self.cols).zip(self.codes.par_chunks(stride(self.cols))).zip(&self.scales);
+        let rows = values
+            .par_chunks_mut(self.cols)
+            .zip(self.codes.par_chunks(stride(self.cols)))
+            .zip(&self.scales);
         rows.with_min_len(16).for_each(|((values, codes), &scale)| {
-            values.iter_mut().zip(codes).for_each(|(value, &code)| *value = f32::from(code) * scale);
+            values
+                .iter_mut()
+                .zip(codes)
+                .for_each(|(value, &code)| *value = f32::from(code) * scale);
         });
         if self.planes == 2 {
             let pairs = values.chunks_exact(2 * self.cols).map(|pair| pair.split_at(self.cols));
-            return pairs.flat_map(|(high, low)| high.iter().zip(low).map(|(high, low)| high + low)).collect();
+            return pairs
+                .flat_map(|(high, low)| high.iter().zip(low).map(|(high, low)| high + low))
+                .collect();
         }
         values
     }
@@ -128,12 +149,15 @@ impl<'l> Packed<'l> {
     pub(super) fn apply(&mut self, x: &Rows) -> Vec<f32> {
         let (rows, cols) = (self.of.rows.len(), self.of.cols);
         let bytes = &self.memory.bytes()[..self.bytes];
-        let matrix = Matrix::read(self.of.format, rows, cols, self.sparse, bytes).expect("it was packed");
+        let matrix =
+            Matrix::read(self.of.format, rows, cols, self.sparse, bytes).expect("it was packed");
         let isa = Isa::detect();
         let mut out = vec![0.0; x.rows() * rows];
         out.par_chunks_mut(ROWS * rows).enumerate().for_each(|(i, out)| {
             let (first, count) = (i * ROWS, out.len() / rows);
-            let x = Activations::new(&x.codes, &x.sums, &x.scales, cols).in_planes(x.planes).slice(first, count);
+            let x = Activations::new(&x.codes, &x.sums, &x.scales, cols)
+                .in_planes(x.planes)
+                .slice(first, count);
             isa.matmul(&matrix, &x, 0..matrix.panels(), out, rows);
             if let Some(bias) = &self.of.bias {
                 out.chunks_mut(rows).for_each(|row| ops::add(row, bias));
@@ -156,17 +180,20 @@ pub(super) fn mixed(
         Some(input) => input.apply(&Rows::new(&normed, input.of.cols, input.of.inputs)),
         None => normed,
     };
-    let of_memory =
-        memory.map_or_else(Vec::new, |of| of.apply(&Rows::new(part.sequences.memory, of.of.cols, of.of.inputs)));
+    let of_memory = memory.map_or_else(Vec::new, |of| {
+        of.apply(&Rows::new(part.sequences.memory, of.of.cols, of.of.inputs))
+    });
     middle.mix(part.sequences, projected, of_memory)
 }
 
 /// Takes a batch through a rounded block.
 pub(super) fn advance(block: &RoundedBlock, batch: &mut Batch) {
-    let [mut input, mut memory] = [&block.input, &block.memory].map(|of| of.as_ref().map(Packed::new));
+    let [mut input, mut memory] =
+        [&block.input, &block.memory].map(|of| of.as_ref().map(Packed::new));
     let mut output = Packed::new(&block.output);
     batch.step(TOKENS, |part| {
-        let mixed = mixed(block.norm.as_ref(), &block.middle, input.as_mut(), memory.as_mut(), &part);
+        let mixed =
+            mixed(block.norm.as_ref(), &block.middle, input.as_mut(), memory.as_mut(), &part);
         let branch = output.apply(&Rows::new(&mixed, block.output.cols, block.output.inputs));
         joined(base(block.join, block.stream_norm.as_ref(), part.stream), branch)
     });

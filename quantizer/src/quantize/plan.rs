@@ -1,8 +1,9 @@
-//! Deciding what to do with each block, on measurements: which blocks are left out, how many heads and channels each of the others loses, and
-//! how its products are coded.
+//! Deciding what to do with each block, on measurements: which blocks are left out, how many heads
+//! and channels each of the others loses, and how its products are coded.
 //!
-//! Everything is measured as damage to the predictions of the f32 model ([`Probe`]), one change at a time, on some of the calibration
-//! samples. Pruning comes first, formats are then chosen for what is left.
+//! Everything is measured as damage to the predictions of the f32 model ([`Probe`]), one change at
+//! a time, on some of the calibration samples. Pruning comes first, formats are then chosen for
+//! what is left.
 
 use std::time::Instant;
 
@@ -19,7 +20,9 @@ use crate::checkpoint::{Architecture, Sight};
 use crate::memory::Memory;
 use crate::probe::Probe;
 use crate::prune::{self, Units};
-use crate::reference::{BlockWeights, Inputs, Middle, Reference, ReferenceError, Sample, Site, ops};
+use crate::reference::{
+    BlockWeights, Inputs, Middle, Reference, ReferenceError, Sample, Site, ops,
+};
 
 /// Tokens that damage is measured on, at most.
 const TOKENS: usize = 4096;
@@ -75,7 +78,8 @@ pub(super) fn plan(
         fold: options.fold,
         transform: options.transform,
     };
-    let mut plan = Plan { tasks: vec![Some(task); blocks], figures: vec![Figures::default(); blocks] };
+    let mut plan =
+        Plan { tasks: vec![Some(task); blocks], figures: vec![Figures::default(); blocks] };
     if !(options.explain || options.target.is_some() || options.prune.any()) {
         return Ok(plan);
     }
@@ -83,7 +87,11 @@ pub(super) fn plan(
         return Err(QuantizeError::NothingToMeasure);
     }
     let architecture = reference.architecture();
-    let most = if architecture.is_language_model() { TOKENS.min(LOGITS / architecture.outputs()) } else { TOKENS };
+    let most = if architecture.is_language_model() {
+        TOKENS.min(LOGITS / architecture.outputs())
+    } else {
+        TOKENS
+    };
     let mut probe = Probe::new(reference, &sample(&options.calibration, architecture, most))?;
     for (block, figures) in plan.figures.iter_mut().enumerate() {
         progress(block, 3 * blocks);
@@ -95,9 +103,13 @@ pub(super) fn plan(
     }
     drop_blocks(&mut plan, &mut probe, options)?;
     if options.prune.units != Units::All {
-        measure_cuts(&mut plan, &probe, options, &mut |block| progress(blocks + block, 3 * blocks))?;
+        measure_cuts(&mut plan, &probe, options, &mut |block| {
+            progress(blocks + block, 3 * blocks)
+        })?;
     }
-    measure_rounding(&mut plan, &probe, options, &mut |block| progress(2 * blocks + block, 3 * blocks))?;
+    measure_rounding(&mut plan, &probe, options, &mut |block| {
+        progress(2 * blocks + block, 3 * blocks)
+    })?;
     let shapes = (0..blocks)
         .map(|index| Ok(Shape::of(&*reference.block(index)?)))
         .collect::<Result<Vec<_>, ReferenceError>>()?;
@@ -154,13 +166,20 @@ impl Shape {
     /// Rows and columns of all products when so many units are gone.
     fn products(&self, cut: usize) -> impl Iterator<Item = (Site, usize, usize)> {
         let sizes = Site::OF_BLOCK.into_iter().zip(self.whole).zip(self.unit);
-        sizes.filter_map(move |((site, whole), unit)| whole.map(|(r, c)| (site, r - cut * unit.0, c - cut * unit.1)))
+        sizes.filter_map(move |((site, whole), unit)| {
+            whole.map(|(r, c)| (site, r - cut * unit.0, c - cut * unit.1))
+        })
     }
 }
 
-/// Finds how much to prune and how to code the rest, so that both together do the least damage within the target; or, where damage
-/// is limited, need the fewest bytes.
-fn balance(plan: &Plan, shapes: &[Shape], target: Target, overhead: u64) -> Result<Plan, QuantizeError> {
+/// Finds how much to prune and how to code the rest, so that both together do the least damage
+/// within the target; or, where damage is limited, need the fewest bytes.
+fn balance(
+    plan: &Plan,
+    shapes: &[Shape],
+    target: Target,
+    overhead: u64,
+) -> Result<Plan, QuantizeError> {
     let mut best: Option<(f64, Plan)> = None;
     let mut failure = None;
     for percent in (0..90).step_by(5) {
@@ -193,21 +212,32 @@ fn sample(samples: &[Sample], architecture: &Architecture, most: usize) -> Vec<S
 }
 
 /// Leaves the blocks out that are missed least, one after the other.
-fn drop_blocks(plan: &mut Plan, probe: &mut Probe<'_, '_>, options: &Options) -> Result<(), QuantizeError> {
+fn drop_blocks(
+    plan: &mut Plan,
+    probe: &mut Probe<'_, '_>,
+    options: &Options,
+) -> Result<(), QuantizeError> {
     let blocks = plan.tasks.len();
     if options.prune.blocks >= blocks && options.prune.blocks > 0 {
-        return Err(QuantizeError::Prune { what: format!("{} of {blocks} blocks", options.prune.blocks) });
+        return Err(QuantizeError::Prune {
+            what: format!("{} of {blocks} blocks", options.prune.blocks),
+        });
     }
     for _ in 0..options.prune.blocks {
         let mut least: Option<(f64, usize)> = None;
-        for block in (0..blocks).filter(|&block| !probe.is_dropped(block) && probe.can_be_dropped(block)) {
+        for block in
+            (0..blocks).filter(|&block| !probe.is_dropped(block) && probe.can_be_dropped(block))
+        {
             let damage = probe.damage(block, None)?;
             if least.is_none_or(|(least, _)| damage < least) {
                 least = Some((damage, block));
             }
         }
         let Some((_, block)) = least else {
-            let what = format!("{} of {blocks} blocks, some of which make another stream,", options.prune.blocks);
+            let what = format!(
+                "{} of {blocks} blocks, some of which make another stream,",
+                options.prune.blocks
+            );
             return Err(QuantizeError::Prune { what });
         };
         probe.drop_block(block)?;
@@ -251,20 +281,22 @@ fn damage_of_cut(figures: &Figures, cut: usize) -> f64 {
     figures.cuts.iter().find(|(count, _)| *count == cut).map_or(0.0, |(_, damage)| *damage)
 }
 
-/// Decides how many units each block loses, so that these parts of all heads and of all channels go: step by step where the next step does
-/// the least damage.
+/// Decides how many units each block loses, so that these parts of all heads and of all channels
+/// go: step by step where the next step does the least damage.
 fn cut_units(plan: &mut Plan, shapes: &[Shape], parts: [f64; 2]) -> Result<(), QuantizeError> {
     for (kind, part) in parts.into_iter().enumerate().filter(|(_, part)| *part > 0.0) {
         let of_kind = |index: &usize| shapes[*index].kind == kind && plan.tasks[*index].is_some();
         let blocks: Vec<usize> = (0..shapes.len()).filter(of_kind).collect();
-        let wanted = (part * blocks.iter().map(|&index| shapes[index].units).sum::<usize>() as f64).round() as usize;
+        let wanted = (part * blocks.iter().map(|&index| shapes[index].units).sum::<usize>() as f64)
+            .round() as usize;
         let mut gone = 0;
         while gone < wanted {
             let mut least: Option<(f64, usize, usize)> = None;
             for &index in &blocks {
                 let now = plan.tasks[index].map_or(0, |task| task.cut);
                 let figures = &plan.figures[index];
-                if let Some(&(count, damage)) = figures.cuts.iter().find(|(count, _)| *count > now) {
+                if let Some(&(count, damage)) = figures.cuts.iter().find(|(count, _)| *count > now)
+                {
                     let each = (damage - damage_of_cut(figures, now)) / (count - now) as f64;
                     if least.is_none_or(|(least, ..)| each < least) {
                         least = Some((each, index, count));
@@ -284,7 +316,8 @@ fn cut_units(plan: &mut Plan, shapes: &[Shape], parts: [f64; 2]) -> Result<(), Q
     Ok(())
 }
 
-/// Units that go at once: multiples of a group of 32 where there are many, so that no group is left half empty.
+/// Units that go at once: multiples of a group of 32 where there are many, so that no group is left
+/// half empty.
 fn step(units: usize) -> usize {
     let step = units.div_ceil(STEPS);
     if step >= 32 { step.next_multiple_of(32) } else { step }
@@ -332,12 +365,15 @@ fn measure_rounding(
 /// The formats that are compared: even levels only where they can win, which is time.
 pub(super) fn formats(options: &Options) -> Vec<Format> {
     match options.target {
-        Some(Target::Seconds(_)) => Format::ALL.into_iter().filter(|format| !format.has_offsets()).collect(),
+        Some(Target::Seconds(_)) => {
+            Format::ALL.into_iter().filter(|format| !format.has_offsets()).collect()
+        }
         _ => vec![Format::Int8Grouped, Format::Int4Codebook],
     }
 }
 
-/// Chooses the format of each product; returns what they cost and the damage of rounding and cutting together.
+/// Chooses the format of each product; returns what they cost and the damage of rounding and
+/// cutting together.
 fn choose_formats(
     plan: &mut Plan,
     shapes: &[Shape],
@@ -351,16 +387,20 @@ fn choose_formats(
         let Some(task) = task else { continue };
         cut += damage_of_cut(&plan.figures[index], task.cut);
         for (site, rows, cols) in shape.products(task.cut) {
-            let forms = plan.figures[index].rounding[site as usize].iter().map(|&Rounding { format, damage }| {
-                let cost = match target {
-                    Target::Seconds(_) => seconds(format, rows, cols, &mut times),
-                    Target::Bits(_) => format.bytes(rows, cols).map_or(f64::INFINITY, |bytes| 8.0 * bytes as f64),
-                    Target::Bytes(_) | Target::Divergence(_) => {
-                        format.bytes(rows, cols).map_or(f64::INFINITY, |b| b.next_multiple_of(64) as f64)
-                    }
-                };
-                Form { format, cost, damage }
-            });
+            let forms = plan.figures[index].rounding[site as usize].iter().map(
+                |&Rounding { format, damage }| {
+                    let cost = match target {
+                        Target::Seconds(_) => seconds(format, rows, cols, &mut times),
+                        Target::Bits(_) => format
+                            .bytes(rows, cols)
+                            .map_or(f64::INFINITY, |bytes| 8.0 * bytes as f64),
+                        Target::Bytes(_) | Target::Divergence(_) => format
+                            .bytes(rows, cols)
+                            .map_or(f64::INFINITY, |b| b.next_multiple_of(64) as f64),
+                    };
+                    Form { format, cost, damage }
+                },
+            );
             products.push(forms.collect::<Vec<_>>());
             places.push((index, site));
         }
@@ -393,8 +433,14 @@ fn choose_formats(
     Ok((cost, damage))
 }
 
-/// The time of a product with one row of activations on this machine, the shortest of several; each shape is measured once.
-fn seconds(format: Format, rows: usize, cols: usize, known: &mut Vec<((Format, usize, usize), f64)>) -> f64 {
+/// The time of a product with one row of activations on this machine, the shortest of several; each
+/// shape is measured once.
+fn seconds(
+    format: Format,
+    rows: usize,
+    cols: usize,
+    known: &mut Vec<((Format, usize, usize), f64)>,
+) -> f64 {
     let key = (format, rows, cols);
     if let Some((_, seconds)) = known.iter().find(|(k, _)| *k == key) {
         return *seconds;

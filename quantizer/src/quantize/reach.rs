@@ -4,7 +4,9 @@ use kinglet::Format;
 
 use super::plan::formats;
 use super::{Options, QuantizeError, Target, convert};
-use crate::checkpoint::{Architecture, Block, Checkpoint, Input, Linear, Middle, Positions, TensorRef};
+use crate::checkpoint::{
+    Architecture, Block, Checkpoint, Input, Linear, Middle, Positions, TensorRef,
+};
 use crate::prune::Units;
 
 /// Refuses a target that no choice of formats can meet; the error tells the nearest that one can. A
@@ -19,7 +21,8 @@ pub fn reachable(checkpoint: &Checkpoint, options: &Options) -> Result<(), Quant
     let products: Vec<_> = architecture.blocks().flat_map(products).collect();
     let least = |of: fn(usize) -> usize| -> f64 {
         let bytes = |&(rows, cols): &(usize, usize)| {
-            let each = formats(options).into_iter().filter_map(|format: Format| format.bytes(rows, cols));
+            let each =
+                formats(options).into_iter().filter_map(|format: Format| format.bytes(rows, cols));
             each.min().map_or(f64::INFINITY, |bytes| of(bytes) as f64)
         };
         products.iter().map(bytes).sum()
@@ -49,7 +52,9 @@ pub fn reachable(checkpoint: &Checkpoint, options: &Options) -> Result<(), Quant
 
 /// Bytes of the matrices that belong to no block, with so many for the record and name of each.
 pub(super) fn tables(architecture: &Architecture, options: &Options, named: usize) -> usize {
-    let matrix = |format: Format, rows, cols| format.bytes(rows, cols).unwrap_or(usize::MAX / 64).saturating_add(named);
+    let matrix = |format: Format, rows, cols| {
+        format.bytes(rows, cols).unwrap_or(usize::MAX / 64).saturating_add(named)
+    };
     let table = |format, of: &TensorRef| matrix(format, of.rows(), of.cols());
     let eight = Format::Int8;
     let mut all = vec![];
@@ -59,7 +64,9 @@ pub(super) fn tables(architecture: &Architecture, options: &Options, named: usiz
                 all.push(table(options.embeddings, embed));
                 all.extend(types.as_ref().map(|types| table(eight, types)));
             }
-            Input::Features { linear, .. } | Input::Pixels { linear, .. } => all.push(table(eight, &linear.weight)),
+            Input::Features { linear, .. } | Input::Pixels { linear, .. } => {
+                all.push(table(eight, &linear.weight))
+            }
             Input::Queries(queries) => all.push(table(eight, queries)),
             Input::States => {}
         }
@@ -68,7 +75,9 @@ pub(super) fn tables(architecture: &Architecture, options: &Options, named: usiz
             Positions::Table(rows) => matrix(eight, rows.len() / stack.width.max(1), stack.width),
         }));
     }
-    all.extend(architecture.output.dense.as_ref().map(|(linear, _)| table(options.head, &linear.weight)));
+    all.extend(
+        architecture.output.dense.as_ref().map(|(linear, _)| table(options.head, &linear.weight)),
+    );
     let head = architecture.output.head.as_ref().filter(|_| !architecture.tied());
     all.extend(head.map(|head| table(options.head, &head.weight)));
     all.into_iter().fold(0, usize::saturating_add)

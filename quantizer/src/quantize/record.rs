@@ -1,4 +1,5 @@
-//! What was done and why, for the report: written beside the file, as it would weigh on a board's flash.
+//! What was done and why, for the report: written beside the file, as it would weigh on a board's
+//! flash.
 
 use std::path::{Path, PathBuf};
 
@@ -64,7 +65,11 @@ fn taken(checkpoint: &Checkpoint, options: &Options, done: &[Done]) -> Option<St
     let each: Vec<String> = each.into_iter().flatten().collect();
     let architecture = checkpoint.architecture();
     let products: usize = architecture.blocks().map(count).sum();
-    let mut how = format!("codes of {} of {products} products of the blocks ({})", codings.len(), each.join(", "));
+    let mut how = format!(
+        "codes of {} of {products} products of the blocks ({})",
+        codings.len(),
+        each.join(", ")
+    );
     if codings.is_empty() {
         how = String::new();
     }
@@ -104,20 +109,25 @@ pub(super) fn begin(
     if options.calibration.is_empty() {
         note("rounding", "to the nearest values; no calibration".to_owned());
     } else {
-        let tokens: usize = options.calibration.iter().map(|sample| sample.size(architecture)).sum();
+        let tokens: usize =
+            options.calibration.iter().map(|sample| sample.size(architecture)).sum();
         note("calibration", format!("{tokens} tokens in {} sequences", options.calibration.len()));
         let corrected = match convert::corrects(architecture, options) {
             true => "each block also makes up for what those before it lost",
             false => "each block on its own",
         };
-        let how = "scales by the importance of inputs, codes by GPTQ in activation order, then coordinate descent";
+        let how = "scales by the importance of inputs, codes by GPTQ in activation order, then \
+                   coordinate descent";
         note("rounding", format!("{how}; {corrected}, as far as it helps on held-out tokens"));
         let learned = done.iter().filter_map(|done| done.learned);
-        let [before, after] = learned.fold([0.0; 2], |sums, of| [sums[0] + of.before, sums[1] + of.after]);
+        let [before, after] =
+            learned.fold([0.0; 2], |sums, of| [sums[0] + of.before, sums[1] + of.after]);
         if options.learn > 0 {
             let steps = options.learn;
             let to = 100.0 * if before > 0.0 { after / before } else { 1.0 };
-            let how = format!("{steps} steps a layer; squared error on held-out sequences falls to {to:.1}%");
+            let how = format!(
+                "{steps} steps a layer; squared error on held-out sequences falls to {to:.1}%"
+            );
             note("learning", how);
         }
         let left = architecture.blocks().zip(&plan.tasks).filter(|(_, task)| task.is_some());
@@ -138,7 +148,11 @@ pub(super) fn begin(
     if let Some(kept) = checkpoint.kept() {
         note(
             "vocabulary",
-            format!("{} of {} tokens kept; the rows of the others are gone", architecture.vocab(), kept.of()),
+            format!(
+                "{} of {} tokens kept; the rows of the others are gone",
+                architecture.vocab(),
+                kept.of()
+            ),
         );
     }
     if options.prune.any() {
@@ -165,10 +179,15 @@ pub(super) fn begin(
         let steps = options.fit.steps;
         note(
             "fitting",
-            format!("{steps} steps; divergence on held-out sequences {before:.5} before, {after:.5} after"),
+            format!(
+                "{steps} steps; divergence on held-out sequences {before:.5} before, {after:.5} \
+                 after"
+            ),
         );
     }
-    for ((place, of), figures) in Place::all(architecture).zip(architecture.blocks()).zip(&plan.figures) {
+    for ((place, of), figures) in
+        Place::all(architecture).zip(architecture.blocks()).zip(&plan.figures)
+    {
         for (name_of, roundings) in names(place, of).into_iter().zip(&figures.rounding) {
             record.sensitivity.extend(roundings.iter().map(|r| Sensitivity {
                 name: name_of.clone(),
@@ -176,7 +195,8 @@ pub(super) fn begin(
                 mean_kl: r.damage,
             }));
         }
-        let worst = |roundings: &Vec<_>| roundings.iter().map(|r: &Rounding| r.damage).reduce(f64::max);
+        let worst =
+            |roundings: &Vec<_>| roundings.iter().map(|r: &Rounding| r.damage).reduce(f64::max);
         let measured = figures.rounding.iter().filter_map(worst);
         let rounding = measured.reduce(|a, b| a + b);
         if let Some([plasticity, on_embeddings, influence]) = figures.profile {
@@ -208,14 +228,21 @@ pub(super) fn block(
     for (site, linear) in block.products() {
         let i = site as usize;
         let (rows, cols) = (linear.rows.len(), linear.cols);
-        let zeros: usize = linear.rows.iter().flat_map(|row| row.integers(&linear.levels)).filter(|q| *q == 0).count();
+        let zeros: usize = linear
+            .rows
+            .iter()
+            .flat_map(|row| row.integers(&linear.levels))
+            .filter(|q| *q == 0)
+            .count();
         let bytes = pack::kind(linear).bytes(rows, cols).unwrap_or(0);
-        let damage =
-            |format: Format| plan.figures[number].rounding[i].iter().find(|r| r.format == format).map(|r| r.damage);
+        let damage = |format: Format| {
+            plan.figures[number].rounding[i].iter().find(|r| r.format == format).map(|r| r.damage)
+        };
         let mut reasons = vec![];
         match (options.target, damage(linear.format)) {
             (Some(_), Some(own)) => {
-                let other = if linear.format.is_int8() { options.weights } else { Format::Int8Grouped };
+                let other =
+                    if linear.format.is_int8() { options.weights } else { Format::Int8Grouped };
                 if let Some(other_damage) = damage(other) {
                     reasons.push(format!(
                         "alone costs {own:.5} {}, {other_damage:.5} in {}",
@@ -226,21 +253,33 @@ pub(super) fn block(
             }
             _ => reasons.push("as asked".to_owned()),
         }
-        if let Some(FitOutcome { before, after }) = done.learned.filter(|learned| learned.after < learned.before) {
-            reasons.push(format!("learned: error of the layer {before:.2e} before, {after:.2e} after"));
+        if let Some(FitOutcome { before, after }) =
+            done.learned.filter(|learned| learned.after < learned.before)
+        {
+            reasons.push(format!(
+                "learned: error of the layer {before:.2e} before, {after:.2e} after"
+            ));
         }
         if let Some(coding) = done.taken[i] {
-            reasons = vec![format!("codes taken over from {}; inputs in two planes", coding.name())];
+            reasons =
+                vec![format!("codes taken over from {}; inputs in two planes", coding.name())];
         }
         if done.folded[i] {
             reasons.push("outliers folded".to_owned());
         }
         match done.ways[i] {
-            Way { damping: None, .. } if !options.calibration.is_empty() && done.taken[i].is_none() => {
-                reasons.push("on held-out tokens nothing is better than the nearest values".to_owned());
+            Way { damping: None, .. }
+                if !options.calibration.is_empty() && done.taken[i].is_none() =>
+            {
+                reasons.push(
+                    "on held-out tokens nothing is better than the nearest values".to_owned(),
+                );
             }
             Way { corrected, .. } if corrected > 0.0 => {
-                reasons.push(format!("makes up for {:.0}% of what is lost before it", corrected * 100.0));
+                reasons.push(format!(
+                    "makes up for {:.0}% of what is lost before it",
+                    corrected * 100.0
+                ));
             }
             Way { .. } => {}
         }

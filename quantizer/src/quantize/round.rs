@@ -1,9 +1,11 @@
 //! Rounding rows of weights to codes and scales.
 //!
-//! The reconstruction of a weight is `row_scale * q` with the integer `q` = code (int8) or sub-scale * level (int4, and grouped int8, whose levels are its codes). Rounding
-//! minimises the squared error of the reconstruction, each weight's counted by the importance of its input (the mean of its square, or 1
-//! where nothing is known): scales are searched on a grid and refitted by least squares. Every row is
-//! proven not to overflow the kernels' i32 sums: `127 * sum |q|` must fit; a row that would not is coarsened.
+//! The reconstruction of a weight is `row_scale * q` with the integer `q` = code (int8) or
+//! sub-scale * level (int4, and grouped int8, whose levels are its codes). Rounding minimises the
+//! squared error of the reconstruction, each weight's counted by the importance of its input (the
+//! mean of its square, or 1 where nothing is known): scales are searched on a grid and refitted by
+//! least squares. Every row is proven not to overflow the kernels' i32 sums: `127 * sum |q|` must
+//! fit; a row that would not is coarsened.
 
 use kinglet::Format;
 use kinglet_kernels::layout::GROUP;
@@ -71,7 +73,11 @@ impl Levels {
 
     /// The mean distance of two levels.
     pub(crate) fn gap(&self) -> f32 {
-        if self.bytes { 1.0 } else { (f32::from(self.values[15]) - f32::from(self.values[0])) / 15.0 }
+        if self.bytes {
+            1.0
+        } else {
+            (f32::from(self.values[15]) - f32::from(self.values[0])) / 15.0
+        }
     }
 
     /// The values below and above that of a code; beyond the last one by the mean distance.
@@ -83,8 +89,8 @@ impl Levels {
         [below, above]
     }
 
-    /// What the largest weight of a group may become, in units: a clipped end of the levels, or a place a little inside, on either
-    /// side. Eight bits lose more by clipping than they win.
+    /// What the largest weight of a group may become, in units: a clipped end of the levels, or a
+    /// place a little inside, on either side. Eight bits lose more by clipping than they win.
     fn ranges(&self) -> impl Iterator<Item = f32> {
         let ends = [0, 15].map(|code| f32::from(self.values[code]));
         let (ends, sides, first, by, tries) = match self.bytes {
@@ -99,12 +105,16 @@ impl Levels {
     fn rounded(&self, weights: &[f32; GROUP], inv: f32) -> [f32; GROUP] {
         let limit = if self.bytes { 127.0 } else { 128.0 };
         let nearest = weights.map(|w| to_int((w * inv).clamp(-limit, 127.0)));
-        if self.bytes { nearest.map(|q| q as f32) } else { nearest.map(|q| self.rounded[(q + 128) as usize & 255]) }
+        if self.bytes {
+            nearest.map(|q| q as f32)
+        } else {
+            nearest.map(|q| self.rounded[(q + 128) as usize & 255])
+        }
     }
 }
 
-/// The nearest integer, ties to even, for magnitudes below 2^22. Unlike `round_ties_even`, which is a call on x86-64 without
-/// SSE4.1, it is an addition that the compiler can turn into vectors.
+/// The nearest integer, ties to even, for magnitudes below 2^22. Unlike `round_ties_even`, which is
+/// a call on x86-64 without SSE4.1, it is an addition that the compiler can turn into vectors.
 fn to_int(x: f32) -> i32 {
     const ROUND: f32 = 12_582_912.0;
     (x + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
@@ -149,7 +159,8 @@ impl Row {
 
     /// Whether no sum of products with activations can leave i32.
     pub fn fits(&self, levels: &Levels) -> bool {
-        let offsets: i64 = self.offsets.iter().map(|&offset| i64::from(offset).abs() * GROUP as i64).sum();
+        let offsets: i64 =
+            self.offsets.iter().map(|&offset| i64::from(offset).abs() * GROUP as i64).sum();
         let integers: i64 = self.integers(levels).map(|q| i64::from(q).abs()).sum();
         offsets.max(integers) * ACTIVATION <= i64::from(i32::MAX)
     }
@@ -180,16 +191,20 @@ fn peak(weights: &[f32]) -> f32 {
     weights.iter().fold(0.0, |m, w| w.abs().max(m))
 }
 
-/// Lanes of the sums that decide between scales: their order is fixed, and the compiler may use vectors.
+/// Lanes of the sums that decide between scales: their order is fixed, and the compiler may use
+/// vectors.
 const LANES: usize = 8;
 
 /// `(sum of h w q, sum of h q q)`.
 fn correlate(weights: &[f32], importance: &[f32], q: &[f32]) -> (f64, f64) {
     let (mut wq, mut qq) = (0.0f64, 0.0f64);
     // Short runs in f32, so that no precision is lost over long rows.
-    for ((weights, importance), q) in weights.chunks(512).zip(importance.chunks(512)).zip(q.chunks(512)) {
+    for ((weights, importance), q) in
+        weights.chunks(512).zip(importance.chunks(512)).zip(q.chunks(512))
+    {
         let mut lanes = [[0.0f32; LANES]; 2];
-        for ((w, h), q) in weights.chunks(LANES).zip(importance.chunks(LANES)).zip(q.chunks(LANES)) {
+        for ((w, h), q) in weights.chunks(LANES).zip(importance.chunks(LANES)).zip(q.chunks(LANES))
+        {
             for (i, ((w, h), q)) in w.iter().zip(h).zip(q).enumerate() {
                 lanes[0][i] += h * w * q;
                 lanes[1][i] += h * q * q;
@@ -201,7 +216,8 @@ fn correlate(weights: &[f32], importance: &[f32], q: &[f32]) -> (f64, f64) {
     (wq, qq)
 }
 
-/// The scale that fits `q` to the weights best, and by how much that reduces the squared error below that of zeros.
+/// The scale that fits `q` to the weights best, and by how much that reduces the squared error
+/// below that of zeros.
 fn refit(weights: &[f32], importance: &[f32], q: &[f32]) -> (f32, f64) {
     let (wq, qq) = correlate(weights, importance, q);
     if qq == 0.0 { (0.0, 0.0) } else { ((wq / qq) as f32, wq * wq / qq) }
@@ -230,7 +246,13 @@ fn round_int8(weights: &[f32], importance: &[f32], limit: f32) -> Row {
     best.0
 }
 
-fn assign(weights: &[f32], importance: &[f32], scale: f32, levels: &Levels, codes: &mut [i8]) -> f64 {
+fn assign(
+    weights: &[f32],
+    importance: &[f32],
+    scale: f32,
+    levels: &Levels,
+    codes: &mut [i8],
+) -> f64 {
     let inv = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     let mut error = 0.0;
     for ((&w, h), code) in weights.iter().zip(importance).zip(codes) {
@@ -243,8 +265,10 @@ fn assign(weights: &[f32], importance: &[f32], scale: f32, levels: &Levels, code
 
 /// The scale of one group, of either sign, that leaves the smallest squared error.
 pub(super) fn group_scale(weights: &[f32], importance: &[f32], levels: &Levels) -> f32 {
-    let largest = weights.iter().copied().fold(0.0f32, |m, w| if w.abs() > m.abs() { w } else { m });
-    // Copies of a fixed size, which the compiler turns into vectors. What is missing is zero and adds nothing.
+    let largest =
+        weights.iter().copied().fold(0.0f32, |m, w| if w.abs() > m.abs() { w } else { m });
+    // Copies of a fixed size, which the compiler turns into vectors. What is missing is zero and
+    // adds nothing.
     let (mut w, mut h) = ([0.0; GROUP], [0.0; GROUP]);
     w[..weights.len()].copy_from_slice(weights);
     h[..weights.len()].copy_from_slice(importance);
@@ -271,17 +295,31 @@ pub(super) fn group_scale(weights: &[f32], importance: &[f32], levels: &Levels) 
     best.0
 }
 
-fn round_grouped(weights: &[f32], importance: &[f32], levels: &Levels, limit: f32, stretch: f32) -> Row {
+fn round_grouped(
+    weights: &[f32],
+    importance: &[f32],
+    levels: &Levels,
+    limit: f32,
+    stretch: f32,
+) -> Row {
     let groups = || weights.chunks(GROUP).zip(importance.chunks(GROUP));
-    let scales: Vec<f32> = groups().map(|(group, importance)| group_scale(group, importance, levels)).collect();
+    let scales: Vec<f32> =
+        groups().map(|(group, importance)| group_scale(group, importance, levels)).collect();
     let unit = peak(&scales) / limit * stretch;
-    let mut row =
-        Row { codes: vec![0; weights.len()], sub_scales: vec![0; scales.len()], scale: unit, ..Row::default() };
+    let mut row = Row {
+        codes: vec![0; weights.len()],
+        sub_scales: vec![0; scales.len()],
+        scale: unit,
+        ..Row::default()
+    };
     let codes = row.codes.chunks_mut(GROUP);
-    for ((((group, importance), codes), &scale), sub) in groups().zip(codes).zip(&scales).zip(&mut row.sub_scales) {
+    for ((((group, importance), codes), &scale), sub) in
+        groups().zip(codes).zip(&scales).zip(&mut row.sub_scales)
+    {
         let nearest = (scale / unit).round_ties_even().clamp(-limit, limit);
         let nearest = if nearest == 0.0 && stretch > 1.0 { scale.signum() } else { nearest };
-        let tried = [nearest, nearest - 1.0, nearest + 1.0].into_iter().filter(|sub| sub.abs() <= limit);
+        let tried =
+            [nearest, nearest - 1.0, nearest + 1.0].into_iter().filter(|sub| sub.abs() <= limit);
         let mut assign = |sub: f32| assign(group, importance, sub * unit, levels, codes);
         let best = tried.map(|sub| (sub, assign(sub))).min_by(|a, b| a.1.total_cmp(&b.1));
         *sub = best.map_or(0.0, |(sub, _)| sub) as i8;
@@ -308,7 +346,8 @@ mod tests {
     fn relative_error(format: Format, weights: &[f32], levels: &Levels) -> f64 {
         let row = round(format, weights, &vec![1.0; weights.len()], levels);
         let power: f64 = weights.iter().map(|w| f64::from(w * w)).sum();
-        let error: f64 = row.values(levels).zip(weights).map(|(q, w)| f64::from(q - w).powi(2)).sum();
+        let error: f64 =
+            row.values(levels).zip(weights).map(|(q, w)| f64::from(q - w).powi(2)).sum();
         (error / power).sqrt()
     }
 

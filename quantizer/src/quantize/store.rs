@@ -1,7 +1,9 @@
-//! Finished blocks, on disk beside the target, so that an interrupted command goes on where it stopped.
+//! Finished blocks, on disk beside the target, so that an interrupted command goes on where it
+//! stopped.
 //!
-//! `FILE.work/` holds a key, which says what the blocks were made from, and one safetensors file for each block. Each is written under
-//! another name and renamed when it is whole. A directory with another key is of another command: it is emptied.
+//! `FILE.work/` holds a key, which says what the blocks were made from, and one safetensors file
+//! for each block. Each is written under another name and renamed when it is whole. A directory
+//! with another key is of another command: it is emptied.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -97,11 +99,19 @@ impl Store {
         let fail = |source| WriteError::Io { path: target.to_path_buf(), source };
         // Its parent is the target's, which is not ours to make.
         match std::fs::create_dir(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(fail(error).into()),
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(fail(error).into());
+            }
             _ => {}
         }
         let path = dir.join(KEY);
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(fail)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(QuantizeError::Busy { dir }),
@@ -164,12 +174,18 @@ impl Store {
     }
 
     /// Keeps a block, and something to remember about it.
-    pub(super) fn put<T: Serialize>(&self, index: usize, block: &RoundedBlock, extra: &T) -> Result<(), QuantizeError> {
+    pub(super) fn put<T: Serialize>(
+        &self,
+        index: usize,
+        block: &RoundedBlock,
+        extra: &T,
+    ) -> Result<(), QuantizeError> {
         let mut tensors: Vec<(String, Tensor<'_>)> = vec![];
         let mut put = |name: &str, dtype, shape: Vec<usize>, bytes: Vec<u8>| {
             tensors.push((name.to_owned(), Tensor { dtype, shape, bytes: bytes.into() }));
         };
-        let f32s = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let f32s =
+            |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let mut norm = |name: &str, norm: &Option<NormWeights>| {
             let norm = norm.as_ref()?;
             put(name, Dtype::F32, vec![norm.weight.len()], f32s(&norm.weight));
@@ -209,26 +225,49 @@ impl Store {
             };
             let rows = linear.rows.len();
             let subs = bytes(|row| &row.sub_scales);
-            put(&format!("{name}.codes"), Dtype::I8, vec![rows, linear.cols], bytes(|row| &row.codes));
-            put(&format!("{name}.sub_scales"), Dtype::I8, vec![rows, subs.len() / rows.max(1)], subs);
+            put(
+                &format!("{name}.codes"),
+                Dtype::I8,
+                vec![rows, linear.cols],
+                bytes(|row| &row.codes),
+            );
+            put(
+                &format!("{name}.sub_scales"),
+                Dtype::I8,
+                vec![rows, subs.len() / rows.max(1)],
+                subs,
+            );
             let scales: Vec<f32> = linear.rows.iter().map(|row| row.scale).collect();
             put(&format!("{name}.scales"), Dtype::F32, vec![rows], f32s(&scales));
             if linear.format.has_offsets() {
                 let offsets = bytes(|row| &row.offsets);
-                put(&format!("{name}.offsets"), Dtype::I8, vec![rows, offsets.len() / rows.max(1)], offsets);
+                put(
+                    &format!("{name}.offsets"),
+                    Dtype::I8,
+                    vec![rows, offsets.len() / rows.max(1)],
+                    offsets,
+                );
                 let scales: Vec<f32> = linear.rows.iter().map(|row| row.offset_scale).collect();
                 put(&format!("{name}.offset_scales"), Dtype::F32, vec![rows], f32s(&scales));
             }
-            put(&format!("{name}.levels"), Dtype::I8, vec![16], linear.levels.values.map(|v| v as u8).to_vec());
+            put(
+                &format!("{name}.levels"),
+                Dtype::I8,
+                vec![16],
+                linear.levels.values.map(|v| v as u8).to_vec(),
+            );
             if let Some(bias) = &linear.bias {
                 put(&format!("{name}.bias"), Dtype::F32, vec![bias.len()], f32s(bias));
             }
         }
-        let about = About { layer: block.layer, formats, inputs, norms, join: block.join, middle, extra };
+        let about =
+            About { layer: block.layer, formats, inputs, norms, join: block.join, middle, extra };
         let about = serde_json::to_string(&about).map_err(|e| self.fail(e.into()))?;
         let about = HashMap::from([(ABOUT.to_owned(), about)]);
-        let tensors: Vec<(&str, &Tensor<'_>)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        let bytes = safetensors::serialize(tensors, Some(about)).map_err(|e| self.fail(std::io::Error::other(e)))?;
+        let tensors: Vec<(&str, &Tensor<'_>)> =
+            tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let bytes = safetensors::serialize(tensors, Some(about))
+            .map_err(|e| self.fail(std::io::Error::other(e)))?;
         self.write(&Self::name(index), &bytes)
     }
 
@@ -236,7 +275,8 @@ impl Store {
     pub(super) fn get<T: DeserializeOwned>(&self, index: usize) -> Option<(RoundedBlock, T)> {
         let bytes = std::fs::read(self.dir.join(Self::name(index))).ok()?;
         let (_, metadata) = SafeTensors::read_metadata(&bytes).ok()?;
-        let about: About<T> = serde_json::from_str(metadata.metadata().as_ref()?.get(ABOUT)?).ok()?;
+        let about: About<T> =
+            serde_json::from_str(metadata.metadata().as_ref()?.get(ABOUT)?).ok()?;
         let tensors = SafeTensors::deserialize(&bytes).ok()?;
         let f32s = |name: &str| -> Option<Vec<f32>> {
             let tensor = tensors.tensor(name).ok()?;
@@ -253,8 +293,10 @@ impl Store {
                 false => (vec![], vec![]),
             };
             let row = |(r, &scale): (usize, &f32)| -> Option<Row> {
-                let of_row = |all: &[u8], count: usize| all.get(r * count..(r + 1) * count).map(i8s);
-                let (codes, sub_scales) = (of_row(codes.data(), cols)?, of_row(subs.data(), groups)?);
+                let of_row =
+                    |all: &[u8], count: usize| all.get(r * count..(r + 1) * count).map(i8s);
+                let (codes, sub_scales) =
+                    (of_row(codes.data(), cols)?, of_row(subs.data(), groups)?);
                 let offsets = match format.has_offsets() {
                     true => offsets.get(r * groups..(r + 1) * groups)?.to_vec(),
                     false => vec![],
@@ -276,15 +318,30 @@ impl Store {
         };
         let norm = |name: &str, about: Option<(NormKind, f32)>| {
             about.and_then(|(kind, eps)| {
-                Some(NormWeights { kind, weight: f32s(name)?, bias: f32s(&format!("{name}.bias")), eps })
+                Some(NormWeights {
+                    kind,
+                    weight: f32s(name)?,
+                    bias: f32s(&format!("{name}.bias")),
+                    eps,
+                })
             })
         };
         let middle = match about.middle {
-            AboutMiddle::FeedForward { activation, gated } => Middle::FeedForward { activation, gated },
+            AboutMiddle::FeedForward { activation, gated } => {
+                Middle::FeedForward { activation, gated }
+            }
             AboutMiddle::Projection => Middle::Projection,
-            AboutMiddle::Attention { heads: [heads, kv_heads, dim], scale, norms, rope, sight, transforms } => {
+            AboutMiddle::Attention {
+                heads: [heads, kv_heads, dim],
+                scale,
+                norms,
+                rope,
+                sight,
+                transforms,
+            } => {
                 let rope = rope.map(|(inv_freq, magnitude)| Rope { inv_freq, magnitude });
-                let [query_norm, key_norm] = [norm("query_norm", norms[0]), norm("key_norm", norms[1])];
+                let [query_norm, key_norm] =
+                    [norm("query_norm", norms[0]), norm("key_norm", norms[1])];
                 let relative = f32s("relative").map(Arc::new);
                 Middle::Attention(Heads {
                     heads,
@@ -358,11 +415,16 @@ pub(super) mod as_name {
         #[derive(Serialize, Deserialize)]
         struct Named(#[serde(with = "super")] Format);
 
-        pub(crate) fn serialize<S: Serializer>(formats: &[Format; 3], to: S) -> Result<S::Ok, S::Error> {
+        pub(crate) fn serialize<S: Serializer>(
+            formats: &[Format; 3],
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
             formats.map(Named).serialize(to)
         }
 
-        pub(crate) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<[Format; 3], D::Error> {
+        pub(crate) fn deserialize<'d, D: Deserializer<'d>>(
+            from: D,
+        ) -> Result<[Format; 3], D::Error> {
             Ok(<[Named; 3]>::deserialize(from)?.map(|named| named.0))
         }
     }

@@ -35,7 +35,11 @@ fn everywhere(checkpoint: &Checkpoint, options: &Options) -> Plan {
 }
 
 /// What a model gives: f32, or with these blocks in the places that the plan left.
-fn outputs(checkpoint: &Checkpoint, samples: &[Sample], rounded: Option<(&[RoundedBlock], &Plan)>) -> Vec<Vec<f32>> {
+fn outputs(
+    checkpoint: &Checkpoint,
+    samples: &[Sample],
+    rounded: Option<(&[RoundedBlock], &Plan)>,
+) -> Vec<Vec<f32>> {
     let reference = Reference::new(checkpoint).unwrap();
     let mut batch = reference.begin(samples).unwrap();
     let mut of_plan = rounded.map(|(blocks, plan)| (blocks.iter(), plan));
@@ -59,7 +63,8 @@ fn outputs(checkpoint: &Checkpoint, samples: &[Sample], rounded: Option<(&[Round
 fn error(found: &[Vec<f32>], wanted: &[Vec<f32>]) -> f64 {
     assert_eq!(found.len(), wanted.len());
     let square = |x: f32| f64::from(x) * f64::from(x);
-    let missing: f64 = found.iter().flatten().zip(wanted.iter().flatten()).map(|(a, b)| square(a - b)).sum();
+    let missing: f64 =
+        found.iter().flatten().zip(wanted.iter().flatten()).map(|(a, b)| square(a - b)).sum();
     missing / wanted.iter().flatten().map(|&x| square(x)).sum::<f64>()
 }
 
@@ -71,16 +76,22 @@ fn models_of_every_kind_are_rounded() {
         assert!(wanted.iter().flatten().all(|x| x.is_finite()));
         let cost = |options: &Options| {
             let plan = everywhere(&checkpoint, options);
-            error(&outputs(&checkpoint, new, Some((&rounded(&checkpoint, options, &plan), &plan))), &wanted)
+            error(
+                &outputs(&checkpoint, new, Some((&rounded(&checkpoint, options, &plan), &plan))),
+                &wanted,
+            )
         };
         let nearest = |weights| Options { weights, ..Options::default() };
         let (int8, int4) = (cost(&nearest(Format::Int8)), cost(&nearest(Format::Int4Codebook)));
         let calibrated = Options { calibration: seen.to_vec(), ..nearest(Format::Int4Codebook) };
         let best = cost(&calibrated);
         let plain = cost(&Options { correct: false, fold: false, ..calibrated });
-        println!("{name}: int8 {int8:.2e}, int4 {int4:.2e}, calibrated {plain:.2e}, corrected {best:.2e}");
+        println!(
+            "{name}: int8 {int8:.2e}, int4 {int4:.2e}, calibrated {plain:.2e}, corrected {best:.2e}"
+        );
         assert!(int8 < 1e-3 && int4 < 0.1, "{name}: {int8} {int4}");
-        // Random weights and tokens have little that could be learned: what is asserted is that calibration does no harm.
+        // Random weights and tokens have little that could be learned: what is asserted is that
+        // calibration does no harm.
         assert!(best < 1.02 * int4, "{name}: {best} {int4}");
     }
 }
@@ -114,7 +125,8 @@ fn what_is_folded_is_the_same_function() {
             batch.enter(number);
             let block = reference.block_weights(number).unwrap();
             let mut folded = block.clone();
-            let some = |count: usize| numbers(count, 3).iter().map(|x| x.exp()).collect::<Vec<f32>>();
+            let some =
+                |count: usize| numbers(count, 3).iter().map(|x| x.exp()).collect::<Vec<f32>>();
             if let (Some(norm), Some(of)) = (&block.norm, block.product(block.reader())) {
                 if norm.bias.is_some() {
                     fold::offsets_into_norm(&mut folded, &numbers(of.cols, 4));
@@ -123,7 +135,10 @@ fn what_is_folded_is_the_same_function() {
             }
             if let Some(groups) = fold::groups(&block) {
                 let factors = some(block.output.cols);
-                fold::into_input(&mut folded, &groups.iter().map(|&g| factors[g]).collect::<Vec<_>>());
+                fold::into_input(
+                    &mut folded,
+                    &groups.iter().map(|&g| factors[g]).collect::<Vec<_>>(),
+                );
             }
             let through = |block: &BlockWeights| {
                 let mut batch = batch.clone();
@@ -131,7 +146,10 @@ fn what_is_folded_is_the_same_function() {
                 batch.stream().to_vec()
             };
             let (was, is) = (through(&block), through(&folded));
-            assert!(was.iter().zip(&is).all(|(a, b)| (a - b).abs() < 1e-4 * (1.0 + a.abs())), "{name} block {number}");
+            assert!(
+                was.iter().zip(&is).all(|(a, b)| (a - b).abs() < 1e-4 * (1.0 + a.abs())),
+                "{name} block {number}"
+            );
             reference.advance(&mut batch, number, &mut ()).unwrap();
         }
     }
@@ -140,7 +158,11 @@ fn what_is_folded_is_the_same_function() {
 #[test]
 fn targets_and_pruning_know_every_kind() {
     for models::Model { name, checkpoint, samples, .. } in models::all() {
-        let prune = Prune { units: Units::Part { heads: 0.25, channels: 0.25 }, blocks: 1, refit: Refit::LeastSquares };
+        let prune = Prune {
+            units: Units::Part { heads: 0.25, channels: 0.25 },
+            blocks: 1,
+            refit: Refit::LeastSquares,
+        };
         let weights = Format::Int4Codebook;
         let options = Options {
             weights,
@@ -154,9 +176,15 @@ fn targets_and_pruning_know_every_kind() {
         let plan = plan::plan(&reference, &options, 0, &mut |_, _| ()).unwrap();
         assert_eq!(plan.tasks.iter().filter(|task| task.is_none()).count(), 1, "{name}");
         assert!(plan.tasks.iter().flatten().any(|task| task.cut > 0), "{name}");
-        for (figures, task) in plan.figures.iter().zip(&plan.tasks).filter(|(_, task)| task.is_some()) {
-            let measured = figures.rounding.iter().flatten().all(|r| r.damage.is_finite() && r.damage >= 0.0);
-            assert!(measured && !figures.rounding[Site::Output as usize].is_empty(), "{name}: {task:?}");
+        for (figures, task) in
+            plan.figures.iter().zip(&plan.tasks).filter(|(_, task)| task.is_some())
+        {
+            let measured =
+                figures.rounding.iter().flatten().all(|r| r.damage.is_finite() && r.damage >= 0.0);
+            assert!(
+                measured && !figures.rounding[Site::Output as usize].is_empty(),
+                "{name}: {task:?}"
+            );
         }
         let blocks = rounded(&checkpoint, &options, &plan);
         let wanted = outputs(&checkpoint, &samples, None);
@@ -177,7 +205,8 @@ fn targets_and_pruning_know_every_kind() {
 #[test]
 #[ignore = "needs a file whose weights are quantized, and a text"]
 fn what_taking_over_costs_the_weights_alone() {
-    let [source, text] = ["KINGLET_SOURCE", "KINGLET_TEXT"].map(|name| std::env::var_os(name).expect(name));
+    let [source, text] =
+        ["KINGLET_SOURCE", "KINGLET_TEXT"].map(|name| std::env::var_os(name).expect(name));
     let checkpoint = Checkpoint::open(source).unwrap();
     let passages = Passages { tokens: 1500, seed: 0 };
     let samples = calibrate::sequences(&checkpoint, std::path::Path::new(&text), passages).unwrap();
@@ -198,8 +227,11 @@ fn what_taking_over_costs_the_weights_alone() {
         for (index, done) in done.iter().enumerate() {
             let mut block = store.get::<super::blocks::Done>(index).unwrap().0.weights();
             for site in Site::OF_BLOCK {
-                // Only what is on the source's own grid: transformed weights are not those of these inputs.
-                let Some(of) = block.product_mut(site).filter(|_| done.taken[site as usize].is_some()) else {
+                // Only what is on the source's own grid: transformed weights are not those of these
+                // inputs.
+                let Some(of) =
+                    block.product_mut(site).filter(|_| done.taken[site as usize].is_some())
+                else {
                     continue;
                 };
                 of.inputs = Inputs::Exact;
@@ -216,13 +248,21 @@ fn what_taking_over_costs_the_weights_alone() {
         };
         let sink = |_: usize, _: usize, row: &[f32]| {
             let (p, q) = (probabilities(rows.next().unwrap()), probabilities(row));
-            sum += p.iter().zip(&q).filter(|(p, _)| **p > 0.0).map(|(p, q)| p * (p / q).ln()).sum::<f64>();
+            sum += p
+                .iter()
+                .zip(&q)
+                .filter(|(p, _)| **p > 0.0)
+                .map(|(p, q)| p * (p / q).ln())
+                .sum::<f64>();
         };
         reference.head(&batch, &mut (), sink).unwrap();
         let errors = done.iter().flat_map(|done| done.errors).filter(|error| *error > 0.0);
         let mean = errors.clone().sum::<f64>() / errors.count() as f64;
         let kl = sum / wanted.len() as f64;
-        println!("{weights:?}: {taken} products taken over, mean relative squared error {mean:.2e}; KL {kl:.6} nats");
+        println!(
+            "{weights:?}: {taken} products taken over, mean relative squared error {mean:.2e}; KL \
+             {kl:.6} nats"
+        );
         assert!(kl < 5e-4, "{kl}");
     }
 }

@@ -25,12 +25,26 @@ pub(crate) fn turn(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
 /// The same for queries alone.
 pub(crate) fn turn_queries(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
     let columns = heads.queries();
-    turn_columns(heads, heads.query_norm.as_ref(), lengths, columns.clone(), columns.end, projected);
+    turn_columns(
+        heads,
+        heads.query_norm.as_ref(),
+        lengths,
+        columns.clone(),
+        columns.end,
+        projected,
+    );
 }
 
 /// The same for keys, behind which there are values.
 pub(crate) fn turn_keys(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
-    turn_columns(heads, heads.key_norm.as_ref(), lengths, heads.keys(), heads.values().end, projected);
+    turn_columns(
+        heads,
+        heads.key_norm.as_ref(),
+        lengths,
+        heads.keys(),
+        heads.values().end,
+        projected,
+    );
 }
 
 /// Norms and turns the heads in some columns of rows of `stride` numbers.
@@ -91,9 +105,14 @@ impl Turns {
     }
 }
 
-/// What each head has gathered, a row for each token. Keys and values are among the columns of `others`, which are the memory's rows
-/// where that is what queries see, and `projected` elsewhere.
-pub(crate) fn attend(heads: &Heads, sequences: Sequences<'_>, projected: &[f32], others: &[f32]) -> Vec<f32> {
+/// What each head has gathered, a row for each token. Keys and values are among the columns of
+/// `others`, which are the memory's rows where that is what queries see, and `projected` elsewhere.
+pub(crate) fn attend(
+    heads: &Heads,
+    sequences: Sequences<'_>,
+    projected: &[f32],
+    others: &[f32],
+) -> Vec<f32> {
     let lengths = sequences.lengths;
     let (seen, stride) = match heads.sight {
         Sight::Cross => (sequences.memory_lengths, heads.queries().end),
@@ -155,9 +174,16 @@ impl Head<'_> {
             let scores = &mut space[..(end - start) * seen];
             let query = self.query.slice_axis(Axis(0), (start..end).into());
             let key = self.key.slice_axis(Axis(0), (..seen).into());
-            general_mat_mul(self.scale, &query, &key.t(), 0.0, &mut view_mut(scores, end - start, seen));
+            general_mat_mul(
+                self.scale,
+                &query,
+                &key.t(),
+                0.0,
+                &mut view_mut(scores, end - start, seen),
+            );
             for (i, row) in scores.chunks_mut(seen).enumerate() {
-                let (seen, later) = row.split_at_mut(if self.causal { start + i + 1 } else { seen });
+                let (seen, later) =
+                    row.split_at_mut(if self.causal { start + i + 1 } else { seen });
                 if let Some(table) = self.relative {
                     add_relative(table, start + i, seen);
                 }
@@ -206,7 +232,12 @@ mod tests {
     }
 
     /// The same, number by number.
-    fn plain(heads: &Heads, sequences: Sequences<'_>, projected: &[f32], others: &[f32]) -> Vec<f64> {
+    fn plain(
+        heads: &Heads,
+        sequences: Sequences<'_>,
+        projected: &[f32],
+        others: &[f32],
+    ) -> Vec<f64> {
         let cross = heads.sight == Sight::Cross;
         let seen = if cross { sequences.memory_lengths } else { sequences.lengths };
         let (stride, other_stride) = (if cross { 12 } else { 24 }, if cross { 12 } else { 24 });
@@ -220,9 +251,13 @@ mod tests {
                         &others[(first_seen + j) * other_stride + column + head / 2 * 3..][..3]
                     };
                     let score = |j: usize| {
-                        let dot: f32 = query.iter().zip(at(j, heads.keys().start)).map(|(a, b)| a * b).sum();
+                        let dot: f32 =
+                            query.iter().zip(at(j, heads.keys().start)).map(|(a, b)| a * b).sum();
                         let away = (j as i64 - i as i64).clamp(-2, 2) + 2;
-                        let more = heads.relative.as_ref().map_or(0.0, |table| table[head * 5 + away as usize]);
+                        let more = heads
+                            .relative
+                            .as_ref()
+                            .map_or(0.0, |table| table[head * 5 + away as usize]);
                         f64::from(dot * 0.7 + more).exp()
                     };
                     let sum: f64 = (0..last).map(score).sum();
@@ -246,7 +281,8 @@ mod tests {
                 let cross = sight == Sight::Cross;
                 let projected = numbers(73 * if cross { 12 } else { 24 }, 1);
                 let others = if cross { numbers(95 * 12, 2) } else { projected.clone() };
-                let sequences = Sequences { lengths: &lengths, memory: &[], memory_lengths: &memory_lengths };
+                let sequences =
+                    Sequences { lengths: &lengths, memory: &[], memory_lengths: &memory_lengths };
                 let found = attend(&heads, sequences, &projected, &others);
                 let expected = plain(&heads, sequences, &projected, &others);
                 assert_eq!(found.len(), expected.len());

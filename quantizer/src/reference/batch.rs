@@ -1,14 +1,16 @@
 //! Samples on their way through the chain of stacks.
 //!
-//! All inputs are checked and looked up when a batch is made, those of later stacks too: what happens where one stack hands over to
-//! the next needs nothing but the batch.
+//! All inputs are checked and looked up when a batch is made, those of later stacks too: what
+//! happens where one stack hands over to the next needs nothing but the batch.
 
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::{LinearWeights, NormWeights, ReferenceError, ops};
-use crate::checkpoint::{Architecture, Checkpoint, CheckpointError, Input, Picture, Positions, Stack, TensorRef};
+use crate::checkpoint::{
+    Architecture, Checkpoint, CheckpointError, Input, Picture, Positions, Stack, TensorRef,
+};
 
 /// What a model is given.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +58,9 @@ impl Sample {
     pub fn size(&self, architecture: &Architecture) -> usize {
         let own = match (&self.source, &architecture.first().input) {
             (Source::Tokens { tokens, .. }, _) => tokens.len(),
-            (Source::Features(numbers), Input::Features { linear, .. }) => numbers.len() / linear.cols(),
+            (Source::Features(numbers), Input::Features { linear, .. }) => {
+                numbers.len() / linear.cols()
+            }
             (Source::Pixels(_), Input::Pixels { picture, .. }) => picture.patches(),
             _ => 0,
         };
@@ -121,7 +125,10 @@ pub(crate) struct Part<'b> {
 
 impl Batch {
     /// Checks samples and looks them up.
-    pub(super) fn embed(checkpoint: &Checkpoint, samples: &[Cow<'_, Sample>]) -> Result<Self, ReferenceError> {
+    pub(super) fn embed(
+        checkpoint: &Checkpoint,
+        samples: &[Cow<'_, Sample>],
+    ) -> Result<Self, ReferenceError> {
         let architecture = checkpoint.architecture();
         let mut later = vec![];
         for (number, stack) in architecture.stacks.iter().enumerate().skip(1) {
@@ -129,7 +136,9 @@ impl Batch {
             let rows = match &stack.input {
                 Input::Tokens { embed, .. } => {
                     let target = |sample: &Cow<'_, Sample>| sample.target.clone();
-                    Some(reader.all(samples, |at, sample| reader.tokens(at, embed, &target(sample), &[]))?)
+                    Some(reader.all(samples, |at, sample| {
+                        reader.tokens(at, embed, &target(sample), &[])
+                    })?)
                 }
                 Input::Queries(queries) => {
                     let rows = checkpoint.read(queries)?;
@@ -165,7 +174,9 @@ impl Batch {
                 self.own.numbers = norm.apply(&self.own.numbers);
             }
             match &entry.rows {
-                Some(rows) => self.memory = Some(Arc::new(std::mem::replace(&mut self.own, rows.clone()))),
+                Some(rows) => {
+                    self.memory = Some(Arc::new(std::mem::replace(&mut self.own, rows.clone())))
+                }
                 None => {
                     if let Some(positions) = &entry.positions {
                         add_positions(&mut self.own, positions);
@@ -203,10 +214,12 @@ impl Batch {
     /// Sequence and position of each row.
     pub(super) fn positions(&self) -> impl Iterator<Item = (usize, usize)> {
         let numbered = self.own.lengths.iter().enumerate();
-        numbered.flat_map(|(sequence, &length)| (0..length).map(move |position| (sequence, position)))
+        numbered
+            .flat_map(|(sequence, &length)| (0..length).map(move |position| (sequence, position)))
     }
 
-    /// Divides the batch into parts of whole sequences, each with as many as are needed to reach `tokens`.
+    /// Divides the batch into parts of whole sequences, each with as many as are needed to reach
+    /// `tokens`.
     fn groups(&self, tokens: usize) -> Vec<Range<usize>> {
         let (mut groups, mut first, mut gathered) = (vec![], 0, 0);
         for (at, length) in self.own.lengths.iter().enumerate() {
@@ -230,7 +243,9 @@ impl Batch {
             let size = lengths.iter().sum::<usize>() * self.own.width;
             let stream = &self.own.numbers[start..start + size];
             start += size;
-            let Some(memory) = &self.memory else { return Part { sequences: Sequences::alone(lengths), stream } };
+            let Some(memory) = &self.memory else {
+                return Part { sequences: Sequences::alone(lengths), stream };
+            };
             let memory_lengths = &memory.lengths[group];
             let size = memory_lengths.iter().sum::<usize>() * memory.width;
             let states = &memory.numbers[memory_start..memory_start + size];
@@ -290,7 +305,11 @@ impl Reader<'_> {
 
     fn fits(&self, sequence: usize, length: usize) -> Result<(), ReferenceError> {
         let context = self.stack.context;
-        if length > context { Err(ReferenceError::Length { sequence, length, context }) } else { Ok(()) }
+        if length > context {
+            Err(ReferenceError::Length { sequence, length, context })
+        } else {
+            Ok(())
+        }
     }
 
     fn positions(&self) -> Result<Option<Vec<f32>>, CheckpointError> {
@@ -310,14 +329,22 @@ impl Reader<'_> {
             (Input::Tokens { .. }, _) => wrong("tokens"),
             (Input::Features { linear, class }, Source::Features(numbers)) => {
                 if numbers.len() % linear.cols() != 0 {
-                    return Err(ReferenceError::Size { sequence, found: numbers.len(), of: linear.cols() });
+                    return Err(ReferenceError::Size {
+                        sequence,
+                        found: numbers.len(),
+                        of: linear.cols(),
+                    });
                 }
                 self.features(linear, class.as_ref(), numbers)
             }
             (Input::Features { .. }, _) => wrong("rows of numbers"),
             (Input::Pixels { linear, class, picture }, Source::Pixels(bytes)) => {
                 if bytes.len() != picture.bytes() {
-                    return Err(ReferenceError::Size { sequence, found: bytes.len(), of: picture.bytes() });
+                    return Err(ReferenceError::Size {
+                        sequence,
+                        found: bytes.len(),
+                        of: picture.bytes(),
+                    });
                 }
                 self.features(linear, class.as_ref(), &patches(picture, bytes))
             }
@@ -333,15 +360,24 @@ impl Reader<'_> {
         tokens: &[u32],
         types: &[u32],
     ) -> Result<Vec<f32>, ReferenceError> {
-        let Input::Tokens { scale, types: of_types, .. } = &self.stack.input else { return Err(ReferenceError::Chain) };
+        let Input::Tokens { scale, types: of_types, .. } = &self.stack.input else {
+            return Err(ReferenceError::Chain);
+        };
         // Before anything is read.
         self.fits(sequence, tokens.len())?;
         let mut stream = vec![0.0; tokens.len() * self.stack.width];
         let mut row = vec![0.0; self.stack.width];
-        for (position, (stream, &token)) in stream.chunks_mut(self.stack.width).zip(tokens).enumerate() {
+        for (position, (stream, &token)) in
+            stream.chunks_mut(self.stack.width).zip(tokens).enumerate()
+        {
             let find = |id: u32, table: &TensorRef| {
                 let at = usize::try_from(id).ok().filter(|at| *at < table.rows());
-                at.ok_or(ReferenceError::Token { sequence, position, token: id, vocab: table.rows() })
+                at.ok_or(ReferenceError::Token {
+                    sequence,
+                    position,
+                    token: id,
+                    vocab: table.rows(),
+                })
             };
             let at = find(token, embed)?;
             self.checkpoint.read_rows(embed, at..at + 1, stream)?;
@@ -371,11 +407,18 @@ impl Reader<'_> {
 fn patches(picture: &Picture, bytes: &[u8]) -> Vec<f32> {
     let Picture { height, width, patch, channels, scale, offset } = picture;
     let mut numbers = Vec::with_capacity(bytes.len());
-    for (top, left) in (0..*height).step_by(*patch).flat_map(|top| (0..*width).step_by(*patch).map(move |x| (top, x))) {
+    for (top, left) in (0..*height)
+        .step_by(*patch)
+        .flat_map(|top| (0..*width).step_by(*patch).map(move |x| (top, x)))
+    {
         for y in top..top + patch {
             let row = &bytes[(y * width + left) * channels..][..patch * channels];
             let channels = scale.iter().zip(offset).cycle();
-            numbers.extend(row.iter().zip(channels).map(|(&byte, (scale, offset))| f32::from(byte) * scale + offset));
+            numbers.extend(
+                row.iter()
+                    .zip(channels)
+                    .map(|(&byte, (scale, offset))| f32::from(byte) * scale + offset),
+            );
         }
     }
     numbers
@@ -387,8 +430,14 @@ mod tests {
 
     #[test]
     fn pictures_are_cut_into_patches() {
-        let picture =
-            Picture { height: 2, width: 4, patch: 2, channels: 2, scale: vec![1.0, 2.0], offset: vec![0.0, 0.5] };
+        let picture = Picture {
+            height: 2,
+            width: 4,
+            patch: 2,
+            channels: 2,
+            scale: vec![1.0, 2.0],
+            offset: vec![0.0, 0.5],
+        };
         let bytes: Vec<u8> = (0..16).collect();
         let found = patches(&picture, &bytes);
         assert_eq!(found[..8], [0.0, 2.5, 2.0, 6.5, 8.0, 18.5, 10.0, 22.5]);

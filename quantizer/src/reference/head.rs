@@ -30,7 +30,9 @@ pub(super) fn run(
     let output = &architecture.output;
     let norm = NormWeights::maybe(checkpoint, &architecture.last().norm)?;
     let dense = match &output.dense {
-        Some((linear, activation)) => Some((LinearWeights::read(checkpoint, &[linear])?, *activation)),
+        Some((linear, activation)) => {
+            Some((LinearWeights::read(checkpoint, &[linear])?, *activation))
+        }
         None => None,
     };
     let bias = output.head.as_ref().and_then(|head| head.bias.as_ref());
@@ -56,7 +58,12 @@ pub(super) fn run(
         }
         let outputs = architecture.outputs();
         if let Some(head) = &output.head {
-            observer.observe(&Observation { block: architecture.count(), site: Site::Head, activations: &rows, cols });
+            observer.observe(&Observation {
+                block: architecture.count(),
+                site: Site::Head,
+                activations: &rows,
+                cols,
+            });
             results.resize(rows.len() / cols * outputs, 0.0);
             product(checkpoint, &head.weight, resident, &rows, &mut results)?;
         } else {

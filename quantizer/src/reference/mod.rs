@@ -9,8 +9,8 @@
 //!                      ^ BlockWeights: resident, or read and dropped
 //! ```
 //!
-//! Blocks are numbered over all stacks. The first block of a later stack finds the hand-over done: the states of the stack before have
-//! become the memory, or its input.
+//! Blocks are numbered over all stacks. The first block of a later stack finds the hand-over done:
+//! the states of the stack before have become the memory, or its input.
 //!
 //! [`Reference::run`] and [`Reference::logits`] do all of it; a quantizer that
 //! rounds block after block takes the steps itself, with weights of its own.
@@ -54,7 +54,8 @@ pub enum ReferenceError {
     Checkpoint(#[from] CheckpointError),
     /// A token that the model does not have.
     #[error(
-        "token {token} at position {position} of sequence {sequence} is not one of the model's {vocab}: encode the text with the model's own tokenizer"
+        "token {token} at position {position} of sequence {sequence} is not one of the model's \
+         {vocab}: encode the text with the model's own tokenizer"
     )]
     Token {
         /// The sequence.
@@ -68,7 +69,8 @@ pub enum ReferenceError {
     },
     /// A sequence longer than the model's context.
     #[error(
-        "sequence {sequence} has {length} tokens, the model's context is {context}: cut it, or open the checkpoint for a longer context"
+        "sequence {sequence} has {length} tokens, the model's context is {context}: cut it, or \
+         open the checkpoint for a longer context"
     )]
     Length {
         /// The sequence.
@@ -97,7 +99,10 @@ pub enum ReferenceError {
         of: usize,
     },
     /// A chain that no importer makes.
-    #[error("the model's stacks do not follow from each other; this is a defect of the importer, please report it")]
+    #[error(
+        "the model's stacks do not follow from each other; this is a defect of the importer, \
+         please report it"
+    )]
     Chain,
 }
 
@@ -213,7 +218,11 @@ impl<'c> Reference<'c> {
     /// # Errors
     ///
     /// Tokens or lengths that the model does not have, and what is wrong with the weights.
-    pub fn run(&self, sequences: &[&[u32]], sink: impl FnMut(usize, usize, &[f32])) -> Result<(), ReferenceError> {
+    pub fn run(
+        &self,
+        sequences: &[&[u32]],
+        sink: impl FnMut(usize, usize, &[f32]),
+    ) -> Result<(), ReferenceError> {
         self.finish(self.embed(sequences)?, sink)
     }
 
@@ -223,7 +232,8 @@ impl<'c> Reference<'c> {
     ///
     /// Tokens or lengths that the model does not have, and what is wrong with the embedding.
     pub fn embed(&self, sequences: &[&[u32]]) -> Result<Batch, ReferenceError> {
-        let samples: Vec<_> = sequences.iter().map(|tokens| Cow::Owned(Sample::from(tokens.to_vec()))).collect();
+        let samples: Vec<_> =
+            sequences.iter().map(|tokens| Cow::Owned(Sample::from(tokens.to_vec()))).collect();
         Batch::embed(self.checkpoint, &samples)
     }
 
@@ -231,14 +241,15 @@ impl<'c> Reference<'c> {
     ///
     /// # Errors
     ///
-    /// Samples of another kind or size than the model reads, and what is wrong with the weights of the inputs.
+    /// Samples of another kind or size than the model reads, and what is wrong with the weights of
+    /// the inputs.
     pub fn begin(&self, samples: &[Sample]) -> Result<Batch, ReferenceError> {
         let samples: Vec<_> = samples.iter().map(Cow::Borrowed).collect();
         Batch::embed(self.checkpoint, &samples)
     }
 
-    /// Runs samples and hands over the results, in order: as [`Self::run`] does for every position, or one for each sample where
-    /// states are pooled.
+    /// Runs samples and hands over the results, in order: as [`Self::run`] does for every position,
+    /// or one for each sample where states are pooled.
     ///
     /// # Errors
     ///
@@ -251,7 +262,11 @@ impl<'c> Reference<'c> {
         self.finish(self.begin(samples)?, sink)
     }
 
-    fn finish(&self, mut batch: Batch, sink: impl FnMut(usize, usize, &[f32])) -> Result<(), ReferenceError> {
+    fn finish(
+        &self,
+        mut batch: Batch,
+        sink: impl FnMut(usize, usize, &[f32]),
+    ) -> Result<(), ReferenceError> {
         for block in 0..self.architecture().count() {
             self.advance(&mut batch, block, &mut ())?;
         }
@@ -267,7 +282,12 @@ impl<'c> Reference<'c> {
     /// # Panics
     ///
     /// If there is no such block.
-    pub fn advance(&self, batch: &mut Batch, block: usize, observer: &mut dyn Observer) -> Result<(), ReferenceError> {
+    pub fn advance(
+        &self,
+        batch: &mut Batch,
+        block: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<(), ReferenceError> {
         let weights = self.block(block)?;
         self.advance_with(batch, block, &weights, observer);
         Ok(())
@@ -294,7 +314,13 @@ impl<'c> Reference<'c> {
     /// # Panics
     ///
     /// If the sizes of the weights do not fit the batch or each other.
-    pub fn advance_with(&self, batch: &mut Batch, block: usize, weights: &BlockWeights, observer: &mut dyn Observer) {
+    pub fn advance_with(
+        &self,
+        batch: &mut Batch,
+        block: usize,
+        weights: &BlockWeights,
+        observer: &mut dyn Observer,
+    ) {
         batch.enter(block);
         batch.step(TOKENS_AT_ONCE, |part| {
             let mut observe = |site, activations: &[f32], cols| {
@@ -323,7 +349,10 @@ impl<'c> Reference<'c> {
     ///
     /// If there is no such block.
     pub fn block_weights(&self, block: usize) -> Result<BlockWeights, ReferenceError> {
-        Ok(BlockWeights::read(self.checkpoint, self.architecture().block(block).expect("a block of this number"))?)
+        Ok(BlockWeights::read(
+            self.checkpoint,
+            self.architecture().block(block).expect("a block of this number"),
+        )?)
     }
 
     /// Reads the norm behind the last block, if there is one.

@@ -11,40 +11,46 @@ use crate::checkpoint::{Activation, Pooling};
 /// Norms each run of as many numbers as there are weights.
 pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
-    out.par_chunks_mut(weight.len()).zip(x.par_chunks(weight.len())).with_min_len(64).for_each(|(out, x)| {
-        let sum: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
-        let scale = (1.0 / (sum / x.len() as f64 + f64::from(eps)).sqrt()) as f32;
-        for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-            *out = weight * (x * scale);
-        }
-    });
+    out.par_chunks_mut(weight.len()).zip(x.par_chunks(weight.len())).with_min_len(64).for_each(
+        |(out, x)| {
+            let sum: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+            let scale = (1.0 / (sum / x.len() as f64 + f64::from(eps)).sqrt()) as f32;
+            for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+                *out = weight * (x * scale);
+            }
+        },
+    );
     out
 }
 
 /// The same of what is left when each run's mean is taken from it.
 pub(crate) fn layer_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
-    out.par_chunks_mut(weight.len()).zip(x.par_chunks(weight.len())).with_min_len(64).for_each(|(out, x)| {
-        let count = x.len() as f64;
-        let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
-        let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / count;
-        let scale = 1.0 / (variance + f64::from(eps)).sqrt();
-        for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-            *out = weight * ((f64::from(*x) - mean) * scale) as f32;
-        }
-    });
+    out.par_chunks_mut(weight.len()).zip(x.par_chunks(weight.len())).with_min_len(64).for_each(
+        |(out, x)| {
+            let count = x.len() as f64;
+            let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
+            let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / count;
+            let scale = 1.0 / (variance + f64::from(eps)).sqrt();
+            for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+                *out = weight * ((f64::from(*x) - mean) * scale) as f32;
+            }
+        },
+    );
     out
 }
 
 /// `activation(gate) .* up` of rows that hold `inner` numbers of each.
 pub(crate) fn gate(activation: Activation, both: &[f32], inner: usize) -> Vec<f32> {
     let mut out = vec![0.0; both.len() / 2];
-    out.par_chunks_mut(inner).zip(both.par_chunks(2 * inner)).with_min_len(16).for_each(|(out, both)| {
-        let (gate, up) = both.split_at(inner);
-        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-            *out = activate(activation, *gate) * up;
-        }
-    });
+    out.par_chunks_mut(inner).zip(both.par_chunks(2 * inner)).with_min_len(16).for_each(
+        |(out, both)| {
+            let (gate, up) = both.split_at(inner);
+            for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+                *out = activate(activation, *gate) * up;
+            }
+        },
+    );
     out
 }
 
@@ -60,7 +66,9 @@ pub(crate) fn pool(pooling: Pooling, rows: &[f32], width: usize) -> Vec<f32> {
     match pooling {
         Pooling::None => rows.to_vec(),
         Pooling::First => rows[..width].to_vec(),
-        Pooling::Mean => (0..width).map(|k| (of(k).map(f64::from).sum::<f64>() / count) as f32).collect(),
+        Pooling::Mean => {
+            (0..width).map(|k| (of(k).map(f64::from).sum::<f64>() / count) as f32).collect()
+        }
         Pooling::Max => (0..width).map(|k| of(k).fold(f32::NEG_INFINITY, f32::max)).collect(),
     }
 }
@@ -79,13 +87,15 @@ pub(crate) fn int8_scale(row: &[f32]) -> f32 {
     f32::from_bits(row.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7fff_ffff))) / 127.0
 }
 
-/// The nearest integer for magnitudes below 2^22, ties to even. `round_ties_even` is a call on x86-64 without SSE4.1; this is not.
+/// The nearest integer for magnitudes below 2^22, ties to even. `round_ties_even` is a call on
+/// x86-64 without SSE4.1; this is not.
 pub(crate) fn nearest(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     (x + ROUND) - ROUND
 }
 
-/// Rounds each row of `cols` numbers to int8 with one scale, and back, as the runtime rounds activations.
+/// Rounds each row of `cols` numbers to int8 with one scale, and back, as the runtime rounds
+/// activations.
 pub(crate) fn rounded(x: &[f32], cols: usize) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
     out.par_chunks_mut(cols).zip(x.par_chunks(cols)).with_min_len(16).for_each(|(out, x)| {
@@ -197,7 +207,10 @@ mod tests {
     fn activations_have_their_published_values() {
         let near = |activation, x, expected: f32| {
             let found = activate(activation, x);
-            assert!((found - expected).abs() < 1e-6, "{activation:?}({x}) = {found}, not {expected}");
+            assert!(
+                (found - expected).abs() < 1e-6,
+                "{activation:?}({x}) = {found}, not {expected}"
+            );
         };
         near(Activation::Silu, 1.0, 0.731_058_6);
         near(Activation::Silu, -200.0, 0.0);
@@ -211,7 +224,9 @@ mod tests {
     fn layer_norms_have_mean_and_variance() {
         // Mean 2.5, variance 1.25.
         let found = layer_norm(&[1.0, 2.0, 3.0, 4.0], &[1.0, 1.0, 2.0, -1.0], 0.0);
-        for (found, expected) in found.iter().zip([-1.341_640_8, -0.447_213_6, 0.894_427_2, -1.341_640_8]) {
+        for (found, expected) in
+            found.iter().zip([-1.341_640_8, -0.447_213_6, 0.894_427_2, -1.341_640_8])
+        {
             assert!((found - expected).abs() < 1e-6, "{found} {expected}");
         }
     }

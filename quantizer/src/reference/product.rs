@@ -29,9 +29,15 @@ pub(crate) fn rows_by_rows_into(a: &[f32], b: &[f32], inner: usize, out: ArrayVi
 }
 
 /// `a * b`.
-pub(crate) fn multiply(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, mut out: ArrayViewMut2<'_, f32>) {
+pub(crate) fn multiply(
+    a: ArrayView2<'_, f32>,
+    b: ArrayView2<'_, f32>,
+    mut out: ArrayViewMut2<'_, f32>,
+) {
     let mut tiles = Vec::new();
-    for (band, a) in out.axis_chunks_iter_mut(Axis(0), TILE_ROWS).zip(a.axis_chunks_iter(Axis(0), TILE_ROWS)) {
+    for (band, a) in
+        out.axis_chunks_iter_mut(Axis(0), TILE_ROWS).zip(a.axis_chunks_iter(Axis(0), TILE_ROWS))
+    {
         tiles.extend(
             columns(band, TILE_COLS)
                 .into_iter()
@@ -51,14 +57,20 @@ pub(crate) fn add_outer(x: &[f32], y: &[f32], cols: usize, to: &mut [f32]) {
     let mut to = view_mut(to, cols, width);
     for (i, band) in to.axis_chunks_iter_mut(Axis(0), TILE_ROWS).enumerate() {
         let x = part(x, 0..tokens, i * TILE_ROWS..i * TILE_ROWS + band.nrows());
-        let bands = columns(band, TILE_COLS).into_iter().zip(y.axis_chunks_iter(Axis(1), TILE_COLS));
+        let bands =
+            columns(band, TILE_COLS).into_iter().zip(y.axis_chunks_iter(Axis(1), TILE_COLS));
         tiles.extend(bands.map(|(tile, y)| (tile, x, y)));
     }
-    tiles.into_par_iter().for_each(|(mut tile, x, y)| general_mat_mul(1.0, &x.t(), &y, 1.0, &mut tile));
+    tiles
+        .into_par_iter()
+        .for_each(|(mut tile, x, y)| general_mat_mul(1.0, &x.t(), &y, 1.0, &mut tile));
 }
 
 /// Splits a matrix into bands of `width` columns.
-pub(crate) fn columns(mut rest: ArrayViewMut2<'_, f32>, width: usize) -> Vec<ArrayViewMut2<'_, f32>> {
+pub(crate) fn columns(
+    mut rest: ArrayViewMut2<'_, f32>,
+    width: usize,
+) -> Vec<ArrayViewMut2<'_, f32>> {
     let mut bands = Vec::new();
     while rest.ncols() > width {
         let (band, others) = rest.split_at(Axis(1), width);
@@ -70,7 +82,11 @@ pub(crate) fn columns(mut rest: ArrayViewMut2<'_, f32>, width: usize) -> Vec<Arr
 }
 
 /// Some rows and columns of a matrix.
-pub(crate) fn part(mut matrix: ArrayView2<'_, f32>, rows: Range<usize>, cols: Range<usize>) -> ArrayView2<'_, f32> {
+pub(crate) fn part(
+    mut matrix: ArrayView2<'_, f32>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+) -> ArrayView2<'_, f32> {
     matrix.slice_axis_inplace(Axis(0), rows.into());
     matrix.slice_axis_inplace(Axis(1), cols.into());
     matrix

@@ -1,5 +1,5 @@
-//! Weights as f32, a block at a time, in the shape in which the runtime has them: `f(x) = output(middle(input(norm(x)), memory))`, and
-//! x joins the result as the block says.
+//! Weights as f32, a block at a time, in the shape in which the runtime has them: `f(x) =
+//! output(middle(input(norm(x)), memory))`, and x joins the result as the block says.
 //!
 //! A block says all that is needed to run it, so a pruned or rounded one runs as any other.
 
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::batch::Sequences;
 use super::{Site, attention, ops, product};
 use crate::checkpoint::{
-    self, Activation, Architecture, Block, Checkpoint, CheckpointError, Join, Linear, Norm, NormKind, Relative, Rope,
-    Sight,
+    self, Activation, Architecture, Block, Checkpoint, CheckpointError, Join, Linear, Norm,
+    NormKind, Relative, Rope, Sight,
 };
 
 /// A norm.
@@ -50,7 +50,8 @@ pub enum Inputs {
     Exact,
     /// They are rounded to int8 with one scale a token, as the runtime does.
     Rounded,
-    /// They are transformed ([`kinglet_kernels::scalar::transforms`]), then rounded. The rows of the weights are transformed, too.
+    /// They are transformed ([`kinglet_kernels::scalar::transforms`]), then rounded. The rows of
+    /// the weights are transformed, too.
     Transformed,
     /// They are rounded to two planes of int8: the second has what the first leaves out.
     Planes,
@@ -89,10 +90,12 @@ pub struct BlockWeights {
     pub norm: Option<NormWeights>,
     /// How the branch joins the stream.
     pub join: Join,
-    /// With [`Join::Post`] the norm of the stream itself: in a checkpoint it is that of the branch, until that takes in factors or offsets.
+    /// With [`Join::Post`] the norm of the stream itself: in a checkpoint it is that of the branch,
+    /// until that takes in factors or offsets.
     pub stream_norm: Option<NormWeights>,
-    /// From the stream. Attention: rows of all query heads, then (unless they are the memory's) key heads, then value heads.
-    /// Feed-forward: gate, if there is one, then up. A projection has none.
+    /// From the stream. Attention: rows of all query heads, then (unless they are the memory's) key
+    /// heads, then value heads. Feed-forward: gate, if there is one, then up. A projection has
+    /// none.
     pub input: Option<LinearWeights>,
     /// From the states of the stack before: rows of all key heads, then value heads.
     pub memory: Option<LinearWeights>,
@@ -120,7 +123,12 @@ pub enum Middle {
 
 impl Middle {
     /// What the last product sees: from the outputs of the first, and of the memory's.
-    pub fn mix(&self, sequences: Sequences<'_>, mut projected: Vec<f32>, memory: Vec<f32>) -> Vec<f32> {
+    pub fn mix(
+        &self,
+        sequences: Sequences<'_>,
+        mut projected: Vec<f32>,
+        memory: Vec<f32>,
+    ) -> Vec<f32> {
         match self {
             Self::Attention(heads) if heads.sight == Sight::Cross => {
                 let mut memory = memory;
@@ -164,15 +172,18 @@ pub struct Heads {
     pub rope: Option<Rope>,
     /// What queries see.
     pub sight: Sight,
-    /// What is added to the scaled scores: for each query head `2 * reach + 1` numbers, that of a key at its query's own position in the
-    /// middle, later keys behind it; keys further away than the reach have the outermost.
+    /// What is added to the scaled scores: for each query head `2 * reach + 1` numbers, that of a
+    /// key at its query's own position in the middle, later keys behind it; keys further away than
+    /// the reach have the outermost.
     pub relative: Option<Arc<Vec<f32>>>,
-    /// Whether the runtime transforms queries and keys of each head behind the rotation. No score changes but for rounding.
+    /// Whether the runtime transforms queries and keys of each head behind the rotation. No score
+    /// changes but for rounding.
     pub transforms: bool,
 }
 
 impl Heads {
-    /// Columns of queries among the outputs of the first product; they are also those of the result.
+    /// Columns of queries among the outputs of the first product; they are also those of the
+    /// result.
     pub fn queries(&self) -> Range<usize> {
         0..self.heads * self.dim
     }
@@ -202,7 +213,10 @@ impl Heads {
 }
 
 /// The numbers of a table in buckets at each distance, a row for each head.
-fn expanded(checkpoint: &Checkpoint, relative: &Relative) -> Result<Arc<Vec<f32>>, CheckpointError> {
+fn expanded(
+    checkpoint: &Checkpoint,
+    relative: &Relative,
+) -> Result<Arc<Vec<f32>>, CheckpointError> {
     let (table, heads) = (checkpoint.read(&relative.table)?, relative.table.cols());
     let reach = relative.max_distance as isize;
     let of_head = |head: usize| {
@@ -218,7 +232,10 @@ impl NormWeights {
         Ok(Self { kind: norm.kind, weight: checkpoint.read(&norm.weight)?, bias, eps: norm.eps })
     }
 
-    pub(crate) fn maybe(checkpoint: &Checkpoint, norm: &Option<Norm>) -> Result<Option<Self>, CheckpointError> {
+    pub(crate) fn maybe(
+        checkpoint: &Checkpoint,
+        norm: &Option<Norm>,
+    ) -> Result<Option<Self>, CheckpointError> {
         norm.as_ref().map(|norm| Self::read(checkpoint, norm)).transpose()
     }
 
@@ -245,8 +262,12 @@ impl NormWeights {
 }
 
 impl LinearWeights {
-    /// Reads matrices that lie one below the other. Where only some have a bias, that of the others is zero.
-    pub(super) fn read(checkpoint: &Checkpoint, parts: &[&Linear]) -> Result<Self, CheckpointError> {
+    /// Reads matrices that lie one below the other. Where only some have a bias, that of the others
+    /// is zero.
+    pub(super) fn read(
+        checkpoint: &Checkpoint,
+        parts: &[&Linear],
+    ) -> Result<Self, CheckpointError> {
         let (mut weight, mut bias) = (vec![], vec![]);
         for part in parts {
             weight.append(&mut checkpoint.read(&part.weight)?);
@@ -256,7 +277,12 @@ impl LinearWeights {
             }
         }
         let bias = parts.iter().any(|part| part.bias.is_some()).then_some(bias);
-        Ok(Self { weight, bias, cols: parts.first().map_or(1, |part| part.cols()), inputs: Inputs::Exact })
+        Ok(Self {
+            weight,
+            bias,
+            cols: parts.first().map_or(1, |part| part.cols()),
+            inputs: Inputs::Exact,
+        })
     }
 
     /// Outputs.
@@ -292,10 +318,15 @@ impl LinearWeights {
     pub(crate) fn back(&self, gradient: &[f32]) -> Vec<f32> {
         let (rows, tokens) = (self.rows(), gradient.len() / self.rows());
         let mut inputs = vec![0.0; tokens * self.cols];
-        let (gradient, weight) = (product::view(gradient, tokens, rows), product::view(&self.weight, rows, self.cols));
+        let (gradient, weight) =
+            (product::view(gradient, tokens, rows), product::view(&self.weight, rows, self.cols));
         product::multiply(gradient, weight, product::view_mut(&mut inputs, tokens, self.cols));
         // The transform is its own transpose.
-        if self.inputs == Inputs::Transformed { ops::transformed(&inputs, self.cols) } else { inputs }
+        if self.inputs == Inputs::Transformed {
+            ops::transformed(&inputs, self.cols)
+        } else {
+            inputs
+        }
     }
 }
 
@@ -319,17 +350,24 @@ impl BlockWeights {
                     key_norm: NormWeights::maybe(checkpoint, &a.key_norm)?,
                     rope: a.rope.clone(),
                     sight: a.sight,
-                    relative: a.relative.as_ref().map(|relative| expanded(checkpoint, relative)).transpose()?,
+                    relative: a
+                        .relative
+                        .as_ref()
+                        .map(|relative| expanded(checkpoint, relative))
+                        .transpose()?,
                     transforms: false,
                 };
                 (Some(input), memory, Middle::Attention(heads), read(&[&a.output])?)
             }
             checkpoint::Middle::FeedForward(f) => {
                 let parts: Vec<&Linear> = f.gate.iter().chain([&f.up]).collect();
-                let middle = Middle::FeedForward { activation: f.activation, gated: f.gate.is_some() };
+                let middle =
+                    Middle::FeedForward { activation: f.activation, gated: f.gate.is_some() };
                 (Some(read(&parts)?), None, middle, read(&[&f.down])?)
             }
-            checkpoint::Middle::Projection(linear) => (None, None, Middle::Projection, read(&[linear])?),
+            checkpoint::Middle::Projection(linear) => {
+                (None, None, Middle::Projection, read(&[linear])?)
+            }
         };
         let stream_norm = norm.clone().filter(|_| block.join == Join::Post);
         Ok(Self { norm, join: block.join, stream_norm, input, memory, middle, output })
@@ -392,7 +430,11 @@ impl BlockWeights {
 }
 
 /// What a branch's result is added to; nothing where it replaces the stream.
-pub(crate) fn base(join: Join, stream_norm: Option<&NormWeights>, stream: &[f32]) -> Option<Vec<f32>> {
+pub(crate) fn base(
+    join: Join,
+    stream_norm: Option<&NormWeights>,
+    stream: &[f32],
+) -> Option<Vec<f32>> {
     match (join, stream_norm) {
         (Join::Replace, _) => None,
         (Join::Post, Some(norm)) => Some(norm.apply(stream)),

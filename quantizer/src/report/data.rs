@@ -1,7 +1,8 @@
 //! All that a report can show. Every part may be missing; the page then leaves its section out.
 //!
-//! [`Record`] is what the quantizer knows when it writes a file, and writes beside it. Everything else is measured when the report is made. Fields that a reader does not know are
-//! skipped and absent ones are empty, so that old reports can be read by new programs and the other way round.
+//! [`Record`] is what the quantizer knows when it writes a file, and writes beside it. Everything
+//! else is measured when the report is made. Fields that a reader does not know are skipped and
+//! absent ones are empty, so that old reports can be read by new programs and the other way round.
 
 use serde::{Deserialize, Serialize};
 
@@ -172,7 +173,8 @@ pub struct Tensor {
     pub bits: f64,
     /// How its weights were rounded: "nearest", "GPTQ".
     pub rounding: Option<String>,
-    /// Relative error of its outputs on the calibration text, or of its weights: `|Wx - W'x| / |Wx|`.
+    /// Relative error of its outputs on the calibration text, or of its weights: `|Wx - W'x| /
+    /// |Wx|`.
     pub error: Option<f64>,
     /// Fraction of weights that are exactly zero.
     pub sparsity: Option<f64>,
@@ -208,7 +210,8 @@ pub struct BlockFigures {
     /// The damage that was measured: mean KL divergence from the f32 model without this block.
     #[serde(default)]
     pub damage: Option<f64>,
-    /// The damage of rounding: the sum of what each of its products does alone in the coarsest format tried.
+    /// The damage of rounding: the sum of what each of its products does alone in the coarsest
+    /// format tried.
     #[serde(default)]
     pub rounding: Option<f64>,
 }

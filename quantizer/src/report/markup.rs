@@ -1,7 +1,8 @@
 //! HTML and SVG under construction.
 //!
-//! Invariant: only literals of this crate are markup. Whatever comes from a file (names, texts, even numbers) goes through
-//! [`Markup::text`], which leaves nothing that a browser could take for a tag, an attribute's end or a control character.
+//! Invariant: only literals of this crate are markup. Whatever comes from a file (names, texts,
+//! even numbers) goes through [`Markup::text`], which leaves nothing that a browser could take for
+//! a tag, an attribute's end or a control character.
 
 use std::fmt::{Display, Write};
 
@@ -81,8 +82,12 @@ pub(crate) fn digits(x: f64) -> String {
         e @ -5..3 => format!("{x:.*}", (2 - e) as usize),
         3..9 => {
             let whole = format!("{:.0}", x.abs());
-            let groups: Vec<&str> =
-                whole.as_bytes().rchunks(3).rev().map(|g| str::from_utf8(g).unwrap_or("")).collect();
+            let groups: Vec<&str> = whole
+                .as_bytes()
+                .rchunks(3)
+                .rev()
+                .map(|g| str::from_utf8(g).unwrap_or(""))
+                .collect();
             format!("{}{}", if x < 0.0 { "−" } else { "" }, groups.join("\u{202f}"))
         }
         _ => format!("{x:.2e}"),
@@ -125,7 +130,8 @@ mod tests {
     fn nothing_hostile_gets_through() {
         let mut markup = Markup::default();
         markup.raw("<p title=\"").text("\"><script>alert('x' & 1)</script>\u{0}\u{1b}").raw("\">");
-        let want = "<p title=\"&quot;&gt;&lt;script&gt;alert(&#39;x&#39; &amp; 1)&lt;/script&gt;\u{fffd}\u{fffd}\">";
+        let want = "<p title=\"&quot;&gt;&lt;script&gt;alert(&#39;x&#39; &amp; \
+                    1)&lt;/script&gt;\u{fffd}\u{fffd}\">";
         assert_eq!(markup.finish(), want);
     }
 
@@ -134,7 +140,10 @@ mod tests {
         let shown = [0.0, 0.012_345, 1.0, 12.345, 999.6, 123_456.0, 1e-7].map(digits);
         assert_eq!(shown, ["0", "0.0123", "1.00", "12.3", "1000", "123\u{202f}456", "1.00e-7"]);
         assert_eq!([0.5, 20.0, 0.001, 1e-6].map(tick), ["0.5", "20", "0.001", "1.00e-6"]);
-        assert_eq!([1.0, 0.999_99, 0.8649, 0.051, 0.0].map(percent), ["100%", "99.99%", "86.5%", "5.10%", "0%"]);
+        assert_eq!(
+            [1.0, 0.999_99, 0.8649, 0.051, 0.0].map(percent),
+            ["100%", "99.99%", "86.5%", "5.10%", "0%"]
+        );
         assert_eq!([912.0, 577_984.0, 3.5e6].map(bytes), ["912 B", "578 kB", "3.50 MB"]);
         assert_eq!([0.05, -0.002].map(change), ["+5.00%", "−0.20%"]);
     }

@@ -1,11 +1,12 @@
 //! A page about a compressed model: what was done, what it cost, and how both are known.
 //!
-//! [`Report`] holds everything that is shown and can be written as JSON; [`html`] renders it. The page is one file: no network, no
-//! script, no clock. It follows the reader's light or dark scheme and fits a phone; tables wider than the screen scroll inside
-//! themselves, and figures say their numbers in titles and captions.
+//! [`Report`] holds everything that is shown and can be written as JSON; [`html`] renders it. The
+//! page is one file: no network, no script, no clock. It follows the reader's light or dark scheme
+//! and fits a phone; tables wider than the screen scroll inside themselves, and figures say their
+//! numbers in titles and captions.
 //!
-//! Invariants: the same report gives the same bytes; a part that is empty has no section; only literals of this crate are markup
-//! (`markup`).
+//! Invariants: the same report gives the same bytes; a part that is empty has no section; only
+//! literals of this crate are markup (`markup`).
 
 mod data;
 mod markup;
@@ -15,8 +16,8 @@ mod sections;
 mod tables;
 
 pub use data::{
-    Agreed, BlockFigures, Component, Means, ModelFacts, Note, Prompt, Quality, Record, Report, Sensitivity, Size,
-    Speed, Tensor, Text,
+    Agreed, BlockFigures, Component, Means, ModelFacts, Note, Prompt, Quality, Record, Report,
+    Sensitivity, Size, Speed, Tensor, Text,
 };
 pub use rank::correlation;
 
@@ -29,7 +30,10 @@ pub fn html(report: &Report) -> String {
     let mut page = Markup::default();
     page.raw("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
     page.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>");
-    page.text(&report.name).raw("</title>\n<style>\n").raw(STYLE).raw("</style>\n</head>\n<body>\n");
+    page.text(&report.name)
+        .raw("</title>\n<style>\n")
+        .raw(STYLE)
+        .raw("</style>\n</head>\n<body>\n");
     page.raw("<header>\n<h1>").text(&report.name).raw("</h1>\n");
     if let Some(lede) = sections::lede(report) {
         page.raw("<p class=\"lede\">").text(lede).raw("</p>\n");

@@ -16,11 +16,19 @@ pub(super) fn lede(report: &Report) -> Option<String> {
             Some(all) => format!("{} of {all} blocks", m.blocks),
             None => format!("{} blocks", m.blocks),
         };
-        let family = if m.family.is_empty() { "A model".into() } else { format!("A {} model", m.family) };
-        format!("{family}: {blocks} of width {}, {} tokens, {} positions.", m.width, m.vocab, m.context)
+        let family =
+            if m.family.is_empty() { "A model".into() } else { format!("A {} model", m.family) };
+        format!(
+            "{family}: {blocks} of width {}, {} tokens, {} positions.",
+            m.width, m.vocab, m.context
+        )
     });
     let text = report.text.as_ref().zip(report.quality.first()).map(|(text, quality)| {
-        let bos = if text.protocol.bos.is_some() { ", each behind a begin-of-sequence token" } else { "" };
+        let bos = if text.protocol.bos.is_some() {
+            ", each behind a begin-of-sequence token"
+        } else {
+            ""
+        };
         let (tokens, window) = (quality.evaluation.tokens, text.protocol.window);
         format!("Measured on {tokens} tokens of {}, in windows of {window}{bos}.", text.name)
     });
@@ -59,13 +67,25 @@ pub(super) fn tiles(report: &Report) -> Option<Markup> {
     if let Some(agreed) = report.agreement.first() {
         let on = format!("{} inputs of {}", agreed.agreement.samples, agreed.on);
         tiles.push(match agreed.agreement.nearness {
-            Nearness::Distributions { mean_kl, .. } => (digits(mean_kl), "mean KL divergence, nats", on),
-            Nearness::Vectors { mean_cosine, .. } => (percent(mean_cosine), "mean cosine with f32", on),
+            Nearness::Distributions { mean_kl, .. } => {
+                (digits(mean_kl), "mean KL divergence, nats", on)
+            }
+            Nearness::Vectors { mean_cosine, .. } => {
+                (percent(mean_cosine), "mean cosine with f32", on)
+            }
         });
     }
     if let Some(speed) = &report.speed {
-        let threads = if speed.threads == 1 { "one thread".into() } else { format!("{} threads", speed.threads) };
-        tiles.push((digits(speed.tokens_per_second), "tokens a second", format!("decode, {}, {threads}", speed.isa)));
+        let threads = if speed.threads == 1 {
+            "one thread".into()
+        } else {
+            format!("{} threads", speed.threads)
+        };
+        tiles.push((
+            digits(speed.tokens_per_second),
+            "tokens a second",
+            format!("decode, {}, {threads}", speed.isa),
+        ));
     }
     if tiles.is_empty() {
         return None;
@@ -95,7 +115,11 @@ pub(super) fn notes(report: &Report) -> Option<Markup> {
 }
 
 fn figure(out: &mut Markup, plot: &Markup, caption: &str) {
-    out.raw("<figure>\n").append(plot).raw("\n<figcaption>").text(caption).raw("</figcaption>\n</figure>\n");
+    out.raw("<figure>\n")
+        .append(plot)
+        .raw("\n<figcaption>")
+        .text(caption)
+        .raw("</figcaption>\n</figure>\n");
 }
 
 fn name(place: Option<Place>) -> String {
@@ -104,9 +128,13 @@ fn name(place: Option<Place>) -> String {
 
 /// Error and angle of the hidden states, behind each block.
 pub(super) fn hidden(report: &Report) -> Option<Markup> {
-    let files: Vec<_> =
-        report.quality.iter().filter_map(|q| Some((q.name.as_str(), q.evaluation.hidden.as_ref()?))).collect();
-    let mut places: Vec<Option<Place>> = files.iter().flat_map(|(_, h)| h.states.iter().map(|s| s.after)).collect();
+    let files: Vec<_> = report
+        .quality
+        .iter()
+        .filter_map(|q| Some((q.name.as_str(), q.evaluation.hidden.as_ref()?)))
+        .collect();
+    let mut places: Vec<Option<Place>> =
+        files.iter().flat_map(|(_, h)| h.states.iter().map(|s| s.after)).collect();
     places.sort();
     places.dedup();
     if places.len() < 2 {
@@ -115,7 +143,9 @@ pub(super) fn hidden(report: &Report) -> Option<Markup> {
     let label = |(at, place): (usize, &Option<Place>)| match place {
         None => "emb".to_owned(),
         // A layer is named once, where it begins.
-        Some(p) if at == 0 || places[at - 1].is_none_or(|before| before.layer != p.layer) => p.layer.to_string(),
+        Some(p) if at == 0 || places[at - 1].is_none_or(|before| before.layer != p.layer) => {
+            p.layer.to_string()
+        }
         Some(_) => String::new(),
     };
     let labels: Vec<String> = places.iter().enumerate().map(label).collect();
@@ -123,7 +153,10 @@ pub(super) fn hidden(report: &Report) -> Option<Markup> {
         let point = |place: &Option<Place>| {
             let state = hidden.states.iter().find(|s| s.after == *place)?;
             let (error, cosine) = (percent(state.relative_error), digits(state.cosine));
-            Some((state.relative_error, format!("{file}, behind {}: {error}, cosine {cosine}", name(*place))))
+            Some((
+                state.relative_error,
+                format!("{file}, behind {}: {error}, cosine {cosine}", name(*place)),
+            ))
         };
         Line { name: (*file).to_owned(), points: places.iter().map(point).collect() }
     });
@@ -135,12 +168,16 @@ pub(super) fn hidden(report: &Report) -> Option<Markup> {
     let mut out = Markup::default();
     out.raw("<div class=\"figures\">\n");
     let plot = plot::lines(&words, &labels, &lines.collect::<Vec<_>>(), short_percent);
-    let worst = files.first().and_then(|(_, hidden)| hidden.states.iter().min_by(|a, b| a.cosine.total_cmp(&b.cosine)));
-    let worst = worst
-        .map_or(String::new(), |s| format!(" The least cosine is {}, behind {}.", digits(s.cosine), name(s.after)));
+    let worst = files
+        .first()
+        .and_then(|(_, hidden)| hidden.states.iter().min_by(|a, b| a.cosine.total_cmp(&b.cosine)));
+    let worst = worst.map_or(String::new(), |s| {
+        format!(" The least cosine is {}, behind {}.", digits(s.cosine), name(s.after))
+    });
     let tokens = files.first().map_or(0, |(_, hidden)| hidden.tokens);
     let caption = format!(
-        "Mean over {tokens} tokens of |h − r| / |r|: h is the residual stream behind the embedding and behind each attention and \
+        "Mean over {tokens} tokens of |h − r| / |r|: h is the residual stream behind the embedding \
+         and behind each attention and \
          feed-forward, r the f32 checkpoint’s in the same place.{worst}"
     );
     figure(&mut out, &plot, &caption);
@@ -178,13 +215,19 @@ pub(super) fn frontier(report: &Report) -> Option<Markup> {
     let by_speed: Vec<Mark> = points.iter().filter_map(|p| Some(mark(p, p.4?))).collect();
     let mut out = Markup::default();
     out.raw("<div class=\"figures\">\n");
-    let words =
-        Words { summary: "Mean KL divergence against size of the file", x: "size of the file", y: "mean KL, nats" };
+    let words = Words {
+        summary: "Mean KL divergence against size of the file",
+        x: "size of the file",
+        y: "mean KL, nats",
+    };
     let plot = plot::scatter(&words, &by_size, &NAMES, tick_bytes, tick);
     figure(&mut out, &plot, "Down and to the left is better. The ring is this file.");
     if by_speed.len() > 1 {
-        let words =
-            Words { summary: "Mean KL divergence against decode speed", x: "tokens a second", y: "mean KL, nats" };
+        let words = Words {
+            summary: "Mean KL divergence against decode speed",
+            x: "tokens a second",
+            y: "mean KL, nats",
+        };
         let plot = plot::scatter(&words, &by_speed, &NAMES, tick, tick);
         figure(&mut out, &plot, "Down and to the right is better.");
     }
@@ -215,8 +258,14 @@ pub(super) fn sensitivity(report: &Report) -> Option<Markup> {
         .iter()
         .map(|s| (format!("{} · {}", s.name, s.format), s.mean_kl, format!("nats in {}", s.format)))
         .collect();
-    let words = Words { summary: "Mean KL divergence when one component alone is rounded", x: "mean KL, nats", y: "" };
-    let mut caption = "Mean KL divergence from the f32 checkpoint when this component alone is rounded.".to_owned();
+    let words = Words {
+        summary: "Mean KL divergence when one component alone is rounded",
+        x: "mean KL, nats",
+        y: "",
+    };
+    let mut caption =
+        "Mean KL divergence from the f32 checkpoint when this component alone is rounded."
+            .to_owned();
     if left_out > 0 {
         caption += &format!(" {left_out} components with less are left out.");
     }
@@ -233,13 +282,18 @@ type Figure = fn(&BlockFigures) -> Option<f64>;
 const FIGURES: [(&str, &str, Figure); 5] = [
     (
         "plasticity",
-        "Plasticity: the mean of |f(x) − f(y)| / |x − y| over pairs of states where the block lies.",
+        "Plasticity: the mean of |f(x) − f(y)| / |x − y| over pairs of states where the block \
+         lies.",
         |b| b.plasticity,
     ),
-    ("plasticity on embeddings", "The same on pairs of token embeddings.", |b| b.plasticity_on_embeddings),
-    ("block influence", "Block influence: 1 − the mean cosine of the stream before and behind the block.", |b| {
-        b.influence
+    ("plasticity on embeddings", "The same on pairs of token embeddings.", |b| {
+        b.plasticity_on_embeddings
     }),
+    (
+        "block influence",
+        "Block influence: 1 − the mean cosine of the stream before and behind the block.",
+        |b| b.influence,
+    ),
     (
         "KL without the block, nats",
         "The damage, measured: mean KL divergence from f32 when the block is left out.",
@@ -247,7 +301,8 @@ const FIGURES: [(&str, &str, Figure); 5] = [
     ),
     (
         "KL of rounding, nats",
-        "The damage of rounding: the sum of what each of the block's two products does alone in the coarsest format tried.",
+        "The damage of rounding: the sum of what each of the block's two products does alone in \
+         the coarsest format tried.",
         |b| b.rounding,
     ),
 ];
@@ -255,14 +310,17 @@ const FIGURES: [(&str, &str, Figure); 5] = [
 /// Plasticity and influence of the blocks, beside the damage.
 pub(super) fn blocks(report: &Report) -> Option<Markup> {
     let blocks = &report.record.blocks;
-    let shown: Vec<_> =
-        FIGURES.iter().filter(|(_, _, get)| blocks.iter().filter(|b| get(b).is_some()).count() > 1).collect();
+    let shown: Vec<_> = FIGURES
+        .iter()
+        .filter(|(_, _, get)| blocks.iter().filter(|b| get(b).is_some()).count() > 1)
+        .collect();
     if shown.is_empty() {
         return None;
     }
     let last = blocks.iter().map(|b| b.place.layer).max()?;
     let layers: Vec<String> = (0..=last).map(|layer| layer.to_string()).collect();
-    let mut kinds: Vec<(usize, Part)> = blocks.iter().map(|b| (b.place.stack, b.place.part)).collect();
+    let mut kinds: Vec<(usize, Part)> =
+        blocks.iter().map(|b| (b.place.stack, b.place.part)).collect();
     kinds.sort_unstable();
     kinds.dedup();
     let mut out = Markup::default();
@@ -277,7 +335,8 @@ pub(super) fn blocks(report: &Report) -> Option<Markup> {
             let of = if stack > 0 { format!("stack {stack} ") } else { String::new() };
             Line { name: format!("{of}{part}"), points: (0..=last).map(point).collect() }
         };
-        let lines: Vec<Line> = kinds.iter().map(line).filter(|l| l.points.iter().any(Option::is_some)).collect();
+        let lines: Vec<Line> =
+            kinds.iter().map(line).filter(|l| l.points.iter().any(Option::is_some)).collect();
         let words = Words { summary: title, x: "layer", y: title };
         figure(&mut out, &plot::lines(&words, &layers, &lines, tick), caption);
     }
@@ -313,14 +372,20 @@ pub(super) fn prompts(report: &Report) -> Option<Markup> {
     let mut out = Markup::default();
     out.raw("<p>").text(parting(prompts)).raw("</p>\n");
     for prompt in prompts {
-        out.raw("<div class=\"prompt\">\n<h3>").text(&prompt.text).raw(" …</h3>\n<div class=\"pair\">\n");
+        out.raw("<div class=\"prompt\">\n<h3>")
+            .text(&prompt.text)
+            .raw(" …</h3>\n<div class=\"pair\">\n");
         for (name, pieces) in [("f32", &prompt.reference), ("this file", &prompt.model)] {
             out.raw("<p><b>").raw(name).raw("</b>");
             let at = prompt.parts_at.unwrap_or(pieces.len()).min(pieces.len());
             out.text(pieces[..at].concat());
             if let Some(piece) = pieces.get(at) {
                 // A line end has no width to be marked.
-                let shown = if piece.trim().is_empty() { piece.replace('\n', "⏎\n") } else { piece.clone() };
+                let shown = if piece.trim().is_empty() {
+                    piece.replace('\n', "⏎\n")
+                } else {
+                    piece.clone()
+                };
                 out.raw("<mark title=\"the first token that differs\">").text(shown).raw("</mark>");
                 out.raw("<span class=\"after\">").text(pieces[at + 1..].concat()).raw("</span>");
             }
@@ -334,11 +399,13 @@ pub(super) fn prompts(report: &Report) -> Option<Markup> {
 fn parting(prompts: &[Prompt]) -> String {
     let mut parted: Vec<usize> = prompts.iter().filter_map(|p| p.parts_at).collect();
     parted.sort_unstable();
-    let how = "The most probable token is taken each time; where the two part, the token is marked.";
+    let how =
+        "The most probable token is taken each time; where the two part, the token is marked.";
     match parted.get(parted.len() / 2) {
         None => format!("{how} All {} continuations are the same to the end.", prompts.len()),
         Some(median) => format!(
-            "{how} {} of {} continuations are the same to the end; the others have {median} tokens in common in the median.",
+            "{how} {} of {} continuations are the same to the end; the others have {median} tokens \
+             in common in the median.",
             prompts.len() - parted.len(),
             prompts.len()
         ),

@@ -19,7 +19,9 @@ impl Table {
     fn new(name: &'static str, tall: bool, columns: &[(&'static str, Cell)]) -> Self {
         let mut out = Markup::default();
         out.raw("<div class=\"scroll").raw(if tall { " tall" } else { "" });
-        out.raw("\" role=\"region\" tabindex=\"0\" aria-label=\"").raw(name).raw("\">\n<table>\n<thead><tr>");
+        out.raw("\" role=\"region\" tabindex=\"0\" aria-label=\"")
+            .raw(name)
+            .raw("\">\n<table>\n<thead><tr>");
         for (title, cell) in columns {
             let class = if *cell == Cell::Number { " class=\"n\"" } else { "" };
             out.raw("<th scope=\"col\"").raw(class).raw(">").raw(title).raw("</th>");
@@ -64,16 +66,21 @@ pub(super) fn quality(report: &Report) -> Option<Markup> {
     let first = report.quality.first()?;
     let from_reference = any(&report.quality, |q| q.evaluation.divergence.is_some());
     let from_first = any(&report.quality, |q| q.evaluation.from_first.is_some());
-    let mut columns = vec![("file", Cell::Text), ("size", Cell::Number), ("perplexity", Cell::Number)];
+    let mut columns =
+        vec![("file", Cell::Text), ("size", Cell::Number), ("perplexity", Cell::Number)];
     if from_reference {
-        columns.extend(["change", "mean KL", "99% below", "largest", "top-1", "top-5"].map(|c| (c, Cell::Number)));
+        columns.extend(
+            ["change", "mean KL", "99% below", "largest", "top-1", "top-5"]
+                .map(|c| (c, Cell::Number)),
+        );
     }
     if from_first {
         columns.extend(["KL from the first", "top-1 with it"].map(|c| (c, Cell::Number)));
     }
     let mut table = Table::new("Quality", false, &columns);
     if let Some(d) = first.evaluation.divergence {
-        let size = report.size.and_then(|size| size.f32_bytes).map_or("–".into(), |n| bytes(n as f64));
+        let size =
+            report.size.and_then(|size| size.f32_bytes).map_or("–".into(), |n| bytes(n as f64));
         table.row(false, "f32 checkpoint").cell(Cell::Number, &size);
         table.cell(Cell::Number, &digits(d.reference_perplexity));
         (3..columns.len()).for_each(|_| _ = table.cell(Cell::Number, ""));
@@ -98,8 +105,10 @@ pub(super) fn quality(report: &Report) -> Option<Markup> {
         table.end();
     }
     Some(table.finish(
-        "KL is the divergence of the next-token distribution from the f32 checkpoint’s at each scored position, in nats. Top-1: the \
-         part of positions where both find the same token most probable; top-5: where the checkpoint’s most probable token is \
+        "KL is the divergence of the next-token distribution from the f32 checkpoint’s at each \
+         scored position, in nats. Top-1: the \
+         part of positions where both find the same token most probable; top-5: where the \
+         checkpoint’s most probable token is \
          among the file’s five.",
     ))
 }
@@ -108,7 +117,9 @@ pub(super) fn quality(report: &Report) -> Option<Markup> {
 pub(super) fn agreement(report: &Report) -> Option<Markup> {
     let first = report.agreement.first()?;
     let titles: &[&'static str] = match first.agreement.nearness {
-        Nearness::Distributions { .. } => &["size", "outputs", "mean KL", "99% below", "largest", "top-1"],
+        Nearness::Distributions { .. } => {
+            &["size", "outputs", "mean KL", "99% below", "largest", "top-1"]
+        }
         Nearness::Vectors { .. } => &["size", "outputs", "mean cosine", "least"],
     };
     let mut columns = vec![("file", Cell::Text)];
@@ -121,14 +132,18 @@ pub(super) fn agreement(report: &Report) -> Option<Markup> {
             Nearness::Distributions { mean_kl, p99_kl, max_kl, top1_agreement } => {
                 vec![digits(mean_kl), digits(p99_kl), digits(max_kl), percent(top1_agreement)]
             }
-            Nearness::Vectors { mean_cosine, least_cosine } => [mean_cosine, least_cosine].map(percent).to_vec(),
+            Nearness::Vectors { mean_cosine, least_cosine } => {
+                [mean_cosine, least_cosine].map(percent).to_vec()
+            }
         };
         cells.iter().for_each(|cell| _ = table.cell(Cell::Number, cell));
         table.end();
     }
     Some(table.finish(
-        "Each input through the file and through the f32 checkpoint. Of distributions, KL is the divergence from the checkpoint’s, in nats, \
-         and top-1 the part in which both find the same most probable; of vectors, the cosine of the angle between both.",
+        "Each input through the file and through the f32 checkpoint. Of distributions, KL is the \
+         divergence from the checkpoint’s, in nats, \
+         and top-1 the part in which both find the same most probable; of vectors, the cosine of \
+         the angle between both.",
     ))
 }
 
@@ -138,21 +153,32 @@ pub(super) fn components(report: &Report) -> Option<Markup> {
     if all == 0 {
         return None;
     }
-    let columns =
-        [("component", Cell::Text), ("weights", Cell::Number), ("size", Cell::Number), ("part", Cell::Number)];
-    let mut table = Table::new("Size by component", false, &[&columns[..], &[("", Cell::Text)]].concat());
+    let columns = [
+        ("component", Cell::Text),
+        ("weights", Cell::Number),
+        ("size", Cell::Number),
+        ("part", Cell::Number),
+    ];
+    let mut table =
+        Table::new("Size by component", false, &[&columns[..], &[("", Cell::Text)]].concat());
     for component in &report.components {
         let part = component.bytes as f64 / all as f64;
-        let weights = if component.weights > 0 { digits(component.weights as f64) } else { String::new() };
+        let weights =
+            if component.weights > 0 { digits(component.weights as f64) } else { String::new() };
         table.row(false, &component.name).cell(Cell::Number, &weights);
         table.cell(Cell::Number, &bytes(component.bytes as f64)).cell(Cell::Number, &percent(part));
-        table.0.raw("<td class=\"bar\"><span style=\"width:").at(part * 100.0).raw("%\"></span></td>");
+        table
+            .0
+            .raw("<td class=\"bar\"><span style=\"width:")
+            .at(part * 100.0)
+            .raw("%\"></span></td>");
         table.end();
     }
     let size = report.size.map(|size| {
         let whole = bytes(size.file_bytes as f64);
         format!(
-            "{whole} in all; weights of the blocks’ matrices take {} bits each, with scales, codebooks and padding.",
+            "{whole} in all; weights of the blocks’ matrices take {} bits each, with scales, \
+             codebooks and padding.",
             digits(size.bits_per_weight)
         )
     });
@@ -175,7 +201,8 @@ pub(super) fn tensors(report: &Report) -> Option<Markup> {
         ("zeros", Cell::Number, |t| t.sparsity.map(percent)),
         ("why", Cell::Why, |t| t.reason.clone()),
     ];
-    let used: Vec<_> = columns.into_iter().filter(|(_, _, get)| any(tensors, |t| get(t).is_some())).collect();
+    let used: Vec<_> =
+        columns.into_iter().filter(|(_, _, get)| any(tensors, |t| get(t).is_some())).collect();
     let mut head = vec![("tensor", Cell::Text)];
     head.extend(used.iter().map(|&(title, cell, _)| (title, cell)));
     let mut table = Table::new("Tensors", tensors.len() > 24, &head);

@@ -1,13 +1,16 @@
-//! The Unicode classes of the pre-tokenizing regexes, from the data of the regex engine that the `tokenizers` crate
-//! uses, so that firmware carries only the table its model needs.
+//! The Unicode classes of the pre-tokenizing regexes, from the data of the regex engine that the
+//! `tokenizers` crate uses, so that firmware carries only the table its model needs.
 
-use kinglet::tokenizer::layout::{CLASS_ALONE, CLASS_LETTER, CLASS_NUMBER, CLASS_NUMERIC, CLASS_SHIFT, CLASS_WORD};
+use kinglet::tokenizer::layout::{
+    CLASS_ALONE, CLASS_LETTER, CLASS_NUMBER, CLASS_NUMERIC, CLASS_SHIFT, CLASS_WORD,
+};
 use regex_syntax::hir::{Class, HirKind};
 
 /// The first code point of the table: the runtime knows ASCII.
 const FIRST: u32 = 0x80;
 
-/// The entries of the table for the classes in `wanted` and for the characters that are words of their own; none if nothing is wanted.
+/// The entries of the table for the classes in `wanted` and for the characters that are words of
+/// their own; none if nothing is wanted.
 pub(super) fn table(wanted: u8, alone: &[bool]) -> Vec<u32> {
     let mut classes = vec![0u8; char::MAX as usize + 1];
     for (bit, regex) in [(CLASS_LETTER, r"\p{L}"), (CLASS_NUMBER, r"\p{N}"), (CLASS_WORD, r"\w")] {
@@ -42,7 +45,9 @@ pub(super) fn table(wanted: u8, alone: &[bool]) -> Vec<u32> {
 /// The ranges of a regex that is a single class.
 fn ranges(regex: &str) -> Vec<(char, char)> {
     match regex_syntax::parse(regex).map(regex_syntax::hir::Hir::into_kind) {
-        Ok(HirKind::Class(Class::Unicode(class))) => class.iter().map(|r| (r.start(), r.end())).collect(),
+        Ok(HirKind::Class(Class::Unicode(class))) => {
+            class.iter().map(|r| (r.start(), r.end())).collect()
+        }
         _ => unreachable!("the regexes above are single Unicode classes"),
     }
 }
@@ -56,7 +61,11 @@ mod tests {
         // The runtime uses `char::is_whitespace` for `\s`.
         let spaces = ranges(r"\s");
         for c in '\0'..=char::MAX {
-            assert_eq!(c.is_whitespace(), spaces.iter().any(|&(start, end)| (start..=end).contains(&c)), "{c:?}");
+            assert_eq!(
+                c.is_whitespace(),
+                spaces.iter().any(|&(start, end)| (start..=end).contains(&c)),
+                "{c:?}"
+            );
         }
     }
 
@@ -69,7 +78,11 @@ mod tests {
         ] {
             let class = ranges(regex);
             for c in '\0'..='\x7f' {
-                assert_eq!(test(c), class.iter().any(|&(start, end)| (start..=end).contains(&c)), "{regex} {c:?}");
+                assert_eq!(
+                    test(c),
+                    class.iter().any(|&(start, end)| (start..=end).contains(&c)),
+                    "{regex} {c:?}"
+                );
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Why a tokenizer could not be imported. Each message names the field, what is supported, and what to do.
+//! Why a tokenizer could not be imported. Each message names the field, what is supported, and what
+//! to do.
 
 use std::path::PathBuf;
 
@@ -19,7 +20,8 @@ pub enum TokenizerImportError {
         source: std::io::Error,
     },
     /// A file of absurd length.
-    #[error("{} is {bytes} bytes long, more than the {limit} that any tokenizer needs: it is not what its name says", path.display())]
+    #[error("{} is {bytes} bytes long, more than the {limit} that any tokenizer needs: it is not \
+             what its name says", path.display())]
     TooLong {
         /// The file.
         path: PathBuf,
@@ -59,14 +61,19 @@ pub enum TokenizerImportError {
     Checkpoint(Box<CheckpointError>),
     /// The section that was written does not pass the runtime's own check.
     #[error(
-        "the tokenizer section that was written is not valid ({0}); this is a defect of the importer, please report it"
+        "the tokenizer section that was written is not valid ({0}); this is a defect of the \
+         importer, please report it"
     )]
     Section(#[from] TokenizerError),
 }
 
 impl TokenizerImportError {
     pub(crate) fn unsupported(field: &str, found: impl Into<String>, supported: &str) -> Self {
-        Self::Unsupported { field: field.into(), found: short(&found.into()), supported: supported.into() }
+        Self::Unsupported {
+            field: field.into(),
+            found: short(&found.into()),
+            supported: supported.into(),
+        }
     }
 
     pub(crate) fn bad(field: &str, problem: impl Into<String>) -> Self {

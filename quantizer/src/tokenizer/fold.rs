@@ -1,8 +1,9 @@
 //! What BertNormalizer makes of each character, as the few runs that the runtime looks up.
 //!
-//! Only what a vocabulary can tell apart is stored: a character that no token has makes its word unknown, whether it was folded or
-//! not, so most of Unicode takes part in the run before it. The Unicode data are those of the crates that `tokenizers`
-//! itself asks (older ones than the standard library's), but for small letters, where both ask the standard library.
+//! Only what a vocabulary can tell apart is stored: a character that no token has makes its word
+//! unknown, whether it was folded or not, so most of Unicode takes part in the run before it. The
+//! Unicode data are those of the crates that `tokenizers` itself asks (older ones than the standard
+//! library's), but for small letters, where both ask the standard library.
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,7 +27,8 @@ const CODE_POINTS: u32 = char::MAX as u32 + 1;
 const MAX_TEXTS: usize = 1 << 24;
 
 impl Bert {
-    /// What a character becomes, but for the spaces around Chinese ones and for white space that becomes other white space.
+    /// What a character becomes, but for the spaces around Chinese ones and for white space that
+    /// becomes other white space.
     fn folded(self, c: char) -> Vec<char> {
         let control = c.is_other() && !matches!(c, '\t' | '\n' | '\r');
         if self.clean_text && (c == '\0' || c == '\u{fffd}' || control) {
@@ -34,15 +36,23 @@ impl Bert {
         }
         let mut out = vec![c];
         if self.strip_accents.unwrap_or(self.lowercase) {
-            out = std::iter::once(c).nfd().map(|(c, _)| c).filter(|c| !c.is_mark_nonspacing()).collect();
+            out = std::iter::once(c)
+                .nfd()
+                .map(|(c, _)| c)
+                .filter(|c| !c.is_mark_nonspacing())
+                .collect();
         }
         if self.lowercase { out.into_iter().flat_map(char::to_lowercase).collect() } else { out }
     }
 
     /// The folded characters that are words of their own.
     pub(super) fn alone(self) -> Vec<bool> {
-        let mut alone: Vec<bool> = (0..CODE_POINTS).map(|c| char::from_u32(c).is_some_and(is_punctuation)).collect();
-        for c in (0..CODE_POINTS).filter_map(char::from_u32).filter(|&c| self.handle_chinese_chars && is_chinese(c)) {
+        let mut alone: Vec<bool> =
+            (0..CODE_POINTS).map(|c| char::from_u32(c).is_some_and(is_punctuation)).collect();
+        for c in (0..CODE_POINTS)
+            .filter_map(char::from_u32)
+            .filter(|&c| self.handle_chinese_chars && is_chinese(c))
+        {
             self.folded(c).into_iter().for_each(|c| alone[c as usize] = true);
         }
         alone
@@ -81,8 +91,8 @@ struct Change {
     value: u32,
 }
 
-/// What tokens can tell: known characters, and of others only whether they are space, a word of their own, or part of one. Longer
-/// results are numbered.
+/// What tokens can tell: known characters, and of others only whether they are space, a word of
+/// their own, or part of one. Longer results are numbered.
 struct Seen<'b> {
     alone: &'b [bool],
     /// What single characters are taken for.
@@ -97,7 +107,8 @@ const SEQUENCES: u32 = CODE_POINTS + 3;
 
 impl Seen<'_> {
     fn new<'b>(alone: &'b [bool], alphabet: &HashSet<char>) -> Seen<'b> {
-        let mut single: Vec<u32> = alone.iter().map(|&alone| if alone { UNKNOWN_WORD } else { UNKNOWN }).collect();
+        let mut single: Vec<u32> =
+            alone.iter().map(|&alone| if alone { UNKNOWN_WORD } else { UNKNOWN }).collect();
         alphabet.iter().for_each(|&c| single[c as usize] = c as u32);
         ('\0'..=char::MAX).filter(|c| c.is_whitespace()).for_each(|c| single[c as usize] = SPACE);
         Seen { alone, single, numbers: HashMap::new() }
@@ -145,8 +156,14 @@ fn is_hangul(c: char) -> bool {
     matches!(c, '\u{ac00}'..='\u{d7a3}')
 }
 
-/// The runs for a vocabulary of the characters in `alphabet`. `None` if their texts are too long, which those of Unicode are not.
-pub(super) fn runs(bert: Bert, alone: &[bool], alphabet: &HashSet<char>, texts_at: usize) -> Option<Runs> {
+/// The runs for a vocabulary of the characters in `alphabet`. `None` if their texts are too long,
+/// which those of Unicode are not.
+pub(super) fn runs(
+    bert: Bert,
+    alone: &[bool],
+    alphabet: &HashSet<char>,
+    texts_at: usize,
+) -> Option<Runs> {
     let mut seen = Seen::new(alone, alphabet);
     let wanted: Vec<Option<u32>> =
         (0..CODE_POINTS).map(|c| char::from_u32(c).map(|c| seen.all(&bert.folded(c)))).collect();
@@ -211,7 +228,12 @@ mod tests {
 
     #[test]
     fn most_of_unicode_needs_no_runs() {
-        let bert = Bert { clean_text: true, handle_chinese_chars: true, strip_accents: None, lowercase: true };
+        let bert = Bert {
+            clean_text: true,
+            handle_chinese_chars: true,
+            strip_accents: None,
+            lowercase: true,
+        };
         let alone = bert.alone();
         let latin = runs(bert, &alone, &('a'..='z').collect(), 0).unwrap();
         let all = runs(bert, &alone, &('\0'..=char::MAX).collect(), 0).unwrap();

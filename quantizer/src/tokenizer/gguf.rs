@@ -80,8 +80,18 @@ const GPT2: Pre = Pre {
 /// Those whose regexes the runtime has.
 const PRES: &[Pre] = &[
     GPT2,
-    Pre { names: &["smollm", "starcoder", "refact", "codeshell"], digits: Digits::Individual, ..GPT2 },
-    Pre { names: &["llama-bpe", "llama3", "llama-v3"], pattern: Pattern::Cl100k, max_digits: 3, llama3: true, ..GPT2 },
+    Pre {
+        names: &["smollm", "starcoder", "refact", "codeshell"],
+        digits: Digits::Individual,
+        ..GPT2
+    },
+    Pre {
+        names: &["llama-bpe", "llama3", "llama-v3"],
+        pattern: Pattern::Cl100k,
+        max_digits: 3,
+        llama3: true,
+        ..GPT2
+    },
     Pre { names: &["qwen2", "deepseek-r1-qwen"], pattern: Pattern::Cl100k, nfc: true, ..GPT2 },
 ];
 
@@ -90,14 +100,23 @@ pub(crate) fn import(parts: &Parts) -> Result<Vec<u8>, Error> {
     let lists = [(SCORES, parts.scores.len()), (TYPES, parts.types.len())];
     for (field, length) in lists.into_iter().filter(|(_, length)| *length > 0) {
         if length != parts.tokens.len() {
-            let problem = format!("{length} entries for {} tokens; convert the model again", parts.tokens.len());
+            let problem = format!(
+                "{length} entries for {} tokens; convert the model again",
+                parts.tokens.len()
+            );
             return Err(Error::bad(field, problem));
         }
     }
     let source = match parts.model.as_str() {
         "llama" => sentence_piece(parts)?,
         "gpt2" => byte_level(parts)?,
-        other => return Err(Error::unsupported(MODEL, format!("`{other}`"), "`llama` (SentencePiece), `gpt2`")),
+        other => {
+            return Err(Error::unsupported(
+                MODEL,
+                format!("`{other}`"),
+                "`llama` (SentencePiece), `gpt2`",
+            ));
+        }
     };
     let section = write::section(&source).map_err(in_own_words)?;
     Tokenizer::parse(&section)?.validate()?;
@@ -144,7 +163,10 @@ fn byte_level(parts: &Parts) -> Result<write::Source<'_>, Error> {
     let name = parts.pre.as_deref().unwrap_or("(none)");
     let Some(pre) = PRES.iter().find(|pre| pre.names.contains(&name)) else {
         let names: Vec<&str> = PRES.iter().flat_map(|pre| pre.names).copied().collect();
-        let supported = format!("{}; import the Hugging Face directory instead, if there is one", names.join(", "));
+        let supported = format!(
+            "{}; import the Hugging Face directory instead, if there is one",
+            names.join(", ")
+        );
         return Err(Error::unsupported(PRE, format!("`{name}`"), &supported));
     };
     let pipeline = Pipeline {
@@ -165,13 +187,26 @@ fn byte_level(parts: &Parts) -> Result<write::Source<'_>, Error> {
     };
     let model = Model { ignore_merges: Some(pre.llama3), ..plain_model() };
     let merges = parts.merges.iter().enumerate().map(|(rank, line)| {
-        let pair = line.split_once(' ').filter(|(left, right)| !left.is_empty() && !right.is_empty());
-        let problem = || format!("merge {rank} is not a pair of tokens: {:?}; convert the model again", short(line));
+        let pair =
+            line.split_once(' ').filter(|(left, right)| !left.is_empty() && !right.is_empty());
+        let problem = || {
+            format!(
+                "merge {rank} is not a pair of tokens: {:?}; convert the model again",
+                short(line)
+            )
+        };
         pair.ok_or_else(|| Error::bad(MERGES, problem()))
     });
     let merges = merges.collect::<Result<_, _>>()?;
     let special = special(parts, parts.bos, &parts.ends)?;
-    Ok(write::Source { pipeline, model, vocab: vocabulary(parts)?, merges, ranks: Ranks::OfMerges, special })
+    Ok(write::Source {
+        pipeline,
+        model,
+        vocab: vocabulary(parts)?,
+        merges,
+        ranks: Ranks::OfMerges,
+        special,
+    })
 }
 
 fn plain_model() -> Model {
@@ -214,7 +249,10 @@ fn vocabulary(parts: &Parts) -> Result<Vocabulary, Error> {
         if !matches!(kind, Some(CONTROL | USER_DEFINED))
             && let Some(first) = model.insert(token.clone(), id)
         {
-            let problem = format!("{:?} is both token {first} and token {id}; convert the model again", short(token));
+            let problem = format!(
+                "{:?} is both token {first} and token {id}; convert the model again",
+                short(token)
+            );
             return Err(Error::bad(TOKENS, problem));
         }
     }
@@ -222,22 +260,35 @@ fn vocabulary(parts: &Parts) -> Result<Vocabulary, Error> {
 }
 
 /// Every way to make a token of two, the highest score first.
-fn merges_by_score<'p>(parts: &'p Parts, ids: &HashMap<String, u32>) -> Result<Vec<(&'p str, &'p str)>, Error> {
+fn merges_by_score<'p>(
+    parts: &'p Parts,
+    ids: &HashMap<String, u32>,
+) -> Result<Vec<(&'p str, &'p str)>, Error> {
     if parts.scores.is_empty() {
-        return Err(Error::bad(SCORES, "missing, and merging goes by them; convert the model again"));
+        return Err(Error::bad(
+            SCORES,
+            "missing, and merging goes by them; convert the model again",
+        ));
     }
     let ordinary = |token: &str| {
         let kind = ids.get(token).map(|id| parts.types.get(*id as usize).copied());
         kind.is_some_and(|kind| !matches!(kind, Some(UNKNOWN | BYTE)))
     };
     let mut scored = Vec::new();
-    for (token, score) in parts.tokens.iter().zip(&parts.scores).filter(|(token, _)| ordinary(token)) {
+    for (token, score) in
+        parts.tokens.iter().zip(&parts.scores).filter(|(token, _)| ordinary(token))
+    {
         if token.len() > MAX_TOKEN_BYTES {
             let found = format!("a token of {} bytes", token.len());
-            return Err(Error::unsupported(TOKENS, found, &format!("tokens of at most {MAX_TOKEN_BYTES}")));
+            return Err(Error::unsupported(
+                TOKENS,
+                found,
+                &format!("tokens of at most {MAX_TOKEN_BYTES}"),
+            ));
         }
         let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
-        let pairs: Vec<_> = cuts.filter(|(left, right)| ordinary(left) && ordinary(right)).collect();
+        let pairs: Vec<_> =
+            cuts.filter(|(left, right)| ordinary(left) && ordinary(right)).collect();
         if !pairs.is_empty() {
             scored.push((*score, token, pairs));
         }
@@ -265,7 +316,8 @@ fn special(parts: &Parts, bos: Option<u32>, ends: &[Option<u32>]) -> Result<Spec
         }
     }
     if let Some(id) = eos.iter().chain(&bos).find(|id| !known(id)) {
-        let problem = format!("token {id} begins or ends texts, but there is none; convert the model again");
+        let problem =
+            format!("token {id} begins or ends texts, but there is none; convert the model again");
         return Err(Error::bad(TOKENS, problem));
     }
     Ok(Special { bos, pad: parts.padding.filter(known), eos })
@@ -273,14 +325,19 @@ fn special(parts: &Parts, bos: Option<u32>, ends: &[Option<u32>]) -> Result<Spec
 
 /// Errors of the parts that both kinds of file share name the fields of `tokenizer.json`.
 fn in_own_words(error: Error) -> Error {
-    const FIELDS: [(&str, &str); 3] =
-        [("tokenizer.json: model.merges", MERGES), ("tokenizer.json: model", TOKENS), ("tokenizer.json", TYPES)];
+    const FIELDS: [(&str, &str); 3] = [
+        ("tokenizer.json: model.merges", MERGES),
+        ("tokenizer.json: model", TOKENS),
+        ("tokenizer.json", TYPES),
+    ];
     let own = |field: String| {
         let known = FIELDS.iter().find(|(json, _)| field.starts_with(json));
         known.map_or(field.clone(), |(_, own)| (*own).to_owned())
     };
     match error {
-        Error::Unsupported { field, found, supported } => Error::Unsupported { field: own(field), found, supported },
+        Error::Unsupported { field, found, supported } => {
+            Error::Unsupported { field: own(field), found, supported }
+        }
         Error::Bad { field, problem } => Error::Bad { field: own(field), problem },
         other => other,
     }

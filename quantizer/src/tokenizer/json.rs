@@ -1,4 +1,5 @@
-//! The parts of `tokenizer.json` and its companions as they are stored, with their types checked but not their meaning.
+//! The parts of `tokenizer.json` and its companions as they are stored, with their types checked
+//! but not their meaning.
 
 use std::collections::HashMap;
 
@@ -79,10 +80,24 @@ pub(super) enum Normalizer {
 #[derive(Deserialize)]
 #[serde(tag = "type")]
 pub(super) enum PreTokenizer {
-    ByteLevel { add_prefix_space: bool, use_regex: Option<bool> },
-    Digits { individual_digits: bool },
-    Split { pattern: Pattern, behavior: String, invert: bool },
-    Metaspace { replacement: char, add_prefix_space: Option<bool>, prepend_scheme: Option<String>, split: Option<bool> },
+    ByteLevel {
+        add_prefix_space: bool,
+        use_regex: Option<bool>,
+    },
+    Digits {
+        individual_digits: bool,
+    },
+    Split {
+        pattern: Pattern,
+        behavior: String,
+        invert: bool,
+    },
+    Metaspace {
+        replacement: char,
+        add_prefix_space: Option<bool>,
+        prepend_scheme: Option<String>,
+        split: Option<bool>,
+    },
 }
 
 /// The steps of `decoder`.
@@ -120,7 +135,8 @@ pub(super) struct SpecialToken {
     pub(super) ids: Vec<u32>,
 }
 
-/// The steps of a pipeline component: those of a `Sequence`, in order, or the component itself; none for `null`.
+/// The steps of a pipeline component: those of a `Sequence`, in order, or the component itself;
+/// none for `null`.
 pub(super) fn steps<T: DeserializeOwned>(
     component: Option<Value>,
     field: &str,
@@ -137,9 +153,16 @@ pub(super) fn steps<T: DeserializeOwned>(
             };
             todo.extend(inner.into_iter().rev());
         } else if supported.contains(&kind.as_str()) {
-            found.push(serde_json::from_value(value).map_err(|e| Error::bad(field, format!("{kind}: {e}")))?);
+            found.push(
+                serde_json::from_value(value)
+                    .map_err(|e| Error::bad(field, format!("{kind}: {e}")))?,
+            );
         } else {
-            return Err(Error::unsupported(field, format!("`{kind}`"), &format!("{}, Sequence", supported.join(", "))));
+            return Err(Error::unsupported(
+                field,
+                format!("`{kind}`"),
+                &format!("{}, Sequence", supported.join(", ")),
+            ));
         }
     }
     Ok(found)
@@ -153,7 +176,12 @@ pub(super) fn vocab(model: &Value) -> Result<HashMap<String, u32>, Error> {
     };
     let id = |token: &String, value: &Value| {
         let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| Error::bad(field, format!("`{}` has the id {}", short(token), short(&value.to_string()))))
+        id.ok_or_else(|| {
+            Error::bad(
+                field,
+                format!("`{}` has the id {}", short(token), short(&value.to_string())),
+            )
+        })
     };
     entries.iter().map(|(token, value)| Ok((token.clone(), id(token, value)?))).collect()
 }
@@ -168,7 +196,10 @@ pub(super) fn merges(model: &Value) -> Result<Vec<(&str, &str)>, Error> {
     let pairs = entries.iter().filter(comment).enumerate().map(|(rank, entry)| {
         let pair = parts(entry).filter(|(left, right)| !left.is_empty() && !right.is_empty());
         pair.ok_or_else(|| {
-            Error::bad(field, format!("merge {rank} is not a pair of tokens: {}", short(&entry.to_string())))
+            Error::bad(
+                field,
+                format!("merge {rank} is not a pair of tokens: {}", short(&entry.to_string())),
+            )
         })
     });
     pairs.collect()

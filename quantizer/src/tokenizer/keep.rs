@@ -2,16 +2,19 @@
 //!
 //! Works on finished sections, so it is the same for every kind of tokenizer and file.
 //!
-//! A set of tokens is *closed* if it has what merging passes through on its way to each of them, and what any text may need
-//! beside merges: special and added tokens, those around texts, the unknown token, those of single bytes, and those of single
-//! characters unless bytes stand in for them. A text whose tokens are in a closed set is encoded to the same tokens by what is
-//! left: at each step the merge that used to be the best is still there, and no other was added. Any other text still encodes,
-//! to more tokens.
+//! A set of tokens is *closed* if it has what merging passes through on its way to each of them,
+//! and what any text may need beside merges: special and added tokens, those around texts, the
+//! unknown token, those of single bytes, and those of single characters unless bytes stand in for
+//! them. A text whose tokens are in a closed set is encoded to the same tokens by what is left: at
+//! each step the merge that used to be the best is still there, and no other was added. Any other
+//! text still encodes, to more tokens.
 
 use std::collections::{BTreeSet, HashMap};
 
 use kinglet::tokenizer::Tokenizer;
-use kinglet::tokenizer::layout::{FLAG_BYTE_FALLBACK, Header, Kind, NONE, SPACE_MARK, Table, TokenKind};
+use kinglet::tokenizer::layout::{
+    FLAG_BYTE_FALLBACK, Header, Kind, NONE, SPACE_MARK, Table, TokenKind,
+};
 
 use super::TokenizerImportError as Error;
 use super::write::{Tables, finish};
@@ -54,7 +57,8 @@ impl<'s> Section<'s> {
         let (starts, results) = (self.words(Table::MergeStarts), self.words(Table::MergeResults));
         let entries = self.words(Table::Merges);
         let merges = entries.as_chunks::<2>().0.iter().enumerate().map(|(at, &[right, rank])| {
-            let left = starts.partition_point(|&start| start as usize <= at).saturating_sub(1) as u32;
+            let left =
+                starts.partition_point(|&start| start as usize <= at).saturating_sub(1) as u32;
             Merge { left, right, rank, result: results.get(rank as usize).copied().unwrap_or(NONE) }
         });
         merges.collect()
@@ -72,15 +76,23 @@ impl<'s> Section<'s> {
         }
         needed.extend((0..header.vocab).filter(|&id| tokenizer.kind_of(id) == TokenKind::Special));
         if header.kind == Kind::WordPiece {
-            let single =
-                |id: &u32| std::str::from_utf8(tokenizer.token_bytes(*id)).is_ok_and(|text| text.chars().count() == 1);
+            let single = |id: &u32| {
+                std::str::from_utf8(tokenizer.token_bytes(*id))
+                    .is_ok_and(|text| text.chars().count() == 1)
+            };
             needed.extend((0..header.vocab).filter(single));
         }
         let bytes = self.words(Table::ByteIds);
-        let stand_in = header.flags & FLAG_BYTE_FALLBACK != 0 && !bytes.is_empty() && !bytes.contains(&NONE);
-        let chars = if header.kind == Kind::WordPiece { Vec::new() } else { self.words(Table::Chars) };
+        let stand_in =
+            header.flags & FLAG_BYTE_FALLBACK != 0 && !bytes.is_empty() && !bytes.contains(&NONE);
+        let chars =
+            if header.kind == Kind::WordPiece { Vec::new() } else { self.words(Table::Chars) };
         // A space that became a mark stays one symbol: the sizes of buffers rest on it.
-        let chars = chars.as_chunks::<2>().0.iter().filter(|&&[c, _]| !stand_in || c == u32::from(SPACE_MARK));
+        let chars = chars
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .filter(|&&[c, _]| !stand_in || c == u32::from(SPACE_MARK));
         needed.extend(chars.map(|&[_, id]| id));
         needed.remove(&NONE);
         needed
@@ -89,7 +101,8 @@ impl<'s> Section<'s> {
 
 /// How tokens are put together.
 struct Ways {
-    /// Of each token that merges make, the parts of each such merge, the one of the lowest rank first.
+    /// Of each token that merges make, the parts of each such merge, the one of the lowest rank
+    /// first.
     parts: HashMap<u32, Vec<(u32, u32)>>,
     /// Rank and result of each pair.
     merged: HashMap<(u32, u32), (u32, u32)>,
@@ -106,22 +119,26 @@ impl Ways {
         this
     }
 
-    /// What the last merge on the way to `token` is made of. Nothing outside of a token has a part in how it came about, so
-    /// it is the same in every text.
+    /// What the last merge on the way to `token` is made of. Nothing outside of a token has a part
+    /// in how it came about, so it is the same in every text.
     fn of(&self, token: u32) -> &[(u32, u32)] {
         let all = self.parts.get(&token).map_or(&[][..], Vec::as_slice);
         match (all, self.last(token)) {
-            ([_, _, ..], Some(last)) => all.iter().position(|&pair| pair == last).map_or(all, |at| &all[at..=at]),
+            ([_, _, ..], Some(last)) => {
+                all.iter().position(|&pair| pair == last).map_or(all, |at| &all[at..=at])
+            }
             _ => all,
         }
     }
 
-    /// The last merge when the token's symbols are encoded; `None` if that does not lead to the token, or is long.
+    /// The last merge when the token's symbols are encoded; `None` if that does not lead to the
+    /// token, or is long.
     fn last(&self, token: u32) -> Option<(u32, u32)> {
         let mut symbols = self.symbols(token)?;
         loop {
             let pairs = symbols.iter().zip(symbols.iter().skip(1)).enumerate();
-            let known = pairs.filter_map(|(at, (&left, &right))| Some((*self.merged.get(&(left, right))?, at)));
+            let known = pairs
+                .filter_map(|(at, (&left, &right))| Some((*self.merged.get(&(left, right))?, at)));
             let ((_, result), at) = known.min_by_key(|&((rank, _), at)| (rank, at))?;
             let pair = (symbols[at], symbols.remove(at + 1));
             symbols[at] = result;
@@ -166,8 +183,9 @@ pub fn closure(section: &[u8], tokens: &[u32]) -> Result<Vec<u32>, Error> {
     Ok(kept.into_iter().collect())
 }
 
-/// The section with these tokens only, whose ids ascend; the new id of each is its place. Of the merges those are left whose
-/// parts and result are. Ids that the section does not have are passed over.
+/// The section with these tokens only, whose ids ascend; the new id of each is its place. Of the
+/// merges those are left whose parts and result are. Ids that the section does not have are passed
+/// over.
 ///
 /// # Errors
 /// A section that is not one, or no token of it.
@@ -196,7 +214,10 @@ pub fn restricted(section: &[u8], kept: &[u32]) -> Result<Vec<u8>, Error> {
         put_merges(&merges.collect::<Vec<_>>(), kept.len() as u32, &mut tables);
     }
 
-    tables.put(Table::ByteIds, section.words(Table::ByteIds).into_iter().map(|id| new(id).unwrap_or(NONE)));
+    tables.put(
+        Table::ByteIds,
+        section.words(Table::ByteIds).into_iter().map(|id| new(id).unwrap_or(NONE)),
+    );
     let chars = section.words(Table::Chars);
     if word_piece {
         // What characters become, not tokens.
@@ -216,16 +237,18 @@ pub fn restricted(section: &[u8], kept: &[u32]) -> Result<Vec<u8>, Error> {
     for table in [Table::AddedBytes, Table::Classes] {
         tables.0[table as usize].extend(section.table(table));
     }
-    let [unk, bos, pad] =
-        [section.header.unk, section.header.bos, section.header.pad].map(|id| new(id).unwrap_or(NONE));
-    let section = finish(Header { vocab: kept.len() as u32, unk, bos, pad, ..section.header }, &tables)?;
+    let [unk, bos, pad] = [section.header.unk, section.header.bos, section.header.pad]
+        .map(|id| new(id).unwrap_or(NONE));
+    let section =
+        finish(Header { vocab: kept.len() as u32, unk, bos, pad, ..section.header }, &tables)?;
     Tokenizer::parse(&section)?.validate()?;
     Ok(section)
 }
 
 /// Merges by left and right part, which ascend; their ranks close up, and equal ones stay equal.
 fn put_merges(merges: &[Merge], vocab: u32, tables: &mut Tables) {
-    let mut ranks: Vec<(u32, u32)> = merges.iter().map(|merge| (merge.rank, merge.result)).collect();
+    let mut ranks: Vec<(u32, u32)> =
+        merges.iter().map(|merge| (merge.rank, merge.result)).collect();
     ranks.sort_unstable();
     tables.put(Table::MergeResults, ranks.iter().map(|&(_, result)| result));
     let rank = |old: u32| ranks.partition_point(|&(rank, _)| rank < old) as u32;

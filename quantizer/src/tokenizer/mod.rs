@@ -1,8 +1,9 @@
 //! Imports the tokenizer of a checkpoint into the section that the runtime executes in place.
 //!
-//! What is accepted gives the ids that the `tokenizers` crate gives; what the runtime cannot follow exactly is refused
-//! by the name of the field. `docs/tokenizer.md` lists both. A `truncation` or `padding` setting is passed over: they
-//! are for whoever calls, and transformers replaces them on each call as well.
+//! What is accepted gives the ids that the `tokenizers` crate gives; what the runtime cannot follow
+//! exactly is refused by the name of the field. `docs/tokenizer.md` lists both. A `truncation` or
+//! `padding` setting is passed over: they are for whoever calls, and transformers replaces them on
+//! each call as well.
 //!
 //! | module | what it knows |
 //! |---|---|
@@ -47,8 +48,9 @@ use TokenizerImportError as Error;
 /// The longest file read: several times the largest vocabulary in use.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
-/// Imports `dir/tokenizer.json` and, where they exist, `tokenizer_config.json`, `special_tokens_map.json`,
-/// `generation_config.json` and `config.json` beside it. Returns the tokenizer section.
+/// Imports `dir/tokenizer.json` and, where they exist, `tokenizer_config.json`,
+/// `special_tokens_map.json`, `generation_config.json` and `config.json` beside it. Returns the
+/// tokenizer section.
 ///
 /// # Errors
 /// [`TokenizerImportError`] names the file and the field that cannot be read or followed.
@@ -58,7 +60,8 @@ pub fn import(dir: &Path) -> Result<Vec<u8>, Error> {
         if !path.exists() {
             return Ok(Value::Null);
         }
-        serde_json::from_str(&read(&path)?).map_err(|source| Error::Json { file: name.into(), source })
+        serde_json::from_str(&read(&path)?)
+            .map_err(|source| Error::Json { file: name.into(), source })
     };
     let companions = special::Companions {
         config: beside("config.json")?,
@@ -79,7 +82,11 @@ pub fn import_json(tokenizer_json: &str) -> Result<Vec<u8>, Error> {
 
 /// `text` as the tokenizer wants it: in Unicode normal form C if it says so.
 pub fn normalized<'t>(tokenizer: &Tokenizer<'_>, text: &'t str) -> Cow<'t, str> {
-    if tokenizer.expects_nfc() && !is_nfc(text) { Cow::Owned(text.nfc().collect()) } else { Cow::Borrowed(text) }
+    if tokenizer.expects_nfc() && !is_nfc(text) {
+        Cow::Owned(text.nfc().collect())
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 fn read(path: &Path) -> Result<String, Error> {
@@ -106,11 +113,18 @@ fn convert(tokenizer_json: &str, companions: &special::Companions) -> Result<Vec
         let supported = "true for byte-level models, false";
         return Err(Error::unsupported("tokenizer.json: model.ignore_merges", "true", supported));
     }
-    let vocab = vocab::Vocabulary::new(json::vocab(&file.model)?, std::mem::take(&mut file.added_tokens))?;
+    let vocab =
+        vocab::Vocabulary::new(json::vocab(&file.model)?, std::mem::take(&mut file.added_tokens))?;
     let special = special::read(companions, &vocab)?;
     let merges = json::merges(&file.model)?;
-    let section =
-        write::section(&write::Source { pipeline, model, vocab, merges, ranks: write::Ranks::OfMerges, special })?;
+    let section = write::section(&write::Source {
+        pipeline,
+        model,
+        vocab,
+        merges,
+        ranks: write::Ranks::OfMerges,
+        special,
+    })?;
     finished(section)
 }
 
@@ -128,7 +142,11 @@ fn model(value: &Value) -> Result<json::Model, Error> {
         kind => kind.and_then(Value::as_str).unwrap_or("(no type)"),
     };
     if kind != "BPE" {
-        return Err(Error::unsupported("tokenizer.json: model.type", format!("`{kind}`"), "BPE, WordPiece"));
+        return Err(Error::unsupported(
+            "tokenizer.json: model.type",
+            format!("`{kind}`"),
+            "BPE, WordPiece",
+        ));
     }
     let model: json::Model = serde::Deserialize::deserialize(value)
         .map_err(|e: serde_json::Error| Error::bad("tokenizer.json: model", e.to_string()))?;
@@ -142,7 +160,11 @@ fn model(value: &Value) -> Result<json::Model, Error> {
         }
     }
     if let Some(dropout) = model.dropout.filter(|&dropout| dropout != 0.0) {
-        return Err(Error::unsupported("tokenizer.json: model.dropout", dropout.to_string(), "none: set it to null"));
+        return Err(Error::unsupported(
+            "tokenizer.json: model.dropout",
+            dropout.to_string(),
+            "none: set it to null",
+        ));
     }
     Ok(model)
 }

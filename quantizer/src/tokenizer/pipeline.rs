@@ -1,11 +1,17 @@
-//! What the normalizer, pre-tokenizer, decoder and post-processor of `tokenizer.json` come to in the runtime's terms.
+//! What the normalizer, pre-tokenizer, decoder and post-processor of `tokenizer.json` come to in
+//! the runtime's terms.
 //!
-//! Invariant: a combination is accepted only if the runtime follows it exactly; everything else is refused by name.
+//! Invariant: a combination is accepted only if the runtime follows it exactly; everything else is
+//! refused by name.
 
-use kinglet::tokenizer::layout::{Digits, Kind, MAX_LIST, Pattern, Prefix, SPACE_MARK, Spaces, Strip, Words};
+use kinglet::tokenizer::layout::{
+    Digits, Kind, MAX_LIST, Pattern, Prefix, SPACE_MARK, Spaces, Strip, Words,
+};
 
 use super::error::TokenizerImportError as Error;
-use super::json::{self, Decoder, Normalizer, Piece, PostProcessor, PreTokenizer, TokenizerJson, steps};
+use super::json::{
+    self, Decoder, Normalizer, Piece, PostProcessor, PreTokenizer, TokenizerJson, steps,
+};
 use super::wordpiece::WordPiece;
 
 /// The modes of the section's header, and what decoding does to token strings.
@@ -81,20 +87,30 @@ impl Pipeline {
 
 fn normalizer(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Error> {
     let supported = ["NFC", "Prepend", "Replace"];
-    let found: Vec<Normalizer> = steps(file.normalizer.take(), NORMALIZER, "normalizers", &supported)?;
+    let found: Vec<Normalizer> =
+        steps(file.normalizer.take(), NORMALIZER, "normalizers", &supported)?;
     let mark = SPACE_MARK.to_string();
     for step in found {
         match step {
-            // The host normalises before anything else, so NFC must be the first step; once is as good as twice.
-            Normalizer::Nfc if to.spaces == Spaces::Keep && to.prefix == Prefix::Never => to.nfc = true,
+            // The host normalises before anything else, so NFC must be the first step; once is as
+            // good as twice.
+            Normalizer::Nfc if to.spaces == Spaces::Keep && to.prefix == Prefix::Never => {
+                to.nfc = true
+            }
             Normalizer::Prepend { prepend } if prepend == mark && to.prefix == Prefix::Never => {
                 to.prefix = Prefix::Normalizer;
             }
-            Normalizer::Replace { pattern: json::Pattern::String(from), content } if from == " " && content == mark => {
+            Normalizer::Replace { pattern: json::Pattern::String(from), content }
+                if from == " " && content == mark =>
+            {
                 to.spaces = Spaces::Normalizer;
             }
             Normalizer::Nfc => {
-                return Err(Error::unsupported(NORMALIZER, "NFC after other steps", "NFC as first step"));
+                return Err(Error::unsupported(
+                    NORMALIZER,
+                    "NFC after other steps",
+                    "NFC as first step",
+                ));
             }
             Normalizer::Prepend { prepend } => {
                 let found = format!("Prepend of {prepend:?}, or of a second prefix");
@@ -111,15 +127,26 @@ fn normalizer(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Error> 
 
 fn pre_tokenizer(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Error> {
     let supported = ["ByteLevel", "Digits", "Split", "Metaspace"];
-    let found: Vec<PreTokenizer> = steps(file.pre_tokenizer.take(), PRE_TOKENIZER, "pretokenizers", &supported)?;
+    let found: Vec<PreTokenizer> =
+        steps(file.pre_tokenizer.take(), PRE_TOKENIZER, "pretokenizers", &supported)?;
     match found.as_slice() {
         [] => Ok(()),
         [PreTokenizer::Metaspace { replacement, add_prefix_space, prepend_scheme, split }] => {
             if to.spaces != Spaces::Keep || to.prefix != Prefix::Never {
-                let supported = "Metaspace without a normalizer, or the normalizer without Metaspace";
-                return Err(Error::unsupported(PRE_TOKENIZER, "Metaspace after a normalizer of spaces", supported));
+                let supported =
+                    "Metaspace without a normalizer, or the normalizer without Metaspace";
+                return Err(Error::unsupported(
+                    PRE_TOKENIZER,
+                    "Metaspace after a normalizer of spaces",
+                    supported,
+                ));
             }
-            to.prefix = metaspace(PRE_TOKENIZER, *replacement, *add_prefix_space, prepend_scheme.as_deref())?;
+            to.prefix = metaspace(
+                PRE_TOKENIZER,
+                *replacement,
+                *add_prefix_space,
+                prepend_scheme.as_deref(),
+            )?;
             to.spaces = Spaces::PreTokenizer;
             to.words = if split.unwrap_or(true) { Words::EachMark } else { Words::Whole };
             Ok(())
@@ -133,20 +160,30 @@ fn pre_tokenizer(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Erro
         [first @ .., PreTokenizer::ByteLevel { add_prefix_space, use_regex }] => {
             if to.spaces != Spaces::Keep || to.prefix != Prefix::Never {
                 let supported = "no normalizer, or NFC";
-                return Err(Error::unsupported(NORMALIZER, "one of spaces before ByteLevel", supported));
+                return Err(Error::unsupported(
+                    NORMALIZER,
+                    "one of spaces before ByteLevel",
+                    supported,
+                ));
             }
             to.kind = Kind::ByteLevel;
             byte_level(first, *add_prefix_space, use_regex.unwrap_or(true), to)
         }
         _ => {
-            let supported = "Metaspace alone; ByteLevel alone, after Digits, or after Split; nothing";
+            let supported =
+                "Metaspace alone; ByteLevel alone, after Digits, or after Split; nothing";
             Err(Error::unsupported(PRE_TOKENIZER, "another combination of steps", supported))
         }
     }
 }
 
 /// A byte-level pre-tokenizer after the steps `first`.
-fn byte_level(first: &[PreTokenizer], add_prefix_space: bool, use_regex: bool, to: &mut Pipeline) -> Result<(), Error> {
+fn byte_level(
+    first: &[PreTokenizer],
+    add_prefix_space: bool,
+    use_regex: bool,
+    to: &mut Pipeline,
+) -> Result<(), Error> {
     to.pattern = if use_regex { Pattern::Gpt2 } else { Pattern::Whole };
     to.prefix = if add_prefix_space { Prefix::Each } else { Prefix::Never };
     match first {
@@ -157,13 +194,18 @@ fn byte_level(first: &[PreTokenizer], add_prefix_space: bool, use_regex: bool, t
         [PreTokenizer::Split { pattern: json::Pattern::Regex(regex), behavior, invert }] => {
             let Some((_, max_digits)) = SPLITS.iter().find(|(known, _)| known == regex) else {
                 let supported = "the regexes of Llama 3 and of Qwen 2, literally";
-                return Err(Error::unsupported(PRE_TOKENIZER, format!("Split by {regex}"), supported));
+                return Err(Error::unsupported(
+                    PRE_TOKENIZER,
+                    format!("Split by {regex}"),
+                    supported,
+                ));
             };
-            // Both regexes cover the whole text, so all that must not happen is dropping the matches.
+            // Both regexes cover the whole text, so all that must not happen is dropping the
+            // matches.
             let keeps = behavior == "Isolated" || (behavior == "Removed" && *invert);
             if !keeps || use_regex {
-                let supported =
-                    "Split with behavior Isolated (or Removed, inverted), then ByteLevel with use_regex false";
+                let supported = "Split with behavior Isolated (or Removed, inverted), then \
+                                 ByteLevel with use_regex false";
                 return Err(Error::unsupported(PRE_TOKENIZER, "another use of Split", supported));
             }
             to.pattern = Pattern::Cl100k;
@@ -171,12 +213,20 @@ fn byte_level(first: &[PreTokenizer], add_prefix_space: bool, use_regex: bool, t
         }
         _ => {
             let supported = "ByteLevel alone, after one Digits, or after one Split by a regex";
-            return Err(Error::unsupported(PRE_TOKENIZER, "another combination of steps", supported));
+            return Err(Error::unsupported(
+                PRE_TOKENIZER,
+                "another combination of steps",
+                supported,
+            ));
         }
     }
     if add_prefix_space {
         let supported = "add_prefix_space false after other steps";
-        return Err(Error::unsupported(PRE_TOKENIZER, "a prefix space before every piece", supported));
+        return Err(Error::unsupported(
+            PRE_TOKENIZER,
+            "a prefix space before every piece",
+            supported,
+        ));
     }
     Ok(())
 }
@@ -199,7 +249,13 @@ fn metaspace(
         "always" => Prefix::Each,
         "first" => Prefix::First,
         "never" => Prefix::Never,
-        other => return Err(Error::unsupported(field, format!("prepend_scheme {other:?}"), "always, first, never")),
+        other => {
+            return Err(Error::unsupported(
+                field,
+                format!("prepend_scheme {other:?}"),
+                "always, first, never",
+            ));
+        }
     };
     if add_prefix_space == Some(false) && prefix != Prefix::Never {
         return Err(Error::bad(
@@ -216,7 +272,11 @@ fn decoder(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Error> {
     if to.kind == Kind::ByteLevel {
         return match found.as_slice() {
             [Decoder::ByteLevel {}] => Ok(()),
-            _ => Err(Error::unsupported(DECODER, "not ByteLevel alone", "ByteLevel, as the pre-tokenizer is")),
+            _ => Err(Error::unsupported(
+                DECODER,
+                "not ByteLevel alone",
+                "ByteLevel, as the pre-tokenizer is",
+            )),
         };
     }
     // Each kind of step has its place; what is left in `rest` at the end is out of place.
@@ -228,7 +288,8 @@ fn decoder(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Error> {
             (to.marks_to_spaces, rest) = (true, after);
         }
         [Decoder::Metaspace { replacement, add_prefix_space, prepend_scheme }, after @ ..] => {
-            let prefix = metaspace(DECODER, *replacement, *add_prefix_space, prepend_scheme.as_deref())?;
+            let prefix =
+                metaspace(DECODER, *replacement, *add_prefix_space, prepend_scheme.as_deref())?;
             to.strip = if prefix == Prefix::Never { Strip::Nothing } else { Strip::FirstToken };
             (to.marks_to_spaces, rest) = (true, after);
         }
@@ -248,26 +309,35 @@ fn decoder(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Error> {
     if rest.is_empty() && !found.is_empty() {
         return Ok(());
     }
-    let supported = "ByteLevel; or Replace of \"\u{2581}\" by \" \" or Metaspace, then ByteFallback, Fuse, and Strip of one leading space, each optional, in this order";
+    let supported = "ByteLevel; or Replace of \"\u{2581}\" by \" \" or Metaspace, then \
+                     ByteFallback, Fuse, and Strip of one leading space, each optional, in this \
+                     order";
     Err(Error::unsupported(DECODER, "missing, or another combination of steps", supported))
 }
 
 pub(super) fn post_processor(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Error> {
     let supported = ["ByteLevel", "TemplateProcessing", "BertProcessing", "RobertaProcessing"];
-    let found: Vec<PostProcessor> = steps(file.post_processor.take(), POST_PROCESSOR, "processors", &supported)?;
+    let found: Vec<PostProcessor> =
+        steps(file.post_processor.take(), POST_PROCESSOR, "processors", &supported)?;
     let mut seen = false;
     for step in found {
         (to.before, to.after) = match step {
             // It moves offsets only.
             PostProcessor::ByteLevel {} => continue,
-            _ if seen => return Err(Error::unsupported(POST_PROCESSOR, "more than one template", "one")),
-            PostProcessor::BertProcessing { sep, cls } | PostProcessor::RobertaProcessing { sep, cls } => {
-                (vec![cls.1], vec![sep.1])
+            _ if seen => {
+                return Err(Error::unsupported(POST_PROCESSOR, "more than one template", "one"));
             }
+            PostProcessor::BertProcessing { sep, cls }
+            | PostProcessor::RobertaProcessing { sep, cls } => (vec![cls.1], vec![sep.1]),
             PostProcessor::TemplateProcessing { single, special_tokens } => {
                 let ids = |name: &String| {
-                    let problem = || format!("the template uses {name:?}, which special_tokens does not define");
-                    special_tokens.get(name).map(|t| t.ids.clone()).ok_or_else(|| Error::bad(POST_PROCESSOR, problem()))
+                    let problem = || {
+                        format!("the template uses {name:?}, which special_tokens does not define")
+                    };
+                    special_tokens
+                        .get(name)
+                        .map(|t| t.ids.clone())
+                        .ok_or_else(|| Error::bad(POST_PROCESSOR, problem()))
                 };
                 template(&single, ids)?
             }
@@ -276,13 +346,20 @@ pub(super) fn post_processor(file: &mut TokenizerJson, to: &mut Pipeline) -> Res
     }
     if to.before.len().max(to.after.len()) > MAX_LIST as usize {
         let supported = format!("{MAX_LIST} before and after the text");
-        return Err(Error::unsupported(POST_PROCESSOR, "a longer list of special tokens", &supported));
+        return Err(Error::unsupported(
+            POST_PROCESSOR,
+            "a longer list of special tokens",
+            &supported,
+        ));
     }
     Ok(())
 }
 
 /// The ids before and after the text in the template of a single sequence.
-fn template(pieces: &[Piece], ids: impl Fn(&String) -> Result<Vec<u32>, Error>) -> Result<(Vec<u32>, Vec<u32>), Error> {
+fn template(
+    pieces: &[Piece],
+    ids: impl Fn(&String) -> Result<Vec<u32>, Error>,
+) -> Result<(Vec<u32>, Vec<u32>), Error> {
     let (mut before, mut after, mut texts) = (Vec::new(), Vec::new(), 0);
     for piece in pieces {
         match piece {
@@ -295,5 +372,9 @@ fn template(pieces: &[Piece], ids: impl Fn(&String) -> Result<Vec<u32>, Error>) 
     if texts == 1 {
         return Ok((before, after));
     }
-    Err(Error::unsupported(POST_PROCESSOR, "a template without exactly one sequence A", "special tokens around one $A"))
+    Err(Error::unsupported(
+        POST_PROCESSOR,
+        "a template without exactly one sequence A",
+        "special tokens around one $A",
+    ))
 }

@@ -23,13 +23,17 @@ pub(super) struct Companions {
     pub(super) special_tokens_map: Value,
 }
 
-/// The ids of all three kinds. Numbers in `generation_config.json` go before those in `config.json`, names in
-/// `tokenizer_config.json` before those in `special_tokens_map.json`, and numbers before names; but every eos is kept,
-/// as chat models end a turn by another token than a text.
+/// The ids of all three kinds. Numbers in `generation_config.json` go before those in
+/// `config.json`, names in `tokenizer_config.json` before those in `special_tokens_map.json`, and
+/// numbers before names; but every eos is kept, as chat models end a turn by another token than a
+/// text.
 pub(super) fn read(files: &Companions, vocab: &Vocabulary) -> Result<Special, Error> {
-    let numbers = [("generation_config.json", &files.generation_config), ("config.json", &files.config)];
-    let names =
-        [("tokenizer_config.json", &files.tokenizer_config), ("special_tokens_map.json", &files.special_tokens_map)];
+    let numbers =
+        [("generation_config.json", &files.generation_config), ("config.json", &files.config)];
+    let names = [
+        ("tokenizer_config.json", &files.tokenizer_config),
+        ("special_tokens_map.json", &files.special_tokens_map),
+    ];
     let ids = |what: &str| -> Result<Vec<u32>, Error> {
         let mut ids = Vec::new();
         let number_key = format!("{what}_token_id");
@@ -72,7 +76,9 @@ fn by_number(field: &str, value: &Value, vocab: &Vocabulary) -> Result<Vec<u32>,
     let one = |value: &Value| {
         let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
         let known = id.filter(|&id| vocab.strings.get(id as usize).is_some_and(Option::is_some));
-        let problem = || format!("{} is not the id of a token; correct or remove it", short(&value.to_string()));
+        let problem = || {
+            format!("{} is not the id of a token; correct or remove it", short(&value.to_string()))
+        };
         known.ok_or_else(|| Error::bad(field, problem()))
     };
     match value {

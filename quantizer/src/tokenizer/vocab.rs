@@ -1,4 +1,5 @@
-//! The vocabulary: the model's tokens and the added tokens, with the ids the `tokenizers` crate gives them.
+//! The vocabulary: the model's tokens and the added tokens, with the ids the `tokenizers` crate
+//! gives them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,18 +23,22 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Joins the model's tokens with the added ones of `tokenizer.json`, which have the ids that their places give them.
+    /// Joins the model's tokens with the added ones of `tokenizer.json`, which have the ids that
+    /// their places give them.
     pub(super) fn new(model: HashMap<String, u32>, added: Vec<AddedToken>) -> Result<Self, Error> {
         let mut next = model.len() as u32;
         let mut seen = HashSet::new();
-        for token in added.iter().filter(|token| !token.content.is_empty() && seen.insert(&token.content)) {
+        for token in
+            added.iter().filter(|token| !token.content.is_empty() && seen.insert(&token.content))
+        {
             let id = model.get(&token.content).copied().unwrap_or_else(|| {
                 next += 1;
                 next - 1
             });
             if id != token.id {
                 let problem = format!(
-                    "{:?} is listed with id {}, but its place gives it id {id}; save the tokenizer again with the tokenizers library",
+                    "{:?} is listed with id {}, but its place gives it id {id}; save the tokenizer \
+                     again with the tokenizers library",
                     short(&token.content),
                     token.id
                 );
@@ -44,15 +49,22 @@ impl Vocabulary {
     }
 
     /// Joins the model's tokens with the added ones, by the ids they say.
-    pub(super) fn with_ids(model: HashMap<String, u32>, added: Vec<AddedToken>) -> Result<Self, Error> {
-        let mut this = Self { added: Vec::new(), strings: Vec::new(), special: HashSet::new(), model };
+    pub(super) fn with_ids(
+        model: HashMap<String, u32>,
+        added: Vec<AddedToken>,
+    ) -> Result<Self, Error> {
+        let mut this =
+            Self { added: Vec::new(), strings: Vec::new(), special: HashSet::new(), model };
         for (token, &id) in &this.model {
             place(&mut this.strings, "tokenizer.json: model.vocab", id, token)?;
         }
         let mut seen = HashSet::new();
         for token in added.into_iter().filter(|token| !token.content.is_empty()) {
             if !seen.insert(token.content.clone()) {
-                return Err(Error::bad(ADDED, format!("{:?} is listed twice; remove one", short(&token.content))));
+                return Err(Error::bad(
+                    ADDED,
+                    format!("{:?} is listed twice; remove one", short(&token.content)),
+                ));
             }
             place(&mut this.strings, ADDED, token.id, &token.content)?;
             if token.special {
@@ -95,7 +107,12 @@ impl Vocabulary {
 }
 
 /// Notes the string of an id.
-fn place(strings: &mut Vec<Option<String>>, field: &str, id: u32, token: &str) -> Result<(), Error> {
+fn place(
+    strings: &mut Vec<Option<String>>,
+    field: &str,
+    id: u32,
+    token: &str,
+) -> Result<(), Error> {
     if id >= MAX_VOCAB {
         return Err(Error::unsupported(
             field,
@@ -109,7 +126,11 @@ fn place(strings: &mut Vec<Option<String>>, field: &str, id: u32, token: &str) -
     }
     match &strings[index] {
         Some(other) if other != token => {
-            let problem = format!("{:?} and {:?} both have id {id}; give each its own", short(other), short(token));
+            let problem = format!(
+                "{:?} and {:?} both have id {id}; give each its own",
+                short(other),
+                short(token)
+            );
             Err(Error::bad(field, problem))
         }
         _ => {
@@ -125,10 +146,11 @@ fn byte_token(token: &str) -> Option<u8> {
     u8::from_str_radix(digits, 16).ok()
 }
 
-/// The character that stands for a byte in byte-level vocabularies: printable Latin-1 stands for itself, the other 68
-/// bytes follow from U+0100 on, in order.
+/// The character that stands for a byte in byte-level vocabularies: printable Latin-1 stands for
+/// itself, the other 68 bytes follow from U+0100 on, in order.
 pub(super) fn byte_char(byte: u8) -> char {
-    let from_100 = |n: u8| char::from_u32(0x100 + u32::from(n)).unwrap_or(char::REPLACEMENT_CHARACTER);
+    let from_100 =
+        |n: u8| char::from_u32(0x100 + u32::from(n)).unwrap_or(char::REPLACEMENT_CHARACTER);
     match byte {
         0..=0x20 => from_100(byte),
         0x7f..=0xa0 => from_100(byte - 0x7f + 33),
@@ -148,7 +170,8 @@ fn char_byte(c: char) -> Option<u8> {
     }
 }
 
-/// The bytes that a string of the byte-level alphabet stands for; `None` if a character is not of that alphabet.
+/// The bytes that a string of the byte-level alphabet stands for; `None` if a character is not of
+/// that alphabet.
 pub(super) fn raw_bytes(token: &str) -> Option<Vec<u8>> {
     token.chars().map(char_byte).collect()
 }

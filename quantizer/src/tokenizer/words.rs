@@ -5,7 +5,8 @@
 //! | `vocab.json` with `source` and `target` (OpenNMT) | characters, and special ones in angle brackets | as they are |
 //! | `token_mappings.json` with `token2id` | words, which may have spaces in them | words with spaces between them; the longest fits |
 //!
-//! A list of pieces that are neither has no tokenizer here: which pieces a text falls into is not said.
+//! A list of pieces that are neither has no tokenizer here: which pieces a text falls into is not
+//! said.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -57,7 +58,8 @@ pub(crate) fn import(dir: &Path, side: Side, tokens: Tokens<'_>) -> Result<Vec<u
 }
 
 fn object(dir: &Path, name: &str) -> Result<Value, Error> {
-    serde_json::from_str(&read(&dir.join(name))?).map_err(|source| Error::Json { file: name.into(), source })
+    serde_json::from_str(&read(&dir.join(name))?)
+        .map_err(|source| Error::Json { file: name.into(), source })
 }
 
 /// Whether a token is named and not written.
@@ -70,19 +72,25 @@ fn characters(field: &str, list: &[Value], tokens: Tokens<'_>) -> Result<Vec<u8>
     const UNKNOWN: &str = "<unk>";
     let mut vocab = serde_json::Map::new();
     for (id, token) in list.iter().enumerate() {
-        let token = token.as_str().ok_or_else(|| Error::bad(field, format!("entry {id} is not a string")))?;
+        let token = token
+            .as_str()
+            .ok_or_else(|| Error::bad(field, format!("entry {id} is not a string")))?;
         if !is_special(token) && token.chars().count() != 1 {
             return Ok(vec![]);
         }
         if vocab.insert(token.to_owned(), json!(id)).is_some() {
-            return Err(Error::bad(field, format!("{:?} is listed twice; remove one", short(token))));
+            return Err(Error::bad(
+                field,
+                format!("{:?} is listed twice; remove one", short(token)),
+            ));
         }
     }
     if tokens.count == list.len() + 1 {
         vocab.entry(UNKNOWN).or_insert(json!(list.len()));
     }
     let unknown = vocab.contains_key(UNKNOWN).then_some(UNKNOWN);
-    let mut special: Vec<(&String, &Value)> = vocab.iter().filter(|(token, _)| is_special(token)).collect();
+    let mut special: Vec<(&String, &Value)> =
+        vocab.iter().filter(|(token, _)| is_special(token)).collect();
     special.sort_by_key(|(_, id)| id.as_u64());
     let added: Vec<Value> = special
         .iter()
@@ -100,7 +108,10 @@ fn characters(field: &str, list: &[Value], tokens: Tokens<'_>) -> Result<Vec<u8>
         "model": {"type": "BPE", "vocab": vocab, "merges": [], "unk_token": unknown},
     });
     let config = json!({"bos_token_id": tokens.bos, "eos_token_id": tokens.eos});
-    super::convert(&file.to_string(), &special::Companions { config, ..special::Companions::default() })
+    super::convert(
+        &file.to_string(),
+        &special::Companions { config, ..special::Companions::default() },
+    )
 }
 
 /// Each word is a token.
@@ -111,8 +122,13 @@ fn words(mappings: &Value, tokens: Tokens<'_>) -> Result<Vec<u8>, Error> {
     };
     let (mut model, mut added, mut ends) = (HashMap::new(), vec![], vec![]);
     for (word, id) in ids {
-        let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| *id < MAX_VOCAB && !word.is_empty());
-        let id = id.ok_or_else(|| Error::bad(FIELD, format!("`{}` has no id below {MAX_VOCAB}", short(word))))?;
+        let id = id
+            .as_u64()
+            .and_then(|id| u32::try_from(id).ok())
+            .filter(|id| *id < MAX_VOCAB && !word.is_empty());
+        let id = id.ok_or_else(|| {
+            Error::bad(FIELD, format!("`{}` has no id below {MAX_VOCAB}", short(word)))
+        })?;
         let special = tokens.bos == Some(id) || tokens.eos.contains(&id);
         let found = AddedToken {
             id,
@@ -155,7 +171,8 @@ fn words(mappings: &Value, tokens: Tokens<'_>) -> Result<Vec<u8>, Error> {
     let special = special::Special { bos: tokens.bos, pad: None, eos: tokens.eos.to_vec() };
     let model = super::model(&json!({"type": "BPE"}))?;
     let (merges, ranks) = (vec![], write::Ranks::OfMerges);
-    let section = write::section(&write::Source { pipeline, model, vocab, merges, ranks, special })?;
+    let section =
+        write::section(&write::Source { pipeline, model, vocab, merges, ranks, special })?;
     Tokenizer::parse(&section)?.validate()?;
     Ok(section)
 }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use kinglet::tokenizer::layout::{
-    ADDED_LSTRIP, ADDED_RSTRIP, ADDED_SINGLE_WORD, ADDED_SPECIAL, CLASS_LETTER, CLASS_NUMBER, CLASS_NUMERIC,
-    CLASS_WORD, Digits, Extent, FLAG_BYTE_FALLBACK, FLAG_EXPECTS_NFC, FLAG_FUSE_UNK, FLAG_IGNORE_MERGES, HEADER_BYTES,
-    Header, Kind, MAX_PATTERN_BYTES, NONE, Pattern, Prefix, SPACE_MARK, Spaces, Strip, Table, TokenKind, Words,
+    ADDED_LSTRIP, ADDED_RSTRIP, ADDED_SINGLE_WORD, ADDED_SPECIAL, CLASS_LETTER, CLASS_NUMBER,
+    CLASS_NUMERIC, CLASS_WORD, Digits, Extent, FLAG_BYTE_FALLBACK, FLAG_EXPECTS_NFC, FLAG_FUSE_UNK,
+    FLAG_IGNORE_MERGES, HEADER_BYTES, Header, Kind, MAX_PATTERN_BYTES, NONE, Pattern, Prefix,
+    SPACE_MARK, Spaces, Strip, Table, TokenKind, Words,
 };
 use unicode_normalization::UnicodeNormalization;
 
@@ -32,7 +33,8 @@ pub(super) struct Source<'s> {
 pub(super) enum Ranks {
     /// Each merge.
     OfMerges,
-    /// Each token that merges make: of several ways to it, which follow each other, the leftmost in the text goes first.
+    /// Each token that merges make: of several ways to it, which follow each other, the leftmost in
+    /// the text goes first.
     OfTokens,
 }
 
@@ -78,8 +80,11 @@ fn header(source: &Source<'_>, has_byte_ids: bool, first_bytes: [[u32; 8]; 2]) -
     ] {
         flags |= if set { flag } else { 0 };
     }
-    let words =
-        if pipeline.words == Words::Whole && marks_begin_words(source) { Words::MarkRuns } else { pipeline.words };
+    let words = if pipeline.words == Words::Whole && marks_begin_words(source) {
+        Words::MarkRuns
+    } else {
+        pipeline.words
+    };
     Header {
         length: 0,
         vocab: vocab.strings.len() as u32,
@@ -93,7 +98,12 @@ fn header(source: &Source<'_>, has_byte_ids: bool, first_bytes: [[u32; 8]; 2]) -
         words,
         strip: pipeline.strip,
         // The crate looks for the unknown token in the model's own vocabulary alone.
-        unk: model.unk_token.as_ref().and_then(|token| vocab.model.get(token)).copied().unwrap_or(NONE),
+        unk: model
+            .unk_token
+            .as_ref()
+            .and_then(|token| vocab.model.get(token))
+            .copied()
+            .unwrap_or(NONE),
         bos: special.bos.unwrap_or(NONE),
         pad: special.pad.unwrap_or(NONE),
         first_bytes,
@@ -105,7 +115,9 @@ fn header(source: &Source<'_>, has_byte_ids: bool, first_bytes: [[u32; 8]; 2]) -
 pub(super) fn finish(mut header: Header, tables: &Tables) -> Result<Vec<u8>, Error> {
     let mut out = vec![0; HEADER_BYTES];
     for (table, bytes) in Table::ALL.iter().zip(&tables.0) {
-        let too_long = |_| Error::unsupported("tokenizer.json: model.vocab", "too large", "sections below 4 GiB");
+        let too_long = |_| {
+            Error::unsupported("tokenizer.json: model.vocab", "too large", "sections below 4 GiB")
+        };
         let offset = u32::try_from(out.len()).map_err(too_long)?;
         let count = u32::try_from(bytes.len() / table.entry_bytes()).map_err(too_long)?;
         header.tables[*table as usize] = Extent { offset, count };
@@ -123,9 +135,12 @@ fn tokens(source: &Source<'_>, tables: &mut Tables) -> Result<(), Error> {
     tables.put(Table::TokenOffsets, [0]);
     for id in 0..source.vocab.strings.len() {
         let (kind, bytes) = source.vocab.decoded(id, &source.pipeline);
-        let literal_space = source.vocab.strings[id].as_ref().is_some_and(|token| token.contains(' '));
-        if source.pipeline.strip == Strip::FirstToken && literal_space && kind != TokenKind::Special {
-            // The Metaspace decoder takes marks from the first token but leaves spaces; both are spaces by now.
+        let literal_space =
+            source.vocab.strings[id].as_ref().is_some_and(|token| token.contains(' '));
+        if source.pipeline.strip == Strip::FirstToken && literal_space && kind != TokenKind::Special
+        {
+            // The Metaspace decoder takes marks from the first token but leaves spaces; both are
+            // spaces by now.
             let supported = "tokens with \"\u{2581}\" alone when the decoder is Metaspace";
             return Err(Error::unsupported(
                 "tokenizer.json: model.vocab",
@@ -144,15 +159,22 @@ fn tokens(source: &Source<'_>, tables: &mut Tables) -> Result<(), Error> {
 /// Merges by left and right part, and their results by rank.
 fn merges(source: &Source<'_>, tables: &mut Tables) -> Result<(), Error> {
     let id = |token: &str| {
-        let problem = || format!("a merge needs {:?}, which model.vocab does not have", short(token));
-        source.vocab.model.get(token).copied().ok_or_else(|| Error::bad("tokenizer.json: model.merges", problem()))
+        let problem =
+            || format!("a merge needs {:?}, which model.vocab does not have", short(token));
+        source
+            .vocab
+            .model
+            .get(token)
+            .copied()
+            .ok_or_else(|| Error::bad("tokenizer.json: model.merges", problem()))
     };
     // Of a pair that is listed twice the last one counts, as in the crate.
     let mut last = HashMap::new();
     for (rank, (left, right)) in source.merges.iter().enumerate() {
         last.insert((id(left)?, id(right)?), (rank, id(&format!("{left}{right}"))?));
     }
-    let mut by_rank: Vec<_> = last.into_iter().map(|(pair, (rank, result))| (rank, pair, result)).collect();
+    let mut by_rank: Vec<_> =
+        last.into_iter().map(|(pair, (rank, result))| (rank, pair, result)).collect();
     by_rank.sort_unstable();
     tables.put(Table::MergeResults, by_rank.iter().map(|&(_, _, result)| result));
     let mut by_pair = Vec::with_capacity(by_rank.len());
@@ -171,14 +193,21 @@ fn merges(source: &Source<'_>, tables: &mut Tables) -> Result<(), Error> {
     Ok(())
 }
 
-/// The symbols merging starts from, and the whole pieces that go before merging. True if bytes have tokens.
+/// The symbols merging starts from, and the whole pieces that go before merging. True if bytes have
+/// tokens.
 fn symbols(source: &Source<'_>, tables: &mut Tables) -> Result<bool, Error> {
     let Source { pipeline, model, vocab, .. } = source;
     let byte_level = pipeline.kind == Kind::ByteLevel;
     let fallback = model.byte_fallback == Some(true);
     let id = |token: &str| vocab.model.get(token).copied();
     let byte_ids: Vec<Option<u32>> = (0..=255u8)
-        .map(|byte| if byte_level { id(&byte_char(byte).to_string()) } else { id(&format!("<0x{byte:02X}>")) })
+        .map(|byte| {
+            if byte_level {
+                id(&byte_char(byte).to_string())
+            } else {
+                id(&format!("<0x{byte:02X}>"))
+            }
+        })
         .collect();
     let has_byte_ids = (byte_level || fallback) && byte_ids.iter().any(Option::is_some);
     if byte_level && fallback && byte_ids.iter().any(Option::is_none) {
@@ -191,13 +220,18 @@ fn symbols(source: &Source<'_>, tables: &mut Tables) -> Result<bool, Error> {
     }
     if !byte_level && has_byte_ids && pipeline.spaces != Spaces::Keep && id("\u{2581}").is_none() {
         let supported = "a vocabulary with \"\u{2581}\" when spaces become it";
-        return Err(Error::unsupported("tokenizer.json: model.vocab", "without \"\u{2581}\"", supported));
+        return Err(Error::unsupported(
+            "tokenizer.json: model.vocab",
+            "without \"\u{2581}\"",
+            supported,
+        ));
     }
     if has_byte_ids {
         tables.put(Table::ByteIds, byte_ids.into_iter().map(|id| id.unwrap_or(NONE)));
     }
     if byte_level && model.ignore_merges == Some(true) {
-        let mut whole: Vec<_> = vocab.model.iter().filter_map(|(token, &id)| Some((raw_bytes(token)?, id))).collect();
+        let mut whole: Vec<_> =
+            vocab.model.iter().filter_map(|(token, &id)| Some((raw_bytes(token)?, id))).collect();
         whole.sort_unstable();
         tables.put(Table::SortedIds, whole.into_iter().map(|(_, id)| id));
     }
@@ -206,22 +240,28 @@ fn symbols(source: &Source<'_>, tables: &mut Tables) -> Result<bool, Error> {
             let mut chars = token.chars();
             chars.next().filter(|_| chars.next().is_none())
         };
-        let mut chars: Vec<_> = vocab.model.iter().filter_map(|(token, &id)| Some((single(token)?, id))).collect();
+        let mut chars: Vec<_> =
+            vocab.model.iter().filter_map(|(token, &id)| Some((single(token)?, id))).collect();
         chars.sort_unstable();
         tables.put(Table::Chars, chars.into_iter().flat_map(|(c, id)| [c as u32, id]));
     }
     Ok(has_byte_ids)
 }
 
-/// Whether cutting before a space mark that follows something else changes nothing: no merge makes a token with a mark
-/// behind something else, and the mark is known, so that no run of unknown characters crosses it either.
+/// Whether cutting before a space mark that follows something else changes nothing: no merge makes
+/// a token with a mark behind something else, and the mark is known, so that no run of unknown
+/// characters crosses it either.
 fn marks_begin_words(source: &Source<'_>) -> bool {
     let inner_mark = |left: &str, right: &str| {
         let text = format!("{left}{right}");
-        text.chars().zip(text.chars().skip(1)).any(|(before, c)| before != SPACE_MARK && c == SPACE_MARK)
+        text.chars()
+            .zip(text.chars().skip(1))
+            .any(|(before, c)| before != SPACE_MARK && c == SPACE_MARK)
     };
-    // An unknown character is an unknown token to the merges, so that token must not look like a mark.
-    let unk_is_no_mark = source.model.unk_token.as_ref().is_none_or(|token| !token.ends_with(SPACE_MARK));
+    // An unknown character is an unknown token to the merges, so that token must not look like a
+    // mark.
+    let unk_is_no_mark =
+        source.model.unk_token.as_ref().is_none_or(|token| !token.ends_with(SPACE_MARK));
     source.pipeline.kind == Kind::SentencePiece
         && source.vocab.model.contains_key(&SPACE_MARK.to_string())
         && unk_is_no_mark
@@ -233,7 +273,8 @@ fn added(source: &Source<'_>, tables: &mut Tables) -> Result<[[u32; 8]; 2], Erro
     let mut first_bytes = [[0; 8]; 2];
     for (set, table) in [Table::AddedRaw, Table::AddedNormalized].into_iter().enumerate() {
         let tokens = source.vocab.added.iter().filter(|token| token.normalized == (set == 1));
-        let mut patterns: Vec<_> = tokens.map(|token| (pattern(token, &source.pipeline), token)).collect();
+        let mut patterns: Vec<_> =
+            tokens.map(|token| (pattern(token, &source.pipeline), token)).collect();
         // Of equal patterns the first one counts: the sort is stable.
         patterns.sort_by(|a, b| a.0.cmp(&b.0));
         patterns.dedup_by(|later, first| later.0 == first.0);

@@ -1,6 +1,8 @@
 //! What opens, and as what.
 
-use kinglet_quantizer::checkpoint::{Activation, Attention, Checkpoint, CheckpointError, FeedForward, Middle};
+use kinglet_quantizer::checkpoint::{
+    Activation, Attention, Checkpoint, CheckpointError, FeedForward, Middle,
+};
 use serde_json::json;
 
 use super::support::{LAYER, Model, Tensor, write_json};
@@ -72,11 +74,15 @@ fn rows_of_every_type_are_read_from_several_threads() {
 #[test]
 fn large_tensors_are_read_in_pieces() {
     let rows = 30_001;
-    let model = Model::new().with("vocab_size", json!(rows)).with("tie_word_embeddings", json!(true));
+    let model =
+        Model::new().with("vocab_size", json!(rows)).with("tie_word_embeddings", json!(true));
     let tensor = Tensor::f32(&[rows, 8]);
     let expected: Vec<f32> = (0..rows * 8).map(|i| i as f32 / 64.0).collect();
     let checkpoint = model.with_tensor("model.embed_tokens.weight", tensor).open().unwrap();
-    assert!(checkpoint.read(checkpoint.architecture().last().input.embedding().unwrap()).unwrap() == expected);
+    assert!(
+        checkpoint.read(checkpoint.architecture().last().input.embedding().unwrap()).unwrap()
+            == expected
+    );
 }
 
 #[test]
@@ -113,13 +119,16 @@ fn families_have_their_own_tensors() {
             .with_tensor(&tensor("k_norm.weight"), Tensor::f32(&[4]))
             .with("head_dim", json!(4))
     };
-    let qwen3 = Model::new().with("architectures", json!(["Qwen3ForCausalLM"])).without("model_type");
+    let qwen3 =
+        Model::new().with("architectures", json!(["Qwen3ForCausalLM"])).without("model_type");
     let qwen3 = heads(qwen3).open().unwrap();
     assert_eq!(qwen3.architecture().family, "qwen3");
     assert_eq!(attention(&qwen3).key_norm.as_ref().unwrap().weight.cols(), 4);
     assert_eq!((qwen3.architecture().bos, qwen3.architecture().eos.len()), (None, 0));
 
-    let mut qwen2 = Model::new().with("architectures", json!(["Qwen2ForCausalLM"])).with("model_type", json!("qwen2"));
+    let mut qwen2 = Model::new()
+        .with("architectures", json!(["Qwen2ForCausalLM"]))
+        .with("model_type", json!("qwen2"));
     for (name, rows) in [("q_proj", 8), ("k_proj", 4), ("v_proj", 4)] {
         qwen2 = qwen2.with_tensor(&format!("{LAYER}self_attn.{name}.bias"), Tensor::f32(&[rows]));
     }
@@ -130,8 +139,9 @@ fn families_have_their_own_tensors() {
 
 #[test]
 fn windows_that_change_nothing_are_accepted() {
-    let mistral =
-        Model::new().with("architectures", json!(["MistralForCausalLM"])).with("model_type", json!("mistral"));
+    let mistral = Model::new()
+        .with("architectures", json!(["MistralForCausalLM"]))
+        .with("model_type", json!("mistral"));
     mistral.open().unwrap();
     let mistral = mistral.with("sliding_window", json!(32));
     assert!(matches!(mistral.error(), CheckpointError::Unsupported { .. }));
@@ -147,8 +157,15 @@ fn ends_of_text_come_from_the_generation_settings_first() {
     let path = dir.path().join("generation_config.json");
     write_json(&path, &json!({"eos_token_id": [4, 5], "bos_token_id": null}));
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    assert_eq!((checkpoint.architecture().bos, checkpoint.architecture().eos.as_slice()), (Some(1), [4, 5].as_slice()));
-    let without = Model::new().with("bos_token_id", json!(null)).with("eos_token_id", json!(null)).open().unwrap();
+    assert_eq!(
+        (checkpoint.architecture().bos, checkpoint.architecture().eos.as_slice()),
+        (Some(1), [4, 5].as_slice())
+    );
+    let without = Model::new()
+        .with("bos_token_id", json!(null))
+        .with("eos_token_id", json!(null))
+        .open()
+        .unwrap();
     assert_eq!((without.architecture().bos, without.architecture().eos.len()), (None, 0));
 }
 
@@ -177,7 +194,11 @@ fn a_single_file_goes_before_an_index() {
 #[test]
 fn references_of_another_checkpoint_are_refused() {
     let checkpoint = Model::new().open().unwrap();
-    let tied = Model::new().with("tie_word_embeddings", json!(true)).without_tensor("lm_head.weight").open().unwrap();
+    let tied = Model::new()
+        .with("tie_word_embeddings", json!(true))
+        .without_tensor("lm_head.weight")
+        .open()
+        .unwrap();
     let head = &checkpoint.architecture().output.head.as_ref().unwrap().weight;
     assert!(matches!(tied.read(head), Err(CheckpointError::UnknownTensor { .. })));
     let mut out = [0.0; 8];

@@ -69,7 +69,9 @@ fn extra_tensors_are_listed() {
         model = model.with_tensor(&format!("{LAYER}mlp.experts.{i:02}"), Tensor::f32(&[2]));
     }
     let error = model.error();
-    assert!(matches!(&error, CheckpointError::ExtraTensors { names, count: 20 } if names.len() == 8));
+    assert!(
+        matches!(&error, CheckpointError::ExtraTensors { names, count: 20 } if names.len() == 8)
+    );
     assert_says(&error, &["20 tensors", "mlp.experts.00", "mlp.experts.07", "..."]);
     let shallower = Model::new().with("tie_word_embeddings", json!(false));
     let bias = shallower.with_tensor(&format!("{LAYER}self_attn.q_proj.bias"), Tensor::f32(&[8]));
@@ -96,7 +98,10 @@ fn files_of_another_length_are_refused() {
     for bytes in [&longer[..], &whole[..whole.len() - 1], &whole[..whole.len() / 2]] {
         let error = error_of_file(bytes);
         assert!(
-            matches!(error, CheckpointError::FileLength { .. } | CheckpointError::HeaderLength { .. }),
+            matches!(
+                error,
+                CheckpointError::FileLength { .. } | CheckpointError::HeaderLength { .. }
+            ),
             "{error:?}"
         );
         assert_says(&error, &[WEIGHTS, "fetch it again"]);
@@ -117,14 +122,16 @@ fn every_cut_of_a_file_is_an_error() {
 fn header_lengths_that_lie_are_refused() {
     for length in [3_u64, 1 << 20, 99_999_999, 100_000_001, u64::MAX, u64::MAX - 7] {
         let error = error_of_file(&[&length.to_le_bytes()[..], b"{}"].concat());
-        assert!(matches!(error, CheckpointError::HeaderLength { header, .. } if header == length), "{error:?}");
+        assert!(
+            matches!(error, CheckpointError::HeaderLength { header, .. } if header == length),
+            "{error:?}"
+        );
     }
 }
 
 #[test]
 fn headers_that_lie_are_refused() {
-    let info =
-        |dtype: &str, shape: Value, offsets: Value| json!({"dtype": dtype, "shape": shape, "data_offsets": offsets});
+    let info = |dtype: &str, shape: Value, offsets: Value| json!({"dtype": dtype, "shape": shape, "data_offsets": offsets});
     for header in [
         json!({"a": info("F32", json!([2]), json!([0, 4]))}),
         json!({"a": info("F32", json!([2]), json!([8, 0]))}),
@@ -201,12 +208,21 @@ fn indexes_that_lie_are_refused() {
     let absent = with(&|index| index["weight_map"]["model.norm.weight"] = json!("c.safetensors"));
     assert!(matches!(absent, CheckpointError::MissingShard { .. }));
     assert_says(&absent, &["model.norm.weight", "c.safetensors"]);
-    let misplaced = with(&|index| index["weight_map"]["model.norm.weight"] = json!("a.safetensors"));
+    let misplaced =
+        with(&|index| index["weight_map"]["model.norm.weight"] = json!("a.safetensors"));
     assert!(matches!(misplaced, CheckpointError::NotInShard { .. }), "{misplaced:?}");
     let unknown = with(&|index| index["weight_map"]["model.other"] = json!("a.safetensors"));
     assert!(matches!(unknown, CheckpointError::NotInShard { .. }), "{unknown:?}");
     assert_says(&unknown, &["model.other", "a.safetensors"]);
-    for path in ["../a.safetensors", "/a.safetensors", "./a.safetensors", "x/a.safetensors", "", "..", "a.bin"] {
+    for path in [
+        "../a.safetensors",
+        "/a.safetensors",
+        "./a.safetensors",
+        "x/a.safetensors",
+        "",
+        "..",
+        "a.bin",
+    ] {
         let outside = with(&|index| index["weight_map"]["model.norm.weight"] = json!(path));
         assert!(matches!(outside, CheckpointError::BadIndex { .. }), "{path}: {outside:?}");
     }

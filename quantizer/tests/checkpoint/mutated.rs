@@ -39,7 +39,8 @@ fn config() -> Vec<u8> {
     serde_json::to_vec(&Model::new().config).unwrap()
 }
 
-const WORDS: &[&str] = &["default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional", "gelu", ""];
+const WORDS: &[&str] =
+    &["default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional", "gelu", ""];
 
 /// Values that settings seldom have.
 fn strange() -> impl Strategy<Value = Value> {
@@ -58,7 +59,9 @@ fn strange() -> impl Strategy<Value = Value> {
         1 => proptest::sample::select(WORDS).prop_map(|word| json!(word)),
     ];
     leaf.prop_recursive(2, 16, 4, |inner| {
-        let keys = proptest::sample::select(&["rope_type", "type", "factor", "rope_theta", "short_factor", "x"][..]);
+        let keys = proptest::sample::select(
+            &["rope_type", "type", "factor", "rope_theta", "short_factor", "x"][..],
+        );
         prop_oneof![
             vec(inner.clone(), 0..4).prop_map(Value::Array),
             proptest::collection::btree_map(keys.prop_map(str::to_owned), inner, 0..5)

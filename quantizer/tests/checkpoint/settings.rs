@@ -7,11 +7,19 @@ use super::support::{Model, assert_says};
 
 #[test]
 fn missing_settings_are_named() {
-    for key in
-        ["architectures", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
-    {
+    for key in [
+        "architectures",
+        "hidden_size",
+        "vocab_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+    ] {
         let error = Model::new().without(key).error();
-        assert!(matches!(&error, CheckpointError::MissingField { field, .. } if field == key), "{error}");
+        assert!(
+            matches!(&error, CheckpointError::MissingField { field, .. } if field == key),
+            "{error}"
+        );
         assert_says(&error, &[key, "config.json"]);
     }
 }
@@ -102,20 +110,26 @@ fn settings_that_are_off_are_ignored() {
 #[test]
 fn switched_windows_follow_their_switch() {
     let qwen = |settings: Value| {
-        let mut model =
-            Model::new().with("architectures", json!(["Qwen2ForCausalLM"])).with("model_type", json!("qwen2"));
+        let mut model = Model::new()
+            .with("architectures", json!(["Qwen2ForCausalLM"]))
+            .with("model_type", json!("qwen2"));
         for name in ["q_proj", "k_proj", "v_proj"] {
             let name = format!("model.layers.0.self_attn.{name}");
             let rows = model.tensors[&format!("{name}.weight")].shape[0];
-            model = model.with_tensor(&format!("{name}.bias"), super::support::Tensor::f32(&[rows]));
+            model =
+                model.with_tensor(&format!("{name}.bias"), super::support::Tensor::f32(&[rows]));
         }
         let Value::Object(settings) = settings else { panic!("settings are an object") };
         model.config.extend(settings);
         model
     };
     qwen(json!({"sliding_window": 16})).open().unwrap();
-    qwen(json!({"sliding_window": 16, "use_sliding_window": true, "max_window_layers": 1})).open().unwrap();
-    qwen(json!({"sliding_window": 64, "use_sliding_window": true, "max_window_layers": 0})).open().unwrap();
+    qwen(json!({"sliding_window": 16, "use_sliding_window": true, "max_window_layers": 1}))
+        .open()
+        .unwrap();
+    qwen(json!({"sliding_window": 64, "use_sliding_window": true, "max_window_layers": 0}))
+        .open()
+        .unwrap();
     let full = json!({"sliding_window": 16, "use_sliding_window": true, "layer_types": ["full_attention"]});
     qwen(full).open().unwrap();
     for refused in [
@@ -134,16 +148,31 @@ fn rotary_settings_are_checked() {
         (json!({"rope_type": "dynamic", "factor": "2"}), "rope_scaling.factor"),
         (json!({"rope_type": "yarn", "factor": 2, "beta_fast": -1}), "rope_scaling.beta_fast"),
         (json!({"rope_type": "yarn", "factor": 2, "truncate": 1}), "rope_scaling.truncate"),
-        (json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 1}), "rope_scaling.high_freq_factor"),
+        (
+            json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 1}),
+            "rope_scaling.high_freq_factor",
+        ),
         (json!({"rope_type": "longrope", "short_factor": [1, 1]}), "rope_scaling.long_factor"),
-        (json!({"rope_type": "longrope", "short_factor": [1], "long_factor": [1, 1]}), "rope_scaling.short_factor"),
-        (json!({"rope_type": "longrope", "short_factor": [1, 0], "long_factor": [1, 1]}), "rope_scaling.short_factor"),
-        (json!({"rope_type": "proportional", "partial_rotary_factor": 2}), "rope_scaling.partial_rotary_factor"),
+        (
+            json!({"rope_type": "longrope", "short_factor": [1], "long_factor": [1, 1]}),
+            "rope_scaling.short_factor",
+        ),
+        (
+            json!({"rope_type": "longrope", "short_factor": [1, 0], "long_factor": [1, 1]}),
+            "rope_scaling.short_factor",
+        ),
+        (
+            json!({"rope_type": "proportional", "partial_rotary_factor": 2}),
+            "rope_scaling.partial_rotary_factor",
+        ),
         (json!({"rope_type": 3}), "rope_scaling.rope_type"),
     ] {
         let error = Model::new().with("rope_scaling", settings.clone()).error();
         assert!(
-            matches!(error, CheckpointError::BadField { .. } | CheckpointError::MissingField { .. }),
+            matches!(
+                error,
+                CheckpointError::BadField { .. } | CheckpointError::MissingField { .. }
+            ),
             "{settings}: {error:?}"
         );
         assert_says(&error, &[field]);
@@ -171,7 +200,9 @@ fn messages_do_not_repeat_long_values() {
 
 #[test]
 fn files_that_are_not_settings_are_refused() {
-    for text in ["", "[]", "{\"hidden_size\": NaN}", "{", "\"LlamaForCausalLM\"", &"[".repeat(100_000)] {
+    for text in
+        ["", "[]", "{\"hidden_size\": NaN}", "{", "\"LlamaForCausalLM\"", &"[".repeat(100_000)]
+    {
         let dir = Model::new().write();
         std::fs::write(dir.path().join("config.json"), text).unwrap();
         let error = Checkpoint::open(dir.path()).unwrap_err();
@@ -181,5 +212,8 @@ fn files_that_are_not_settings_are_refused() {
     let dir = Model::new().write();
     std::fs::File::create(dir.path().join("config.json")).unwrap().set_len(1 << 40).unwrap();
     let error = Checkpoint::open(dir.path()).unwrap_err();
-    assert!(matches!(error, CheckpointError::JsonTooLong { bytes: 0x100_0000_0000, .. }), "{error:?}");
+    assert!(
+        matches!(error, CheckpointError::JsonTooLong { bytes: 0x100_0000_0000, .. }),
+        "{error:?}"
+    );
 }

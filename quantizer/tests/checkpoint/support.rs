@@ -121,8 +121,11 @@ impl Model {
         let mut map = Map::new();
         let half = self.tensors.len() / 2;
         let tensors: Vec<_> = self.tensors.clone().into_iter().collect();
-        for (file, tensors) in ["a.safetensors", "b.safetensors"].iter().zip([&tensors[..half], &tensors[half..]]) {
-            std::fs::write(dir.path().join(file), safetensors(&tensors.iter().cloned().collect())).unwrap();
+        for (file, tensors) in
+            ["a.safetensors", "b.safetensors"].iter().zip([&tensors[..half], &tensors[half..]])
+        {
+            std::fs::write(dir.path().join(file), safetensors(&tensors.iter().cloned().collect()))
+                .unwrap();
             map.extend(tensors.iter().map(|(name, _)| (name.clone(), json!(file))));
         }
         (dir, json!({"metadata": {}, "weight_map": map}))

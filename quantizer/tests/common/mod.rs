@@ -3,7 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use kinglet::format::layout::{
-    BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, inputs, join, norm, pooling, sight,
+    BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, inputs, join, norm,
+    pooling, sight,
 };
 use kinglet::{Format, Isa, Model, Options, Parallel, Plan, Session, Threads};
 use kinglet_kernels::layout::{GROUP, PANEL};
@@ -132,10 +133,12 @@ impl Build {
         if there { self.tensor(Kind::F32, 1, len) } else { NONE }
     }
 
-    /// Has the inputs of a product rounded to two planes: of all formats in some places, and always with offsets, whose weights
-    /// no other inputs suit.
+    /// Has the inputs of a product rounded to two planes: of all formats in some places, and always
+    /// with offsets, whose weights no other inputs suit.
     fn in_planes(&mut self, index: u32, format: Format) -> u32 {
-        if format.has_offsets() || format == Format::Int8Grouped && self.tensors.len().is_multiple_of(3) {
+        if format.has_offsets()
+            || format == Format::Int8Grouped && self.tensors.len().is_multiple_of(3)
+        {
             self.outline.inputs(index, inputs::PLANES);
         }
         index
@@ -143,14 +146,19 @@ impl Build {
 
     fn product(&mut self, shape: &Shape, rows: usize, cols: usize) -> u32 {
         let blocks = (0..rows.div_ceil(PANEL)).map(|p| groups_there(p, cols).count()).sum();
-        let kind = if shape.sparse { Kind::Sparse(shape.format, blocks) } else { Kind::Matrix(shape.format) };
+        let kind = if shape.sparse {
+            Kind::Sparse(shape.format, blocks)
+        } else {
+            Kind::Matrix(shape.format)
+        };
         let index = self.tensor(kind, rows, cols);
         self.in_planes(index, shape.format)
     }
 
     fn block(&mut self, shape: &Shape, layer: usize, attention: bool) {
         let queries = shape.heads * shape.head_dim;
-        let rows = if attention { queries + 2 * shape.kv_heads * shape.head_dim } else { 2 * shape.inner };
+        let rows =
+            if attention { queries + 2 * shape.kv_heads * shape.head_dim } else { 2 * shape.inner };
         let record = BlockRecord {
             kind: if attention { block::ATTENTION } else { block::FEED_FORWARD },
             layer: layer as u32,
@@ -167,7 +175,11 @@ impl Build {
             query_norm: self.optional(attention && shape.head_norms, shape.head_dim),
             key_norm: self.optional(attention && shape.head_norms, shape.head_dim),
             head_norm_eps: 1e-6,
-            rope: if attention && shape.rope > 0 { self.tensor(Kind::U32, 1, shape.rope) } else { NONE },
+            rope: if attention && shape.rope > 0 {
+                self.tensor(Kind::U32, 1, shape.rope)
+            } else {
+                NONE
+            },
             rope_magnitude: 1.0,
             inner: if attention { 0 } else { shape.inner as u32 },
             ..BlockRecord::EMPTY
@@ -216,8 +228,10 @@ fn tensor_bytes(kind: Kind, rows: usize, cols: usize, random: &mut Random) -> Ve
                 *slot = (10.0 * scale).to_le_bytes();
             }
             let mut before = 0u32;
-            for (p, panel) in
-                bytes[planes.index..planes.offsets].chunks_exact_mut(8).take(rows.div_ceil(PANEL)).enumerate()
+            for (p, panel) in bytes[planes.index..planes.offsets]
+                .chunks_exact_mut(8)
+                .take(rows.div_ceil(PANEL))
+                .enumerate()
             {
                 let there = groups_there(p, cols).fold(0u32, |there, g| there | 1 << g);
                 panel[..4].copy_from_slice(&before.to_le_bytes());
@@ -241,7 +255,8 @@ pub fn model(shape: &Shape, seed: u64, tokenizer: Vec<u8>) -> Vec<u8> {
         build.block(shape, layer, false);
     }
     let norm = build.tensor(Kind::F32, 1, shape.width);
-    build.outline.model.head = if shape.tied { embedding } else { build.product(shape, shape.vocab, shape.width) };
+    build.outline.model.head =
+        if shape.tied { embedding } else { build.product(shape, shape.vocab, shape.width) };
     build.outline.stacks.push(StackRecord {
         width: shape.width as u32,
         out: shape.width as u32,
@@ -266,7 +281,13 @@ pub fn aligned(bytes: &[u8]) -> Memory {
 }
 
 /// The bits of the logits at each position.
-pub fn logits<P: Parallel>(model: &Model<'_>, tokens: &[u32], options: Options, isa: Isa, parallel: P) -> Vec<u32> {
+pub fn logits<P: Parallel>(
+    model: &Model<'_>,
+    tokens: &[u32],
+    options: Options,
+    isa: Isa,
+    parallel: P,
+) -> Vec<u32> {
     let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
     memory.bytes().fill(0xA5);
     let mut session = Session::with(model, options, memory.bytes(), isa, parallel).unwrap();
@@ -365,7 +386,8 @@ impl Build {
             ..BlockRecord::EMPTY
         };
         self.norms(&mut record, kind, post, width);
-        let (queries, pairs) = (usize::from(heads) * dim as usize, 2 * usize::from(kv_heads) * dim as usize);
+        let (queries, pairs) =
+            (usize::from(heads) * dim as usize, 2 * usize::from(kv_heads) * dim as usize);
         let rows = if variant == sight::CROSS { queries } else { queries + pairs };
         record.input = self.matrix(format, rows, width);
         record.input_bias = self.vector(rows);
@@ -386,9 +408,11 @@ impl Build {
 
     fn feeds(&mut self, format: Format, width: usize, kind: u8, post: bool, variant: u8) {
         let inner = 37;
-        let mut record = BlockRecord { kind: block::FEED_FORWARD, variant, inner, ..BlockRecord::EMPTY };
+        let mut record =
+            BlockRecord { kind: block::FEED_FORWARD, variant, inner, ..BlockRecord::EMPTY };
         self.norms(&mut record, kind, post, width);
-        let rows = if variant & activation::PLAIN == 0 { 2 * inner as usize } else { inner as usize };
+        let rows =
+            if variant & activation::PLAIN == 0 { 2 * inner as usize } else { inner as usize };
         record.input = self.matrix(format, rows, width);
         record.input_bias = self.vector(rows);
         record.output = self.matrix(format, width, inner as usize);
@@ -433,7 +457,8 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
                 b.attends(format, 44, (layer, true), sight::ALL, 0, i == 0);
                 b.feeds(format, 44, layer, true, activation::GELU | activation::PLAIN);
             }
-            (stack.norm_kind, stack.norm, stack.norm_bias, stack.norm_eps) = (layer, b.vector(44), b.vector(44), 1e-6);
+            (stack.norm_kind, stack.norm, stack.norm_bias, stack.norm_eps) =
+                (layer, b.vector(44), b.vector(44), 1e-6);
             b.stack(0, stack);
             let model = ModelRecord {
                 pooling,
@@ -489,12 +514,18 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
             b.feeds(format, 36, layer, false, activation::GELU | activation::PLAIN);
             b.stack(0, StackRecord { norm_kind: layer, norm: 0, norm_bias: NONE, ..stack });
             let last = b.outline.stacks.len() - 1;
-            (b.outline.stacks[last].norm, b.outline.stacks[last].norm_bias) = (b.vector(36), b.vector(36));
+            (b.outline.stacks[last].norm, b.outline.stacks[last].norm_bias) =
+                (b.vector(36), b.vector(36));
             // Two layers in place of the stream.
             b.projects(format, 36, 60, true);
             b.projects(format, 60, 28, false);
-            let states =
-                StackRecord { input: input::STATES, width: 36, out: 28, context: rows as u32, ..StackRecord::EMPTY };
+            let states = StackRecord {
+                input: input::STATES,
+                width: 36,
+                out: 28,
+                context: rows as u32,
+                ..StackRecord::EMPTY
+            };
             b.stack(2, states);
             let stack = StackRecord {
                 input: input::QUERIES,
@@ -511,7 +542,12 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
             b.attends(format, 44, (layer, false), sight::EARLIER, 0, false);
             b.attends(format, 44, (layer, false), sight::CROSS, 32, true);
             b.feeds(format, 44, layer, false, activation::GELU_TANH | activation::PLAIN);
-            let stack = StackRecord { norm_kind: layer, norm: b.vector(44), norm_bias: b.vector(44), ..stack };
+            let stack = StackRecord {
+                norm_kind: layer,
+                norm: b.vector(44),
+                norm_bias: b.vector(44),
+                ..stack
+            };
             b.stack(7, stack);
             b.outline.model.head = b.outline.stacks[3].embedding;
         }

@@ -1,4 +1,5 @@
-//! Every tiny checkpoint gives the results of its own library. Those were computed for padded sources with a mask; here nothing is padded.
+//! Every tiny checkpoint gives the results of its own library. Those were computed for padded
+//! sources with a mask; here nothing is padded.
 
 use kinglet::tokenizer::Tokenizer;
 use kinglet_quantizer::checkpoint::{Checkpoint, Input, Join, Pooling};
@@ -30,17 +31,21 @@ fn source(source: &Value) -> Source {
 
 #[test]
 fn every_family_has_its_golden_results() {
-    let mut dirs: Vec<_> = std::fs::read_dir(family("")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut dirs: Vec<_> =
+        std::fs::read_dir(family("")).unwrap().map(|entry| entry.unwrap().path()).collect();
     dirs.retain(|dir| dir.join("golden.json").is_file());
     dirs.sort();
     assert!(dirs.len() >= 20, "families are missing: {dirs:?}");
     let mut wrong = vec![];
     for dir in dirs {
         let name = dir.file_name().unwrap().display().to_string();
-        let golden: Value = serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
+        let golden: Value =
+            serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
         let golden = golden["samples"].as_array().unwrap();
         let checkpoint = Checkpoint::open(&dir).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let samples = golden.iter().map(|one| Sample { source: source(&one["source"]), target: list(&one["target"]) });
+        let samples = golden
+            .iter()
+            .map(|one| Sample { source: source(&one["source"]), target: list(&one["target"]) });
         let found = results(&checkpoint, &samples.collect::<Vec<_>>());
         let differences = found.iter().zip(golden).map(|(found, golden)| {
             let expected: Vec<Vec<f32>> = list(&golden["results"]);
@@ -63,18 +68,27 @@ fn open(name: &str) -> Checkpoint {
 fn norms_behind_branches_belong_to_the_next_block() {
     let bert = open("bert_mean");
     let stack = bert.architecture().first();
-    let norms: Vec<&str> = stack.blocks.iter().map(|block| block.norm.as_ref().unwrap().weight.name()).collect();
+    let norms: Vec<&str> =
+        stack.blocks.iter().map(|block| block.norm.as_ref().unwrap().weight.name()).collect();
     assert_eq!(norms[0], "embeddings.LayerNorm.weight");
     assert_eq!(norms[1], "encoder.layer.0.attention.output.LayerNorm.weight");
     assert_eq!(norms[2], "encoder.layer.0.output.LayerNorm.weight");
-    assert_eq!(stack.norm.as_ref().unwrap().weight.name(), "encoder.layer.1.output.LayerNorm.weight");
+    assert_eq!(
+        stack.norm.as_ref().unwrap().weight.name(),
+        "encoder.layer.1.output.LayerNorm.weight"
+    );
     assert!(stack.blocks.iter().all(|block| block.join == Join::Post));
     // Without a norm of the input the first block has none, and there is nothing to replace.
     for name in ["marian", "opennmt_post", "kwt"] {
         for stack in &open(name).architecture().stacks {
             let first = &stack.blocks[0];
             assert!(first.norm.is_none() && first.join == Join::Pre, "{name}");
-            assert!(stack.blocks[1..].iter().all(|block| block.norm.is_some() && block.join == Join::Post), "{name}");
+            assert!(
+                stack.blocks[1..]
+                    .iter()
+                    .all(|block| block.norm.is_some() && block.join == Join::Post),
+                "{name}"
+            );
         }
     }
 }
@@ -119,16 +133,25 @@ fn special_tokens_are_those_of_the_settings() {
     ] {
         let checkpoint = open(name);
         let architecture = checkpoint.architecture();
-        assert_eq!((architecture.bos, &architecture.eos[..], architecture.start), (bos, eos, start), "{name}");
+        assert_eq!(
+            (architecture.bos, &architecture.eos[..], architecture.start),
+            (bos, eos, start),
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn a_shorter_context_cuts_the_positions() {
     // What is asked for, what is given without.
-    for (name, own) in
-        [("bert_mean", 24), ("bert_sentence_cls", 16), ("gpt2", 24), ("bart", 24), ("marian", 24), ("t5", 512)]
-    {
+    for (name, own) in [
+        ("bert_mean", 24),
+        ("bert_sentence_cls", 16),
+        ("gpt2", 24),
+        ("bart", 24),
+        ("marian", 24),
+        ("t5", 512),
+    ] {
         assert_eq!(open(name).architecture().last().context, own, "{name}");
         let checkpoint = Checkpoint::with_context(family(name), 12).unwrap();
         assert!(checkpoint.architecture().stacks.iter().all(|stack| stack.context == 12), "{name}");
@@ -139,14 +162,17 @@ fn a_shorter_context_cuts_the_positions() {
     }
     // A picture stays what it is.
     let checkpoint = Checkpoint::with_context(family("vision_text"), 12).unwrap();
-    let contexts: Vec<usize> = checkpoint.architecture().stacks.iter().map(|stack| stack.context).collect();
+    let contexts: Vec<usize> =
+        checkpoint.architecture().stacks.iter().map(|stack| stack.context).collect();
     assert_eq!(contexts, [7, 7, 12]);
 }
 
 #[test]
 fn pictures_are_described() {
     let checkpoint = open("vit");
-    let Input::Pixels { picture, .. } = &checkpoint.architecture().first().input else { panic!("no picture") };
+    let Input::Pixels { picture, .. } = &checkpoint.architecture().first().input else {
+        panic!("no picture")
+    };
     assert_eq!((picture.height, picture.width, picture.patch, picture.channels), (12, 8, 4, 3));
     assert!(checkpoint.preparation().unwrap().ends_with("preprocessor_config.json"));
     assert_eq!(open("kwt").preparation(), None);
@@ -168,8 +194,10 @@ fn one_vocabulary_is_cut_down_and_two_are_not() {
 #[test]
 fn source_and_target_have_letters_of_their_own() {
     let checkpoint = open("opennmt_pre");
-    let (sources, targets) = (checkpoint.tokenizer().unwrap(), checkpoint.target_tokenizer().unwrap());
-    let (sources, targets) = (Tokenizer::parse(&sources).unwrap(), Tokenizer::parse(&targets).unwrap());
+    let (sources, targets) =
+        (checkpoint.tokenizer().unwrap(), checkpoint.target_tokenizer().unwrap());
+    let (sources, targets) =
+        (Tokenizer::parse(&sources).unwrap(), Tokenizer::parse(&targets).unwrap());
     assert_eq!((sources.vocab_len(), targets.vocab_len()), (50, 43));
     // The last row is that of all unknown characters.
     assert_eq!(encoded(&sources, "caω\u{3bc} ").unwrap(), [5, 3, 49, 40, 49]);

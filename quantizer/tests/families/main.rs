@@ -1,4 +1,5 @@
-//! Importers of families other than Llama's: tiny random checkpoints against `transformers`, and real ones, in f32.
+//! Importers of families other than Llama's: tiny random checkpoints against `transformers`, and
+//! real ones, in f32.
 
 mod golden;
 mod real;

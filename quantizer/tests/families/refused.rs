@@ -73,7 +73,8 @@ fn settings_that_change_the_computation_are_refused() {
         ("vision_text", "decoder/cross_attention_hidden_size", json!(24), "null"),
         ("vision_text", "decoder/add_cross_attention", json!(false), "cross attention"),
     ] {
-        let error = changed(name, key, &value).expect_err(&format!("{name}: {key}: {value}")).to_string();
+        let error =
+            changed(name, key, &value).expect_err(&format!("{name}: {key}: {value}")).to_string();
         let field = key.replace('/', ".");
         assert!(error.contains(&field) && error.contains(word), "{name}: {key}: {error}");
     }
@@ -134,11 +135,21 @@ fn missing_settings_are_named() {
 fn modules_are_followed_or_refused() {
     const NAME: &str = "bert_sentence_cls";
     for (file, pointer, value, word) in [
-        ("modules.json", "/1/type", json!("sentence_transformers.models.WeightedLayerPooling"), "Pooling"),
+        (
+            "modules.json",
+            "/1/type",
+            json!("sentence_transformers.models.WeightedLayerPooling"),
+            "Pooling",
+        ),
         ("modules.json", "/0/path", json!("0_Transformer"), "move its files"),
         ("modules.json", "/1/path", json!("../1_Pooling"), "path"),
         ("modules.json", "/3/type", json!("x.Dense"), "at most one Dense"),
-        ("1_Pooling/config.json", "/pooling_mode_mean_sqrt_len_tokens", json!(true), "cls, mean and max"),
+        (
+            "1_Pooling/config.json",
+            "/pooling_mode_mean_sqrt_len_tokens",
+            json!(true),
+            "cls, mean and max",
+        ),
         ("1_Pooling/config.json", "/pooling_mode_mean_tokens", json!(true), "one of cls"),
         ("1_Pooling/config.json", "/pooling_mode_cls_token", json!(false), "one of cls"),
         ("1_Pooling/config.json", "/word_embedding_dimension", json!(24), "width"),
@@ -146,7 +157,9 @@ fn modules_are_followed_or_refused() {
         ("2_Dense/config.json", "/activation_function", json!("torch.nn.Softplus"), "Tanh"),
         ("config.json", "/architectures", json!(["BertForSequenceClassification"]), "modules"),
     ] {
-        let error = Checkpoint::open(with(NAME, file, pointer, &value).path()).expect_err(pointer).to_string();
+        let error = Checkpoint::open(with(NAME, file, pointer, &value).path())
+            .expect_err(pointer)
+            .to_string();
         assert!(error.contains(word), "{file}: {pointer}: {error}");
     }
     let newer = with(NAME, "1_Pooling/config.json", "/pooling_mode", &json!("mean"));
@@ -156,10 +169,14 @@ fn modules_are_followed_or_refused() {
 #[test]
 fn pictures_need_their_preprocessor() {
     let file = "preprocessor_config.json";
-    for (pointer, value) in
-        [("/image_mean", json!([0.5])), ("/image_std", json!([0, 1, 1])), ("/rescale_factor", json!(0))]
-    {
-        let error = Checkpoint::open(with("vit", file, pointer, &value).path()).expect_err(pointer).to_string();
+    for (pointer, value) in [
+        ("/image_mean", json!([0.5])),
+        ("/image_std", json!([0, 1, 1])),
+        ("/rescale_factor", json!(0)),
+    ] {
+        let error = Checkpoint::open(with("vit", file, pointer, &value).path())
+            .expect_err(pointer)
+            .to_string();
         assert!(error.contains(file), "{pointer}: {error}");
     }
     let dir = with("vit", file, "/size", &Value::Null);

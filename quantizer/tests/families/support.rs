@@ -11,10 +11,12 @@ pub(crate) fn family(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/families").join(name)
 }
 
-/// A real checkpoint, which is not part of the repository: it is looked for in `$KINGLET_SHARED`, or `../shared` beside the repository.
+/// A real checkpoint, which is not part of the repository: it is looked for in `$KINGLET_SHARED`,
+/// or `../shared` beside the repository.
 pub(crate) fn real(name: &str) -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let dir = std::env::var_os("KINGLET_SHARED").map_or(beside, PathBuf::from).join("models").join(name);
+    let dir =
+        std::env::var_os("KINGLET_SHARED").map_or(beside, PathBuf::from).join("models").join(name);
     let there = dir.join("model.safetensors").is_file();
     if !there {
         println!("skipped: {} is not there", dir.display());
@@ -23,7 +25,11 @@ pub(crate) fn real(name: &str) -> Option<PathBuf> {
 }
 
 /// Numbers of a .npy file of this kind.
-pub(crate) fn npy<T, const BYTES: usize>(path: &Path, kind: &str, read: fn([u8; BYTES]) -> T) -> Vec<T> {
+pub(crate) fn npy<T, const BYTES: usize>(
+    path: &Path,
+    kind: &str,
+    read: fn([u8; BYTES]) -> T,
+) -> Vec<T> {
     let bytes = std::fs::read(path).unwrap();
     let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
     let (header, numbers) = bytes[10..].split_at(header);
@@ -63,7 +69,8 @@ pub(crate) fn difference(found: &[f32], expected: &[f32]) -> f32 {
 
 /// The tokens of a text.
 pub(crate) fn encoded(tokenizer: &Tokenizer<'_>, text: &str) -> Result<Vec<u32>, EncodeError> {
-    let (mut scratch, mut out) = (vec![0; scratch_words(text.len())], vec![0; max_tokens(text.len())]);
+    let (mut scratch, mut out) =
+        (vec![0; scratch_words(text.len())], vec![0; max_tokens(text.len())]);
     let count = tokenizer.encode(text, true, &mut scratch, &mut out)?;
     out.truncate(count);
     Ok(out)

@@ -63,7 +63,9 @@ impl Random {
 fn damaged_bytes_do_no_harm() {
     let (small, header) = File::new().bytes();
     let mut cases = vec![(small, header, 6000)];
-    for (name, count) in [("tokenizer-llama2", 500), ("tokenizer-llama3", 500), ("types", 300), ("llama3_rope", 300)] {
+    for (name, count) in
+        [("tokenizer-llama2", 500), ("tokenizer-llama3", 500), ("types", 300), ("llama3_rope", 300)]
+    {
         cases.push((std::fs::read(fixture(name)).unwrap(), 3000, count));
     }
     let mut random = Random(1);
@@ -86,8 +88,9 @@ fn damaged_bytes_do_no_harm() {
             if random.below(8) == 0 {
                 // A number of eight bytes, anywhere.
                 let at = random.below(reach - 8);
-                bytes[at..at + 8]
-                    .copy_from_slice(&(1_u64 << random.below(64)).wrapping_sub(random.next() & 1).to_le_bytes());
+                bytes[at..at + 8].copy_from_slice(
+                    &(1_u64 << random.below(64)).wrapping_sub(random.next() & 1).to_le_bytes(),
+                );
             }
             std::fs::write(&path, &bytes).unwrap();
             opened += usize::from(exercise(Checkpoint::open(&path)));

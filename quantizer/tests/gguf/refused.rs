@@ -31,30 +31,57 @@ fn versions_are_told_apart() {
 
 #[test]
 fn architectures_are_named() {
-    says(&File::new().with("general.architecture", Value::Text("gemma3")), &["gemma3", "llama, qwen2, qwen3"]);
+    says(
+        &File::new().with("general.architecture", Value::Text("gemma3")),
+        &["gemma3", "llama, qwen2, qwen3"],
+    );
     says(&File::new().without("general.architecture"), &["general.architecture"]);
     says(&File::new().with("split.count", Value::U32(3)), &["split.count", "--merge"]);
 }
 
 #[test]
 fn settings_are_named_as_the_file_spells_them() {
-    for key in ["embedding_length", "block_count", "context_length", "attention.head_count", "feed_forward_length"] {
+    for key in [
+        "embedding_length",
+        "block_count",
+        "context_length",
+        "attention.head_count",
+        "feed_forward_length",
+    ] {
         let key = format!("llama.{key}");
         says(&File::new().without(&key), &[&key, "missing"]);
         says(&File::new().with(&key, Value::Text("many")), &[&key, "many"]);
-        says(&File::new().with(&key, Value::Raw(9, [4_u32.to_le_bytes(), [0; 4], [0; 4]].concat())), &[&key, "list"]);
+        says(
+            &File::new().with(&key, Value::Raw(9, [4_u32.to_le_bytes(), [0; 4], [0; 4]].concat())),
+            &[&key, "list"],
+        );
     }
     let eps = "llama.attention.layer_norm_rms_epsilon";
     says(&File::new().without(eps), &[eps]);
     says(&File::new().with(eps, Value::F32(f32::NAN)), &[eps, "NaN"]);
-    says(&File::new().with("llama.attention.head_count_kv", Value::U32(3)), &["head_count_kv", "divisor"]);
+    says(
+        &File::new().with("llama.attention.head_count_kv", Value::U32(3)),
+        &["head_count_kv", "divisor"],
+    );
     says(&File::new().with("llama.rope.dimension_count", Value::U32(2)), &["rope.dimension_count"]);
-    says(&File::new().with("llama.attention.value_length", Value::U32(8)), &["attention.value_length"]);
-    says(&File::new().with("llama.attention.causal", Value::Raw(7, vec![0])), &["attention.causal"]);
+    says(
+        &File::new().with("llama.attention.value_length", Value::U32(8)),
+        &["attention.value_length"],
+    );
+    says(
+        &File::new().with("llama.attention.causal", Value::Raw(7, vec![0])),
+        &["attention.causal"],
+    );
     File::new().with("llama.attention.causal", Value::Raw(7, vec![1])).open().unwrap();
     says(&File::new().with("llama.expert_count", Value::U32(8)), &["llama.expert_count", "dense"]);
-    says(&File::new().with("llama.rope.scaling.type", Value::Text("longrope")), &["rope.scaling.type", "longrope"]);
-    says(&File::new().with("tokenizer.ggml.bos_token_id", Value::U32(10)), &["tokenizer.ggml.bos_token_id", "10"]);
+    says(
+        &File::new().with("llama.rope.scaling.type", Value::Text("longrope")),
+        &["rope.scaling.type", "longrope"],
+    );
+    says(
+        &File::new().with("tokenizer.ggml.bos_token_id", Value::U32(10)),
+        &["tokenizer.ggml.bos_token_id", "10"],
+    );
 }
 
 #[test]
@@ -65,7 +92,10 @@ fn tensors_are_named() {
     let mut file = File::new();
     file.tensors.push(tensor("blk.0.ffn_gate_inp.weight", &[8, 2]));
     says(&file, &["blk.0.ffn_gate_inp.weight"]);
-    says(&File::new().bent("blk.0.ffn_up.weight", |t| t.dimensions = vec![6, 8]), &["ffn_up", "[6, 8]", "[8, 6]"]);
+    says(
+        &File::new().bent("blk.0.ffn_up.weight", |t| t.dimensions = vec![6, 8]),
+        &["ffn_up", "[6, 8]", "[8, 6]"],
+    );
     says(&File::new().bent("blk.0.ffn_up.weight", |t| t.kind = 10), &["ffn_up", "Q2_K", "Q4_K"]);
     says(&File::new().bent("blk.0.ffn_up.weight", |t| t.kind = 4711), &["ffn_up", "4711"]);
     says(&File::new().bent("blk.0.ffn_up.weight", |t| t.kind = 8), &["ffn_up", "blocks"]);
@@ -81,15 +111,28 @@ fn tensors_are_named() {
 #[test]
 fn places_are_checked() {
     says(&File::new().bent("blk.0.ffn_up.weight", |t| t.offset = Some(0)), &["overlap", "ffn_up"]);
-    says(&File::new().bent("blk.0.ffn_up.weight", |t| t.offset = Some(8)), &["ffn_up", "alignment"]);
+    says(
+        &File::new().bent("blk.0.ffn_up.weight", |t| t.offset = Some(8)),
+        &["ffn_up", "alignment"],
+    );
     for offset in [1 << 20, 1 << 40, u64::MAX - 31] {
-        says(&File::new().bent("blk.0.ffn_up.weight", |t| t.offset = Some(offset)), &["ffn_up", "beyond the end"]);
+        says(
+            &File::new().bent("blk.0.ffn_up.weight", |t| t.offset = Some(offset)),
+            &["ffn_up", "beyond the end"],
+        );
     }
-    for sizes in [vec![8, 1 << 40], vec![1 << 63, 2], vec![u64::MAX, u64::MAX, u64::MAX, u64::MAX]] {
-        says(&File::new().bent("blk.0.ffn_up.weight", |t| t.dimensions = sizes.clone()), &["ffn_up"]);
+    for sizes in [vec![8, 1 << 40], vec![1 << 63, 2], vec![u64::MAX, u64::MAX, u64::MAX, u64::MAX]]
+    {
+        says(
+            &File::new().bent("blk.0.ffn_up.weight", |t| t.dimensions = sizes.clone()),
+            &["ffn_up"],
+        );
     }
     for sizes in [vec![], vec![0, 8], vec![1; 5], vec![1; 100_000]] {
-        says(&File::new().bent("blk.0.ffn_up.weight", |t| t.dimensions = sizes.clone()), &["ffn_up"]);
+        says(
+            &File::new().bent("blk.0.ffn_up.weight", |t| t.dimensions = sizes.clone()),
+            &["ffn_up"],
+        );
     }
     for alignment in [0, 3, 48] {
         says(&File::new().with("general.alignment", Value::U32(alignment)), &["general.alignment"]);
@@ -116,7 +159,10 @@ fn absurd_counts_and_lengths_are_refused() {
     // More than there are, but not absurd.
     for counts in [[Some(60_000), None], [None, Some(60_000)]] {
         let error = File { counts, ..File::new() }.error();
-        assert!(matches!(error, CheckpointError::Gguf { .. } | CheckpointError::GgufType { .. }), "{error:?}");
+        assert!(
+            matches!(error, CheckpointError::Gguf { .. } | CheckpointError::GgufType { .. }),
+            "{error:?}"
+        );
     }
     for length in [1_000_000_u64, 1 << 40, u64::MAX] {
         says(&File::new().with("x", Value::Raw(8, length.to_le_bytes().to_vec())), &["bytes"]);
@@ -139,7 +185,9 @@ fn strings_and_values_are_checked() {
     says(&File::new().with("x", Value::Raw(9, lists)), &["type 9"]);
     // All kinds of values that are read, and all lists.
     let mut file = File::new();
-    for (kind, size) in [(0, 1), (1, 1), (2, 2), (3, 2), (4, 4), (5, 4), (6, 4), (7, 1), (10, 8), (11, 8), (12, 8)] {
+    for (kind, size) in
+        [(0, 1), (1, 1), (2, 2), (3, 2), (4, 4), (5, 4), (6, 4), (7, 1), (10, 8), (11, 8), (12, 8)]
+    {
         file = file.with(&format!("x.{kind}"), Value::Raw(kind, vec![0; size]));
         let list = [&kind.to_le_bytes()[..], &3_u64.to_le_bytes(), &vec![0; 3 * size]].concat();
         file = file.with(&format!("x.list.{kind}"), Value::Raw(9, list));

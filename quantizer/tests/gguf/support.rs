@@ -174,7 +174,8 @@ impl File {
 
 /// Numbers 0, 1/64, 2/64, ...
 pub(crate) fn tensor(name: &str, dimensions: &[u64]) -> Tensor {
-    let bytes = (0..dimensions.iter().product()).flat_map(|i| (i as f32 / 64.0).to_le_bytes()).collect();
+    let bytes =
+        (0..dimensions.iter().product()).flat_map(|i| (i as f32 / 64.0).to_le_bytes()).collect();
     Tensor { name: name.to_owned(), dimensions: dimensions.to_vec(), kind: 0, offset: None, bytes }
 }
 

@@ -41,11 +41,16 @@ fn blocks(kind: u32, name: &str, cols: usize, rows: usize, random: &mut Random) 
     let mut bytes = vec![];
     let half = |x: f32| f16::from_f32(x).to_le_bytes();
     for _ in 0..rows * cols / GROUP {
-        let d = 0.02 * (0.3 + random.unit()) * if random.next().is_multiple_of(2) { 1.0 } else { -1.0 };
+        let d =
+            0.02 * (0.3 + random.unit()) * if random.next().is_multiple_of(2) { 1.0 } else { -1.0 };
         match kind {
-            F32 => bytes.extend((0..GROUP).flat_map(|_| (0.3 * random.unit() - 0.15).to_le_bytes())),
+            F32 => {
+                bytes.extend((0..GROUP).flat_map(|_| (0.3 * random.unit() - 0.15).to_le_bytes()))
+            }
             Q4_0 => bytes.extend(half(d)),
-            Q4_1 => bytes.extend([half(d.abs()), half(-d.abs() * (6.0 + 4.0 * random.unit()))].concat()),
+            Q4_1 => {
+                bytes.extend([half(d.abs()), half(-d.abs() * (6.0 + 4.0 * random.unit()))].concat())
+            }
             _ => bytes.extend(half(d / 16.0)),
         }
         let codes = match kind {
@@ -73,7 +78,10 @@ fn model(kind: u32, embedding: u32) -> File {
         let bytes = (0..WIDTH).flat_map(|i| (0.5 + (i % 7) as f32 / 7.0).to_le_bytes()).collect();
         Tensor { bytes, ..tensor(name, &[WIDTH as u64]) }
     };
-    file.tensors = vec![blocks(embedding, "token_embd.weight", WIDTH, VOCAB, &mut random), norm("output_norm.weight")];
+    file.tensors = vec![
+        blocks(embedding, "token_embd.weight", WIDTH, VOCAB, &mut random),
+        norm("output_norm.weight"),
+    ];
     for layer in 0..2 {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         file.tensors.extend([norm(&name("attn_norm")), norm(&name("ffn_norm"))]);
@@ -123,10 +131,14 @@ fn stored(tensor: &Tensor, row: usize, cols: usize) -> Vec<i8> {
         _ => (34, 2),
     };
     let groups = cols / GROUP;
-    let blocks = tensor.bytes[row * groups * size..(row + 1) * groups * size].chunks(size).map(|block| &block[head..]);
+    let blocks = tensor.bytes[row * groups * size..(row + 1) * groups * size]
+        .chunks(size)
+        .map(|block| &block[head..]);
     match tensor.kind {
         Q8_0 => blocks.flat_map(|block| block.iter().map(|&code| code as i8)).collect(),
-        _ => blocks.flat_map(|b| b.iter().map(|c| (c & 15) as i8).chain(b.iter().map(|c| (c >> 4) as i8))).collect(),
+        _ => blocks
+            .flat_map(|b| b.iter().map(|c| (c & 15) as i8).chain(b.iter().map(|c| (c >> 4) as i8)))
+            .collect(),
     }
 }
 
@@ -157,8 +169,12 @@ fn lost(checkpoint: &Checkpoint, of: &Linear<'_>, parts: &[&TensorRef]) -> f64 {
 /// Both products of a block of the file, with the tensors that they are made of.
 fn products<'a, 'c>(block: &'a Block<'_>, of: &'c Middle) -> [(Linear<'a>, Vec<&'c TensorRef>); 2] {
     let tensors = match of {
-        Middle::Attention(a) => [vec![&a.query.weight, &a.key.weight, &a.value.weight], vec![&a.output.weight]],
-        Middle::FeedForward(f) => [vec![&f.gate.as_ref().unwrap().weight, &f.up.weight], vec![&f.down.weight]],
+        Middle::Attention(a) => {
+            [vec![&a.query.weight, &a.key.weight, &a.value.weight], vec![&a.output.weight]]
+        }
+        Middle::FeedForward(f) => {
+            [vec![&f.gate.as_ref().unwrap().weight, &f.up.weight], vec![&f.down.weight]]
+        }
         Middle::Projection(_) => unreachable!("a Llama has none"),
     };
     let [first, last] = tensors;
@@ -190,7 +206,11 @@ fn codes_are_those_of_the_source() {
             let bytes = model.tensor(block.record.output).unwrap().bytes;
             for row in 0..block.output.matrix.rows() {
                 let source = stored(tensor, row, block.output.matrix.cols());
-                assert_eq!(written(&block.output.matrix, bytes, row), source, "{kind} {part} {row}");
+                assert_eq!(
+                    written(&block.output.matrix, bytes, row),
+                    source,
+                    "{kind} {part} {row}"
+                );
             }
         }
         // The embedding is the head, too.
@@ -202,8 +222,17 @@ fn codes_are_those_of_the_source() {
             assert_eq!(written(&head.matrix, bytes, row), stored(embedding, row, WIDTH));
         }
         let note = &summary.record.notes.iter().find(|note| note.what == TAKEN).unwrap().how;
-        assert!(note.contains("8 of 8 products") && note.contains("embedding (from Q8_0)"), "{note}");
-        assert!(summary.record.tensors.iter().all(|tensor| tensor.rounding.as_deref() == Some("taken over")));
+        assert!(
+            note.contains("8 of 8 products") && note.contains("embedding (from Q8_0)"),
+            "{note}"
+        );
+        assert!(
+            summary
+                .record
+                .tensors
+                .iter()
+                .all(|tensor| tensor.rounding.as_deref() == Some("taken over"))
+        );
     }
 }
 
@@ -235,20 +264,29 @@ fn divergence(checkpoint: &Checkpoint, memory: &mut Memory) -> f64 {
 
 #[test]
 fn little_is_lost_and_less_than_by_rounding_again() {
-    for (kind, weights) in [(Q4_0, Format::Int4Codebook), (Q4_1, Format::Int4Codebook), (Q8_0, Format::Int8Grouped)] {
+    for (kind, weights) in
+        [(Q4_0, Format::Int4Codebook), (Q4_1, Format::Int4Codebook), (Q8_0, Format::Int8Grouped)]
+    {
         let (_dir, checkpoint) = open(&model(kind, Q8_0));
         let (mut taken, _) = quantized(&checkpoint, &options(weights));
-        let (mut again, summary) = quantized(&checkpoint, &Options { take: false, ..options(weights) });
+        let (mut again, summary) =
+            quantized(&checkpoint, &Options { take: false, ..options(weights) });
         assert!(summary.record.notes.iter().all(|note| note.what != TAKEN));
-        let [taken, again_lost] = [divergence(&checkpoint, &mut taken), divergence(&checkpoint, &mut again)];
+        let [taken, again_lost] =
+            [divergence(&checkpoint, &mut taken), divergence(&checkpoint, &mut again)];
         assert!(taken < 1e-3, "{kind}: {taken}");
-        assert!(taken < if kind == Q8_0 { 1.0 } else { 0.1 } * again_lost, "{kind}: {taken}, {again_lost}");
+        assert!(
+            taken < if kind == Q8_0 { 1.0 } else { 0.1 } * again_lost,
+            "{kind}: {taken}, {again_lost}"
+        );
         let model = Model::open(again.bytes()).unwrap();
         for index in 0..4 {
             let block = model.block(index).unwrap();
             let mut all = vec![block.output];
             all.extend(block.input().copied());
-            assert!(all.iter().all(|of| of.matrix.format() == weights && of.inputs != Inputs::Planes));
+            assert!(
+                all.iter().all(|of| of.matrix.format() == weights && of.inputs != Inputs::Planes)
+            );
         }
     }
 }
@@ -262,9 +300,12 @@ fn planes(memory: &mut Memory) -> Vec<bool> {
 #[test]
 fn a_block_is_taken_over_whole_or_not_at_all() {
     let mut file = model(Q4_1, F32);
-    *file.tensor("blk.0.attn_v.weight") = blocks(F32, "blk.0.attn_v.weight", WIDTH, WIDTH / 2, &mut Random(5));
-    *file.tensor("blk.1.ffn_down.weight") = blocks(Q8_0, "blk.1.ffn_down.weight", INNER, WIDTH, &mut Random(6));
-    *file.tensor("blk.1.attn_output.weight") = blocks(Q4_0, "blk.1.attn_output.weight", WIDTH, WIDTH, &mut Random(9));
+    *file.tensor("blk.0.attn_v.weight") =
+        blocks(F32, "blk.0.attn_v.weight", WIDTH, WIDTH / 2, &mut Random(5));
+    *file.tensor("blk.1.ffn_down.weight") =
+        blocks(Q8_0, "blk.1.ffn_down.weight", INNER, WIDTH, &mut Random(6));
+    *file.tensor("blk.1.attn_output.weight") =
+        blocks(Q4_0, "blk.1.attn_output.weight", WIDTH, WIDTH, &mut Random(9));
     let (_dir, checkpoint) = open(&file);
     let int4 = options(Format::Int4Codebook);
     let (mut memory, _) = quantized(&checkpoint, &int4);
@@ -276,7 +317,8 @@ fn a_block_is_taken_over_whole_or_not_at_all() {
     let calibrated = Options { calibration: samples, ..int4.clone() };
     let (mut memory, summary) = quantized(&checkpoint, &calibrated);
     assert_eq!(planes(&mut memory), [false, true, true, false]);
-    let how: Vec<&str> = summary.record.tensors.iter().filter_map(|tensor| tensor.rounding.as_deref()).collect();
+    let how: Vec<&str> =
+        summary.record.tensors.iter().filter_map(|tensor| tensor.rounding.as_deref()).collect();
     let [taken, rounded] = ["taken over", "GPTQ, descent"];
     assert_eq!(how, [rounded, rounded, taken, taken, taken, taken, rounded, rounded]);
     // Another width, and what moves weights, round again.

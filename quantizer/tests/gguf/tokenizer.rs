@@ -47,9 +47,12 @@ fn texts() -> Vec<String> {
 #[test]
 fn ids_and_texts_are_those_of_the_json() {
     for name in ["llama2", "llama3", "qwen2"] {
-        let json = std::fs::read_to_string(fixtures().join(format!("tokenizers/{name}.json"))).unwrap();
-        let (json, file) =
-            (import_json(&json).unwrap(), Checkpoint::open(fixture(&format!("tokenizer-{name}"))).unwrap());
+        let json =
+            std::fs::read_to_string(fixtures().join(format!("tokenizers/{name}.json"))).unwrap();
+        let (json, file) = (
+            import_json(&json).unwrap(),
+            Checkpoint::open(fixture(&format!("tokenizer-{name}"))).unwrap(),
+        );
         let file = file.tokenizer().unwrap();
         let (theirs, ours) = (Tokenizer::parse(&json).unwrap(), Tokenizer::parse(&file).unwrap());
         assert_eq!(theirs.expects_nfc(), ours.expects_nfc(), "{name}");
@@ -92,9 +95,15 @@ fn scores(scores: &[f32]) -> Value {
 fn pieces() -> File {
     File::new()
         .with("tokenizer.ggml.model", Value::Text("llama"))
-        .with("tokenizer.ggml.tokens", strings(&["<unk>", "<s>", "</s>", "\u{2581}", "a", "aa", "aaa", "b", "ab"]))
+        .with(
+            "tokenizer.ggml.tokens",
+            strings(&["<unk>", "<s>", "</s>", "\u{2581}", "a", "aa", "aaa", "b", "ab"]),
+        )
         .with("tokenizer.ggml.scores", scores(&[0.0, 0.0, 0.0, -9.0, -9.0, -1.0, -2.0, -9.0, -3.0]))
-        .with("tokenizer.ggml.token_type", list(5, 9, [2, 3, 3, 1, 1, 1, 1, 1, 1].map(i32::to_le_bytes).concat()))
+        .with(
+            "tokenizer.ggml.token_type",
+            list(5, 9, [2, 3, 3, 1, 1, 1, 1, 1, 1].map(i32::to_le_bytes).concat()),
+        )
 }
 
 fn error(file: &File) -> TokenizerImportError {
@@ -119,29 +128,60 @@ fn scores_decide_and_the_leftmost_goes_first() {
     }
     let bare = pieces().with("tokenizer.ggml.add_space_prefix", Value::Raw(7, vec![0]));
     let bare = bare.with("tokenizer.ggml.add_bos_token", Value::Raw(7, vec![0]));
-    let section =
-        bare.with("tokenizer.ggml.add_eos_token", Value::Raw(7, vec![1])).open().unwrap().tokenizer().unwrap();
+    let section = bare
+        .with("tokenizer.ggml.add_eos_token", Value::Raw(7, vec![1]))
+        .open()
+        .unwrap()
+        .tokenizer()
+        .unwrap();
     assert_eq!(encode(&Tokenizer::parse(&section).unwrap(), "ab", true), [8, 2]);
 }
 
 #[test]
 fn what_cannot_be_followed_is_named() {
     let cases = [
-        (pieces().with("tokenizer.ggml.model", Value::Text("t5")), vec!["tokenizer.ggml.model", "t5"]),
-        (pieces().with("tokenizer.ggml.model", Value::U32(1)), vec!["tokenizer.ggml.model", "string"]),
+        (
+            pieces().with("tokenizer.ggml.model", Value::Text("t5")),
+            vec!["tokenizer.ggml.model", "t5"],
+        ),
+        (
+            pieces().with("tokenizer.ggml.model", Value::U32(1)),
+            vec!["tokenizer.ggml.model", "string"],
+        ),
         (pieces().without("tokenizer.ggml.scores"), vec!["tokenizer.ggml.scores", "missing"]),
-        (pieces().with("tokenizer.ggml.scores", scores(&[-1000.0; 9])), vec!["tokenizer.ggml.scores", "-1000"]),
-        (pieces().with("tokenizer.ggml.scores", scores(&[0.0; 4])), vec!["tokenizer.ggml.scores", "4 entries"]),
-        (pieces().with("tokenizer.ggml.scores", strings(&["a"; 9])), vec!["tokenizer.ggml.scores", "list"]),
-        (pieces().with("tokenizer.ggml.tokens", strings(&["a"; 9])), vec!["tokenizer.ggml.tokens", "both token"]),
+        (
+            pieces().with("tokenizer.ggml.scores", scores(&[-1000.0; 9])),
+            vec!["tokenizer.ggml.scores", "-1000"],
+        ),
+        (
+            pieces().with("tokenizer.ggml.scores", scores(&[0.0; 4])),
+            vec!["tokenizer.ggml.scores", "4 entries"],
+        ),
+        (
+            pieces().with("tokenizer.ggml.scores", strings(&["a"; 9])),
+            vec!["tokenizer.ggml.scores", "list"],
+        ),
+        (
+            pieces().with("tokenizer.ggml.tokens", strings(&["a"; 9])),
+            vec!["tokenizer.ggml.tokens", "both token"],
+        ),
         (pieces().with("tokenizer.ggml.tokens", list(8, 1, string(b"\xff"))), vec!["UTF-8"]),
         (pieces().without("tokenizer.ggml.tokens"), vec!["tokenizer.ggml.scores", "0 tokens"]),
-        (pieces().with("tokenizer.ggml.eos_token_id", Value::U32(9)), vec!["tokenizer.ggml.tokens", "token 9"]),
-        (pieces().with("tokenizer.ggml.model", Value::Text("gpt2")), vec!["tokenizer.ggml.pre", "(none)", "llama-bpe"]),
+        (
+            pieces().with("tokenizer.ggml.eos_token_id", Value::U32(9)),
+            vec!["tokenizer.ggml.tokens", "token 9"],
+        ),
+        (
+            pieces().with("tokenizer.ggml.model", Value::Text("gpt2")),
+            vec!["tokenizer.ggml.pre", "(none)", "llama-bpe"],
+        ),
     ];
     for (file, words) in cases {
         let message = error(&file).to_string();
-        assert!(words.iter().all(|word| message.contains(word)), "{words:?} are not in {message:?}");
+        assert!(
+            words.iter().all(|word| message.contains(word)),
+            "{words:?} are not in {message:?}"
+        );
     }
     let bytes = pieces().with("tokenizer.ggml.model", Value::Text("gpt2"));
     let default = bytes.clone().with("tokenizer.ggml.pre", Value::Text("default"));

@@ -83,8 +83,9 @@ fn rotations_are_read() {
 
 #[test]
 fn what_is_absent_follows_from_the_rest() {
-    let mut file =
-        File::new().without("llama.attention.head_count_kv").with("llama.attention.head_count", Value::U32(1));
+    let mut file = File::new()
+        .without("llama.attention.head_count_kv")
+        .with("llama.attention.head_count", Value::U32(1));
     file.tensors.retain(|tensor| tensor.name != "output.weight");
     for part in ["attn_k", "attn_v"] {
         let name = format!("blk.0.{part}.weight");
@@ -96,7 +97,10 @@ fn what_is_absent_follows_from_the_rest() {
     let attention = attention(&checkpoint);
     assert_eq!((attention.kv_heads, attention.head_dim), (1, 8));
     let checkpoint = file.with("tokenizer.ggml.model", Value::Text("llama")).open().unwrap();
-    assert_eq!((checkpoint.architecture().bos, checkpoint.architecture().eos.as_slice()), (Some(1), [2].as_slice()));
+    assert_eq!(
+        (checkpoint.architecture().bos, checkpoint.architecture().eos.as_slice()),
+        (Some(1), [2].as_slice())
+    );
 }
 
 #[test]

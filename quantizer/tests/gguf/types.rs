@@ -55,7 +55,10 @@ fn any_rows_are_read_from_several_threads() {
 fn numbers_that_are_not_finite_are_found() {
     let file = File::new().bent("blk.0.ffn_gate.weight", |tensor| tensor.bytes[8..12].fill(0xff));
     let checkpoint = file.open().unwrap();
-    let gate = tensors(checkpoint.architecture()).into_iter().find(|tensor| tensor.name().contains("gate")).unwrap();
+    let gate = tensors(checkpoint.architecture())
+        .into_iter()
+        .find(|tensor| tensor.name().contains("gate"))
+        .unwrap();
     let error = checkpoint.read(gate).unwrap_err();
     assert!(matches!(&error, CheckpointError::NotFinite { row: 0, col: 2, .. }), "{error:?}");
 }

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::support::{Both, file, fixtures, runner, stream};
 
-/// Any ids at all, not only those a text has: byte-level vocabularies decode alike, invalid bytes included.
+/// Any ids at all, not only those a text has: byte-level vocabularies decode alike, invalid bytes
+/// included.
 #[test]
 fn any_ids_of_byte_level_vocabularies() {
     for name in ["gpt2", "llama3", "qwen2", "smollm"] {
@@ -22,31 +23,39 @@ fn any_ids_of_byte_level_vocabularies() {
     }
 }
 
-/// SentencePiece vocabularies decode alike as long as the bytes make characters; where they do not, the crate writes
-/// one U+FFFD a byte, and this one a maximal part.
+/// SentencePiece vocabularies decode alike as long as the bytes make characters; where they do not,
+/// the crate writes one U+FFFD a byte, and this one a maximal part.
 #[test]
 fn any_ids_of_sentencepiece_vocabularies() {
     let mut never = file("llama2");
     never["decoder"] = serde_json::json!({"type": "Sequence", "decoders": [
         {"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always"}, {"type": "ByteFallback"}]});
-    for both in [Both::from_json("llama2", &file("llama2")), Both::from_json("llama2, Metaspace", &never)] {
+    for both in
+        [Both::from_json("llama2", &file("llama2")), Both::from_json("llama2, Metaspace", &never)]
+    {
         let ours = both.ours();
         let id = 0..ours.vocab_len() as u32;
         let mut runner = runner(4000);
         let mut compared = 0;
-        let checked = runner.run(&prop::collection::vec(prop_oneof![3 => id, 1 => 3u32..131], 0..12), |ids| {
-            let theirs = both.theirs.decode(&ids, true).unwrap();
-            let text = stream(&ours, &ids);
-            if !text.contains('\u{fffd}') {
-                prop_assert_eq!(text, theirs);
-            }
-            Ok(())
-        });
+        let checked = runner.run(
+            &prop::collection::vec(prop_oneof![3 => id, 1 => 3u32..131], 0..12),
+            |ids| {
+                let theirs = both.theirs.decode(&ids, true).unwrap();
+                let text = stream(&ours, &ids);
+                if !text.contains('\u{fffd}') {
+                    prop_assert_eq!(text, theirs);
+                }
+                Ok(())
+            },
+        );
         checked.unwrap_or_else(|e| panic!("{e}"));
         for id in 0..ours.vocab_len() as u32 {
             let text = stream(&ours, &[id, id]);
             compared += usize::from(!text.contains('\u{fffd}'));
-            assert!(text.contains('\u{fffd}') || text == both.theirs.decode(&[id, id], true).unwrap(), "{id}");
+            assert!(
+                text.contains('\u{fffd}') || text == both.theirs.decode(&[id, id], true).unwrap(),
+                "{id}"
+            );
         }
         assert!(compared > 500);
     }
@@ -77,7 +86,8 @@ fn a_continued_text_keeps_its_space() {
     let ids = both.encode("the frog", false);
     assert_eq!(stream(&ours, &ids), "the frog");
     let mut detokenizer = Detokenizer::continuing();
-    let text: String = ids.iter().map(|&id| detokenizer.push(&ours, id).collect::<String>()).collect();
+    let text: String =
+        ids.iter().map(|&id| detokenizer.push(&ours, id).collect::<String>()).collect();
     assert_eq!(text, " the frog");
 }
 

@@ -1,5 +1,5 @@
-//! Makes the small tokenizers in `fixtures/tokenizers`: trained on `sample.txt` there with the crate's own trainer, then
-//! brought into the form of the models they stand for.
+//! Makes the small tokenizers in `fixtures/tokenizers`: trained on `sample.txt` there with the
+//! crate's own trainer, then brought into the form of the models they stand for.
 
 use std::fs;
 
@@ -14,8 +14,7 @@ use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 use super::support::fixtures;
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 #[test]
 #[ignore = "rewrites the fixtures"]
@@ -29,12 +28,17 @@ fn regenerate() {
         ("smollm", smollm()),
     ];
     for (name, file) in files {
-        fs::write(fixtures().join(format!("tokenizers/{name}.json")), file.to_string() + "\n").unwrap();
+        fs::write(fixtures().join(format!("tokenizers/{name}.json")), file.to_string() + "\n")
+            .unwrap();
     }
 }
 
 /// Tokens in the order of their ids, and merges.
-fn train(pre_tokenizer: Value, byte_level: bool, vocab_size: usize) -> (Vec<String>, Vec<(String, String)>) {
+fn train(
+    pre_tokenizer: Value,
+    byte_level: bool,
+    vocab_size: usize,
+) -> (Vec<String>, Vec<(String, String)>) {
     let mut tokenizer = Tokenizer::new(BPE::default());
     let pre_tokenizer: PreTokenizerWrapper = serde_json::from_value(pre_tokenizer).unwrap();
     tokenizer.with_pre_tokenizer(Some(pre_tokenizer));
@@ -43,7 +47,9 @@ fn train(pre_tokenizer: Value, byte_level: bool, vocab_size: usize) -> (Vec<Stri
         trainer = trainer.initial_alphabet(ByteLevel::alphabet().into_iter().collect());
     }
     let sample = fs::read_to_string(fixtures().join("tokenizers/sample.txt")).unwrap();
-    tokenizer.train(&mut TrainerWrapper::from(trainer.build()), sample.split_inclusive('\n')).unwrap();
+    tokenizer
+        .train(&mut TrainerWrapper::from(trainer.build()), sample.split_inclusive('\n'))
+        .unwrap();
     let trained: Value = serde_json::from_str(&tokenizer.to_string(false).unwrap()).unwrap();
     let mut vocab: Vec<(u64, String)> = trained["model"]["vocab"]
         .as_object()
@@ -59,7 +65,12 @@ fn train(pre_tokenizer: Value, byte_level: bool, vocab_size: usize) -> (Vec<Stri
 }
 
 fn vocab(tokens: &[String]) -> Value {
-    tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect::<serde_json::Map<_, _>>().into()
+    tokens
+        .iter()
+        .enumerate()
+        .map(|(id, token)| (token.clone(), json!(id)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 fn added(id: usize, content: &str, special: bool) -> Value {
@@ -86,7 +97,8 @@ fn byte_level_file(pre_tokenizer: Value, tokens: &[String], merges: Value) -> Va
             "vocab": vocab(tokens), "merges": merges}})
 }
 
-/// The older form: merges as lines, no `type` in the model, the special token in the model's vocabulary.
+/// The older form: merges as lines, no `type` in the model, the special token in the model's
+/// vocabulary.
 fn gpt2() -> Value {
     let (mut tokens, merges) = train(byte_level(false, true), true, 700);
     tokens.push("<|endoftext|>".into());
@@ -108,7 +120,13 @@ fn llama3() -> Value {
         }
     }
     let mut file = byte_level_file(split(LLAMA3), &tokens, json!(merges));
-    let names = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"];
+    let names = [
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+    ];
     let first = tokens.len();
     file["added_tokens"] = (first..).zip(names).map(|(id, name)| added(id, name, true)).collect();
     file["model"]["ignore_merges"] = json!(true);
@@ -131,7 +149,8 @@ fn qwen2() -> Value {
         ("<tool_call>", false),
         ("<think>", false),
     ];
-    file["added_tokens"] = (tokens.len()..).zip(names).map(|(id, (name, special))| added(id, name, special)).collect();
+    file["added_tokens"] =
+        (tokens.len()..).zip(names).map(|(id, (name, special))| added(id, name, special)).collect();
     file["normalizer"] = json!({"type": "NFC"});
     file
 }
@@ -141,14 +160,19 @@ fn bert() -> Value {
     let normalizer = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
         "lowercase": true});
     let mut tokenizer = Tokenizer::new(WordPiece::default());
-    tokenizer.with_normalizer(Some(serde_json::from_value::<NormalizerWrapper>(normalizer.clone()).unwrap()));
+    tokenizer.with_normalizer(Some(
+        serde_json::from_value::<NormalizerWrapper>(normalizer.clone()).unwrap(),
+    ));
     tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
     let trainer = WordPieceTrainer::builder().show_progress(false).vocab_size(800).build();
     let sample = fs::read_to_string(fixtures().join("tokenizers/sample.txt")).unwrap();
     tokenizer.train(&mut TrainerWrapper::from(trainer), sample.split_inclusive('\n')).unwrap();
-    // Of classes that the sample is without: punctuation, accents that are none, Chinese, parts of Hangul, and whole words.
-    let more = "# $ ^ _ ~ \u{2014} \u{3002} \u{f8} \u{131} \u{e6} \u{df} ##\u{df} \u{3c3} ##\u{3c3} ##\u{3c2} \u{4e00} ##\u{4e00} \u{9e1f} \
-        \u{5728} \u{1112} ##\u{1161} ##\u{11ab} \u{1100} ##\u{1173} ##\u{11af} \u{306b} ##\u{307b} \u{20ac} \u{1f426} ##\u{bcd} \u{b95} ##\u{bc6} \
+    // Of classes that the sample is without: punctuation, accents that are none, Chinese, parts of
+    // Hangul, and whole words.
+    let more = "# $ ^ _ ~ \u{2014} \u{3002} \u{f8} \u{131} \u{e6} \u{df} ##\u{df} \u{3c3} \
+                ##\u{3c3} ##\u{3c2} \u{4e00} ##\u{4e00} \u{9e1f} \
+        \u{5728} \u{1112} ##\u{1161} ##\u{11ab} \u{1100} ##\u{1173} ##\u{11af} \u{306b} ##\u{307b} \
+        \u{20ac} \u{1f426} ##\u{bcd} \u{b95} ##\u{bc6} \
         ##\u{bbe} 's n't extraordinary kinglet ##glet";
     let mut tokens: Vec<String> = tokenizer.get_vocab(false).into_keys().collect();
     tokens.extend(more.split_whitespace().map(String::from));
@@ -182,9 +206,11 @@ fn smollm() -> Value {
     file
 }
 
-/// SentencePiece in the legacy form: spaces and the prefix in the normalizer, byte fallback, runs of marks.
+/// SentencePiece in the legacy form: spaces and the prefix in the normalizer, byte fallback, runs
+/// of marks.
 fn llama2() -> Value {
-    let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+    let metaspace =
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
     let (trained, mut merges) = train(metaspace, false, 700);
     let mut tokens = vec!["<unk>".to_string(), "<s>".into(), "</s>".into()];
     tokens.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
@@ -194,7 +220,8 @@ fn llama2() -> Value {
         tokens.push(half.repeat(2));
     }
     let mut file = byte_level_file(Value::Null, &tokens, json!(merges));
-    file["added_tokens"] = json!([added(0, "<unk>", true), added(1, "<s>", true), added(2, "</s>", true)]);
+    file["added_tokens"] =
+        json!([added(0, "<unk>", true), added(1, "<s>", true), added(2, "</s>", true)]);
     file["normalizer"] = json!({"type": "Sequence", "normalizers": [
         {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]});
     file["post_processor"] = json!({"type": "TemplateProcessing",

@@ -1,4 +1,5 @@
-//! Files that lie: sections with wrong bytes, and `tokenizer.json` with wrong values. Neither may panic or hang.
+//! Files that lie: sections with wrong bytes, and `tokenizer.json` with wrong values. Neither may
+//! panic or hang.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,8 @@ use serde_json::{Value, json};
 use super::support::{file, runner, stream};
 use super::variants::all;
 
-const TEXT: &str = "Once upon a time, <|im_start|> 1234 \u{2581}\u{1f426} <a>  we'll see\n\n extraordinary </s> [MASK]\u{130}\u{d55c} N\u{e4}he";
+const TEXT: &str = "Once upon a time, <|im_start|> 1234 \u{2581}\u{1f426} <a>  we'll see\n\n \
+                    extraordinary </s> [MASK]\u{130}\u{d55c} N\u{e4}he";
 
 /// Uses everything a section offers.
 fn exercise(section: &[u8]) {
@@ -38,7 +40,12 @@ fn mutated_sections_do_no_harm() {
     let byte = (any::<prop::sample::Index>(), any::<u8>());
     let bytes = prop::collection::vec(byte, 1..6);
     // Half of all changes go to the header, which decides how the rest is read.
-    let input = (0..sections.len(), bytes, any::<bool>(), prop::option::weighted(0.1, any::<prop::sample::Index>()));
+    let input = (
+        0..sections.len(),
+        bytes,
+        any::<bool>(),
+        prop::option::weighted(0.1, any::<prop::sample::Index>()),
+    );
     let mut runner = runner(20_000);
     let start = Instant::now();
     let done = runner.run(&input, |(which, bytes, in_header, cut)| {
@@ -83,7 +90,10 @@ fn tables_of_nonsense_do_no_harm() {
 fn near_misses_of_long_patterns_are_bounded() {
     let mut json = file("gpt2");
     let miss = "a".repeat(MAX_PATTERN_BYTES - 1) + "b";
-    json["added_tokens"].as_array_mut().unwrap().push(json!({"id": 701, "content": miss, "single_word": false,
+    json["added_tokens"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"id": 701, "content": miss, "single_word": false,
         "lstrip": false, "rstrip": false, "normalized": false, "special": false}));
     let section = import_json(&json.to_string()).unwrap();
     let text = "a".repeat(100_000);
@@ -97,7 +107,10 @@ fn near_misses_of_long_patterns_are_bounded() {
 /// Each entry of each table is checked: a section with one wrong value is refused by name.
 #[test]
 fn validation_names_the_entry() {
-    let both = all().into_iter().find(|both| both.name == "llama2, Metaspace first true, added tokens").unwrap();
+    let both = all()
+        .into_iter()
+        .find(|both| both.name == "llama2, Metaspace first true, added tokens")
+        .unwrap();
     let section = &both.section;
     Tokenizer::parse(section).unwrap().validate().unwrap();
     for table in [
@@ -165,17 +178,20 @@ fn mutated_json_gives_an_error_or_a_tokenizer() {
         let original = file(name);
         // The small parts of a file come often, and each entry of its long lists now and then.
         let place = prop_oneof![0usize..120, 0usize..2600];
-        let done = runner.run(&(place, prop::sample::select(replacements.clone())), |(place, with)| {
-            let mut json = original.clone();
-            replace(&mut json, &mut { place }, &with);
-            if let Ok(section) = import_json(&json.to_string()) {
-                exercise(&section);
-            }
-            Ok(())
-        });
+        let done =
+            runner.run(&(place, prop::sample::select(replacements.clone())), |(place, with)| {
+                let mut json = original.clone();
+                replace(&mut json, &mut { place }, &with);
+                if let Ok(section) = import_json(&json.to_string()) {
+                    exercise(&section);
+                }
+                Ok(())
+            });
         done.unwrap_or_else(|e| panic!("{e}"));
     }
-    for text in ["", "{", "null", "[]", "{}", "{\"model\": null}", "{\"model\": {\"type\": \"BPE\"}}"] {
+    for text in
+        ["", "{", "null", "[]", "{}", "{\"model\": null}", "{\"model\": {\"type\": \"BPE\"}}"]
+    {
         assert!(import_json(text).is_err());
     }
     let deep = "[".repeat(100_000);

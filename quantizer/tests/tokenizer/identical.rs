@@ -22,9 +22,15 @@ fn stories() {
         both.check(&sample);
         sample.lines().for_each(|line| both.check(line));
         let plain = both.theirs.encode_fast(sample.as_str(), false).unwrap();
-        assert_eq!(both.encode(&sample, false), plain.get_ids(), "{} without special tokens", both.name);
+        assert_eq!(
+            both.encode(&sample, false),
+            plain.get_ids(),
+            "{} without special tokens",
+            both.name
+        );
         if let Some(valid) = &valid {
-            let part = if is_whole(&both) { valid.len() } else { valid.floor_char_boundary(20_000) };
+            let part =
+                if is_whole(&both) { valid.len() } else { valid.floor_char_boundary(20_000) };
             both.check(&valid[..part]);
         }
     }
@@ -36,7 +42,8 @@ fn hostile_texts() {
     for both in all() {
         long.iter().for_each(|text| both.check(text));
         for (i, a) in ATOMS.iter().enumerate() {
-            // All pairs in one text, and some of them as texts of their own, where a text's ends count.
+            // All pairs in one text, and some of them as texts of their own, where a text's ends
+            // count.
             both.check(&ATOMS.iter().map(|b| format!("{a}{b} x")).collect::<String>());
             let step = if is_whole(&both) { 4 } else { 12 };
             ATOMS.iter().skip(i % step).step_by(step).for_each(|b| both.check(&format!("{a}{b}")));
@@ -44,10 +51,12 @@ fn hostile_texts() {
     }
 }
 
-/// Every assigned part of Unicode, and some of the rest, in the places where the regexes look at classes.
+/// Every assigned part of Unicode, and some of the rest, in the places where the regexes look at
+/// classes.
 #[test]
 fn every_class_of_characters() {
-    let assigned = (0..0x3_2400).chain(0xe_0000..0xe_0200).chain((0x3_2400..=0x10_ffff).step_by(1009));
+    let assigned =
+        (0..0x3_2400).chain(0xe_0000..0xe_0200).chain((0x3_2400..=0x10_ffff).step_by(1009));
     let chars: Vec<char> = assigned.filter_map(char::from_u32).collect();
     let llama3 = Both::from_json("llama3", &file("llama3"));
     for some in chars.chunks(512) {
@@ -55,8 +64,12 @@ fn every_class_of_characters() {
     }
     // `Digits` has a class of its own, the standard library's.
     let smollm = Both::from_json("smollm", &file("smollm"));
-    let near_digits = |&&c: &&char| (c as u32 - 1..=c as u32 + 1).filter_map(char::from_u32).any(char::is_numeric);
-    smollm.check(&chars[1..].iter().filter(near_digits).map(|c| format!("{c}a 1{c}")).collect::<String>());
+    let near_digits = |&&c: &&char| {
+        (c as u32 - 1..=c as u32 + 1).filter_map(char::from_u32).any(char::is_numeric)
+    };
+    smollm.check(
+        &chars[1..].iter().filter(near_digits).map(|c| format!("{c}a 1{c}")).collect::<String>(),
+    );
 }
 
 #[test]
@@ -80,8 +93,14 @@ fn special_names_may_be_plain_text() {
             let ours = kinglet::tokenizer::Tokenizer::parse(&ours).unwrap();
             let mut out = [0; 100];
             let options = EncodeOptions { add_special: false, match_special: false };
-            let count = ours.encode_with(text, options, &mut vec![0; scratch_words(text.len())], &mut out).unwrap();
-            assert_eq!(&out[..count], both.theirs.encode(text, false).unwrap().get_ids(), "{name} {text}");
+            let count = ours
+                .encode_with(text, options, &mut vec![0; scratch_words(text.len())], &mut out)
+                .unwrap();
+            assert_eq!(
+                &out[..count],
+                both.theirs.encode(text, false).unwrap().get_ids(),
+                "{name} {text}"
+            );
         }
     }
 }
@@ -94,12 +113,19 @@ fn sizes_in_errors_are_exact() {
         for text in ["Once upon a time, extraordinary", "\u{2581}\u{1f426} aaaa'll <s>  x"] {
             let whole = both.encode(text, true);
             let mut out = vec![0; whole.len()];
-            let Err(EncodeError::ScratchTooSmall { needed }) = ours.encode(text, true, &mut [], &mut out) else {
+            let Err(EncodeError::ScratchTooSmall { needed }) =
+                ours.encode(text, true, &mut [], &mut out)
+            else {
                 panic!("{}: no scratch was enough", both.name);
             };
             assert!(needed <= scratch_words(text.len()));
             let mut scratch = vec![0; needed];
-            assert_eq!(ours.encode(text, true, &mut scratch, &mut out), Ok(whole.len()), "{}", both.name);
+            assert_eq!(
+                ours.encode(text, true, &mut scratch, &mut out),
+                Ok(whole.len()),
+                "{}",
+                both.name
+            );
             assert_eq!(out, whole);
             let short = ours.encode(text, true, &mut scratch[1..], &mut out);
             assert_eq!(short, Err(EncodeError::ScratchTooSmall { needed }));
@@ -145,7 +171,12 @@ fn speed() {
         let ours = start.elapsed();
         let start = Instant::now();
         let theirs = both.theirs.encode_fast(text.as_str(), false).unwrap().len();
-        println!("{}: {} bytes, {count} tokens in {ours:?}; the crate in {:?}", both.name, text.len(), start.elapsed());
+        println!(
+            "{}: {} bytes, {count} tokens in {ours:?}; the crate in {:?}",
+            both.name,
+            text.len(),
+            start.elapsed()
+        );
         assert_eq!(count, theirs);
     }
 }

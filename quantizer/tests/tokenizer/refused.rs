@@ -25,25 +25,41 @@ fn models() {
         json["model"] = json!({"type": "Unigram", "vocab": [["a", 0.0]]})
     });
     refused("gpt2", &["model.dropout"], |json| json["model"]["dropout"] = json!(0.1));
-    refused("gpt2", &["end_of_word_suffix", "</w>"], |json| json["model"]["end_of_word_suffix"] = json!("</w>"));
-    refused("gpt2", &["continuing_subword_prefix"], |json| json["model"]["continuing_subword_prefix"] = json!("##"));
+    refused("gpt2", &["end_of_word_suffix", "</w>"], |json| {
+        json["model"]["end_of_word_suffix"] = json!("</w>")
+    });
+    refused("gpt2", &["continuing_subword_prefix"], |json| {
+        json["model"]["continuing_subword_prefix"] = json!("##")
+    });
     refused("llama2", &["ignore_merges"], |json| json["model"]["ignore_merges"] = json!(true));
     refused("gpt2", &["version", "2.0"], |json| json["version"] = json!("2.0"));
-    refused("gpt2", &["model.merges", "merge 7"], |json| json["model"]["merges"][7] = json!("a b c"));
+    refused("gpt2", &["model.merges", "merge 7"], |json| {
+        json["model"]["merges"][7] = json!("a b c")
+    });
     refused("gpt2", &["model.merges", "zq"], |json| json["model"]["merges"][7] = json!("z q"));
-    refused("gpt2", &["model.vocab", "5000000"], |json| json["model"]["vocab"]["a"] = json!(5_000_000));
+    refused("gpt2", &["model.vocab", "5000000"], |json| {
+        json["model"]["vocab"]["a"] = json!(5_000_000)
+    });
     refused("llama2", &["model.vocab", "without", "\u{2581}"], |json| {
         json["model"]["vocab"].as_object_mut().unwrap().remove("\u{2581}");
         json["model"]["merges"] = json!([]);
     });
-    refused("gpt2", &["model.vocab", "both have id"], |json| json["model"]["vocab"]["a"] = json!(3));
+    refused("gpt2", &["model.vocab", "both have id"], |json| {
+        json["model"]["vocab"]["a"] = json!(3)
+    });
 }
 
 #[test]
 fn pipelines() {
-    refused("gpt2", &["normalizer", "Lowercase", "NFC"], |json| json["normalizer"] = json!({"type": "Lowercase"}));
-    refused("llama2", &["normalizer", "NFKC"], |json| json["normalizer"]["normalizers"][0] = json!({"type": "NFKC"}));
-    refused("llama2", &["normalizer", "Prepend"], |json| json["normalizer"]["normalizers"][0]["prepend"] = json!("_"));
+    refused("gpt2", &["normalizer", "Lowercase", "NFC"], |json| {
+        json["normalizer"] = json!({"type": "Lowercase"})
+    });
+    refused("llama2", &["normalizer", "NFKC"], |json| {
+        json["normalizer"]["normalizers"][0] = json!({"type": "NFKC"})
+    });
+    refused("llama2", &["normalizer", "Prepend"], |json| {
+        json["normalizer"]["normalizers"][0]["prepend"] = json!("_")
+    });
     refused("llama2", &["normalizer", "Replace"], |json| {
         json["normalizer"]["normalizers"][1]["pattern"] = json!({"Regex": " {2,}"});
     });
@@ -53,10 +69,16 @@ fn pipelines() {
     refused("llama3", &["pre_tokenizer", "Isolated"], |json| {
         json["pre_tokenizer"]["pretokenizers"][0]["behavior"] = json!("Removed");
     });
-    refused("gpt2", &["pre_tokenizer", "Whitespace"], |json| json["pre_tokenizer"] = json!({"type": "Whitespace"}));
+    refused("gpt2", &["pre_tokenizer", "Whitespace"], |json| {
+        json["pre_tokenizer"] = json!({"type": "Whitespace"})
+    });
     refused("gpt2", &["decoder"], |json| json["decoder"] = Value::Null);
-    refused("llama2", &["decoder", "Strip"], |json| json["decoder"]["decoders"][3]["start"] = json!(2));
-    refused("llama2", &["post_processor", "template"], |json| json["post_processor"]["single"] = json!([]));
+    refused("llama2", &["decoder", "Strip"], |json| {
+        json["decoder"]["decoders"][3]["start"] = json!(2)
+    });
+    refused("llama2", &["post_processor", "template"], |json| {
+        json["post_processor"]["single"] = json!([])
+    });
     refused("llama2", &["post_processor", "special_tokens"], |json| {
         json["post_processor"]["special_tokens"] = json!({})
     });
@@ -72,7 +94,9 @@ fn added_tokens() {
         let first = json["added_tokens"][0].clone();
         json["added_tokens"].as_array_mut().unwrap().push(first);
     });
-    refused("qwen2", &["added_tokens", "its place gives it"], |json| json["added_tokens"][2]["id"] = json!(900));
+    refused("qwen2", &["added_tokens", "its place gives it"], |json| {
+        json["added_tokens"][2]["id"] = json!(900)
+    });
     refused("qwen2", &["added_tokens", "512 bytes"], |json| {
         json["added_tokens"][0]["content"] = json!("x".repeat(600))
     });
@@ -84,8 +108,14 @@ fn companions() {
     let dir = Folder::new("companions");
     fs::copy(fixtures().join("tokenizers/qwen2.json"), dir.0.join("tokenizer.json")).unwrap();
     let first = file("qwen2")["added_tokens"][0]["id"].as_u64().unwrap() as u32;
-    dir.write("tokenizer_config.json", &json!({"eos_token": {"content": "<|im_end|>"}, "pad_token": "<|endoftext|>"}));
-    dir.write("generation_config.json", &json!({"eos_token_id": [first, first + 2], "pad_token_id": -1}));
+    dir.write(
+        "tokenizer_config.json",
+        &json!({"eos_token": {"content": "<|im_end|>"}, "pad_token": "<|endoftext|>"}),
+    );
+    dir.write(
+        "generation_config.json",
+        &json!({"eos_token_id": [first, first + 2], "pad_token_id": -1}),
+    );
     let section = import(&dir.0).unwrap();
     let tokenizer = Tokenizer::parse(&section).unwrap();
     assert!(tokenizer.eos().eq([first, first + 2]));
@@ -96,7 +126,10 @@ fn companions() {
     dir.write("generation_config.json", &json!({}));
     dir.write("tokenizer_config.json", &json!({"eos_token": "<|nothing|>"}));
     let message = import(&dir.0).unwrap_err().to_string();
-    assert!(message.contains("tokenizer_config.json: eos_token") && message.contains("<|nothing|>"), "{message}");
+    assert!(
+        message.contains("tokenizer_config.json: eos_token") && message.contains("<|nothing|>"),
+        "{message}"
+    );
     fs::remove_file(dir.0.join("tokenizer.json")).unwrap();
     assert!(import(&dir.0).unwrap_err().to_string().contains("tokenizer.json"));
 }
@@ -106,7 +139,8 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("kinglet-tokenizer-{name}-{}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("kinglet-tokenizer-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }

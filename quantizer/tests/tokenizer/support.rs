@@ -67,8 +67,9 @@ impl Both {
         out
     }
 
-    /// Asserts the same tokens and the same text back. The crate normalises each segment by itself, so it gets the
-    /// normalised text as well: a mark that follows an added token would otherwise make a difference.
+    /// Asserts the same tokens and the same text back. The crate normalises each segment by itself,
+    /// so it gets the normalised text as well: a mark that follows an added token would otherwise
+    /// make a difference.
     pub(crate) fn check(&self, text: &str) {
         let text = &*normalized(&self.ours(), text);
         let theirs = self.theirs.encode_fast(text, true).unwrap();
@@ -81,7 +82,10 @@ impl Both {
 
 /// A proptest runner that leaves no files behind.
 pub(crate) fn runner(cases: u32) -> TestRunner {
-    TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) })
+    TestRunner::new(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(cases)
+    })
 }
 
 /// Decodes token by token; asserts that all pieces are whole strings, which their type does.

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 
-/// What hostile texts are put together from: every kind of whitespace, mark, quote, digit, and the names of special
-/// tokens.
+/// What hostile texts are put together from: every kind of whitespace, mark, quote, digit, and the
+/// names of special tokens.
 pub(crate) const ATOMS: &[&str] = &[
     "a",
     "Z",
@@ -166,8 +166,10 @@ pub(crate) fn long() -> Vec<String> {
 
 /// Random texts: of any characters, and of atoms.
 pub(crate) fn any_text() -> impl Strategy<Value = String> {
-    let atoms = prop::collection::vec(prop::sample::select(ATOMS), 0..24).prop_map(|atoms| atoms.concat());
+    let atoms =
+        prop::collection::vec(prop::sample::select(ATOMS), 0..24).prop_map(|atoms| atoms.concat());
     let chars = prop::collection::vec(any::<char>(), 0..40).prop_map(String::from_iter);
-    let ascii = prop::collection::vec(0u8..128, 0..60).prop_map(|bytes| bytes.into_iter().map(char::from).collect());
+    let ascii = prop::collection::vec(0u8..128, 0..60)
+        .prop_map(|bytes| bytes.into_iter().map(char::from).collect());
     prop_oneof![3 => atoms, 1 => chars, 1 => ascii]
 }

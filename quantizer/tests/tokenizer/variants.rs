@@ -1,4 +1,5 @@
-//! All tokenizers the tests run over: the files, and variants of them that use one more setting each.
+//! All tokenizers the tests run over: the files, and variants of them that use one more setting
+//! each.
 
 use serde_json::{Value, json};
 
@@ -49,13 +50,13 @@ fn metaspace(json: &mut Value, scheme: &str, split: bool, decoder: bool) {
     json["normalizer"] = Value::Null;
     json["pre_tokenizer"] = metaspace.clone();
     if decoder {
-        json["decoder"] =
-            json!({"type": "Sequence", "decoders": [metaspace, {"type": "ByteFallback"}, {"type": "Fuse"}]});
+        json["decoder"] = json!({"type": "Sequence", "decoders": [metaspace, {"type": "ByteFallback"}, {"type": "Fuse"}]});
     }
 }
 
 fn replace_only(json: &mut Value) {
-    json["normalizer"] = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
+    json["normalizer"] =
+        json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
     json["pre_tokenizer"] = json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious",
         "invert": false});
     json["decoder"]["decoders"].as_array_mut().unwrap().pop();
@@ -120,18 +121,24 @@ fn sentencepiece() -> Vec<Both> {
             all.push(variant("llama2", &format!("Metaspace {scheme} {split}"), |json| {
                 metaspace(json, scheme, split, split);
             }));
-            all.push(variant("llama2", &format!("Metaspace {scheme} {split}, added tokens"), |json| {
-                metaspace(json, scheme, split, false);
-                many_added(json);
-            }));
+            all.push(variant(
+                "llama2",
+                &format!("Metaspace {scheme} {split}, added tokens"),
+                |json| {
+                    metaspace(json, scheme, split, false);
+                    many_added(json);
+                },
+            ));
         }
     }
     all
 }
 
 fn byte_level() -> Vec<Both> {
-    let mut all: Vec<_> =
-        ["gpt2", "llama3", "qwen2", "smollm"].into_iter().map(|name| variant(name, "as it is", |_| {})).collect();
+    let mut all: Vec<_> = ["gpt2", "llama3", "qwen2", "smollm"]
+        .into_iter()
+        .map(|name| variant(name, "as it is", |_| {}))
+        .collect();
     for name in ["gpt2", "llama3", "qwen2", "smollm"] {
         all.push(variant(name, "added tokens", many_added));
     }
@@ -146,7 +153,9 @@ fn byte_level() -> Vec<Both> {
         json["model"]["ignore_merges"] = json!(true);
         byte_level_options(json, true, false);
     }));
-    all.push(variant("llama3", "with merges", |json| json["model"]["ignore_merges"] = json!(false)));
+    all.push(variant("llama3", "with merges", |json| {
+        json["model"]["ignore_merges"] = json!(false)
+    }));
     all.push(variant("smollm", "runs of digits", |json| {
         json["pre_tokenizer"]["pretokenizers"][0]["individual_digits"] = json!(false);
     }));
@@ -183,12 +192,15 @@ fn word_piece() -> Vec<Both> {
             bert_normalizer(json, "strip_accents", json!(true));
         }),
         variant("bert", "unclean", |json| bert_normalizer(json, "clean_text", json!(false))),
-        variant("bert", "no Chinese", |json| bert_normalizer(json, "handle_chinese_chars", json!(false))),
+        variant("bert", "no Chinese", |json| {
+            bert_normalizer(json, "handle_chinese_chars", json!(false))
+        }),
         variant("bert", "no normalizer", |json| json["normalizer"] = Value::Null),
         variant("bert", "short words, no clean-up, BERT's processor", |json| {
             json["model"]["max_input_chars_per_word"] = json!(7);
             json["decoder"]["cleanup"] = json!(false);
-            json["post_processor"] = json!({"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]});
+            json["post_processor"] =
+                json!({"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]});
         }),
         variant("bert", "added tokens", |json| {
             add_token(json, "<a>", &["lstrip"]);

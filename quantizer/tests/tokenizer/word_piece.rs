@@ -25,7 +25,8 @@ fn every_character() {
 
 /// Characters of the scripts that fold, and some of each of the others: all of them take minutes.
 fn folding() -> impl Iterator<Item = char> {
-    let scripts = |c: u32| c < 0x3400 || (0xA640..0xB000).contains(&c) || (0xF900..0x1_1000).contains(&c);
+    let scripts =
+        |c: u32| c < 0x3400 || (0xA640..0xB000).contains(&c) || (0xF900..0x1_1000).contains(&c);
     ('\0'..=char::MAX).filter(move |&c| scripts(c as u32) || (c as u32).is_multiple_of(97))
 }
 
@@ -45,7 +46,10 @@ fn every_fold() {
         json["normalizer"]["strip_accents"] = accents;
         let both = Both::from_json("bert of many characters", &json);
         let runs = both.ours().header().extent(Table::Chars).count;
-        println!("{runs} runs, {} bytes of texts", both.ours().header().extent(Table::AddedBytes).count);
+        println!(
+            "{runs} runs, {} bytes of texts",
+            both.ours().header().extent(Table::AddedBytes).count
+        );
         for some in folding().collect::<Vec<_>>().chunks(1024) {
             both.check(&some.iter().map(|c| format!("{c} a{c}b ")).collect::<String>());
         }
@@ -85,10 +89,12 @@ fn odd_texts() {
         "H\u{e9}llo W\u{d6}RLD, na\u{ef}ve fa\u{e7}ade!",
         "\u{130}stanbul I\u{307} \u{131} Stra\u{df}e STRA\u{1e9e}E",
         "\u{39f}\u{394}\u{3a5}\u{3a3}\u{3a3}\u{395}\u{3a5}\u{3a3} \u{3c2}",
-        "\u{d55c}\u{ad6d}\u{c5b4} \u{1112}\u{1161}\u{11ab} \u{65e5}\u{672c}\u{8a9e}\u{306b}\u{307b}\u{3093}\u{3054} \u{ff76}\u{ff9e}",
+        "\u{d55c}\u{ad6d}\u{c5b4} \u{1112}\u{1161}\u{11ab} \
+         \u{65e5}\u{672c}\u{8a9e}\u{306b}\u{307b}\u{3093}\u{3054} \u{ff76}\u{ff9e}",
         "\u{1f468}\u{200d}\u{1f469} \u{1f44d}\u{1f3fd} \u{2764}\u{fe0f} \u{1f1e9}\u{1f1ea}",
         "a\u{0}b\u{1}c\u{7f}d\u{ad}e\u{fffd}f\u{feff}g\u{85}h\u{2028}i\u{e000}j",
-        "don't can't we've I'm he's they're ... ?! -- (x) [y] {z} <w> \u{201c}q\u{201d} \u{ab}r\u{bb} $5 50% a_b c^d",
+        "don't can't we've I'm he's they're ... ?! -- (x) [y] {z} <w> \u{201c}q\u{201d} \
+         \u{ab}r\u{bb} $5 50% a_b c^d",
         "[CLS] [SEP] [MASK] [UNK] [cls] [ MASK ] ##ing # # ##",
     ];
     let all = all();
@@ -122,13 +128,21 @@ fn mutated_words_do_no_harm() {
     let both = Both::from_json("bert", &file("bert"));
     let header = *both.ours().header();
     let text = "The kinglet, \u{d55c}\u{130}\u{bca} N\u{c4}HE \u{9e1f}[MASK] extraordinarily!";
-    let tables = vec![Table::Chars, Table::Classes, Table::SortedIds, Table::TokenOffsets, Table::TokenKinds];
+    let tables = vec![
+        Table::Chars,
+        Table::Classes,
+        Table::SortedIds,
+        Table::TokenOffsets,
+        Table::TokenKinds,
+    ];
     let change = (prop::sample::select(tables), any::<prop::sample::Index>(), any::<u8>());
     let done = runner(20_000).run(&prop::collection::vec(change, 1..8), |changes| {
         let mut section = both.section.clone();
         for (table, at, byte) in changes {
             let extent = header.extent(table);
-            section[extent.offset as usize + at.index(extent.count as usize * table.entry_bytes())] = byte;
+            section
+                [extent.offset as usize + at.index(extent.count as usize * table.entry_bytes())] =
+                byte;
         }
         let ours = Tokenizer::parse(&section).unwrap();
         let _ = ours.validate();
@@ -177,15 +191,25 @@ fn what_is_not_followed_is_refused() {
         let mut json = file("bert");
         change(&mut json);
         let message = import_json(&json.to_string()).unwrap_err().to_string();
-        words.iter().for_each(|word| assert!(message.contains(word), "{word:?} is not in: {message}"));
+        words
+            .iter()
+            .for_each(|word| assert!(message.contains(word), "{word:?} is not in: {message}"));
     };
     refused(&["model.unk_token"], |json| json["model"]["unk_token"] = json!("[none]"));
-    refused(&["max_input_chars_per_word", "255"], |json| json["model"]["max_input_chars_per_word"] = json!(256));
-    refused(&["continuing_subword_prefix"], |json| json["model"]["continuing_subword_prefix"] = json!("#"));
+    refused(&["max_input_chars_per_word", "255"], |json| {
+        json["model"]["max_input_chars_per_word"] = json!(256)
+    });
+    refused(&["continuing_subword_prefix"], |json| {
+        json["model"]["continuing_subword_prefix"] = json!("#")
+    });
     refused(&["decoder"], |json| json["decoder"]["prefix"] = json!("@@"));
     refused(&["decoder"], |json| json["decoder"] = Value::Null);
     refused(&["normalizer", "Lowercase"], |json| json["normalizer"] = json!({"type": "Lowercase"}));
     refused(&["pre_tokenizer", "missing"], |json| json["pre_tokenizer"] = Value::Null);
-    refused(&["pre_tokenizer", "Whitespace"], |json| json["pre_tokenizer"] = json!({"type": "Whitespace"}));
-    refused(&["added_tokens", "normalized"], |json| json["added_tokens"][4]["normalized"] = json!(true));
+    refused(&["pre_tokenizer", "Whitespace"], |json| {
+        json["pre_tokenizer"] = json!({"type": "Whitespace"})
+    });
+    refused(&["added_tokens", "normalized"], |json| {
+        json["added_tokens"][4]["normalized"] = json!(true)
+    });
 }

@@ -90,7 +90,8 @@ pub enum ModelProblem {
     Dimension,
     /// Bytes that must be zero are not.
     Reserved,
-    /// The dense layer or the head does not have the shape of the last stack, or a language model has no head.
+    /// The dense layer or the head does not have the shape of the last stack, or a language model
+    /// has no head.
     Shape,
     /// This build of the runtime leaves out what the model needs.
     NotBuilt,
@@ -112,7 +113,8 @@ pub enum StackProblem {
     Picture,
     /// A tensor's shape does not fit the stack, or a table is sparse.
     Shape,
-    /// It goes on with states or looks across, and is the first; or its width is not that of the states.
+    /// It goes on with states or looks across, and is the first; or its width is not that of the
+    /// states.
     Order,
     /// This build of the runtime leaves out what the stack needs.
     NotBuilt,
@@ -164,7 +166,8 @@ pub enum BlockProblem {
     Rope,
     /// A table of distances that is not an odd number of values for each head.
     Relative,
-    /// What heads or states go through is unknown, or not for their width, or not the same for all that look at the states.
+    /// What heads or states go through is unknown, or not for their width, or not the same for all
+    /// that look at the states.
     Inputs,
     /// An epsilon or scale that is negative or not finite.
     Value,
@@ -189,11 +192,18 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Truncated { needed, found } => {
-                // As numbers of the machine: those of 64 bits would take others a KiB of flash to print.
-                let [needed, found] = [needed, found].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-                write!(f, "the file ends early: it says {needed} bytes, there are {found}; copy it again")
+                // As numbers of the machine: those of 64 bits would take others a KiB of flash to
+                // print.
+                let [needed, found] =
+                    [needed, found].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+                write!(
+                    f,
+                    "the file ends early: it says {needed} bytes, there are {found}; copy it again"
+                )
             }
-            Self::NotKinglet => f.write_str("not a .kinglet file; make one with `kinglet quantize`"),
+            Self::NotKinglet => {
+                f.write_str("not a .kinglet file; make one with `kinglet quantize`")
+            }
             Self::Version { found } => {
                 write!(
                     f,
@@ -203,7 +213,9 @@ impl fmt::Display for OpenError {
                 )
             }
             Self::Unaligned => f.write_str("the memory does not start at a multiple of 64 bytes"),
-            Self::HeadChecksum => f.write_str("the head's checksum does not match; copy the file again"),
+            Self::HeadChecksum => {
+                f.write_str("the head's checksum does not match; copy the file again")
+            }
             Self::Section { kind, problem } => write!(f, "section {kind}: {problem}"),
             Self::Model(problem) => write!(f, "model record: {problem}"),
             Self::Tensor { index, problem } => write!(f, "tensor {index}: {problem}"),
@@ -215,8 +227,8 @@ impl fmt::Display for OpenError {
 
 impl core::error::Error for OpenError {}
 
-const NOT_BUILT: &str =
-    "this program's runtime was built without what it needs: turn on the feature `families` of kinglet";
+const NOT_BUILT: &str = "this program's runtime was built without what it needs: turn on the \
+                         feature `families` of kinglet";
 const NEWER: &str = "bytes that must be zero are not; the file may come from a newer version";
 const UNKNOWN: &str = "an unknown kind; the file may come from a newer version";
 const SHAPE: &str = "a tensor's shape does not fit";
@@ -267,12 +279,18 @@ impl fmt::Display for TensorProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("named, but not in the table"),
-            Self::Format(n) => write!(f, "unknown format {}; the file may come from a newer version", u32::from(*n)),
+            Self::Format(n) => write!(
+                f,
+                "unknown format {}; the file may come from a newer version",
+                u32::from(*n)
+            ),
             Self::Shape => f.write_str("a dimension is zero or too large"),
             Self::Bounds => f.write_str("overlaps its neighbour or ends beyond the weights"),
             Self::Misaligned => f.write_str("does not start at a multiple of 64"),
             Self::Length => f.write_str("its length does not fit its shape"),
-            Self::Kind => f.write_str("a matrix where a vector belongs, or a vector where a matrix does"),
+            Self::Kind => {
+                f.write_str("a matrix where a vector belongs, or a vector where a matrix does")
+            }
             Self::Inputs => f.write_str(UNKNOWN),
             Self::NotBuilt => f.write_str(NOT_BUILT),
             Self::Reserved => f.write_str(NEWER),
@@ -283,7 +301,9 @@ impl fmt::Display for TensorProblem {
 impl fmt::Display for BlockProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Kind(n) => write!(f, "unknown kind {}; the file may come from a newer version", u32::from(*n)),
+            Self::Kind(n) => {
+                write!(f, "unknown kind {}; the file may come from a newer version", u32::from(*n))
+            }
             Self::Variant => f.write_str(UNKNOWN),
             Self::Heads => f.write_str("heads do not divide, or a head is too wide"),
             Self::Inner => f.write_str("its width is zero or too large"),

@@ -1,8 +1,10 @@
-//! Golden sequences: an answer that travels with the file, so that any device can check itself against its maker.
+//! Golden sequences: an answer that travels with the file, so that any device can check itself
+//! against its maker.
 
 use super::layout::GoldenRecord;
 
-/// FNV-1a, 64 bits, over the bits of f32 values taken as 32-bit words; every NaN counts as one and the same.
+/// FNV-1a, 64 bits, over the bits of f32 values taken as 32-bit words; every NaN counts as one and
+/// the same.
 ///
 /// <http://www.isthe.com/chongo/tech/comp/fnv/>, with words in place of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +34,8 @@ impl LogitsHash {
 /// A sequence and the hash of the outputs that chose its tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Golden<'a> {
-    /// Rows of the source: as many as `source` has tokens or, where the model reads something else, of [`crate::Source::Pattern`].
+    /// Rows of the source: as many as `source` has tokens or, where the model reads something else,
+    /// of [`crate::Source::Pattern`].
     pub rows: usize,
     /// Tokens of the source.
     pub source: &'a [u32],
@@ -40,12 +43,14 @@ pub struct Golden<'a> {
     pub prompt: &'a [u32],
     /// The most probable tokens that followed, one after the other.
     pub answer: &'a [u32],
-    /// [`LogitsHash`] of the outputs of the source, if there are any, and of the logits that chose each token of `answer`.
+    /// [`LogitsHash`] of the outputs of the source, if there are any, and of the logits that chose
+    /// each token of `answer`.
     pub hash: u64,
 }
 
 impl<'a> Golden<'a> {
-    /// `None` with neither source nor prompt. Of a lone stack, `prompt` are the tokens of a decoder, `source` those of an encoder.
+    /// `None` with neither source nor prompt. Of a lone stack, `prompt` are the tokens of a
+    /// decoder, `source` those of an encoder.
     pub(super) fn new(record: GoldenRecord, tokens: &'a [u32], reads_tokens: bool) -> Option<Self> {
         let rows = record.source as usize;
         let (source, tokens) = tokens.split_at_checked(if reads_tokens { rows } else { 0 })?;

@@ -1,5 +1,5 @@
-//! The records of a `.kinglet` file, version 3. `docs/format.md` describes them byte for byte; the reader
-//! ([`crate::Model`]) and the quantizer's writer share these definitions.
+//! The records of a `.kinglet` file, version 3. `docs/format.md` describes them byte for byte; the
+//! reader ([`crate::Model`]) and the quantizer's writer share these definitions.
 //!
 //! ```text
 //! 0    Head                       64 bytes
@@ -10,7 +10,8 @@
 pub use super::record::Zeros;
 use super::record::record;
 
-/// First bytes of every file. The last two show a transfer that changed line ends or stopped at an end-of-file character.
+/// First bytes of every file. The last two show a transfer that changed line ends or stopped at an
+/// end-of-file character.
 pub const MAGIC: [u8; 8] = *b"KINGLET\x1a";
 /// Version of the format that this crate reads and writes.
 pub const VERSION: u16 = 3;
@@ -26,7 +27,8 @@ pub const MAX_STACKS: u32 = 8;
 pub const MAX_BLOCKS: u32 = 4096;
 /// At most this many tensors.
 pub const MAX_TENSORS: u32 = 1 << 16;
-/// Widths, heads, vocabulary and context stay below this, so that products of two fit 64 bits with room.
+/// Widths, heads, vocabulary and context stay below this, so that products of two fit 64 bits with
+/// room.
 pub const MAX_DIMENSION: u32 = 1 << 28;
 
 record! {
@@ -52,7 +54,8 @@ record! {
     SectionEntry {
         /// One of [`section`].
         kind: u32,
-        /// CRC-32 of the section's bytes; for [`section::WEIGHTS`] zero, since each tensor has its own.
+        /// CRC-32 of the section's bytes; for [`section::WEIGHTS`] zero, since each tensor has its
+        /// own.
         crc: u32,
         /// From the start of the file; a multiple of 64.
         offset: u64,
@@ -88,8 +91,9 @@ pub mod section {
 }
 
 record! {
-    /// What is not in a stack: the counts, and how the last stack's states become the output. A language model has the head at each
-    /// position; an encoder pools its states to one row first, and may have a dense layer with an activation before the head.
+    /// What is not in a stack: the counts, and how the last stack's states become the output. A
+    /// language model has the head at each position; an encoder pools its states to one row first,
+    /// and may have a dense layer with an activation before the head.
     ModelRecord {
         /// Number of stacks.
         stacks: u32,
@@ -109,8 +113,8 @@ record! {
         dense: u32,
         /// Vector, n, or none.
         dense_bias: u32,
-        /// Matrix, outputs x width (or n behind `dense`), or none: the states themselves come out. The same index as the last stack's
-        /// embedding where they are tied.
+        /// Matrix, outputs x width (or n behind `dense`), or none: the states themselves come out.
+        /// The same index as the last stack's embedding where they are tied.
         head: u32,
         /// Vector, outputs, or none.
         head_bias: u32,
@@ -139,7 +143,8 @@ pub mod input {
     pub const TOKENS: u8 = 0;
     /// Rows of numbers: `embedding` times each, plus `input_bias`.
     pub const FEATURES: u8 = 1;
-    /// A picture, cut into patches from left to right and top to bottom; the numbers of a patch are those of its rows, pixels, channels. Then as features.
+    /// A picture, cut into patches from left to right and top to bottom; the numbers of a patch are
+    /// those of its rows, pixels, channels. Then as features.
     pub const PIXELS: u8 = 2;
     /// Nothing: the rows of `embedding` are its input (queries that a resampler has learned).
     pub const QUERIES: u8 = 3;
@@ -148,8 +153,8 @@ pub mod input {
 }
 
 record! {
-    /// A stack of blocks. Its attention across ([`sight::CROSS`]) looks at the final states of the stack before. Fields that the input's
-    /// kind does not use are zero, tensors [`NONE`].
+    /// A stack of blocks. Its attention across ([`sight::CROSS`]) looks at the final states of the
+    /// stack before. Fields that the input's kind does not use are zero, tensors [`NONE`].
     StackRecord {
         /// One of [`input`].
         input: u8,
@@ -191,7 +196,8 @@ record! {
         patch: u16,
         /// Numbers of a pixel.
         channels: u16,
-        /// Vector, `2 * channels`: a pixel counts `value * scale + offset`; the scales, then the offsets.
+        /// Vector, `2 * channels`: a pixel counts `value * scale + offset`; the scales, then the
+        /// offsets.
         pixel: u32,
         /// Zero.
         reserved2: Zeros<28>,
@@ -220,8 +226,8 @@ pub mod norm {
 pub mod join {
     /// `x += branch(norm(x))`.
     pub const PRE: u8 = 0;
-    /// The stream is normed, too: `x = stream_norm(x) + branch(norm(x))`. Models that norm behind the branch are this, each norm with the
-    /// block after it.
+    /// The stream is normed, too: `x = stream_norm(x) + branch(norm(x))`. Models that norm behind
+    /// the branch are this, each norm with the block after it.
     pub const POST: u8 = 1;
     /// `x = branch(norm(x))`, of another width perhaps.
     pub const REPLACE: u8 = 2;
@@ -256,8 +262,8 @@ pub mod activation {
 }
 
 record! {
-    /// A block: one branch, `x += out(middle(in(norm(x))))` or as [`join`] says. Fields that the block's kind does not use are zero,
-    /// tensors [`NONE`].
+    /// A block: one branch, `x += out(middle(in(norm(x))))` or as [`join`] says. Fields that the
+    /// block's kind does not use are zero, tensors [`NONE`].
     BlockRecord {
         /// One of [`block`].
         kind: u8,
@@ -273,7 +279,8 @@ record! {
         norm: u32,
         /// Epsilon of `norm`.
         norm_eps: f32,
-        /// Matrix, inner x width. Attention: rows of query, then (unless across) key, then value heads. Feed-forward: gate (if there is one), then up.
+        /// Matrix, inner x width. Attention: rows of query, then (unless across) key, then value
+        /// heads. Feed-forward: gate (if there is one), then up.
         input: u32,
         /// Vector added to the result of `input`, or none.
         input_bias: u32,
@@ -311,8 +318,8 @@ record! {
         memory: u32,
         /// Vector added to the result of `memory`, or none.
         memory_bias: u32,
-        /// Added to scores by distance: for each query head `2 r + 1` numbers, for keys `r` and more positions earlier to `r` and more later, in
-        /// units of log 2; a vector, or none.
+        /// Added to scores by distance: for each query head `2 r + 1` numbers, for keys `r` and
+        /// more positions earlier to `r` and more later, in units of log 2; a vector, or none.
         relative: u32,
         /// One of [`inputs`]: what each head's queries and keys go through, behind their rotation.
         heads_inputs: u32,
@@ -341,14 +348,15 @@ pub mod tensor {
     pub const SPARSE: u8 = 16;
 }
 
-/// What the inputs of a product go through before they are rounded, and how. Where they are transformed, the columns of its
-/// matrix went through the same.
+/// What the inputs of a product go through before they are rounded, and how. Where they are
+/// transformed, the columns of its matrix went through the same.
 pub mod inputs {
     /// Nothing.
     pub const PLAIN: u8 = 0;
     /// [`kinglet_kernels::Isa::transform`]; the columns are a multiple of 4.
     pub const TRANSFORMED: u8 = 1;
-    /// Nothing, and they are rounded to two planes of int8: the second has what the first leaves out.
+    /// Nothing, and they are rounded to two planes of int8: the second has what the first leaves
+    /// out.
     pub const PLANES: u8 = 2;
 }
 
@@ -357,7 +365,8 @@ record! {
     TensorRecord {
         /// From the start of [`section::WEIGHTS`]; a multiple of 64.
         offset: u64,
-        /// Length; it must agree with format and shape (and, where it is sparse, a number of blocks).
+        /// Length; it must agree with format and shape (and, where it is sparse, a number of
+        /// blocks).
         bytes: u64,
         /// Rows; 1 for vectors.
         rows: u32,
@@ -379,18 +388,21 @@ record! {
 }
 
 record! {
-    /// A sequence that the model was run on by its maker: the first `prompt` tokens of the target were given, the others are the most
-    /// probable ones, one after the other.
+    /// A sequence that the model was run on by its maker: the first `prompt` tokens of the target
+    /// were given, the others are the most probable ones, one after the other.
     GoldenRecord {
-        /// Tokens of the source; of a model that reads no tokens there, rows of [`crate::Source::Pattern`].
+        /// Tokens of the source; of a model that reads no tokens there, rows of
+        /// [`crate::Source::Pattern`].
         source: u32,
         /// Tokens given of the target.
         prompt: u32,
-        /// Tokens that follow this record: those of the source (if it reads tokens), then those of the target.
+        /// Tokens that follow this record: those of the source (if it reads tokens), then those of
+        /// the target.
         tokens: u32,
         /// Zero.
         reserved: u32,
-        /// [`crate::LogitsHash`] of the outputs of the source, if there are any, and of the logits that chose a token.
+        /// [`crate::LogitsHash`] of the outputs of the source, if there are any, and of the logits
+        /// that chose a token.
         hash: u64,
     }
 }
@@ -422,7 +434,8 @@ impl ModelRecord {
 impl StackRecord {
     /// The fields that are tensors, [`NONE`] among them.
     pub fn tensors_mut(&mut self) -> [&mut u32; 8] {
-        let Self { embedding, input_bias, positions, types, class, norm, norm_bias, pixel, .. } = self;
+        let Self { embedding, input_bias, positions, types, class, norm, norm_bias, pixel, .. } =
+            self;
         [embedding, input_bias, positions, types, class, norm, norm_bias, pixel]
     }
 
@@ -509,6 +522,11 @@ impl BlockRecord {
 }
 
 const _: () = {
-    assert!(Head::SIZE == 64 && SectionEntry::SIZE == 32 && ModelRecord::SIZE == 64 && StackRecord::SIZE == 96);
+    assert!(
+        Head::SIZE == 64
+            && SectionEntry::SIZE == 32
+            && ModelRecord::SIZE == 64
+            && StackRecord::SIZE == 96
+    );
     assert!(BlockRecord::SIZE == 128 && TensorRecord::SIZE == 40 && GoldenRecord::SIZE == 24);
 };

@@ -1,4 +1,5 @@
-//! The `.kinglet` file: its records ([`layout`]), checksums, and the checked view of a file, [`Model`].
+//! The `.kinglet` file: its records ([`layout`]), checksums, and the checked view of a file,
+//! [`Model`].
 
 mod crc;
 mod error;
@@ -10,10 +11,13 @@ mod sections;
 mod view;
 
 pub use crc::Crc32;
-pub use error::{BlockProblem, ModelProblem, OpenError, SectionProblem, StackProblem, TensorProblem};
+pub use error::{
+    BlockProblem, ModelProblem, OpenError, SectionProblem, StackProblem, TensorProblem,
+};
 pub use golden::{Golden, LogitsHash};
 pub use model::{Model, VerifyError};
 pub(crate) use view::FAMILIES;
 pub use view::{
-    Attention, Block, Input, Inputs, Join, Linear, Middle, Norm, Output, Picture, Sight, Stack, Tensor, Values,
+    Attention, Block, Input, Inputs, Join, Linear, Middle, Norm, Output, Picture, Sight, Stack,
+    Tensor, Values,
 };

@@ -4,8 +4,8 @@ use super::crc::Crc32;
 use super::error::{BlockProblem, ModelProblem, OpenError, StackProblem, TensorProblem};
 use super::golden::Golden;
 use super::layout::{
-    BlockRecord, GoldenRecord, MAX_BLOCKS, MAX_STACKS, MAX_TENSORS, ModelRecord, NONE, StackRecord, TensorRecord,
-    activation, pooling, section,
+    BlockRecord, GoldenRecord, MAX_BLOCKS, MAX_STACKS, MAX_TENSORS, ModelRecord, NONE, StackRecord,
+    TensorRecord, activation, pooling, section,
 };
 use super::sections::Sections;
 use super::view::{FAMILIES, Input, Middle, Sight, Stack, Values};
@@ -13,8 +13,9 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// A model, read where it lies.
 ///
-/// [`Model::open`] checks everything that the accessors rely on: after it they fail only when the bytes change, and then
-/// with an error. The weights themselves are not read; any weights at all are safe to compute with.
+/// [`Model::open`] checks everything that the accessors rely on: after it they fail only when the
+/// bytes change, and then with an error. The weights themselves are not read; any weights at all
+/// are safe to compute with.
 #[derive(Clone, Copy, Debug)]
 pub struct Model<'a> {
     sections: Sections<'a>,
@@ -53,8 +54,12 @@ pub enum VerifyError {
 impl core::fmt::Display for VerifyError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::Section { kind } => write!(f, "section {kind}: the checksum does not match; copy the file again"),
-            Self::Tensor { index } => write!(f, "tensor {index}: the checksum does not match; copy the file again"),
+            Self::Section { kind } => {
+                write!(f, "section {kind}: the checksum does not match; copy the file again")
+            }
+            Self::Tensor { index } => {
+                write!(f, "tensor {index}: the checksum does not match; copy the file again")
+            }
             Self::Index { index } => {
                 write!(f, "tensor {index}: its index of blocks contradicts itself; quantize again")
             }
@@ -67,10 +72,12 @@ impl core::fmt::Display for VerifyError {
 impl core::error::Error for VerifyError {}
 
 impl<'a> Model<'a> {
-    /// Checks the structure of a file: head, tables, and each block's and tensor's place and shape. The cost grows with their
-    /// number, not with the weights. Bytes behind the end of the file are ignored, so a whole flash region may be given.
+    /// Checks the structure of a file: head, tables, and each block's and tensor's place and shape.
+    /// The cost grows with their number, not with the weights. Bytes behind the end of the file are
+    /// ignored, so a whole flash region may be given.
     ///
-    /// `bytes` must start at a multiple of 64: a memory map, a section aligned by the linker, or [`crate::Aligned`].
+    /// `bytes` must start at a multiple of 64: a memory map, a section aligned by the linker, or
+    /// [`crate::Aligned`].
     pub fn open(bytes: &'a [u8]) -> Result<Self, OpenError> {
         let sections = Sections::open(bytes)?;
         let table = sections.table(section::MODEL, ModelRecord::SIZE as u64)?;
@@ -79,9 +86,12 @@ impl<'a> Model<'a> {
         let model = Self {
             sections,
             record,
-            stacks: sections.table(section::STACKS, u64::from(record.stacks) * StackRecord::SIZE as u64)?,
-            blocks: sections.table(section::BLOCKS, u64::from(record.blocks) * BlockRecord::SIZE as u64)?,
-            tensors: sections.table(section::TENSORS, u64::from(record.tensors) * TensorRecord::SIZE as u64)?,
+            stacks: sections
+                .table(section::STACKS, u64::from(record.stacks) * StackRecord::SIZE as u64)?,
+            blocks: sections
+                .table(section::BLOCKS, u64::from(record.blocks) * BlockRecord::SIZE as u64)?,
+            tensors: sections
+                .table(section::TENSORS, u64::from(record.tensors) * TensorRecord::SIZE as u64)?,
             weights: sections.required(section::WEIGHTS)?,
         };
         model.check_tensors()?;
@@ -110,7 +120,8 @@ impl<'a> Model<'a> {
             let order = Err(OpenError::Stack { index, problem: StackProblem::Order });
             let last = index + 1 == self.stacks();
             let mut width = stack.record.width as usize;
-            // The first stack reads what is given, a decoder tokens, and those between what the stack before leaves.
+            // The first stack reads what is given, a decoder tokens, and those between what the
+            // stack before leaves.
             let fits = match stack.input {
                 Input::Tokens { .. } => index == 0 || last,
                 Input::Features { .. } => index == 0,
@@ -136,9 +147,12 @@ impl<'a> Model<'a> {
                 }
                 width = block.output.matrix.rows();
             }
-            // Only a last stack of tokens goes on from one to the next, and then all of its blocks do.
+            // Only a last stack of tokens goes on from one to the next, and then all of its blocks
+            // do.
             let tokens = matches!(stack.input, Input::Tokens { .. });
-            if FAMILIES && (sees[0] && !(last && tokens && !sees[1]) || index > 0 && tokens && sees[1]) {
+            if FAMILIES
+                && (sees[0] && !(last && tokens && !sees[1]) || index > 0 && tokens && sees[1])
+            {
                 return order;
             }
             if width != stack.record.out as usize {
@@ -146,7 +160,11 @@ impl<'a> Model<'a> {
             }
             (states, blocks) = (width, stack.blocks.1);
         }
-        if blocks == self.record.blocks { Ok(states) } else { Err(OpenError::Model(ModelProblem::Dimension)) }
+        if blocks == self.record.blocks {
+            Ok(states)
+        } else {
+            Err(OpenError::Model(ModelProblem::Dimension))
+        }
     }
 
     fn check_output(&self, states: usize) -> Result<(), OpenError> {
@@ -170,7 +188,8 @@ impl<'a> Model<'a> {
         &self.record
     }
 
-    /// Number of stacks. A build that has but one kind of model has but one of them, and opens no others.
+    /// Number of stacks. A build that has but one kind of model has but one of them, and opens no
+    /// others.
     pub(crate) fn stacks(&self) -> u32 {
         if FAMILIES { self.record.stacks } else { 1 }
     }
@@ -207,7 +226,8 @@ impl<'a> Model<'a> {
         Ok(!sees_all && matches!(stack.input, Input::Tokens { .. }))
     }
 
-    /// Outputs of the head: tokens of the vocabulary, classes, or the width of what comes out without a head.
+    /// Outputs of the head: tokens of the vocabulary, classes, or the width of what comes out
+    /// without a head.
     pub fn vocab(&self) -> usize {
         match self.output() {
             Ok(output) => match (output.head, output.dense) {
@@ -229,7 +249,8 @@ impl<'a> Model<'a> {
         self.sections.file
     }
 
-    /// The bytes of a section, one of [`section`]; empty where there is none. Of other sections than tables nothing is checked.
+    /// The bytes of a section, one of [`section`]; empty where there is none. Of other sections
+    /// than tables nothing is checked.
     pub fn section(&self, kind: u32) -> &'a [u8] {
         self.sections.optional(kind)
     }
@@ -239,9 +260,11 @@ impl<'a> Model<'a> {
         self.sections.find(section::TOKENIZER).map(|(_, bytes)| Tokenizer::parse(bytes))
     }
 
-    /// The tokenizer of the text that comes out: that of the text that goes in, unless the file has another.
+    /// The tokenizer of the text that comes out: that of the text that goes in, unless the file has
+    /// another.
     pub fn target_tokenizer(&self) -> Option<Result<Tokenizer<'a>, TokenizerError>> {
-        let own = self.sections.find(section::TARGET_TOKENIZER).map(|(_, bytes)| Tokenizer::parse(bytes));
+        let own =
+            self.sections.find(section::TARGET_TOKENIZER).map(|(_, bytes)| Tokenizer::parse(bytes));
         own.or_else(|| self.tokenizer())
     }
 
@@ -251,8 +274,10 @@ impl<'a> Model<'a> {
         core::iter::from_fn(move || {
             let (lengths, tail) = rest.split_at_checked(8)?;
             let (key, value) = lengths.split_at_checked(4)?;
-            let (key, tail) = tail.split_at_checked(u32::from_le_bytes(key.try_into().ok()?) as usize)?;
-            let (value, tail) = tail.split_at_checked(u32::from_le_bytes(value.try_into().ok()?) as usize)?;
+            let (key, tail) =
+                tail.split_at_checked(u32::from_le_bytes(key.try_into().ok()?) as usize)?;
+            let (value, tail) =
+                tail.split_at_checked(u32::from_le_bytes(value.try_into().ok()?) as usize)?;
             rest = tail;
             Some((str::from_utf8(key).ok()?, str::from_utf8(value).ok()?))
         })
@@ -275,7 +300,8 @@ impl<'a> Model<'a> {
     pub fn tensor_name(&self, record: &TensorRecord) -> &'a str {
         let start = record.name as usize;
         let names = self.sections.optional(section::NAMES);
-        let name = start.checked_add(usize::from(record.name_bytes)).and_then(|end| names.get(start..end));
+        let name =
+            start.checked_add(usize::from(record.name_bytes)).and_then(|end| names.get(start..end));
         name.and_then(|name| str::from_utf8(name).ok()).unwrap_or_default()
     }
 
@@ -296,8 +322,9 @@ impl<'a> Model<'a> {
         self.weights.get(start..start.checked_add(usize::try_from(record.bytes).ok()?)?)
     }
 
-    /// Compares every checksum and walks the tokenizer and the indices of sparse tensors: reads the whole file once. `progress` is called with the bytes
-    /// done, at least once every 64 KiB (to feed a watchdog, or to draw a bar).
+    /// Compares every checksum and walks the tokenizer and the indices of sparse tensors: reads the
+    /// whole file once. `progress` is called with the bytes done, at least once every 64 KiB (to
+    /// feed a watchdog, or to draw a bar).
     pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<(), VerifyError> {
         let mut done = 0;
         let mut crc = |bytes: &[u8]| {
@@ -331,16 +358,24 @@ impl<'a> Model<'a> {
 }
 
 fn check_record(record: &ModelRecord) -> Result<(), ModelProblem> {
-    let special = [record.pooling, record.normalize].into_iter().any(|kind| kind != 0) || record.stacks > 1;
+    let special =
+        [record.pooling, record.normalize].into_iter().any(|kind| kind != 0) || record.stacks > 1;
     if !FAMILIES && (special || record.dense != NONE || record.head_bias != NONE) {
         return Err(ModelProblem::NotBuilt);
     }
-    if record.pooling > pooling::MAX || record.normalize > 1 || record.dense_activation > activation::IDENTITY {
+    if record.pooling > pooling::MAX
+        || record.normalize > 1
+        || record.dense_activation > activation::IDENTITY
+    {
         return Err(ModelProblem::Kind);
     }
     if record.reserved != 0 || !record.reserved2.are() {
         return Err(ModelProblem::Reserved);
     }
     let counts = record.blocks <= MAX_BLOCKS && record.tensors <= MAX_TENSORS;
-    if counts && (1..=MAX_STACKS).contains(&record.stacks) { Ok(()) } else { Err(ModelProblem::Dimension) }
+    if counts && (1..=MAX_STACKS).contains(&record.stacks) {
+        Ok(())
+    } else {
+        Err(ModelProblem::Dimension)
+    }
 }

@@ -1,7 +1,7 @@
 //! Fixed-size little-endian records: one definition gives the reader, the writer and the size.
 //!
-//! Records lie at multiples of four bytes and their fields at multiples of their size, so a reader takes whole words; on a core without
-//! unaligned loads that is half of the code.
+//! Records lie at multiples of four bytes and their fields at multiples of their size, so a reader
+//! takes whole words; on a core without unaligned loads that is half of the code.
 
 /// A number or array that a record can hold.
 pub(crate) trait Field: Sized {
@@ -95,7 +95,8 @@ macro_rules! record {
             /// Bytes of the record.
             pub const SIZE: usize = 0 $(+ <$ty as $crate::format::record::Field>::SIZE)*;
 
-            /// Reads the record from the first [`Self::SIZE`] bytes; `None` when there are fewer, or they do not start at a multiple of 4.
+            /// Reads the record from the first [`Self::SIZE`] bytes; `None` when there are fewer,
+            /// or they do not start at a multiple of 4.
             pub fn read(bytes: &[u8]) -> Option<Self> {
                 let words: &[u32] = bytemuck::try_cast_slice(bytes.get(..Self::SIZE)?).ok()?;
                 let words = words.first_chunk::<{ Self::SIZE / 4 }>()?;

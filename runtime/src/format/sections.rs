@@ -22,12 +22,14 @@ impl<'a> Sections<'a> {
         if bytes.as_ptr().align_offset(ALIGN) != 0 {
             return Err(OpenError::Unaligned);
         }
-        let head = Head::read(bytes).ok_or(OpenError::Truncated { needed: Head::SIZE as u64, found })?;
+        let head =
+            Head::read(bytes).ok_or(OpenError::Truncated { needed: Head::SIZE as u64, found })?;
         if head.version != VERSION {
             return Err(OpenError::Version { found: head.version });
         }
         let truncated = OpenError::Truncated { needed: head.bytes, found };
-        let file = usize::try_from(head.bytes).ok().and_then(|n| bytes.get(..n)).ok_or(truncated)?;
+        let file =
+            usize::try_from(head.bytes).ok().and_then(|n| bytes.get(..n)).ok_or(truncated)?;
         let table = usize::from(head.sections) * SectionEntry::SIZE;
         let start = file.get(..Head::SIZE + table).ok_or(truncated)?;
         if u32::from(head.sections) > MAX_SECTIONS || head_crc(start) != head.crc {

@@ -1,5 +1,5 @@
-//! Typed views of tensors and blocks. Every look re-reads the records with full checks, so a view is right even when the
-//! file changes under a memory map.
+//! Typed views of tensors and blocks. Every look re-reads the records with full checks, so a view
+//! is right even when the file changes under a memory map.
 
 use kinglet_kernels::cache::MAX_HEAD_DIM;
 use kinglet_kernels::scalar::transforms;
@@ -7,8 +7,8 @@ use kinglet_kernels::{Activation, Format, Matrix};
 
 use super::error::{BlockProblem, OpenError, StackProblem, TensorProblem};
 use super::layout::{
-    self, ALIGN, BlockRecord, MAX_DIMENSION, NONE, StackRecord, TensorRecord, block, input, inputs, join, norm,
-    pooling, sight, tensor,
+    self, ALIGN, BlockRecord, MAX_DIMENSION, NONE, StackRecord, TensorRecord, block, input, inputs,
+    join, norm, pooling, sight, tensor,
 };
 use super::model::Model;
 
@@ -104,7 +104,8 @@ impl Inputs {
 /// A product: a matrix, what its inputs go through, and what is added to its result.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear<'a> {
-    /// A row for each result; where inputs are transformed, a row of the weights went through the same.
+    /// A row for each result; where inputs are transformed, a row of the weights went through the
+    /// same.
     pub matrix: Matrix<'a>,
     /// What its inputs go through before they are rounded.
     pub inputs: Inputs,
@@ -156,11 +157,13 @@ pub struct Attention<'a> {
     pub heads_inputs: Inputs,
     /// Epsilon of both.
     pub head_norm_eps: f32,
-    /// Phases a position, in 2^-32 turns, of the pairs `(i, i + len)`; empty without rotary positions.
+    /// Phases a position, in 2^-32 turns, of the pairs `(i, i + len)`; empty without rotary
+    /// positions.
     pub rope: &'a [u32],
     /// Cosines and sines are multiplied by this.
     pub rope_magnitude: f32,
-    /// Added to scores by distance, `2 r + 1` numbers for each query head in units of log 2; empty for nothing.
+    /// Added to scores by distance, `2 r + 1` numbers for each query head in units of log 2; empty
+    /// for nothing.
     pub relative: &'a [f32],
 }
 
@@ -264,8 +267,9 @@ pub struct Output<'a> {
     pub normalize: bool,
 }
 
-/// Whether the runtime was built with all kinds of layers. Without, everything but causal decoders with RMS norms and gated silu is refused
-/// when a file is opened, and no code for it is in the program.
+/// Whether the runtime was built with all kinds of layers. Without, everything but causal decoders
+/// with RMS norms and gated silu is refused when a file is opened, and no code for it is in the
+/// program.
 pub(crate) const FAMILIES: bool = cfg!(feature = "families");
 
 /// Whether a number can be an epsilon or scale.
@@ -307,7 +311,8 @@ impl<'a> Model<'a> {
         if !FAMILIES && record.inputs == inputs::PLANES {
             return Err(fail(TensorProblem::NotBuilt));
         }
-        let inputs = inputs(record.inputs.into(), record.cols as usize).ok_or(fail(TensorProblem::Inputs))?;
+        let inputs = inputs(record.inputs.into(), record.cols as usize)
+            .ok_or(fail(TensorProblem::Inputs))?;
         Ok(Tensor { record, inputs, bytes, values: values(&record, bytes).map_err(fail)? })
     }
 
@@ -323,7 +328,10 @@ impl<'a> Model<'a> {
     fn features(&self, record: &StackRecord) -> Result<Linear<'a>, OpenError> {
         let linear = self.linear(record.embedding, record.input_bias)?;
         if linear.inputs == Inputs::Transformed {
-            return Err(OpenError::Tensor { index: record.embedding, problem: TensorProblem::Inputs });
+            return Err(OpenError::Tensor {
+                index: record.embedding,
+                problem: TensorProblem::Inputs,
+            });
         }
         Ok(linear)
     }
@@ -379,7 +387,13 @@ impl<'a> Model<'a> {
         }
     }
 
-    fn norm(&self, kind: u8, weight: u32, bias: u32, eps: f32) -> Result<Option<Norm<'a>>, OpenError> {
+    fn norm(
+        &self,
+        kind: u8,
+        weight: u32,
+        bias: u32,
+        eps: f32,
+    ) -> Result<Option<Norm<'a>>, OpenError> {
         let Some(weight) = self.optional_vector(weight)? else { return Ok(None) };
         Ok(Some(Norm { kind, weight, bias: self.family(bias, Self::vector)?, eps }))
     }
@@ -399,7 +413,11 @@ impl<'a> Model<'a> {
             input::FEATURES | input::PIXELS => Input::Features {
                 linear: self.features(&record)?,
                 class: self.optional_vector(record.class)?,
-                picture: if record.input == input::PIXELS { Some(self.picture(&record)?) } else { None },
+                picture: if record.input == input::PIXELS {
+                    Some(self.picture(&record)?)
+                } else {
+                    None
+                },
             },
             input::QUERIES => Input::Queries(self.matrix(record.embedding)?),
             _ => Input::States,
@@ -434,7 +452,8 @@ impl<'a> Model<'a> {
     /// What the last stack's states become.
     pub fn output(&self) -> Result<Output<'a>, OpenError> {
         let record = self.record();
-        let dense = self.family(record.dense, |model, matrix| model.linear(matrix, record.dense_bias))?;
+        let dense =
+            self.family(record.dense, |model, matrix| model.linear(matrix, record.dense_bias))?;
         let output = Output {
             pooling: if FAMILIES { record.pooling } else { pooling::NONE },
             dense: dense.map(|linear| (linear, activation(record.dense_activation))),
@@ -465,8 +484,14 @@ impl<'a> Model<'a> {
         Err(OpenError::Block { index, problem: BlockProblem::Kind(0) })
     }
 
-    /// Block `index`, where the stream has this width and the states of the stack before have that one (0: there is none).
-    pub(crate) fn block_at(&self, index: u32, width: usize, memory: usize) -> Result<Block<'a>, OpenError> {
+    /// Block `index`, where the stream has this width and the states of the stack before have that
+    /// one (0: there is none).
+    pub(crate) fn block_at(
+        &self,
+        index: u32,
+        width: usize,
+        memory: usize,
+    ) -> Result<Block<'a>, OpenError> {
         let fail = |problem| OpenError::Block { index, problem };
         let record = self.block_record(index).ok_or(fail(BlockProblem::Kind(0)))?;
         check_block(&record).map_err(fail)?;
@@ -501,7 +526,9 @@ impl<'a> Model<'a> {
             input: self.linear(record.input, record.input_bias)?,
             sight: match record.variant {
                 sight::ALL if FAMILIES => Sight::All,
-                sight::CROSS if FAMILIES => Sight::Cross(self.linear(record.memory, record.memory_bias)?),
+                sight::CROSS if FAMILIES => {
+                    Sight::Cross(self.linear(record.memory, record.memory_bias)?)
+                }
                 _ => Sight::Earlier,
             },
             heads: usize::from(record.heads),
@@ -554,11 +581,21 @@ fn values<'a>(record: &TensorRecord, bytes: &'a [u8]) -> Result<Values<'a>, Tens
     let vector = record.rows == 1 && bytes.len() == record.cols as usize * 4;
     match record.format {
         tensor::F32 | tensor::U32 if !vector => Err(TensorProblem::Length),
-        tensor::F32 => Ok(Values::F32(bytemuck::try_cast_slice(bytes).map_err(|_| TensorProblem::Misaligned)?)),
-        tensor::U32 => Ok(Values::U32(bytemuck::try_cast_slice(bytes).map_err(|_| TensorProblem::Misaligned)?)),
+        tensor::F32 => {
+            Ok(Values::F32(bytemuck::try_cast_slice(bytes).map_err(|_| TensorProblem::Misaligned)?))
+        }
+        tensor::U32 => {
+            Ok(Values::U32(bytemuck::try_cast_slice(bytes).map_err(|_| TensorProblem::Misaligned)?))
+        }
         other => {
             let (format, sparse) = matrix_format(other).ok_or(TensorProblem::Format(other))?;
-            Ok(Values::Matrix(Matrix::read(format, record.rows as usize, record.cols as usize, sparse, bytes)?))
+            Ok(Values::Matrix(Matrix::read(
+                format,
+                record.rows as usize,
+                record.cols as usize,
+                sparse,
+                bytes,
+            )?))
         }
     }
 }
@@ -592,8 +629,12 @@ fn check_block(record: &BlockRecord) -> Result<(), BlockProblem> {
                 return Err(BlockProblem::Inputs);
             }
         }
-        block::FEED_FORWARD if record.inner == 0 || record.inner > MAX_DIMENSION => return Err(BlockProblem::Inner),
-        block::FEED_FORWARD if record.variant & !layout::activation::PLAIN > layout::activation::IDENTITY => {
+        block::FEED_FORWARD if record.inner == 0 || record.inner > MAX_DIMENSION => {
+            return Err(BlockProblem::Inner);
+        }
+        block::FEED_FORWARD
+            if record.variant & !layout::activation::PLAIN > layout::activation::IDENTITY =>
+        {
             return Err(BlockProblem::Variant);
         }
         block::FEED_FORWARD => {}
@@ -608,7 +649,8 @@ fn check_block(record: &BlockRecord) -> Result<(), BlockProblem> {
 /// Checks what needs no tensor.
 fn check_stack(record: &StackRecord) -> Result<(), StackProblem> {
     let special = record.input != 0 || record.norm_kind != 0 || record.embedding_scale != 1.0;
-    let tables = [record.positions, record.types, record.norm_bias].into_iter().any(|table| table != NONE);
+    let tables =
+        [record.positions, record.types, record.norm_bias].into_iter().any(|table| table != NONE);
     if !FAMILIES && (special || tables) {
         return Err(StackProblem::NotBuilt);
     }
@@ -646,7 +688,8 @@ fn fits(norm: &Option<Norm<'_>>, width: usize) -> bool {
 
 impl Linear<'_> {
     pub(super) fn is(&self, rows: usize, cols: usize) -> bool {
-        (self.matrix.rows(), self.matrix.cols()) == (rows, cols) && self.bias.is_none_or(|bias| bias.len() == rows)
+        (self.matrix.rows(), self.matrix.cols()) == (rows, cols)
+            && self.bias.is_none_or(|bias| bias.len() == rows)
     }
 }
 
@@ -663,9 +706,12 @@ impl Stack<'_> {
     fn check_shapes(&self) -> Result<(), StackProblem> {
         let (width, context) = (self.record.width as usize, self.record.context as usize);
         let table = |matrix: &Matrix<'_>| matrix.cols() == width && !matrix.is_sparse();
-        let tables = self.positions.is_none_or(|table_of| table(&table_of) && table_of.rows() >= context);
+        let tables =
+            self.positions.is_none_or(|table_of| table(&table_of) && table_of.rows() >= context);
         let input = match &self.input {
-            Input::Tokens { embedding, types, .. } => table(embedding) && types.is_none_or(|types| table(&types)),
+            Input::Tokens { embedding, types, .. } => {
+                table(embedding) && types.is_none_or(|types| table(&types))
+            }
             Input::Features { linear, class, picture } => {
                 let picture = picture.is_none_or(|picture| {
                     let rows = picture.patches() + usize::from(class.is_some());
@@ -673,12 +719,18 @@ impl Stack<'_> {
                         && picture.pixel.len() == 2 * picture.channels
                         && rows == context
                 });
-                linear.is(width, linear.matrix.cols()) && class.is_none_or(|class| class.len() == width) && picture
+                linear.is(width, linear.matrix.cols())
+                    && class.is_none_or(|class| class.len() == width)
+                    && picture
             }
             Input::Queries(queries) => table(queries) && queries.rows() == context,
             Input::States => true,
         };
-        if tables && input && fits(&self.norm, self.record.out as usize) { Ok(()) } else { Err(StackProblem::Shape) }
+        if tables && input && fits(&self.norm, self.record.out as usize) {
+            Ok(())
+        } else {
+            Err(StackProblem::Shape)
+        }
     }
 }
 
@@ -747,7 +799,9 @@ impl Attention<'_> {
         if !shapes || !head(self.query_norm) || !head(self.key_norm) {
             return Err(BlockProblem::Shape);
         }
-        if !self.relative.is_empty() && (each * self.heads != self.relative.len() || each.is_multiple_of(2)) {
+        if !self.relative.is_empty()
+            && (each * self.heads != self.relative.len() || each.is_multiple_of(2))
+        {
             return Err(BlockProblem::Relative);
         }
         if self.rope.len() * 2 > self.head_dim {

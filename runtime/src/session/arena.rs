@@ -26,7 +26,9 @@ pub enum ArenaError {
 impl fmt::Display for ArenaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooSmall { needed, found } => write!(f, "the arena has {found} bytes, the plan needs {needed}"),
+            Self::TooSmall { needed, found } => {
+                write!(f, "the arena has {found} bytes, the plan needs {needed}")
+            }
             Self::Unaligned => f.write_str("the arena does not start at a multiple of 64 bytes"),
         }
     }

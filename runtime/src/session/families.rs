@@ -1,4 +1,5 @@
-//! The kernels' operations that a build without the feature `families` does not have. There no model needs them: it is refused when it is opened.
+//! The kernels' operations that a build without the feature `families` does not have. There no
+//! model needs them: it is refused when it is opened.
 
 use kinglet_kernels::{Activation, Activations, ActivationsMut, Isa, Sight as View};
 
@@ -10,12 +11,23 @@ mod built {
     use crate::format::Norm;
     use kinglet_kernels::Bias;
 
-    pub(in super::super) fn layer_norm(isa: Isa, norm: &Norm<'_>, bias: &[f32], x: &[f32], out: &mut [f32]) {
+    pub(in super::super) fn layer_norm(
+        isa: Isa,
+        norm: &Norm<'_>,
+        bias: &[f32],
+        x: &[f32],
+        out: &mut [f32],
+    ) {
         isa.layer_norm(x, norm.weight, bias, norm.eps, out);
     }
 
     /// `activation(x)`, times `up` if there is a gate.
-    pub(in super::super) fn activate(isa: Isa, activation: Activation, x: &mut [f32], up: Option<&[f32]>) {
+    pub(in super::super) fn activate(
+        isa: Isa,
+        activation: Activation,
+        x: &mut [f32],
+        up: Option<&[f32]>,
+    ) {
         isa.activate(activation, x);
         if let Some(up) = up {
             isa.mul(x, up);
@@ -27,13 +39,23 @@ mod built {
         View::all(len)
     }
 
-    /// Scores by distance: `2 r + 1` numbers for each head of `table`, the first row is position `first`.
-    pub(in super::super) fn by_distance<'a>(view: View<'a>, table: &'a [f32], first: usize) -> View<'a> {
+    /// Scores by distance: `2 r + 1` numbers for each head of `table`, the first row is position
+    /// `first`.
+    pub(in super::super) fn by_distance<'a>(
+        view: View<'a>,
+        table: &'a [f32],
+        first: usize,
+    ) -> View<'a> {
         if table.is_empty() { view } else { view.with_bias(Bias { table, first }) }
     }
 
     /// Rounds a row to its planes.
-    pub(in super::super) fn quantize_planes(isa: Isa, x: &mut [f32], to: &mut ActivationsMut<'_>, row: usize) {
+    pub(in super::super) fn quantize_planes(
+        isa: Isa,
+        x: &mut [f32],
+        to: &mut ActivationsMut<'_>,
+        row: usize,
+    ) {
         isa.quantize_planes(x, to, row);
     }
 
@@ -43,7 +65,10 @@ mod built {
     }
 
     /// Memory for the same.
-    pub(in super::super) fn planes_mut<'a>(x: ActivationsMut<'a>, inputs: Inputs) -> ActivationsMut<'a> {
+    pub(in super::super) fn planes_mut<'a>(
+        x: ActivationsMut<'a>,
+        inputs: Inputs,
+    ) -> ActivationsMut<'a> {
         x.in_planes(inputs.planes())
     }
 }
@@ -65,7 +90,13 @@ mod built {
         view
     }
 
-    pub(in super::super) fn quantize_planes(_: Isa, _: &mut [f32], _: &mut ActivationsMut<'_>, _: usize) {}
+    pub(in super::super) fn quantize_planes(
+        _: Isa,
+        _: &mut [f32],
+        _: &mut ActivationsMut<'_>,
+        _: usize,
+    ) {
+    }
 
     pub(in super::super) fn planes<'a>(x: Activations<'a>, _: Inputs) -> Activations<'a> {
         x
@@ -76,4 +107,6 @@ mod built {
     }
 }
 
-pub(super) use built::{activate, all, by_distance, layer_norm, planes, planes_mut, quantize_planes};
+pub(super) use built::{
+    activate, all, by_distance, layer_norm, planes, planes_mut, quantize_planes,
+};

@@ -1,10 +1,13 @@
-//! A session: a source or a sequence of tokens or both, caches and the forward pass, in memory that the caller lends.
+//! A session: a source or a sequence of tokens or both, caches and the forward pass, in memory that
+//! the caller lends.
 //!
-//! A model reads a *source* ([`Session::encode`]), tokens of a *target* ([`Session::feed`]), or first one and then the other: then each target
-//! looks at the keys and values that the source left behind, and a new target over the same source computes nothing of it again.
+//! A model reads a *source* ([`Session::encode`]), tokens of a *target* ([`Session::feed`]), or
+//! first one and then the other: then each target looks at the keys and values that the source left
+//! behind, and a new target over the same source computes nothing of it again.
 //!
-//! A run (some tokens through all blocks) is a list of small steps; [`Session::resume`] takes as many of them as a budget
-//! allows and can be called again later, with the same bits in the end. [`Session::feed`] does it all at once.
+//! A run (some tokens through all blocks) is a list of small steps; [`Session::resume`] takes as
+//! many of them as a budget allows and can be called again later, with the same bits in the end.
+//! [`Session::feed`] does it all at once.
 
 mod arena;
 mod families;
@@ -42,7 +45,8 @@ pub enum SessionError {
 pub enum RunError {
     /// No tokens.
     Empty,
-    /// More tokens at once than the plan's `prefill` or `targets`, or more logits than its `logits`.
+    /// More tokens at once than the plan's `prefill` or `targets`, or more logits than its
+    /// `logits`.
     TooMany {
         /// Asked for.
         asked: usize,
@@ -65,14 +69,16 @@ pub enum RunError {
         /// Size of the vocabulary.
         vocab: usize,
     },
-    /// The source has no rows, more than were planned, or numbers that are no whole rows or another picture than the model's.
+    /// The source has no rows, more than were planned, or numbers that are no whole rows or another
+    /// picture than the model's.
     Source {
         /// Tokens, numbers or bytes that the model reads, at most.
         most: usize,
         /// Given.
         found: usize,
     },
-    /// The model does not read this: a source where it has none, tokens where it reads features or pictures, or the other way about.
+    /// The model does not read this: a source where it has none, tokens where it reads features or
+    /// pictures, or the other way about.
     Reads {
         /// What it reads.
         what: &'static str,
@@ -143,9 +149,14 @@ pub struct Session<'m, 'a, P = Serial> {
 }
 
 impl<'m, 'a> Session<'m, 'a> {
-    /// A session on the caller's thread, with the fastest instructions of this machine. `arena` must start at a
-    /// multiple of 64 and have at least [`Plan::bytes`] bytes; only those are used. Its contents do not matter.
-    pub fn new(model: &Model<'m>, options: Options, arena: &'a mut [u8]) -> Result<Self, SessionError> {
+    /// A session on the caller's thread, with the fastest instructions of this machine. `arena`
+    /// must start at a multiple of 64 and have at least [`Plan::bytes`] bytes; only those are used.
+    /// Its contents do not matter.
+    pub fn new(
+        model: &Model<'m>,
+        options: Options,
+        arena: &'a mut [u8],
+    ) -> Result<Self, SessionError> {
         Self::with(model, options, arena, Isa::detect(), Serial)
     }
 }
@@ -162,7 +173,16 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         let plan = Plan::new(model, options).map_err(SessionError::Plan)?;
         let arena = Arena::new(&plan, arena).map_err(SessionError::Arena)?;
         let setting = Setting::new(model, &plan, isa);
-        Ok(Self { model: *model, parallel, setting, arena, position: 0, memory: (0, 0), run: None, rows: 0 })
+        Ok(Self {
+            model: *model,
+            parallel,
+            setting,
+            arena,
+            position: 0,
+            memory: (0, 0),
+            run: None,
+            rows: 0,
+        })
     }
 
     /// Tokens of each target in the cache.
@@ -185,7 +205,8 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         self.setting.isa
     }
 
-    /// Forgets all tokens from `position` on, and any unfinished run. The tokens before it stay, at no cost, and so does the source.
+    /// Forgets all tokens from `position` on, and any unfinished run. The tokens before it stay, at
+    /// no cost, and so does the source.
     pub fn rewind(&mut self, position: usize) -> Result<(), RunError> {
         if position > self.position {
             return Err(RunError::Position { asked: position, reached: self.position });
@@ -196,8 +217,8 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         Ok(())
     }
 
-    /// Begins a run of at most `prefill` tokens of the first target; the logits of the last `logits` of them are wanted. Nothing is computed but
-    /// the look-up of the embeddings.
+    /// Begins a run of at most `prefill` tokens of the first target; the logits of the last
+    /// `logits` of them are wanted. Nothing is computed but the look-up of the embeddings.
     pub fn begin(&mut self, tokens: &[u32], logits: usize) -> Result<(), RunError> {
         if tokens.len() > self.options().prefill {
             return Err(RunError::TooMany { asked: tokens.len(), most: self.options().prefill });
@@ -209,7 +230,8 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         self.begin_run(tokens, logits, false)
     }
 
-    /// Begins a run of one token for each of several targets, at most as many as planned; the logits of all are wanted.
+    /// Begins a run of one token for each of several targets, at most as many as planned; the
+    /// logits of all are wanted.
     pub fn begin_each(&mut self, tokens: &[u32]) -> Result<(), RunError> {
         if tokens.len() > self.options().targets {
             return Err(RunError::TooMany { asked: tokens.len(), most: self.options().targets });
@@ -224,8 +246,14 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
             start + if apart { 0 } else { row }
         });
         self.rows = 0;
-        let mut run =
-            Run::new((self.model.stacks() - 1, &stack), &self.setting, start, tokens.len(), logits, self.memory);
+        let mut run = Run::new(
+            (self.model.stacks() - 1, &stack),
+            &self.setting,
+            start,
+            tokens.len(),
+            logits,
+            self.memory,
+        );
         if apart {
             run.set_apart();
         }
@@ -233,7 +261,8 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         Ok(())
     }
 
-    /// Whether `tokens` can be run on the target, which gets longer by `positions`; the stack that runs them.
+    /// Whether `tokens` can be run on the target, which gets longer by `positions`; the stack that
+    /// runs them.
     fn check(&self, tokens: &[u32], positions: usize) -> Result<Stack<'m>, RunError> {
         if self.run.is_some() {
             return Err(RunError::Unfinished);
@@ -256,19 +285,20 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         Ok(stack)
     }
 
-    /// Goes on with the run until about `budget` multiply-accumulates are done, at least one step. The longest single
-    /// step is 16 rows of the widest matrix times the tokens of the run.
+    /// Goes on with the run until about `budget` multiply-accumulates are done, at least one step.
+    /// The longest single step is 16 rows of the widest matrix times the tokens of the run.
     pub fn resume(&mut self, budget: u64) -> Result<Progress, RunError> {
         self.resume_tapped(budget, |_, _| ())
     }
 
-    /// The logits of the last run: one row of the vocabulary for each position asked for, empty before the first run.
+    /// The logits of the last run: one row of the vocabulary for each position asked for, empty
+    /// before the first run.
     pub fn logits(&mut self) -> &mut [f32] {
         &mut self.arena.logits[..self.rows * self.setting.outputs]
     }
 
-    /// Runs all of `tokens`, in chunks of `prefill`, and returns the logits that follow the last. When the tokens cannot
-    /// be run, none is.
+    /// Runs all of `tokens`, in chunks of `prefill`, and returns the logits that follow the last.
+    /// When the tokens cannot be run, none is.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&mut [f32], RunError> {
         self.check(tokens, tokens.len())?;
         let mut rest = tokens;
@@ -281,9 +311,13 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         Ok(self.logits())
     }
 
-    /// Runs all of `tokens`, in chunks of `logits`, and calls `sink` with the number of each token and the logits that
-    /// follow it.
-    pub fn feed_each(&mut self, tokens: &[u32], mut sink: impl FnMut(usize, &mut [f32])) -> Result<(), RunError> {
+    /// Runs all of `tokens`, in chunks of `logits`, and calls `sink` with the number of each token
+    /// and the logits that follow it.
+    pub fn feed_each(
+        &mut self,
+        tokens: &[u32],
+        mut sink: impl FnMut(usize, &mut [f32]),
+    ) -> Result<(), RunError> {
         self.check(tokens, tokens.len())?;
         let vocab = self.setting.outputs;
         let mut index = 0;
@@ -305,8 +339,8 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         Ok(self.logits())
     }
 
-    /// Target `i` goes on from where target `from[i]` is: its keys and values are copied, through a little of the stack. After a prompt that the
-    /// first target was fed, zeros give it to all.
+    /// Target `i` goes on from where target `from[i]` is: its keys and values are copied, through a
+    /// little of the stack. After a prompt that the first target was fed, zeros give it to all.
     pub fn reorder(&mut self, from: &[usize]) -> Result<(), RunError> {
         if self.run.is_some() {
             return Err(RunError::Unfinished);
@@ -323,15 +357,16 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         Ok(())
     }
 
-    /// Reads a source: runs the stacks before the decoder, or all of an encoder. Returns the outputs: those of an encoder, otherwise nothing. Targets
-    /// start again.
+    /// Reads a source: runs the stacks before the decoder, or all of an encoder. Returns the
+    /// outputs: those of an encoder, otherwise nothing. Targets start again.
     pub fn encode(&mut self, source: Source<'_>) -> Result<&mut [f32], RunError> {
         self.begin_source(source)?;
         self.resume(u64::MAX)?;
         Ok(self.logits())
     }
 
-    /// Begins to read a source, to be resumed as any run. Any source before it, and its targets, are forgotten.
+    /// Begins to read a source, to be resumed as any run. Any source before it, and its targets,
+    /// are forgotten.
     pub fn begin_source(&mut self, source: Source<'_>) -> Result<(), RunError> {
         if self.run.is_some() {
             return Err(RunError::Unfinished);
@@ -340,7 +375,8 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         if self.setting.is_decoder && self.model.stacks() == 1 {
             return Err(RunError::Reads { what: "tokens of a target and no source" });
         }
-        let (rows, features) = source::read(&stack, source, self.options().source, self.setting.isa, &mut self.arena)?;
+        let (rows, features) =
+            source::read(&stack, source, self.options().source, self.setting.isa, &mut self.arena)?;
         let logits = match self.setting.is_decoder {
             true => 0,
             false if self.model.record().pooling != 0 => 1,
@@ -354,7 +390,8 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         Ok(())
     }
 
-    /// Rewinds to the start and repeats a golden sequence: tokens and bits must be those of the file's maker.
+    /// Rewinds to the start and repeats a golden sequence: tokens and bits must be those of the
+    /// file's maker.
     pub fn check_golden(&mut self, golden: &Golden<'_>) -> Result<(), GoldenError> {
         self.rewind(0).map_err(GoldenError::Run)?;
         let mut hash = LogitsHash::default();
@@ -416,26 +453,37 @@ impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("no tokens to run"),
-            Self::TooMany { asked, most } => write!(f, "{asked} at once is more than the {most} planned for"),
+            Self::TooMany { asked, most } => {
+                write!(f, "{asked} at once is more than the {most} planned for")
+            }
             Self::ContextFull { needed, context } => {
                 write!(
                     f,
-                    "{needed} positions are needed, the context has {context}: shorten the prompt or plan a larger context"
+                    "{needed} positions are needed, the context has {context}: shorten the prompt \
+                     or plan a larger context"
                 )
             }
             Self::Source { .. } | Self::Reads { .. } | Self::NoSource if !FAMILIES => {
                 f.write_str("the model reads tokens of a target and no source")
             }
-            Self::Source { most, found: 0 } => write!(f, "the source is empty; the model reads up to {most}"),
+            Self::Source { most, found: 0 } => {
+                write!(f, "the source is empty; the model reads up to {most}")
+            }
             Self::Source { most, found } => {
-                write!(f, "the source has {found} tokens, numbers or bytes, the model reads {most} as it was planned")
+                write!(
+                    f,
+                    "the source has {found} tokens, numbers or bytes, the model reads {most} as it \
+                     was planned"
+                )
             }
             Self::Reads { what } => write!(f, "the model reads {what}"),
             Self::NoSource => f.write_str("the model looks at a source: read one first"),
             Self::Token { index, token, vocab } => {
                 write!(f, "token {token} (number {index}) is not in the vocabulary of {vocab}")
             }
-            Self::Position { asked, reached } => write!(f, "cannot rewind to {asked}: {reached} tokens were run"),
+            Self::Position { asked, reached } => {
+                write!(f, "cannot rewind to {asked}: {reached} tokens were run")
+            }
             Self::Unfinished => f.write_str("a run is unfinished: resume it, or rewind"),
             Self::Idle => f.write_str("no run was begun"),
             Self::Model(error) => error.fmt(f),
@@ -449,8 +497,12 @@ impl fmt::Display for GoldenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Run(error) => error.fmt(f),
-            Self::Token { index, want, got } => write!(f, "token {index} of the answer is {got}, should be {want}"),
-            Self::Hash { want, got } => write!(f, "the logits' hash is {got:016x}, should be {want:016x}"),
+            Self::Token { index, want, got } => {
+                write!(f, "token {index} of the answer is {got}, should be {want}")
+            }
+            Self::Hash { want, got } => {
+                write!(f, "the logits' hash is {got:016x}, should be {want:016x}")
+            }
         }
     }
 }

@@ -20,8 +20,9 @@ pub enum Source<'s> {
     Features(&'s [f32]),
     /// The bytes of a picture: rows, pixels, channels.
     Pixels(&'s [u8]),
-    /// Numbers or bytes that follow from a formula, for so many rows (those of a class token not counted): to check a device without a picture at
-    /// hand. Byte `i` is the highest of the 32 bits of `i * 2654435769`; a number is `byte / 128 - 1`.
+    /// Numbers or bytes that follow from a formula, for so many rows (those of a class token not
+    /// counted): to check a device without a picture at hand. Byte `i` is the highest of the 32
+    /// bits of `i * 2654435769`; a number is `byte / 128 - 1`.
     Pattern(usize),
 }
 
@@ -29,8 +30,9 @@ fn pattern(i: usize) -> u8 {
     ((i as u32).wrapping_mul(2_654_435_769) >> 24) as u8
 }
 
-/// Checks a source and puts it where the first step of a run looks for it: token rows into the stream, features into quantized rows. Returns the rows
-/// of the run, and whether they are features.
+/// Checks a source and puts it where the first step of a run looks for it: token rows into the
+/// stream, features into quantized rows. Returns the rows of the run, and whether they are
+/// features.
 pub(super) fn read(
     stack: &Stack<'_>,
     source: Source<'_>,
@@ -39,7 +41,9 @@ pub(super) fn read(
     arena: &mut Arena<'_>,
 ) -> Result<(usize, bool), RunError> {
     let (linear, class, picture) = match (&stack.input, source) {
-        (Input::Tokens { .. }, Source::Tokens(tokens)) => return read_tokens(stack, tokens, &[], most, isa, arena),
+        (Input::Tokens { .. }, Source::Tokens(tokens)) => {
+            return read_tokens(stack, tokens, &[], most, isa, arena);
+        }
         (Input::Tokens { .. }, Source::Typed(tokens, types)) => {
             return read_tokens(stack, tokens, types, most, isa, arena);
         }
@@ -69,7 +73,8 @@ pub(super) fn read(
         (_, None) => return Err(RunError::Reads { what: "features" }),
         (_, Some(_)) => return Err(RunError::Reads { what: "pictures" }),
     };
-    let mut x = rows_of((arena.codes, arena.sums, arena.scales), linear.inputs, cols, rows, 0..rows);
+    let mut x =
+        rows_of((arena.codes, arena.sums, arena.scales), linear.inputs, cols, rows, 0..rows);
     for row in 0..rows {
         let numbers = &mut arena.wide[..cols];
         match (source, picture) {
@@ -129,7 +134,9 @@ fn read_tokens(
 
 /// Whether the stack reads tokens and has all of these.
 pub(super) fn check_tokens(stack: &Stack<'_>, tokens: &[u32]) -> Result<(), RunError> {
-    let Input::Tokens { embedding, .. } = &stack.input else { return Err(RunError::Reads { what: "no tokens" }) };
+    let Input::Tokens { embedding, .. } = &stack.input else {
+        return Err(RunError::Reads { what: "no tokens" });
+    };
     let vocab = embedding.rows();
     match tokens.iter().position(|&t| t as usize >= vocab) {
         Some(index) => Err(RunError::Token { index, token: tokens[index], vocab }),

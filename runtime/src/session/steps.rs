@@ -1,19 +1,23 @@
 //! The forward pass as steps that can stop anywhere.
 //!
-//! Stacks run one after the other. Each block goes through [`Stage`]s, and each stage through units (a row, a panel of 16 outputs, a head); a
-//! cursor says which unit is next. All state between steps lies in the arena and in [`Run`].
+//! Stacks run one after the other. Each block goes through [`Stage`]s, and each stage through units
+//! (a row, a panel of 16 outputs, a head); a cursor says which unit is next. All state between
+//! steps lies in the arena and in [`Run`].
 
 use core::ops::Range;
 
 use kinglet_kernels::cache::{self, CacheShape, Head, MAX_HEAD_DIM};
 use kinglet_kernels::layout::PANEL;
-use kinglet_kernels::{Activation, Activations, ActivationsMut, Isa, Matrix, Sight as View, scalar};
+use kinglet_kernels::{
+    Activation, Activations, ActivationsMut, Isa, Matrix, Sight as View, scalar,
+};
 
 use super::arena::Arena;
 use super::families;
 use crate::format::layout::pooling;
 use crate::format::{
-    Attention, Block, FAMILIES, Input, Inputs, Join, Linear, Middle, Model, Norm, OpenError, Output, Sight, Stack,
+    Attention, Block, FAMILIES, Input, Inputs, Join, Linear, Middle, Model, Norm, OpenError,
+    Output, Sight, Stack,
 };
 use crate::parallel::{Divide, Parallel, Units, split, split_uneven};
 use crate::plan::{Options, Plan, Shape, Shapes};
@@ -25,7 +29,8 @@ enum Stage {
     Norm,
     /// Query, key and value; or gate and up. A unit is a panel.
     Input,
-    /// Attention: biases, head norms, rotation, and keys and values into the cache. Feed-forward: activation. A unit is a row.
+    /// Attention: biases, head norms, rotation, and keys and values into the cache. Feed-forward:
+    /// activation. A unit is a row.
     Prepare,
     /// Attention of the queries of one row that share a key/value head.
     Attend,
@@ -199,7 +204,8 @@ impl Run {
         self.logits
     }
 
-    /// The hidden state that is complete now: before the first unit of a block, and before the end of a stack. No other step begins there.
+    /// The hidden state that is complete now: before the first unit of a block, and before the end
+    /// of a stack. No other step begins there.
     pub(super) fn state(&self) -> Option<u32> {
         match self.place {
             Place::Block(index, Stage::Norm) if self.cursor == 0 => Some(index + self.stack),
@@ -207,7 +213,8 @@ impl Run {
         }
     }
 
-    /// Does as many units of the present stage as `budget` allows, at least one, and returns their cost.
+    /// Does as many units of the present stage as `budget` allows, at least one, and returns their
+    /// cost.
     pub(super) fn step<P: Parallel>(
         &mut self,
         model: &Model<'_>,
@@ -218,10 +225,17 @@ impl Run {
     ) -> Result<u64, OpenError> {
         let target = self.is_target(setting);
         let shape = setting.shape(self.stack);
-        let before = if FAMILIES && self.stack > 0 { setting.shape(self.stack - 1).rows } else { 0 };
+        let before =
+            if FAMILIES && self.stack > 0 { setting.shape(self.stack - 1).rows } else { 0 };
         let own = if target { setting.options.context } else { shape.rows };
-        let ctx =
-            Context { isa: setting.isa, parallel, run: *self, setting, stride: shape.stride, positions: (own, before) };
+        let ctx = Context {
+            isa: setting.isa,
+            parallel,
+            run: *self,
+            setting,
+            stride: shape.stride,
+            positions: (own, before),
+        };
         match self.place {
             Place::Block(index, _) if index >= self.end => {
                 let last = self.stack == setting.last;
@@ -277,9 +291,17 @@ impl Run {
             }
             Place::Head => {
                 let output = model.output()?;
-                let Some(Linear { matrix: head, bias, inputs }) = output.head else { return self.done() };
-                let (range, spent) = self.take(head.panels(), PANEL * head.cols() * self.logits, budget);
-                let x = activations((arena.codes, arena.sums, arena.scales), inputs, head.cols(), self.logits);
+                let Some(Linear { matrix: head, bias, inputs }) = output.head else {
+                    return self.done();
+                };
+                let (range, spent) =
+                    self.take(head.panels(), PANEL * head.cols() * self.logits, budget);
+                let x = activations(
+                    (arena.codes, arena.sums, arena.scales),
+                    inputs,
+                    head.cols(),
+                    self.logits,
+                );
                 ctx.matmul(&head, &x, range, arena.logits, head.rows());
                 if self.cursor == head.panels() {
                     let more = FAMILIES && (bias.is_some() || output.normalize);
@@ -298,7 +320,8 @@ impl Run {
         Ok(0)
     }
 
-    /// What only models of several stacks, and encoders, go through. Its views are not on the stack of [`Run::step`].
+    /// What only models of several stacks, and encoders, go through. Its views are not on the stack
+    /// of [`Run::step`].
     #[inline(never)]
     fn other<P: Parallel>(
         &mut self,
@@ -310,11 +333,18 @@ impl Run {
         let stack = model.stack(self.stack)?;
         match self.place {
             Place::Features => {
-                let Input::Features { linear, class, .. } = &stack.input else { return self.done() };
+                let Input::Features { linear, class, .. } = &stack.input else {
+                    return self.done();
+                };
                 let rows = self.rows - usize::from(class.is_some());
                 let w = &linear.matrix;
                 let (range, spent) = self.take(w.panels(), PANEL * w.cols() * rows, budget);
-                let x = activations((arena.codes, arena.sums, arena.scales), linear.inputs, w.cols(), rows);
+                let x = activations(
+                    (arena.codes, arena.sums, arena.scales),
+                    linear.inputs,
+                    w.cols(),
+                    rows,
+                );
                 ctx.matmul(w, &x, range, arena.wide, ctx.stride);
                 if self.cursor == w.panels() {
                     (self.place, self.cursor) = (Place::Embed, 0);
@@ -322,7 +352,9 @@ impl Run {
                 Ok(spent)
             }
             Place::Embed => {
-                let Input::Features { linear, class, .. } = &stack.input else { return self.done() };
+                let Input::Features { linear, class, .. } = &stack.input else {
+                    return self.done();
+                };
                 let (range, spent) = self.take(self.rows, 4 * self.width, budget);
                 ctx.embed_features(linear, *class, stack.positions.as_ref(), range, arena);
                 if self.cursor == self.rows {
@@ -333,11 +365,13 @@ impl Run {
             Place::StackNorm => {
                 let Some(norm) = stack.norm else { return self.done() };
                 let pools = self.stack == ctx.setting.last;
-                let rows = if pools && model.record().pooling == pooling::FIRST { 1 } else { self.rows };
+                let rows =
+                    if pools && model.record().pooling == pooling::FIRST { 1 } else { self.rows };
                 let (range, spent) = self.take(rows, self.width, budget);
                 ctx.norm_in_place(&norm, range, arena);
                 if self.cursor == rows {
-                    (self.place, self.cursor) = (if pools { Place::Pool } else { Place::States }, 0);
+                    (self.place, self.cursor) =
+                        (if pools { Place::Pool } else { Place::States }, 0);
                 }
                 Ok(spent)
             }
@@ -354,7 +388,9 @@ impl Run {
                 }
                 Ok(spent)
             }
-            Place::Keys(index) | Place::Store(index) => self.remember(model, ctx, index, arena, budget),
+            Place::Keys(index) | Place::Store(index) => {
+                self.remember(model, ctx, index, arena, budget)
+            }
             Place::Enter => {
                 let next = model.stack(self.stack + 1)?;
                 let index = self.stack + 1;
@@ -363,7 +399,8 @@ impl Run {
                     Input::Tokens { .. } | Input::Features { .. } => return self.done(),
                     Input::States => self.rows,
                     Input::Queries(queries) => {
-                        let rows = arena.residual.chunks_exact_mut(queries.cols()).take(queries.rows());
+                        let rows =
+                            arena.residual.chunks_exact_mut(queries.cols()).take(queries.rows());
                         rows.enumerate().for_each(|(i, row)| queries.dequantize_row(i, row));
                         queries.rows()
                     }
@@ -377,9 +414,17 @@ impl Run {
                 Ok((self.rows * self.width) as u64)
             }
             Place::Dense => {
-                let Some((Linear { matrix, inputs, .. }, _)) = model.output()?.dense else { return self.done() };
-                let (range, spent) = self.take(matrix.panels(), PANEL * matrix.cols() * self.logits, budget);
-                let x = activations((arena.codes, arena.sums, arena.scales), inputs, matrix.cols(), self.logits);
+                let Some((Linear { matrix, inputs, .. }, _)) = model.output()?.dense else {
+                    return self.done();
+                };
+                let (range, spent) =
+                    self.take(matrix.panels(), PANEL * matrix.cols() * self.logits, budget);
+                let x = activations(
+                    (arena.codes, arena.sums, arena.scales),
+                    inputs,
+                    matrix.cols(),
+                    self.logits,
+                );
                 ctx.matmul(&matrix, &x, range, arena.wide, ctx.stride);
                 if self.cursor == matrix.panels() {
                     (self.place, self.cursor) = (Place::Activate, 0);
@@ -388,7 +433,9 @@ impl Run {
             }
             Place::Activate => {
                 let output = model.output()?;
-                let Some((Linear { matrix, bias, .. }, activation)) = output.dense else { return self.done() };
+                let Some((Linear { matrix, bias, .. }, activation)) = output.dense else {
+                    return self.done();
+                };
                 let (range, spent) = self.take(self.logits, 8 * matrix.rows(), budget);
                 ctx.activate(matrix.rows(), bias, None, activation, range.clone(), arena);
                 if output.head.is_none() {
@@ -401,7 +448,8 @@ impl Run {
                     ctx.quantize(&mut arena.wide[range.start * ctx.stride..], width, inputs, to);
                 }
                 if self.cursor == self.logits {
-                    (self.place, self.cursor) = (if output.head.is_none() { Place::Finish } else { Place::Head }, 0);
+                    (self.place, self.cursor) =
+                        (if output.head.is_none() { Place::Finish } else { Place::Head }, 0);
                 }
                 Ok(spent)
             }
@@ -450,7 +498,12 @@ impl Run {
         let w = &linear.matrix;
         if self.place == Place::Keys(index) {
             let (range, spent) = self.take(w.panels(), PANEL * w.cols() * self.rows, budget);
-            let x = activations((arena.codes, arena.sums, arena.scales), linear.inputs, w.cols(), self.rows);
+            let x = activations(
+                (arena.codes, arena.sums, arena.scales),
+                linear.inputs,
+                w.cols(),
+                self.rows,
+            );
             ctx.matmul(w, &x, range, arena.wide, stride);
             if self.cursor == w.panels() {
                 (self.place, self.cursor) = (Place::Store(index), 0);
@@ -482,7 +535,8 @@ impl Run {
     /// Advances the cursor by the units that `budget` pays for.
     fn take(&mut self, units: usize, cost: usize, budget: u64) -> (Range<usize>, u64) {
         let cost = cost.max(1);
-        // Small cores divide 64 bits by a KiB of code. A budget that is larger is used up in several steps.
+        // Small cores divide 64 bits by a KiB of code. A budget that is larger is used up in
+        // several steps.
         let affordable = (usize::try_from(budget).unwrap_or(usize::MAX) / cost).max(1);
         let start = self.cursor;
         self.cursor = start.saturating_add(affordable).min(units);
@@ -536,12 +590,16 @@ impl<P: Parallel> Context<'_, P> {
             Stage::Input => input.map_or((0, 1), panel),
             Stage::Prepare => (rows, 8 * input.map_or(0, Matrix::rows)),
             Stage::Attend => {
-                let (heads, kv_heads) = (usize::from(block.record.heads), usize::from(block.record.kv_heads));
+                let (heads, kv_heads) =
+                    (usize::from(block.record.heads), usize::from(block.record.kv_heads));
                 let seen = match &block.middle {
                     Middle::Attention(a) if matches!(a.sight, Sight::Cross(_)) => self.run.memory.0,
                     _ => self.run.start + rows,
                 };
-                (rows * kv_heads, 4 * block.record.head_dim as usize * seen * heads.div_ceil(kv_heads.max(1)))
+                (
+                    rows * kv_heads,
+                    4 * block.record.head_dim as usize * seen * heads.div_ceil(kv_heads.max(1)),
+                )
             }
             Stage::Quantize => (rows, block.output.matrix.cols()),
             Stage::Output => panel(&block.output.matrix),
@@ -549,7 +607,13 @@ impl<P: Parallel> Context<'_, P> {
         }
     }
 
-    fn block_stage(&self, block: &Block<'_>, stage: Stage, units: Range<usize>, arena: &mut Arena<'_>) {
+    fn block_stage(
+        &self,
+        block: &Block<'_>,
+        stage: Stage,
+        units: Range<usize>,
+        arena: &mut Arena<'_>,
+    ) {
         let (stride, rows) = (self.stride, self.run.rows);
         match stage {
             Stage::Norm => {
@@ -558,12 +622,19 @@ impl<P: Parallel> Context<'_, P> {
                     _ => None,
                 };
                 let inputs = block.input().unwrap_or(&block.output).inputs;
-                self.norm_rows((block.norm.as_ref(), stream, inputs), units.start, units, rows, arena);
+                self.norm_rows(
+                    (block.norm.as_ref(), stream, inputs),
+                    units.start,
+                    units,
+                    rows,
+                    arena,
+                );
             }
             Stage::Input | Stage::Output => {
                 let input = block.input().filter(|_| stage == Stage::Input);
                 let Linear { matrix: w, inputs, .. } = input.unwrap_or(&block.output);
-                let x = activations((arena.codes, arena.sums, arena.scales), *inputs, w.cols(), rows);
+                let x =
+                    activations((arena.codes, arena.sums, arena.scales), *inputs, w.cols(), rows);
                 self.matmul(w, &x, units, arena.wide, stride);
             }
             Stage::Prepare => match &block.middle {
@@ -587,10 +658,19 @@ impl<P: Parallel> Context<'_, P> {
             }
             Stage::Add => {
                 let width = block.output.matrix.rows();
-                let branches = Units { items: &mut arena.wide[units.start * stride..units.end * stride], size: stride };
-                let rows = Units { items: &mut arena.residual[units.start * width..units.end * width], size: width };
+                let branches = Units {
+                    items: &mut arena.wide[units.start * stride..units.end * stride],
+                    size: stride,
+                };
+                let rows = Units {
+                    items: &mut arena.residual[units.start * width..units.end * width],
+                    size: width,
+                };
                 split(self.parallel, width, (branches, rows), &|_, (branches, rows)| {
-                    for (branch, row) in branches.items.chunks_exact_mut(stride).zip(rows.items.chunks_exact_mut(width))
+                    for (branch, row) in branches
+                        .items
+                        .chunks_exact_mut(stride)
+                        .zip(rows.items.chunks_exact_mut(width))
                     {
                         let branch = &mut branch[..width];
                         if let Some(bias) = block.output.bias {
@@ -630,8 +710,10 @@ impl<P: Parallel> Context<'_, P> {
         }
     }
 
-    /// Norms rows of the residual stream, the first is row `from`, and quantizes them as the rows `to` of `rows` for a product with such
-    /// inputs; as they are where nothing changes them, they also stay in the first rows of `wide`. The stream itself takes the second norm, if there is one.
+    /// Norms rows of the residual stream, the first is row `from`, and quantizes them as the rows
+    /// `to` of `rows` for a product with such inputs; as they are where nothing changes them, they
+    /// also stay in the first rows of `wide`. The stream itself takes the second norm, if there is
+    /// one.
     fn norm_rows(
         &self,
         (norm, stream, inputs): (Option<&Norm<'_>>, Option<&Norm<'_>>, Inputs),
@@ -641,11 +723,17 @@ impl<P: Parallel> Context<'_, P> {
         arena: &mut Arena<'_>,
     ) {
         let (width, stride) = (self.run.width, self.stride);
-        let residual = Units { items: &mut arena.residual[from * width..][..to.len() * width], size: width };
+        let residual =
+            Units { items: &mut arena.residual[from * width..][..to.len() * width], size: width };
         let normed = Units { items: &mut arena.wide[..to.len() * stride], size: stride };
         let x = rows_of((arena.codes, arena.sums, arena.scales), inputs, width, rows, to);
-        split(self.parallel, 2 * QUANTIZE * width, ((normed, residual), x), &|_, ((normed, residual), mut x)| {
-            let pairs = normed.items.chunks_exact_mut(stride).zip(residual.items.chunks_exact_mut(width));
+        split(self.parallel, 2 * QUANTIZE * width, ((normed, residual), x), &|_,
+                                                                              (
+            (normed, residual),
+            mut x,
+        )| {
+            let pairs =
+                normed.items.chunks_exact_mut(stride).zip(residual.items.chunks_exact_mut(width));
             for (row, (normed, residual)) in pairs.enumerate() {
                 let normed = &mut normed[..width];
                 match norm {
@@ -664,10 +752,12 @@ impl<P: Parallel> Context<'_, P> {
     /// Norms rows of the residual stream in place.
     fn norm_in_place(&self, norm: &Norm<'_>, rows: Range<usize>, arena: &mut Arena<'_>) {
         let (width, stride) = (self.run.width, self.stride);
-        let residual = Units { items: &mut arena.residual[rows.start * width..rows.end * width], size: width };
+        let residual =
+            Units { items: &mut arena.residual[rows.start * width..rows.end * width], size: width };
         let normed = Units { items: &mut arena.wide[..rows.len() * stride], size: stride };
         split(self.parallel, 2 * QUANTIZE * width, (normed, residual), &|_, (normed, residual)| {
-            let pairs = normed.items.chunks_exact_mut(stride).zip(residual.items.chunks_exact_mut(width));
+            let pairs =
+                normed.items.chunks_exact_mut(stride).zip(residual.items.chunks_exact_mut(width));
             for (normed, residual) in pairs {
                 self.norm(norm, residual, &mut normed[..width]);
                 residual.copy_from_slice(&normed[..width]);
@@ -675,8 +765,16 @@ impl<P: Parallel> Context<'_, P> {
         });
     }
 
-    /// The panels `panels` of `w` times all rows of `x`. One row is divided by panels, several by rows.
-    fn matmul(&self, w: &Matrix<'_>, x: &Activations<'_>, panels: Range<usize>, out: &mut [f32], stride: usize) {
+    /// The panels `panels` of `w` times all rows of `x`. One row is divided by panels, several by
+    /// rows.
+    fn matmul(
+        &self,
+        w: &Matrix<'_>,
+        x: &Activations<'_>,
+        panels: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
         let first = panels.start * PANEL;
         let width = w.rows().min(panels.end * PANEL) - first;
         let end = (x.rows() - 1) * stride + first + width;
@@ -697,16 +795,18 @@ impl<P: Parallel> Context<'_, P> {
         }
     }
 
-    /// Biases, head norms and rotation in place; keys and values into the cache. Apart from [`Run::step`], so that the rotations are not on the stack
-    /// below attention.
+    /// Biases, head norms and rotation in place; keys and values into the cache. Apart from
+    /// [`Run::step`], so that the rotations are not on the stack below attention.
     #[inline(never)]
     fn prepare(&self, a: &Attention<'_>, rows: Range<usize>, arena: &mut Arena<'_>) {
         let (dim, queries, stride) = (a.head_dim, a.heads * a.head_dim, self.stride);
         let across = matches!(a.sight, Sight::Cross(_));
         let all = if across { queries } else { queries + a.kv_rows() };
         let turned = if across { queries } else { queries + a.kv_heads * dim };
-        let position = |row: usize| if self.run.apart { self.run.start } else { self.run.start + row };
-        let wide = Units { items: &mut arena.wide[rows.start * stride..rows.end * stride], size: stride };
+        let position =
+            |row: usize| if self.run.apart { self.run.start } else { self.run.start + row };
+        let wide =
+            Units { items: &mut arena.wide[rows.start * stride..rows.end * stride], size: stride };
         split(self.parallel, 4 * all, wide, &|first, wide| {
             for (row, wide) in wide.items.chunks_exact_mut(stride).enumerate() {
                 if let Some(bias) = a.input.bias {
@@ -715,7 +815,11 @@ impl<P: Parallel> Context<'_, P> {
                 let mut rotation = [[0.0; MAX_HEAD_DIM / 2]; 2];
                 let [cos, sin] = rotate(a, position(rows.start + first + row), &mut rotation);
                 for (i, head) in wide[..turned].chunks_exact_mut(dim).enumerate() {
-                    self.norm_head(if i < a.heads { a.query_norm } else { a.key_norm }, a.head_norm_eps, head);
+                    self.norm_head(
+                        if i < a.heads { a.query_norm } else { a.key_norm },
+                        a.head_norm_eps,
+                        head,
+                    );
                     self.isa.rope(head, cos, sin);
                     if a.heads_inputs == Inputs::Transformed {
                         self.isa.transform(head);
@@ -733,12 +837,26 @@ impl<P: Parallel> Context<'_, P> {
             for row in rows {
                 let (wide, stride, first) = at(row);
                 let caches = (&mut *caches.0, &mut *caches.1);
-                self.store(a, shape, self.cache_of(row), self.run.start, (&wide[..stride], stride, first), caches);
+                self.store(
+                    a,
+                    shape,
+                    self.cache_of(row),
+                    self.run.start,
+                    (&wide[..stride], stride, first),
+                    caches,
+                );
             }
         } else {
             let (wide, stride, first) = at(rows.start);
             let wide = &wide[..rows.len() * stride];
-            self.store(a, shape, self.run.cache, self.run.start + rows.start, (wide, stride, first), caches);
+            self.store(
+                a,
+                shape,
+                self.run.cache,
+                self.run.start + rows.start,
+                (wide, stride, first),
+                caches,
+            );
         }
     }
 
@@ -749,7 +867,8 @@ impl<P: Parallel> Context<'_, P> {
         (self.run.cache.0 + target * codes, self.run.cache.1 + target * scales)
     }
 
-    /// Keys and values of the rows `wide`, from column `first` on, into caches that start at `at`, for positions from `position` on.
+    /// Keys and values of the rows `wide`, from column `first` on, into caches that start at `at`,
+    /// for positions from `position` on.
     fn store(
         &self,
         a: &Attention<'_>,
@@ -762,15 +881,28 @@ impl<P: Parallel> Context<'_, P> {
         let dim = a.head_dim;
         let codes = &mut codes[at.0..][..a.kv_heads * shape.codes()];
         let scales = &mut scales[at.1..][..a.kv_heads * shape.scales()];
-        let caches = (Units { items: codes, size: shape.codes() }, Units { items: scales, size: shape.scales() });
+        let caches = (
+            Units { items: codes, size: shape.codes() },
+            Units { items: scales, size: shape.scales() },
+        );
         let rows = wide.len() / stride;
         split(self.parallel, 4 * QUANTIZE * dim * rows, caches, &|from, (codes, scales)| {
-            let caches = codes.items.chunks_exact_mut(shape.codes()).zip(scales.items.chunks_exact_mut(shape.scales()));
+            let caches = codes
+                .items
+                .chunks_exact_mut(shape.codes())
+                .zip(scales.items.chunks_exact_mut(shape.scales()));
             for (head, (codes, scales)) in caches.enumerate() {
                 for (row, wide) in wide.chunks_exact(stride).enumerate() {
                     let (k, v) = wide[first..first + a.kv_rows()].split_at(a.kv_heads * dim);
                     let at = (from + head) * dim;
-                    cache::store(shape, codes, scales, position + row, &k[at..][..dim], &v[at..][..dim]);
+                    cache::store(
+                        shape,
+                        codes,
+                        scales,
+                        position + row,
+                        &k[at..][..dim],
+                        &v[at..][..dim],
+                    );
                 }
             }
         });
@@ -785,7 +917,8 @@ impl<P: Parallel> Context<'_, P> {
         }
     }
 
-    /// Replaces queries by their attention. Unit `u` are the queries of row `u / kv_heads` that share key/value head `u % kv_heads`.
+    /// Replaces queries by their attention. Unit `u` are the queries of row `u / kv_heads` that
+    /// share key/value head `u % kv_heads`.
     fn attend(&self, a: &Attention<'_>, units: Range<usize>, arena: &mut Arena<'_>) {
         let across = matches!(a.sight, Sight::Cross(_));
         let (codes, scales, positions) = match across {
@@ -808,8 +941,19 @@ impl<P: Parallel> Context<'_, P> {
                 Sight::All => families::all(rows),
                 Sight::Cross(_) => families::all(self.run.memory.0),
             };
-            let view = families::by_distance(view, &a.relative[kv * heads * each..(kv + 1) * heads * each], first);
-            self.isa.attend(&Head::new(shape, codes, scales), view, a.score_scale, q, heads, stride);
+            let view = families::by_distance(
+                view,
+                &a.relative[kv * heads * each..(kv + 1) * heads * each],
+                first,
+            );
+            self.isa.attend(
+                &Head::new(shape, codes, scales),
+                view,
+                a.score_scale,
+                q,
+                heads,
+                stride,
+            );
         };
         let seen = if across { self.run.memory.0 } else { self.run.start + rows };
         let cost = 2 * width * seen;
@@ -823,7 +967,8 @@ impl<P: Parallel> Context<'_, P> {
             return;
         }
         for row in units.start / a.kv_heads..units.end.div_ceil(a.kv_heads) {
-            let (from, to) = (units.start.max(row * a.kv_heads), units.end.min((row + 1) * a.kv_heads));
+            let (from, to) =
+                (units.start.max(row * a.kv_heads), units.end.min((row + 1) * a.kv_heads));
             let first = from - row * a.kv_heads;
             let queries = &mut arena.wide[row * stride + first * width..][..(to - from) * width];
             split(self.parallel, cost, Units { items: queries, size: width }, &|kv, q| {
@@ -846,7 +991,8 @@ impl<P: Parallel> Context<'_, P> {
     ) {
         let stride = self.stride;
         let gated = !FAMILIES || gated.unwrap_or_default();
-        let wide = Units { items: &mut arena.wide[rows.start * stride..rows.end * stride], size: stride };
+        let wide =
+            Units { items: &mut arena.wide[rows.start * stride..rows.end * stride], size: stride };
         split(self.parallel, 8 * inner, wide, &|_, wide| {
             for wide in wide.items.chunks_exact_mut(stride) {
                 let all = &mut wide[..if gated { 2 * inner } else { inner }];
@@ -898,7 +1044,9 @@ impl<P: Parallel> Context<'_, P> {
         for row in others.chunks_exact(width) {
             match kind {
                 pooling::MEAN => self.isa.add(pooled, row),
-                pooling::MAX => pooled.iter_mut().zip(row).for_each(|(m, &x)| *m = if x > *m { x } else { *m }),
+                pooling::MAX => {
+                    pooled.iter_mut().zip(row).for_each(|(m, &x)| *m = if x > *m { x } else { *m })
+                }
                 _ => return,
             }
         }
@@ -908,16 +1056,26 @@ impl<P: Parallel> Context<'_, P> {
         }
     }
 
-    /// Rows of `wide` are outputs. After [`Self::norm_rows`] they are the first rows, otherwise those of their numbers.
+    /// Rows of `wide` are outputs. After [`Self::norm_rows`] they are the first rows, otherwise
+    /// those of their numbers.
     fn copy_out(&self, rows: Range<usize>, width: usize, arena: &mut Arena<'_>) {
         let first = if self.run.place == Place::FinalNorm { 0 } else { rows.start };
         let from = arena.wide[first * self.stride..].chunks_exact(self.stride);
-        for (to, from) in arena.logits[rows.start * width..rows.end * width].chunks_exact_mut(width).zip(from) {
+        for (to, from) in
+            arena.logits[rows.start * width..rows.end * width].chunks_exact_mut(width).zip(from)
+        {
             to.copy_from_slice(&from[..width]);
         }
     }
 
-    fn finish(&self, bias: Option<&[f32]>, normalize: bool, width: usize, rows: Range<usize>, arena: &mut Arena<'_>) {
+    fn finish(
+        &self,
+        bias: Option<&[f32]>,
+        normalize: bool,
+        width: usize,
+        rows: Range<usize>,
+        arena: &mut Arena<'_>,
+    ) {
         for row in arena.logits[rows.start * width..rows.end * width].chunks_exact_mut(width) {
             if let Some(bias) = bias {
                 self.isa.add(row, bias);
@@ -938,7 +1096,8 @@ fn normalize_row(row: &mut [f32]) {
     }
 }
 
-/// What the states before stack `index` go through for the blocks that look at them: the same for all.
+/// What the states before stack `index` go through for the blocks that look at them: the same for
+/// all.
 fn states_inputs(model: &Model<'_>, index: u32, states: usize) -> Result<Inputs, OpenError> {
     let stack = model.stack(index)?;
     let mut width = stack.record.width as usize;
@@ -952,9 +1111,15 @@ fn states_inputs(model: &Model<'_>, index: u32, states: usize) -> Result<Inputs,
     Ok(Inputs::Plain)
 }
 
-/// Quantizes a row for a product with such inputs; it is transformed in place, or left as what the first
-/// plane leaves out.
-pub(super) fn quantize_row(isa: Isa, x: &mut [f32], inputs: Inputs, to: &mut ActivationsMut<'_>, row: usize) {
+/// Quantizes a row for a product with such inputs; it is transformed in place, or left as what the
+/// first plane leaves out.
+pub(super) fn quantize_row(
+    isa: Isa,
+    x: &mut [f32],
+    inputs: Inputs,
+    to: &mut ActivationsMut<'_>,
+    row: usize,
+) {
     if inputs == Inputs::Transformed {
         isa.transform(x);
     }
@@ -978,7 +1143,8 @@ fn activations<'a>(
     families::planes(Activations::new(codes, sums, &scales[..rows * inputs.planes()], cols), inputs)
 }
 
-/// Memory for some of the `all` rows of activations of `cols` values, for a product with such inputs.
+/// Memory for some of the `all` rows of activations of `cols` values, for a product with such
+/// inputs.
 pub(super) fn rows_of<'a>(
     (codes, sums, scales): (&'a mut [i8], &'a mut [i16], &'a mut [f32]),
     inputs: Inputs,
@@ -991,7 +1157,11 @@ pub(super) fn rows_of<'a>(
 }
 
 /// Cosines and sines of the rotations at `position`.
-fn rotate<'r>(a: &Attention<'_>, position: usize, to: &'r mut [[f32; MAX_HEAD_DIM / 2]; 2]) -> [&'r [f32]; 2] {
+fn rotate<'r>(
+    a: &Attention<'_>,
+    position: usize,
+    to: &'r mut [[f32; MAX_HEAD_DIM / 2]; 2],
+) -> [&'r [f32]; 2] {
     let [cos, sin] = to;
     for ((c, s), &step) in cos.iter_mut().zip(sin.iter_mut()).zip(a.rope) {
         let (sine, cosine) = scalar::sin_cos(step.wrapping_mul(position as u32));

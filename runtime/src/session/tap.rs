@@ -1,9 +1,11 @@
 //! Hidden states on their way: the residual stream before the first block and behind each block.
 //!
-//! State 0 is the input of the first block, state n the stream behind block n - 1; the last is what the final norm sees. Each stack has one state
-//! more than blocks, and they are numbered through all stacks. In a model that norms behind its branches the stream is tapped before that norm. A tap
-//! looks at a state where it lies, between two steps, so it costs no memory, changes no bit, and is the same however the run
-//! is divided: each state is shown exactly once. A program that taps nothing contains nothing of this.
+//! State 0 is the input of the first block, state n the stream behind block n - 1; the last is what
+//! the final norm sees. Each stack has one state more than blocks, and they are numbered through
+//! all stacks. In a model that norms behind its branches the stream is tapped before that norm. A
+//! tap looks at a state where it lies, between two steps, so it costs no memory, changes no bit,
+//! and is the same however the run is divided: each state is shown exactly once. A program that
+//! taps nothing contains nothing of this.
 
 use core::fmt;
 
@@ -33,17 +35,24 @@ pub enum TapError {
 }
 
 impl<P: Parallel> Session<'_, '_, P> {
-    /// [`Self::resume`], and calls `tap` with the number of each state that is reached and its rows, one of the model's width for
-    /// each token of the run. What it does is not part of the budget.
-    pub fn resume_tapped(&mut self, mut budget: u64, mut tap: impl FnMut(u32, &[f32])) -> Result<Progress, RunError> {
+    /// [`Self::resume`], and calls `tap` with the number of each state that is reached and its
+    /// rows, one of the model's width for each token of the run. What it does is not part of the
+    /// budget.
+    pub fn resume_tapped(
+        &mut self,
+        mut budget: u64,
+        mut tap: impl FnMut(u32, &[f32]),
+    ) -> Result<Progress, RunError> {
         let mut run = self.run.take().ok_or(RunError::Idle)?;
         loop {
-            // There are that many; a slice that cannot panic leaves nothing behind where the tap does nothing.
+            // There are that many; a slice that cannot panic leaves nothing behind where the tap
+            // does nothing.
             let rows = self.arena.residual.get(..run.rows() * run.width());
             if let (Some(state), Some(rows)) = (run.state(), rows) {
                 tap(state, rows);
             }
-            let cost = run.step(&self.model, &self.parallel, &self.setting, &mut self.arena, budget);
+            let cost =
+                run.step(&self.model, &self.parallel, &self.setting, &mut self.arena, budget);
             let cost = cost.map_err(RunError::Model)?;
             if run.is_done() {
                 if run.is_target(&self.setting) {
@@ -62,9 +71,14 @@ impl<P: Parallel> Session<'_, '_, P> {
         }
     }
 
-    /// [`Self::feed`], and copies the states of these numbers to `buffer`: for each of them, in the order given, a row of
-    /// the model's width for each token.
-    pub fn feed_tapped(&mut self, tokens: &[u32], states: &[u32], buffer: &mut [f32]) -> Result<&mut [f32], TapError> {
+    /// [`Self::feed`], and copies the states of these numbers to `buffer`: for each of them, in the
+    /// order given, a row of the model's width for each token.
+    pub fn feed_tapped(
+        &mut self,
+        tokens: &[u32],
+        states: &[u32],
+        buffer: &mut [f32],
+    ) -> Result<&mut [f32], TapError> {
         self.check(tokens, tokens.len()).map_err(TapError::Run)?;
         let stack = self.model.last().map_err(|error| TapError::Run(RunError::Model(error)))?;
         let (width, record) = (stack.record.width as usize, self.model.record());
@@ -80,7 +94,8 @@ impl<P: Parallel> Session<'_, '_, P> {
         let mut done = 0;
         while done < tokens.len() {
             let end = tokens.len().min(done + self.options().prefill);
-            self.begin(&tokens[done..end], usize::from(end == tokens.len())).map_err(TapError::Run)?;
+            self.begin(&tokens[done..end], usize::from(end == tokens.len()))
+                .map_err(TapError::Run)?;
             let copy = |state, rows: &[f32]| {
                 let places = buffer.chunks_exact_mut(each).zip(states);
                 for (place, _) in places.filter(|&(_, &wanted)| wanted == state) {
@@ -98,7 +113,9 @@ impl fmt::Display for TapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Run(error) => error.fmt(f),
-            Self::State { asked, last } => write!(f, "there is no hidden state {asked}: they are 0 to {last}"),
+            Self::State { asked, last } => {
+                write!(f, "there is no hidden state {asked}: they are 0 to {last}")
+            }
             Self::Buffer { needed, found } => {
                 write!(f, "the buffer has {found} numbers, the states asked for have {needed}")
             }

@@ -1,8 +1,9 @@
-//! Finding added tokens in a text, as the `tokenizers` crate does: leftmost-longest matches that do not overlap, then
-//! widened over whitespace or dropped by the token's flags.
+//! Finding added tokens in a text, as the `tokenizers` crate does: leftmost-longest matches that do
+//! not overlap, then widened over whitespace or dropped by the token's flags.
 //!
-//! Invariants: a match advances the search by at least one character; the work at one position is bounded by the
-//! longest allowed pattern; whitespace is walked over once, however many matches ask for the same run.
+//! Invariants: a match advances the search by at least one character; the work at one position is
+//! bounded by the longest allowed pattern; whitespace is walked over once, however many matches ask
+//! for the same run.
 
 use core::ops::Range;
 
@@ -27,16 +28,31 @@ pub(super) struct Parts<'t, 'a> {
     match_special: bool,
     /// Where the search goes on.
     search: usize,
-    /// Where text that was not handed out yet begins. A token that takes whitespace on its right may move it past
-    /// `search`, and a later match inside that whitespace may move it back: this is what the crate does.
+    /// Where text that was not handed out yet begins. A token that takes whitespace on its right
+    /// may move it past `search`, and a later match inside that whitespace may move it back: this
+    /// is what the crate does.
     pending: usize,
     queued: Option<u32>,
     last_space_run: Range<usize>,
 }
 
 impl<'t, 'a> Parts<'t, 'a> {
-    pub(super) fn new(view: View<'t>, added: Added<'a>, classes: Classes<'a>, match_special: bool) -> Self {
-        Self { view, added, classes, match_special, search: 0, pending: 0, queued: None, last_space_run: 0..0 }
+    pub(super) fn new(
+        view: View<'t>,
+        added: Added<'a>,
+        classes: Classes<'a>,
+        match_special: bool,
+    ) -> Self {
+        Self {
+            view,
+            added,
+            classes,
+            match_special,
+            search: 0,
+            pending: 0,
+            queued: None,
+            last_space_run: 0..0,
+        }
     }
 
     /// The next match at or after `self.search`, and the range it covers before widening.
@@ -59,8 +75,10 @@ impl<'t, 'a> Parts<'t, 'a> {
         if entry.special() && !self.match_special {
             return false;
         }
-        let is_word = |c: Option<(char, usize)>| c.is_some_and(|(c, _)| self.classes.of(c) & CLASS_WORD != 0);
-        let touched = is_word(self.view.char_before(range.start)) || is_word(self.view.char_at(range.end));
+        let is_word =
+            |c: Option<(char, usize)>| c.is_some_and(|(c, _)| self.classes.of(c) & CLASS_WORD != 0);
+        let touched =
+            is_word(self.view.char_before(range.start)) || is_word(self.view.char_at(range.end));
         !(entry.single_word() && touched)
     }
 
@@ -76,8 +94,8 @@ impl<'t, 'a> Parts<'t, 'a> {
         at.max(self.pending)
     }
 
-    /// Where the whitespace after `end` ends. A text of whitespace alone with a whitespace token at each place would
-    /// make this quadratic, hence the memory of the last run.
+    /// Where the whitespace after `end` ends. A text of whitespace alone with a whitespace token at
+    /// each place would make this quadratic, hence the memory of the last run.
     fn space_after(&mut self, end: usize) -> usize {
         if self.last_space_run.contains(&end) {
             return self.last_space_run.end;
@@ -126,7 +144,11 @@ impl Iterator for Parts<'_, '_> {
 }
 
 /// The longest pattern that matches at a position, and where it ends.
-fn longest_at<'a>(added: Added<'a>, view: View<'_>, position: usize) -> Option<(AddedEntry<'a>, usize)> {
+fn longest_at<'a>(
+    added: Added<'a>,
+    view: View<'_>,
+    position: usize,
+) -> Option<(AddedEntry<'a>, usize)> {
     let mut utf8 = [0; 4];
     let (mut lo, mut hi) = (0, added.entries.len());
     let (mut at, mut depth, mut best) = (position, 0, None);
@@ -136,8 +158,10 @@ fn longest_at<'a>(added: Added<'a>, view: View<'_>, position: usize) -> Option<(
             if depth == 0 && !added.may_start(byte) {
                 return None;
             }
-            lo = added.partition(lo, hi, |entry| entry.pattern.get(depth).is_none_or(|&b| b < byte));
-            hi = added.partition(lo, hi, |entry| entry.pattern.get(depth).is_some_and(|&b| b == byte));
+            lo =
+                added.partition(lo, hi, |entry| entry.pattern.get(depth).is_none_or(|&b| b < byte));
+            hi = added
+                .partition(lo, hi, |entry| entry.pattern.get(depth).is_some_and(|&b| b == byte));
             depth += 1;
         }
         if lo == hi || depth > MAX_PATTERN_BYTES {

@@ -4,13 +4,14 @@
 //! scratch, for n symbols:   ids [n]   spans [n]   ranks [n]   winners [< n + log2 n + 1]
 //! ```
 //!
-//! A symbol lives at the place of its first part. `spans` holds its width at its first and at its last place, which
-//! is all that is needed to walk to both neighbours. `ranks[i]` is the rank of the symbol at `i` with its right
-//! neighbour, `NONE` if they do not merge or nothing starts at `i`. `winners` is a tournament over the ranks: level by
-//! level, the place of the lower rank of two, the left one of equals, up to a single place at its end.
+//! A symbol lives at the place of its first part. `spans` holds its width at its first and at its
+//! last place, which is all that is needed to walk to both neighbours. `ranks[i]` is the rank of
+//! the symbol at `i` with its right neighbour, `NONE` if they do not merge or nothing starts at
+//! `i`. `winners` is a tournament over the ranks: level by level, the place of the lower rank of
+//! two, the left one of equals, up to a single place at its end.
 //!
-//! Invariants: all indices come from this module, none from the file; each round joins two symbols, so there are
-//! fewer than n rounds, of O(log n + log merges) each, whatever the merge table says.
+//! Invariants: all indices come from this module, none from the file; each round joins two symbols,
+//! so there are fewer than n rounds, of O(log n + log merges) each, whatever the merge table says.
 
 use super::layout::NONE;
 use super::tables::Merges;
@@ -35,10 +36,17 @@ struct Chain<'s, 'a> {
     merges: Merges<'a>,
 }
 
-/// Merges the `symbols` ids at the start of `scratch` and hands the resulting tokens to `emit`, in order.
+/// Merges the `symbols` ids at the start of `scratch` and hands the resulting tokens to `emit`, in
+/// order.
 ///
-/// The scratch must hold [`scratch_words`]`(symbols)` words; with fewer, the ids are emitted as they are.
-pub(super) fn merge(merges: Merges<'_>, symbols: usize, scratch: &mut [u32], mut emit: impl FnMut(u32)) {
+/// The scratch must hold [`scratch_words`]`(symbols)` words; with fewer, the ids are emitted as
+/// they are.
+pub(super) fn merge(
+    merges: Merges<'_>,
+    symbols: usize,
+    scratch: &mut [u32],
+    mut emit: impl FnMut(u32),
+) {
     let (ids, rest) = scratch.split_at_mut(symbols.min(scratch.len()));
     if symbols < 2 || rest.len() < scratch_words(symbols) - symbols {
         ids.iter().for_each(|&id| emit(id));
@@ -102,8 +110,8 @@ impl Chain<'_, '_> {
         if right < self.ids.len() { self.merges.rank(self.ids[at], self.ids[right]) } else { NONE }
     }
 
-    /// The winner of pair `pair` of a level of `width` places whose winners start at `below`; the lowest level has no
-    /// winners but the places themselves.
+    /// The winner of pair `pair` of a level of `width` places whose winners start at `below`; the
+    /// lowest level has no winners but the places themselves.
     fn play(&self, below: Option<usize>, width: usize, pair: usize) -> u32 {
         let player = |i: usize| below.map_or(i as u32, |base| self.winners[base + i]);
         let left = player(2 * pair);
@@ -141,9 +149,12 @@ mod tests {
     use super::super::tables::{PairTable, WordTable};
     use super::*;
 
-    /// Merges of bytes: 1 + 2 -> 10 (rank 0), 10 + 3 -> 11 (rank 2), 2 + 3 -> 12 (rank 1), 1 + 1 -> 1 (rank 3).
+    /// Merges of bytes: 1 + 2 -> 10 (rank 0), 10 + 3 -> 11 (rank 2), 2 + 3 -> 12 (rank 1), 1 + 1 ->
+    /// 1 (rank 3).
     fn tokens(input: &[u32]) -> impl Iterator<Item = u32> {
-        let words = |words: &[u32]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<std::vec::Vec<u8>>();
+        let words = |words: &[u32]| {
+            words.iter().flat_map(|w| w.to_le_bytes()).collect::<std::vec::Vec<u8>>()
+        };
         let starts = words(&[0, 0, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4]);
         let pairs = words(&[1, 3, 2, 0, 3, 1, 3, 2]);
         let results = words(&[10, 12, 11, 1]);

@@ -1,8 +1,8 @@
 //! From tokens to text, one token at a time, never a part of a character.
 //!
-//! Invariants: at most three bytes wait for the rest of their character; what is handed out is always valid UTF-8, and
-//! the pieces of a whole stream, joined, are what `String::from_utf8_lossy` makes of the joined bytes: each maximal
-//! incomplete or invalid part becomes one U+FFFD.
+//! Invariants: at most three bytes wait for the rest of their character; what is handed out is
+//! always valid UTF-8, and the pieces of a whole stream, joined, are what `String::from_utf8_lossy`
+//! makes of the joined bytes: each maximal incomplete or invalid part becomes one U+FFFD.
 
 use super::Tokenizer;
 use super::layout::{Strip, TokenKind};
@@ -51,14 +51,15 @@ impl Detokenizer {
         Self { strip: tokenizer.header().strip, ..Self::continuing() }
     }
 
-    /// Decodes tokens that continue a text, such as generated ones after a prompt: nothing is taken away.
+    /// Decodes tokens that continue a text, such as generated ones after a prompt: nothing is taken
+    /// away.
     pub const fn continuing() -> Self {
         let none = Bytes { bytes: [0; 4], len: 0 };
         Self { waiting: none, completed: none, strip: Strip::Nothing }
     }
 
-    /// The text that becomes certain with the next token. Special tokens, unused ids and ids outside the vocabulary
-    /// have no text, and do not complete or break a character.
+    /// The text that becomes certain with the next token. Special tokens, unused ids and ids
+    /// outside the vocabulary have no text, and do not complete or break a character.
     pub fn push<'s>(&'s mut self, tokenizer: &Tokenizer<'s>, id: u32) -> Pieces<'s> {
         let kind = tokenizer.kind_of(id);
         if tokenizer.header().kind.is_word_piece() {
@@ -83,7 +84,8 @@ impl Detokenizer {
         }
     }
 
-    /// The next token of WordPiece: those that start a word bring their space, but for the first of a text.
+    /// The next token of WordPiece: those that start a word bring their space, but for the first of
+    /// a text.
     fn push_word<'s>(&'s mut self, bytes: &'s [u8], kind: TokenKind) -> Pieces<'s> {
         if matches!(kind, TokenKind::Special | TokenKind::Unused | TokenKind::Byte) {
             return Pieces::default();
@@ -127,8 +129,8 @@ impl Detokenizer {
         Pieces { completed, text: "", broken: false, rest: certain, without_spaces: false }
     }
 
-    /// Ends the text: U+FFFD if a character was left incomplete. The next token starts a new text, of which nothing is
-    /// taken away.
+    /// Ends the text: U+FFFD if a character was left incomplete. The next token starts a new text,
+    /// of which nothing is taken away.
     pub fn finish(&mut self) -> Option<&'static str> {
         let open = core::mem::take(&mut self.waiting);
         (open.len > 0).then_some(REPLACEMENT)

@@ -1,9 +1,9 @@
-//! From text to tokens: added tokens are cut out of the raw text, then out of the normalized text, what is left is cut
-//! into pieces, and each piece is merged (or, in `wordpiece`, looked up).
+//! From text to tokens: added tokens are cut out of the raw text, then out of the normalized text,
+//! what is left is cut into pieces, and each piece is merged (or, in `wordpiece`, looked up).
 //!
-//! Invariants: nothing is copied but the ids of one piece at a time, in the caller's scratch. A piece that needs more
-//! scratch than there is, or a token that finds the output full, does not stop the walk: it goes on to learn how much
-//! would have been enough.
+//! Invariants: nothing is copied but the ids of one piece at a time, in the caller's scratch. A
+//! piece that needs more scratch than there is, or a token that finds the output full, does not
+//! stop the walk: it goes on to learn how much would have been enough.
 
 use super::added::{Part, Parts};
 use super::layout::{Kind, MAX_LIST, NONE, Prefix, SPACE_MARK, Spaces, Words};
@@ -16,37 +16,42 @@ use super::{EncodeError, Tokenizer, bpe};
 pub struct EncodeOptions {
     /// Put the model's special tokens before and after the text, as its template says.
     pub add_special: bool,
-    /// Take the names of special tokens in the text for these tokens. Without it they are plain text, which is what a
-    /// text from outside should be encoded with. Added tokens that are not special are found in any case.
+    /// Take the names of special tokens in the text for these tokens. Without it they are plain
+    /// text, which is what a text from outside should be encoded with. Added tokens that are not
+    /// special are found in any case.
     pub match_special: bool,
 }
 
-/// Symbols that the front character may add to a piece: three, when a space mark falls back to its bytes.
+/// Symbols that the front character may add to a piece: three, when a space mark falls back to its
+/// bytes.
 const FRONT_SYMBOLS: usize = SPACE_MARK.len_utf8();
 
-/// Words of scratch that are enough to encode any text of this many bytes, with any tokenizer. Texts of ordinary words
-/// need much less: as much as for their longest piece, if the tokenizer cuts texts into pieces.
+/// Words of scratch that are enough to encode any text of this many bytes, with any tokenizer.
+/// Texts of ordinary words need much less: as much as for their longest piece, if the tokenizer
+/// cuts texts into pieces.
 pub const fn scratch_words(text_bytes: usize) -> usize {
     bpe::scratch_words(text_bytes.saturating_add(FRONT_SYMBOLS))
 }
 
-/// Tokens that any text of this many bytes has at most, with any tokenizer and with special tokens. A byte is at most one
-/// token, but each segment between added tokens may get a front character of its own; ordinary texts have a token for
-/// three or four bytes.
+/// Tokens that any text of this many bytes has at most, with any tokenizer and with special tokens.
+/// A byte is at most one token, but each segment between added tokens may get a front character of
+/// its own; ordinary texts have a token for three or four bytes.
 pub const fn max_tokens(text_bytes: usize) -> usize {
     text_bytes.saturating_mul(1 + FRONT_SYMBOLS).saturating_add(2 * MAX_LIST as usize)
 }
 
 impl Tokenizer<'_> {
-    /// Writes the tokens of `text` into `out` and returns how many they are. Special tokens in the text are found;
-    /// `add_special` puts those of the model's template around it. The text must be in normal form C if
-    /// [`Self::expects_nfc`] says so.
+    /// Writes the tokens of `text` into `out` and returns how many they are. Special tokens in the
+    /// text are found; `add_special` puts those of the model's template around it. The text must be
+    /// in normal form C if [`Self::expects_nfc`] says so.
     ///
-    /// The time is O(n log n) in the text's length for every text and every file, but for the search of added tokens,
-    /// which may look at [`MAX_PATTERN_BYTES`](super::layout::MAX_PATTERN_BYTES) bytes at each place of the text.
+    /// The time is O(n log n) in the text's length for every text and every file, but for the
+    /// search of added tokens, which may look at
+    /// [`MAX_PATTERN_BYTES`](super::layout::MAX_PATTERN_BYTES) bytes at each place of the text.
     ///
     /// # Errors
-    /// See [`EncodeError`]. The sizes it gives are exact for this text; the scratch is complained about first.
+    /// See [`EncodeError`]. The sizes it gives are exact for this text; the scratch is complained
+    /// about first.
     pub fn encode(
         &self,
         text: &str,
@@ -217,8 +222,9 @@ impl Encoder<'_> {
         let tokenizer = self.tokenizer;
         let mut symbols = Symbols::new(tokenizer);
         let mut utf8 = [0; 4];
-        // A space that became a mark is one byte of the text and must not become three symbols, or `scratch_words` would
-        // not be enough. The importer sees to it that such marks have a token.
+        // A space that became a mark is one byte of the text and must not become three symbols, or
+        // `scratch_words` would not be enough. The importer sees to it that such marks have a
+        // token.
         let marks = tokenizer.header.spaces != Spaces::Keep;
         let fallback = |c| tokenizer.byte_fallback() && !(marks && c == SPACE_MARK);
         for (at, c) in piece.chars() {
@@ -226,8 +232,12 @@ impl Encoder<'_> {
             if let Some(id) = tokenizer.chars.find(c as u32) {
                 symbols.known(self.scratch, id);
             } else if fallback(c) && bytes.iter().all(|&b| tokenizer.byte_id(b).is_some()) {
-                // Bytes do not end a run of unknown characters: the crate puts the unknown token after them.
-                bytes.iter().filter_map(|&b| tokenizer.byte_id(b)).for_each(|id| symbols.push(self.scratch, id));
+                // Bytes do not end a run of unknown characters: the crate puts the unknown token
+                // after them.
+                bytes
+                    .iter()
+                    .filter_map(|&b| tokenizer.byte_id(b))
+                    .for_each(|id| symbols.push(self.scratch, id));
             } else {
                 symbols.unknown(self.scratch, piece.offset(at))?;
             }

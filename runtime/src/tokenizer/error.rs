@@ -1,4 +1,5 @@
-//! The typed errors of opening, checking and encoding. Small and `Copy`, with no text: the host command explains them.
+//! The typed errors of opening, checking and encoding. Small and `Copy`, with no text: the host
+//! command explains them.
 
 use super::layout::Table;
 
@@ -47,7 +48,8 @@ pub enum TokenizerError {
         /// The version found.
         found: u32,
     },
-    /// A header field has no valid value, or one that needs the feature `families`, which this build is without.
+    /// A header field has no valid value, or one that needs the feature `families`, which this
+    /// build is without.
     Field(Field),
     /// A table lies outside the section, is not aligned, or has the wrong count of entries.
     Extent(Table),
@@ -65,10 +67,16 @@ impl core::fmt::Display for TokenizerError {
         match self {
             Self::TooShort => f.write_str("tokenizer section is too short"),
             Self::NotATokenizer => f.write_str("not a tokenizer section"),
-            Self::Version { found } => write!(f, "tokenizer section: version {found} is not supported"),
-            Self::Field(field) => write!(f, "tokenizer header: field {field:?} is bad or not in this build"),
+            Self::Version { found } => {
+                write!(f, "tokenizer section: version {found} is not supported")
+            }
+            Self::Field(field) => {
+                write!(f, "tokenizer header: field {field:?} is bad or not in this build")
+            }
             Self::Extent(table) => write!(f, "tokenizer table {table:?} does not fit"),
-            Self::Entry { table, index } => write!(f, "tokenizer table {table:?}: bad entry {index}"),
+            Self::Entry { table, index } => {
+                write!(f, "tokenizer table {table:?}: bad entry {index}")
+            }
         }
     }
 }
@@ -88,7 +96,8 @@ pub enum EncodeError {
         /// Tokens the text has.
         needed: usize,
     },
-    /// A character or word has no token, and the vocabulary has neither bytes nor an unknown token to stand for it.
+    /// A character or word has no token, and the vocabulary has neither bytes nor an unknown token
+    /// to stand for it.
     Unknown {
         /// Its offset in the text.
         at: usize,
@@ -98,9 +107,15 @@ pub enum EncodeError {
 impl core::fmt::Display for EncodeError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::ScratchTooSmall { needed } => write!(f, "encoding this text needs {needed} words of scratch"),
-            Self::OutputTooSmall { needed } => write!(f, "this text has {needed} tokens, more than the output holds"),
-            Self::Unknown { at } => write!(f, "the character at byte {at} is not in the vocabulary"),
+            Self::ScratchTooSmall { needed } => {
+                write!(f, "encoding this text needs {needed} words of scratch")
+            }
+            Self::OutputTooSmall { needed } => {
+                write!(f, "this text has {needed} tokens, more than the output holds")
+            }
+            Self::Unknown { at } => {
+                write!(f, "the character at byte {at} is not in the vocabulary")
+            }
         }
     }
 }

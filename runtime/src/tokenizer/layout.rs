@@ -1,14 +1,15 @@
-//! The tokenizer section, byte for byte: the one definition that the reader (here) and the writer (the quantizer)
-//! share.
+//! The tokenizer section, byte for byte: the one definition that the reader (here) and the writer
+//! (the quantizer) share.
 //!
 //! ```text
 //! 0    header, HEADER_BYTES long: fixed fields, then one (offset, count) pair a table
 //! ...  tables, in any order, each starting at a multiple of 4 from the start of the section
 //! ```
 //!
-//! Invariants: all integers are little-endian; offsets count bytes from the start of the section; ids are below the
-//! vocabulary's length, or [`NONE`]. [`Header::parse`] proves every table lies inside the section and that tables which
-//! go together have the same length. It looks at no table's content, so its cost does not grow with the section.
+//! Invariants: all integers are little-endian; offsets count bytes from the start of the section;
+//! ids are below the vocabulary's length, or [`NONE`]. [`Header::parse`] proves every table lies
+//! inside the section and that tables which go together have the same length. It looks at no
+//! table's content, so its cost does not grow with the section.
 
 use super::error::{Field, TokenizerError};
 pub use super::modes::{Digits, Fold, Kind, Pattern, Prefix, Spaces, Strip, TokenKind, Words};
@@ -23,7 +24,8 @@ pub const HEADER_BYTES: usize = 256;
 pub const NONE: u32 = u32::MAX;
 /// The longest vocabulary.
 pub const MAX_VOCAB: u32 = 1 << 22;
-/// The longest pattern of an added token in bytes: it bounds the work done at each position of a text.
+/// The longest pattern of an added token in bytes: it bounds the work done at each position of a
+/// text.
 pub const MAX_PATTERN_BYTES: usize = 512;
 /// The most ids in the lists [`Table::Before`], [`Table::After`] and [`Table::Eos`].
 pub const MAX_LIST: u32 = 16;
@@ -39,7 +41,8 @@ pub const FLAG_IGNORE_MERGES: u32 = 1 << 2;
 /// The text must be in Unicode normal form C before it is encoded; the runtime does not normalise.
 pub const FLAG_EXPECTS_NFC: u32 = 1 << 3;
 /// All flags of this version.
-pub const FLAGS_KNOWN: u32 = FLAG_BYTE_FALLBACK | FLAG_FUSE_UNK | FLAG_IGNORE_MERGES | FLAG_EXPECTS_NFC;
+pub const FLAGS_KNOWN: u32 =
+    FLAG_BYTE_FALLBACK | FLAG_FUSE_UNK | FLAG_IGNORE_MERGES | FLAG_EXPECTS_NFC;
 
 /// An added token matches only where no word character touches it.
 pub const ADDED_SINGLE_WORD: u32 = 1;
@@ -64,7 +67,8 @@ pub const CLASS_WORD: u8 = 1 << 3;
 pub const CLASS_ALONE: u8 = 1 << 4;
 /// All class bits.
 pub const CLASS_KNOWN: u8 = CLASS_LETTER | CLASS_NUMBER | CLASS_NUMERIC | CLASS_WORD | CLASS_ALONE;
-/// A run of [`Table::Classes`] is `first code point | class bits << CLASS_SHIFT`; the key of one of folds has a [`Fold`] there.
+/// A run of [`Table::Classes`] is `first code point | class bits << CLASS_SHIFT`; the key of one of
+/// folds has a [`Fold`] there.
 pub const CLASS_SHIFT: u32 = 24;
 
 /// The tables, in the order of their extents in the header.
@@ -77,7 +81,8 @@ pub enum Table {
     TokenBytes,
     /// `u8[vocab]`: a [`TokenKind`] each.
     TokenKinds,
-    /// `u32[vocab + 1]`: merges whose left part is `i` are entries `starts[i]..starts[i + 1]` of [`Table::Merges`].
+    /// `u32[vocab + 1]`: merges whose left part is `i` are entries `starts[i]..starts[i + 1]` of
+    /// [`Table::Merges`].
     MergeStarts,
     /// `(right: u32, rank: u32)[merges]`, by left part, then by right part.
     Merges,
@@ -85,13 +90,15 @@ pub enum Table {
     MergeResults,
     /// `u32[256]` or empty: the token of each byte, or [`NONE`].
     ByteIds,
-    /// `(code point: u32, id: u32)[]` by code point: the tokens of single characters. In `Kind::WordPiece` runs of
-    /// characters that fold alike, up to the next run, by code point: `(first code point | Fold << CLASS_SHIFT, value)`.
+    /// `(code point: u32, id: u32)[]` by code point: the tokens of single characters. In
+    /// `Kind::WordPiece` runs of characters that fold alike, up to the next run, by code point:
+    /// `(first code point | Fold << CLASS_SHIFT, value)`.
     Chars,
-    /// `u32[]`: ids by the bytes of their tokens, for [`FLAG_IGNORE_MERGES`]. In `Kind::WordPiece` those that start a word
-    /// go before those that continue one.
+    /// `u32[]`: ids by the bytes of their tokens, for [`FLAG_IGNORE_MERGES`]. In `Kind::WordPiece`
+    /// those that start a word go before those that continue one.
     SortedIds,
-    /// Added tokens found in the raw text: `(pattern offset: u32, id: u32, length: u16, flags: u16)[]` by pattern.
+    /// Added tokens found in the raw text: `(pattern offset: u32, id: u32, length: u16, flags:
+    /// u16)[]` by pattern.
     AddedRaw,
     /// Added tokens found in the normalized text, alike.
     AddedNormalized,
@@ -161,7 +168,8 @@ pub struct Header {
     pub kind: Kind,
     /// How byte-level segments are cut.
     pub pattern: Pattern,
-    /// The longest run of `\p{N}` in one piece of [`Pattern::Cl100k`]; the longest word of `Kind::WordPiece`.
+    /// The longest run of `\p{N}` in one piece of [`Pattern::Cl100k`]; the longest word of
+    /// `Kind::WordPiece`.
     pub max_digits: u8,
     /// Whether digits are cut out first.
     pub digits: Digits,
@@ -179,8 +187,9 @@ pub struct Header {
     pub bos: u32,
     /// The token that pads a batch, or [`NONE`].
     pub pad: u32,
-    /// Bit `b` is set when a pattern of [`Table::AddedRaw`] (first array) or [`Table::AddedNormalized`] (second)
-    /// starts with byte `b`: most positions of a text are passed over by this one test.
+    /// Bit `b` is set when a pattern of [`Table::AddedRaw`] (first array) or
+    /// [`Table::AddedNormalized`] (second) starts with byte `b`: most positions of a text are
+    /// passed over by this one test.
     pub first_bytes: [[u32; 8]; 2],
     /// Where the tables lie.
     pub tables: [Extent; Table::ALL.len()],
@@ -211,7 +220,8 @@ impl Header {
     /// Reads and checks the header of `section`, and that its tables lie inside.
     ///
     /// # Errors
-    /// [`TokenizerError`] names the field or the table that is wrong. Contents of tables are not looked at.
+    /// [`TokenizerError`] names the field or the table that is wrong. Contents of tables are not
+    /// looked at.
     pub fn parse(section: &[u8]) -> Result<Self, TokenizerError> {
         let header: &[u8; HEADER_BYTES] = section.first_chunk().ok_or(TokenizerError::TooShort)?;
         let word = |at: usize| word_at(header, at);
@@ -253,7 +263,8 @@ impl Header {
         Ok(parsed)
     }
 
-    /// The header's bytes, for the writer. [`Header::parse`] of a section that starts with them gives `self` again.
+    /// The header's bytes, for the writer. [`Header::parse`] of a section that starts with them
+    /// gives `self` again.
     pub fn to_bytes(&self) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
         let mut put = |at: usize, bytes: &[u8]| {
@@ -314,8 +325,8 @@ impl Header {
         Ok(())
     }
 
-    /// Whether a table is aligned, lies between the header and the section's end, and has a count that agrees with the
-    /// vocabulary and with the tables it goes with.
+    /// Whether a table is aligned, lies between the header and the section's end, and has a count
+    /// that agrees with the vocabulary and with the tables it goes with.
     fn fits(&self, table: Table) -> bool {
         let extent = self.extent(table);
         let end = u64::from(extent.offset) + u64::from(extent.count) * table.entry_bytes() as u64;

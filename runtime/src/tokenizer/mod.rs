@@ -1,9 +1,10 @@
-//! Tokenizers that are executed in place: the section of the model's file is read where it lies, and nothing is
-//! allocated.
+//! Tokenizers that are executed in place: the section of the model's file is read where it lies,
+//! and nothing is allocated.
 //!
-//! [`Tokenizer::parse`] checks the header and the extents of the tables, in time that does not depend on the section's
-//! size. Every accessor then checks what it reads: hostile bytes give nonsense tokens, never a panic and never more
-//! work than the text and the tables' lengths allow. [`Tokenizer::validate`] checks every entry.
+//! [`Tokenizer::parse`] checks the header and the extents of the tables, in time that does not
+//! depend on the section's size. Every accessor then checks what it reads: hostile bytes give
+//! nonsense tokens, never a panic and never more work than the text and the tables' lengths allow.
+//! [`Tokenizer::validate`] checks every entry.
 //!
 //! | module | what it knows |
 //! |---|---|
@@ -34,7 +35,10 @@ pub use encode::{EncodeOptions, max_tokens, scratch_words};
 pub use error::{EncodeError, Field, TokenizerError};
 pub use layout::TokenKind;
 
-use layout::{FLAG_BYTE_FALLBACK, FLAG_EXPECTS_NFC, FLAG_FUSE_UNK, FLAG_IGNORE_MERGES, Header, Kind, NONE, Table};
+use layout::{
+    FLAG_BYTE_FALLBACK, FLAG_EXPECTS_NFC, FLAG_FUSE_UNK, FLAG_IGNORE_MERGES, Header, Kind, NONE,
+    Table,
+};
 use tables::{Added, Classes, Merges, PairTable, WordTable, bytes_of};
 
 /// A tokenizer in the bytes of a file.
@@ -67,8 +71,9 @@ impl<'a> Tokenizer<'a> {
     /// Reads a tokenizer section, at any alignment. Bytes after the section's end are ignored.
     ///
     /// # Errors
-    /// [`TokenizerError`] if the header is not one or a table lies outside the section. Table contents are not looked
-    /// at: a wrong one makes wrong tokens, or is found by [`Self::validate`].
+    /// [`TokenizerError`] if the header is not one or a table lies outside the section. Table
+    /// contents are not looked at: a wrong one makes wrong tokens, or is found by
+    /// [`Self::validate`].
     pub fn parse(section: &'a [u8]) -> Result<Self, TokenizerError> {
         let header = Header::parse(section)?;
         let table = |table| bytes_of(section, &header, table);
@@ -126,7 +131,8 @@ impl<'a> Tokenizer<'a> {
         self.kind_of(id) == TokenKind::Special
     }
 
-    /// The token that begins a text, if there is one. Whether [`Self::encode`] adds it is up to [`Self::before`].
+    /// The token that begins a text, if there is one. Whether [`Self::encode`] adds it is up to
+    /// [`Self::before`].
     pub fn bos(&self) -> Option<u32> {
         Some(self.header.bos).filter(|&id| id != NONE)
     }

@@ -1,6 +1,8 @@
-//! The choices that the section's header and its token kinds store as one byte each. Part of [`super::layout`].
+//! The choices that the section's header and its token kinds store as one byte each. Part of
+//! [`super::layout`].
 //!
-//! Invariant: a stored byte is one of the values here or the section is refused (header) or the token unused (kinds).
+//! Invariant: a stored byte is one of the values here or the section is refused (header) or the
+//! token unused (kinds).
 
 /// Defines a byte-sized enum with the conversion from its stored byte.
 macro_rules! byte_enum {
@@ -10,7 +12,8 @@ macro_rules! byte_enum {
         #[repr(u8)]
         pub enum $name { $($(#[$vdoc])* $variant = $value,)+ }
         impl $name {
-            #[allow(unused_doc_comments, reason = "an arm takes the attributes of its variant for its cfg")]
+            #[allow(unused_doc_comments, reason = "an arm takes the attributes of its variant for \
+                                                   its cfg")]
             /// The value a stored byte stands for; `None` for a byte this version does not know.
             pub const fn from_byte(byte: u8) -> Option<Self> {
                 match byte { $($(#[$vdoc])* $value => Some(Self::$variant),)+ _ => None }
@@ -24,10 +27,11 @@ byte_enum! {
     Kind {
         /// The bytes of each piece (GPT-2 and its descendants).
         ByteLevel = 0,
-        /// The characters of each piece, with [`SPACE_MARK`](super::layout::SPACE_MARK) for spaces (SentencePiece BPE).
+        /// The characters of each piece, with [`SPACE_MARK`](super::layout::SPACE_MARK) for spaces
+        /// (SentencePiece BPE).
         SentencePiece = 1,
-        /// The longest tokens from the front of each word, after the changes of [`Fold`] (BERT). Only with the feature
-        /// `families`.
+        /// The longest tokens from the front of each word, after the changes of [`Fold`] (BERT).
+        /// Only with the feature `families`.
         #[cfg(feature = "families")]
         WordPiece = 2,
     }
@@ -74,11 +78,13 @@ byte_enum! {
     }
 }
 byte_enum! {
-    /// Where a space (byte level) or [`SPACE_MARK`](super::layout::SPACE_MARK) (SentencePiece) is put before the text.
+    /// Where a space (byte level) or [`SPACE_MARK`](super::layout::SPACE_MARK) (SentencePiece) is
+    /// put before the text.
     Prefix {
         /// Nowhere.
         Never = 0,
-        /// In the normalizer: before every segment between added tokens, even one that starts with a space.
+        /// In the normalizer: before every segment between added tokens, even one that starts with
+        /// a space.
         Normalizer = 1,
         /// In the pre-tokenizer: before every segment that does not start with a space.
         Each = 2,
@@ -93,8 +99,9 @@ byte_enum! {
         Whole = 0,
         /// Before every [`SPACE_MARK`](super::layout::SPACE_MARK), as Metaspace does.
         EachMark = 1,
-        /// Before a [`SPACE_MARK`](super::layout::SPACE_MARK) that follows something else. The writer has proven that no merge crosses such a
-        /// place, so the result is that of `Whole`, in less scratch.
+        /// Before a [`SPACE_MARK`](super::layout::SPACE_MARK) that follows something else. The
+        /// writer has proven that no merge crosses such a place, so the result is that of `Whole`,
+        /// in less scratch.
         MarkRuns = 2,
     }
 }
@@ -127,16 +134,19 @@ byte_enum! {
     }
 }
 byte_enum! {
-    /// What becomes of the characters of a run of [`Table::Chars`](super::layout::Table::Chars) in `Kind::WordPiece`.
+    /// What becomes of the characters of a run of [`Table::Chars`](super::layout::Table::Chars) in
+    /// `Kind::WordPiece`.
     Fold {
         /// The value is added to each; one that makes no character stays.
         Add = 0,
-        /// The value is added to the first and to each second after it; the others stay. Capitals that alternate with their small letters.
+        /// The value is added to the first and to each second after it; the others stay. Capitals
+        /// that alternate with their small letters.
         AddToEachSecond = 1,
         /// Each becomes the character that is the value.
         Become = 2,
-        /// Each becomes a text of [`Table::AddedBytes`](super::layout::Table::AddedBytes), at the low 24 bits of the value, of as many bytes as
-        /// the high 8 bits say: none, if the character is dropped.
+        /// Each becomes a text of [`Table::AddedBytes`](super::layout::Table::AddedBytes), at the
+        /// low 24 bits of the value, of as many bytes as the high 8 bits say: none, if the
+        /// character is dropped.
         Text = 3,
         /// Hangul syllables become their two or three letters.
         Hangul = 4,

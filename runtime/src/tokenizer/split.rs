@@ -1,8 +1,9 @@
-//! Pre-tokenization of byte-level vocabularies: the few regexes in use, each as a small function that finds where the
-//! piece that starts at a position ends.
+//! Pre-tokenization of byte-level vocabularies: the few regexes in use, each as a small function
+//! that finds where the piece that starts at a position ends.
 //!
-//! Invariants: a piece is never empty, and pieces cover the whole segment: each regex ends in alternatives that take
-//! any character, so there are no gaps. The work on a piece is linear in its length plus one run of whitespace, which the next piece consumes.
+//! Invariants: a piece is never empty, and pieces cover the whole segment: each regex ends in
+//! alternatives that take any character, so there are no gaps. The work on a piece is linear in its
+//! length plus one run of whitespace, which the next piece consumes.
 
 use super::layout::{CLASS_LETTER, CLASS_NUMBER, CLASS_NUMERIC, Digits, Pattern};
 use super::tables::Classes;
@@ -36,7 +37,8 @@ impl Splitter<'_> {
         let mut from = 0;
         while from < segment.len() {
             let to = self.digits_end(segment, from);
-            // Look-ahead sees the end of the text where a number was cut out, so the pattern runs on the part alone.
+            // Look-ahead sees the end of the text where a number was cut out, so the pattern runs
+            // on the part alone.
             let part = segment.part(from..to);
             let mut at = 0;
             while at < part.len() {
@@ -103,8 +105,8 @@ impl Splitter<'_> {
         })
     }
 
-    /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,max}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|`
-    /// `\s+(?!\S)|\s+`
+    /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,max}|
+    /// ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|` `\s+(?!\S)|\s+`
     fn cl100k(self, view: View<'_>, at: usize) -> Option<usize> {
         let (c, next) = view.char_at(at)?;
         if let Some(end) = contraction(view, at, true) {
@@ -176,8 +178,8 @@ fn run(view: View<'_>, at: usize, limit: usize, test: impl Fn(char) -> bool) -> 
     at
 }
 
-/// `'s|'t|'re|'ve|'m|'ll|'d`. With `fold`, in the letter case folding of Unicode, where U+017F is an `s` and the other
-/// letters have no third form.
+/// `'s|'t|'re|'ve|'m|'ll|'d`. With `fold`, in the letter case folding of Unicode, where U+017F is
+/// an `s` and the other letters have no third form.
 fn contraction(view: View<'_>, at: usize, fold: bool) -> Option<usize> {
     let lower = |c: char| match c {
         '\u{17f}' if fold => 's',
@@ -201,10 +203,14 @@ mod tests {
 
     /// Pieces of an ASCII text, joined with `|`, compared with `expected`.
     fn check(pattern: Pattern, digits: Digits, max_digits: u8, text: &str, expected: &str) {
-        let splitter = Splitter { classes: Classes(WordTable::new(&[])), pattern, digits, max_digits };
+        let splitter =
+            Splitter { classes: Classes(WordTable::new(&[])), pattern, digits, max_digits };
         let mut wanted = expected.split('|');
         let done: Result<(), ()> = splitter.split(View::new(text), |piece| {
-            assert!(piece.chars().map(|(_, c)| c).eq(wanted.next().unwrap_or("(none)").chars()), "{text:?}");
+            assert!(
+                piece.chars().map(|(_, c)| c).eq(wanted.next().unwrap_or("(none)").chars()),
+                "{text:?}"
+            );
             Ok(())
         });
         assert_eq!(done, Ok(()));

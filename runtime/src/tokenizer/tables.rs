@@ -1,10 +1,12 @@
-//! Views of the section's tables: each accessor checks what it reads, so hostile bytes give `None` or an empty slice.
+//! Views of the section's tables: each accessor checks what it reads, so hostile bytes give `None`
+//! or an empty slice.
 //!
-//! Invariants: no accessor panics; every lookup is a binary search bounded by a table's length, whether or not the
-//! table is really sorted.
+//! Invariants: no accessor panics; every lookup is a binary search bounded by a table's length,
+//! whether or not the table is really sorted.
 
 use super::layout::{
-    ADDED_LSTRIP, ADDED_RSTRIP, ADDED_SINGLE_WORD, ADDED_SPECIAL, CLASS_SHIFT, Header, MAX_PATTERN_BYTES, NONE, Table,
+    ADDED_LSTRIP, ADDED_RSTRIP, ADDED_SINGLE_WORD, ADDED_SPECIAL, CLASS_SHIFT, Header,
+    MAX_PATTERN_BYTES, NONE, Table,
 };
 
 /// The bytes of a table; empty if the header lies.
@@ -69,7 +71,8 @@ impl<'a> PairTable<'a> {
         self.0.get(at).map(|pair| split_pair(pair).1)
     }
 
-    /// The last pair whose key is at most `key`, in a table sorted by keys; their bits from `bits` on do not count.
+    /// The last pair whose key is at most `key`, in a table sorted by keys; their bits from `bits`
+    /// on do not count.
     pub(super) fn last_up_to(self, key: u32, bits: u32) -> Option<(u32, u32)> {
         let mask = (1 << bits) - 1;
         let after = self.0.partition_point(|pair| split_pair(pair).0 & mask <= key);
@@ -91,10 +94,11 @@ pub(super) struct Merges<'a> {
 }
 
 impl Merges<'_> {
-    /// The rank of the merge of two neighbours, [`NONE`] if they do not merge. [`Self::result`] of a rank that is not
-    /// `NONE` is never `None`.
+    /// The rank of the merge of two neighbours, [`NONE`] if they do not merge. [`Self::result`] of
+    /// a rank that is not `NONE` is never `None`.
     pub(super) fn rank(self, left: u32, right: u32) -> u32 {
-        let found = self.starts.bounds(left as usize).and_then(|(from, to)| self.pairs.range(from, to));
+        let found =
+            self.starts.bounds(left as usize).and_then(|(from, to)| self.pairs.range(from, to));
         let rank = found.and_then(|pairs| pairs.find(right)).unwrap_or(NONE);
         if (rank as usize) < self.results.len() { rank } else { NONE }
     }
@@ -110,7 +114,8 @@ impl Merges<'_> {
 pub(super) struct Classes<'a>(pub(super) WordTable<'a>);
 
 impl Classes<'_> {
-    /// The class bits of a character. ASCII is known without looking, as every Unicode version agrees on it.
+    /// The class bits of a character. ASCII is known without looking, as every Unicode version
+    /// agrees on it.
     pub(super) fn of(self, c: char) -> u8 {
         use super::layout::{CLASS_LETTER, CLASS_NUMBER, CLASS_NUMERIC, CLASS_WORD};
         match c {
@@ -124,8 +129,9 @@ impl Classes<'_> {
 
     fn search(self, c: u32) -> u8 {
         let runs = self.0.0;
-        let after =
-            runs.partition_point(|run| u32::from_le_bytes(*run) << (32 - CLASS_SHIFT) <= c << (32 - CLASS_SHIFT));
+        let after = runs.partition_point(|run| {
+            u32::from_le_bytes(*run) << (32 - CLASS_SHIFT) <= c << (32 - CLASS_SHIFT)
+        });
         let run = after.checked_sub(1).and_then(|at| self.0.get(at));
         run.map_or(0, |run| (run >> CLASS_SHIFT) as u8)
     }
@@ -166,7 +172,8 @@ impl AddedEntry<'_> {
 }
 
 impl<'a> Added<'a> {
-    /// Entry `index`; one that lies outside the patterns has an empty pattern, which nothing matches.
+    /// Entry `index`; one that lies outside the patterns has an empty pattern, which nothing
+    /// matches.
     pub(super) fn get(self, index: usize) -> Option<AddedEntry<'a>> {
         let entry = self.entries.get(index)?;
         let [a, b, c, d, e, f, g, h, rest @ ..] = *entry;
@@ -186,8 +193,14 @@ impl<'a> Added<'a> {
         word >> (byte & 31) & 1 == 1
     }
 
-    /// The first entry in `lo..hi` for which `before` is false, where it is true for a prefix of them.
-    pub(super) fn partition(self, lo: usize, hi: usize, before: impl Fn(AddedEntry<'a>) -> bool) -> usize {
+    /// The first entry in `lo..hi` for which `before` is false, where it is true for a prefix of
+    /// them.
+    pub(super) fn partition(
+        self,
+        lo: usize,
+        hi: usize,
+        before: impl Fn(AddedEntry<'a>) -> bool,
+    ) -> usize {
         let (mut lo, mut hi) = (lo, hi);
         while lo < hi {
             let middle = lo + (hi - lo) / 2;

@@ -1,10 +1,14 @@
-//! The check of every entry of every table, for those who would rather refuse a bad file than decode nonsense from it.
+//! The check of every entry of every table, for those who would rather refuse a bad file than
+//! decode nonsense from it.
 //!
-//! Invariants: linear in the section, apart from a comparison of neighbours; finds everything the accessors would
-//! answer with "none" or an empty slice, and every table that is not sorted as its lookups assume.
+//! Invariants: linear in the section, apart from a comparison of neighbours; finds everything the
+//! accessors would answer with "none" or an empty slice, and every table that is not sorted as its
+//! lookups assume.
 
 use super::Tokenizer;
-use super::layout::{ADDED_KNOWN, CLASS_KNOWN, CLASS_SHIFT, MAX_PATTERN_BYTES, NONE, Table, TokenKind};
+use super::layout::{
+    ADDED_KNOWN, CLASS_KNOWN, CLASS_SHIFT, MAX_PATTERN_BYTES, NONE, Table, TokenKind,
+};
 use super::tables::{Added, WordTable};
 use super::{TokenizerError, layout};
 
@@ -46,7 +50,9 @@ impl Tokenizer<'_> {
         self.validate_added(Table::AddedRaw, self.added[0])?;
         self.validate_added(Table::AddedNormalized, self.added[1])?;
         self.validate_classes()?;
-        for (table, ids) in [(Table::Before, self.before), (Table::After, self.after), (Table::Eos, self.eos)] {
+        for (table, ids) in
+            [(Table::Before, self.before), (Table::After, self.after), (Table::Eos, self.eos)]
+        {
             all(table, ids.iter(), |id| self.is_id(id))?;
         }
         Ok(())
@@ -90,15 +96,21 @@ impl Tokenizer<'_> {
             return self.validate_words();
         }
         let mut sorted = rises();
-        all(Table::Chars, self.chars.iter(), |(c, id)| sorted(c) && char::from_u32(c).is_some() && self.is_id(id))?;
+        all(Table::Chars, self.chars.iter(), |(c, id)| {
+            sorted(c) && char::from_u32(c).is_some() && self.is_id(id)
+        })?;
         let mut sorted = rises();
-        all(Table::SortedIds, self.sorted_ids.iter(), |id| self.is_id(id) && sorted(self.token_bytes(id)))
+        all(Table::SortedIds, self.sorted_ids.iter(), |id| {
+            self.is_id(id) && sorted(self.token_bytes(id))
+        })
     }
 
     /// The tables whose meaning is another in WordPiece.
     fn validate_words(&self) -> Result<(), TokenizerError> {
         let mut sorted = rises();
-        all(Table::Chars, self.chars.iter(), |run| sorted(run.0 & CODE_POINT) && self.folds().is_run(run))?;
+        all(Table::Chars, self.chars.iter(), |run| {
+            sorted(run.0 & CODE_POINT) && self.folds().is_run(run)
+        })?;
         let mut sorted = rises();
         let key = |id| (self.kind_of(id) == TokenKind::Continuing, self.token_bytes(id));
         all(Table::SortedIds, self.sorted_ids.iter(), |id| self.is_id(id) && sorted(key(id)))
@@ -108,9 +120,13 @@ impl Tokenizer<'_> {
         let mut sorted = rises();
         all(table, 0..added.entries.len(), |index| {
             added.get(index).is_some_and(|entry| {
-                let text = core::str::from_utf8(entry.pattern).is_ok() && entry.pattern.len() <= MAX_PATTERN_BYTES;
+                let text = core::str::from_utf8(entry.pattern).is_ok()
+                    && entry.pattern.len() <= MAX_PATTERN_BYTES;
                 let found = entry.pattern.first().is_some_and(|&byte| added.may_start(byte));
-                text && found && sorted(entry.pattern) && self.is_id(entry.id) && entry.flags() & !ADDED_KNOWN == 0
+                text && found
+                    && sorted(entry.pattern)
+                    && self.is_id(entry.id)
+                    && entry.flags() & !ADDED_KNOWN == 0
             })
         })
     }
@@ -131,8 +147,10 @@ fn offsets(table: Table, offsets: WordTable<'_>, end: usize) -> Result<(), Token
     let mut last = 0;
     all(table, offsets.iter().enumerate(), |(index, offset)| {
         let offset = offset as usize;
-        let good =
-            last <= offset && offset <= end && (index > 0 || offset == 0) && (index < last_index || offset == end);
+        let good = last <= offset
+            && offset <= end
+            && (index > 0 || offset == 0)
+            && (index < last_index || offset == end);
         last = offset;
         good
     })

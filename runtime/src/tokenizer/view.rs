@@ -1,9 +1,9 @@
-//! A text as the normalizer and the pre-tokenizer see it, without making a copy: a body with, possibly, one character
-//! put in front and spaces shown as marks.
+//! A text as the normalizer and the pre-tokenizer see it, without making a copy: a body with,
+//! possibly, one character put in front and spaces shown as marks.
 //!
-//! Invariants: positions run from 0 to [`View::len`]; those below the front character's length belong to it, the rest
-//! are offsets in the body moved by it. Every position that is handed out is a character boundary, and
-//! [`View::char_at`] always moves forward, so loops over a view end.
+//! Invariants: positions run from 0 to [`View::len`]; those below the front character's length
+//! belong to it, the rest are offsets in the body moved by it. Every position that is handed out is
+//! a character boundary, and [`View::char_at`] always moves forward, so loops over a view end.
 
 use core::ops::Range;
 

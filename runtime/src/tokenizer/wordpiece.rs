@@ -1,11 +1,14 @@
-//! WordPiece: a text is folded character by character (small letters without accents, nothing unprintable), cut into words
-//! at whitespace and around punctuation, and each word is covered from its front by the longest tokens there are.
+//! WordPiece: a text is folded character by character (small letters without accents, nothing
+//! unprintable), cut into words at whitespace and around punctuation, and each word is covered from
+//! its front by the longest tokens there are.
 //!
-//! The folds are runs of characters that change alike, made by the importer, so no Unicode table is part of the code.
+//! The folds are runs of characters that change alike, made by the importer, so no Unicode table is
+//! part of the code.
 //!
-//! Invariants: the scratch holds the characters of one word, never more than the longest word the header allows (a longer
-//! one is unknown); a character folds to at most as many characters as it has bytes, so a text's bytes are enough scratch; a word
-//! of n characters takes at most n tokens, whether or not it turns out to be unknown.
+//! Invariants: the scratch holds the characters of one word, never more than the longest word the
+//! header allows (a longer one is unknown); a character folds to at most as many characters as it
+//! has bytes, so a text's bytes are enough scratch; a word of n characters takes at most n tokens,
+//! whether or not it turns out to be unknown.
 
 use super::encode::Encoder;
 use super::layout::{CLASS_ALONE, CLASS_SHIFT, Fold, NONE, TokenKind};
@@ -36,7 +39,9 @@ impl<'a> Folds<'a> {
             Some(Fold::Add) => each(added()),
             Some(Fold::AddToEachSecond) if (key ^ c as u32) & 1 == 0 => each(added()),
             Some(Fold::Become) => each(char::from_u32(value).unwrap_or(c)),
-            Some(Fold::Text) => self.text(value).unwrap_or("").chars().take(c.len_utf8()).try_for_each(each),
+            Some(Fold::Text) => {
+                self.text(value).unwrap_or("").chars().take(c.len_utf8()).try_for_each(each)
+            }
             Some(Fold::Hangul) => hangul(c).into_iter().flatten().try_for_each(each),
             Some(Fold::AddToEachSecond) | None => each(c),
         }
@@ -58,7 +63,9 @@ impl<'a> Folds<'a> {
     pub(super) fn is_run(self, (key, value): (u32, u32)) -> bool {
         let first = key & ((1 << CLASS_SHIFT) - 1);
         let value_is_good = match Fold::from_byte((key >> CLASS_SHIFT) as u8) {
-            Some(Fold::Add | Fold::AddToEachSecond) => char::from_u32(first.wrapping_add(value)).is_some(),
+            Some(Fold::Add | Fold::AddToEachSecond) => {
+                char::from_u32(first.wrapping_add(value)).is_some()
+            }
             Some(Fold::Become) => char::from_u32(value).is_some(),
             Some(Fold::Text) => self.text(value).is_some(),
             Some(Fold::Hangul) => first == HANGUL.0,

@@ -1,12 +1,13 @@
-//! What a token costs on this core: ticks of the core's clock, and instructions where QEMU counts them.
+//! What a token costs on this core: ticks of the core's clock, and instructions where QEMU counts
+//! them.
 //!
 //! ```text
 //! bench [prompt=32] [tokens=16] [prefill=16] [icount=SHIFT]
 //! ```
 //!
-//! The answer is checked before it is timed. With `icount`, which `boards/run` adds when it runs QEMU with `-icount`, an
-//! instruction takes 2^SHIFT ns, so ticks are instructions. A plugin that knows the marks counts prompt and answer as its first and
-//! second region.
+//! The answer is checked before it is timed. With `icount`, which `boards/run` adds when it runs
+//! QEMU with `-icount`, an instruction takes 2^SHIFT ns, so ticks are instructions. A plugin that
+//! knows the marks counts prompt and answer as its first and second region.
 
 #![no_std]
 #![no_main]
@@ -55,7 +56,11 @@ fn main() -> ! {
     exit(Exit::Good)
 }
 
-fn measure(model: &Model<'_>, session: &mut Session<'_, '_>, settings: &Settings) -> Result<(), RunError> {
+fn measure(
+    model: &Model<'_>,
+    session: &mut Session<'_, '_>,
+    settings: &Settings,
+) -> Result<(), RunError> {
     let timer = Peripherals::take().expect("nothing took them before").SYST;
     let ticks = Ticks::start(timer);
     session.rewind(0)?;

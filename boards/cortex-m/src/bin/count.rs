@@ -1,11 +1,13 @@
-//! What each kernel costs on this core, for a plugin that counts the instructions between the marks.
+//! What each kernel costs on this core, for a plugin that counts the instructions between the
+//! marks.
 //!
 //! ```text
 //! count [isa=NAME] CASE ...    one region of marks a case, in this order
 //! count list                   the names of all cases
 //! ```
 //!
-//! For each case it prints the name and by how many multiply-accumulates or elements to divide the count.
+//! For each case it prints the name and by how many multiply-accumulates or elements to divide the
+//! count.
 
 #![no_std]
 #![no_main]
@@ -25,7 +27,8 @@ use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, Sight, ValueFormat, a
 enum Case {
     /// Rows, columns, rows of activations.
     Matmul(Format, usize, usize, usize),
-    /// The same for one row and a sparse matrix with so many quarters of the blocks; to be divided by the work of the dense one.
+    /// The same for one row and a sparse matrix with so many quarters of the blocks; to be divided
+    /// by the work of the dense one.
     Sparse(Format, usize, usize, usize),
     /// Scores, a chunk at a time.
     Softmax(usize),

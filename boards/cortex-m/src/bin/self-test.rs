@@ -1,5 +1,6 @@
-//! Proves a firmware image: vector kernels return the bits of the reference, the model is whole, this core computes the bits of
-//! the file's maker whatever the chunk size and however often it is interrupted, and nothing but the planned memory is touched.
+//! Proves a firmware image: vector kernels return the bits of the reference, the model is whole,
+//! this core computes the bits of the file's maker whatever the chunk size and however often it is
+//! interrupted, and nothing but the planned memory is touched.
 //!
 //! ```text
 //! self-test [break=golden|arena|panic|fault|stack]
@@ -25,7 +26,8 @@ use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, Sight, ValueFormat, a
 const BUDGET: u64 = 1000;
 /// Bytes that the kernels are tried in.
 const KERNEL_BYTES: usize = 128 * 1024;
-/// Rows, columns and rows of activations: parts of panels, tiles, groups and of what a kernel takes at a time.
+/// Rows, columns and rows of activations: parts of panels, tiles, groups and of what a kernel takes
+/// at a time.
 const ROWS: [usize; 4] = [1, 17, 33, 90];
 const COLS: [usize; 7] = [1, 4, 33, 64, 97, 130, 700];
 const TOKENS: [usize; 3] = [1, 2, 3];
@@ -37,7 +39,8 @@ const LENS: [usize; 10] = [1, 3, 4, 16, 17, 63, 64, 65, 100, 130];
 const LENGTHS: [usize; 8] = [1, 4, 16, 31, 32, 64, 92, 172];
 const SIZES: [f32; 5] = [0.0, 1e-41, 1e-32, 4.0, 400.0];
 
-/// Tokens run together: one by one, and in odd chunks. Ascending, as a larger plan may dirty what a smaller one must not.
+/// Tokens run together: one by one, and in odd chunks. Ascending, as a larger plan may dirty what a
+/// smaller one must not.
 const PREFILLS: [usize; 2] = [1, 7];
 
 #[entry]
@@ -70,18 +73,27 @@ fn kernels(arena: &mut Arena) {
     for isa in Isa::available().filter(|isa| *isa != Isa::SCALAR) {
         let mut random = Random(1);
         let (mut products, mut attentions) = (0, 0);
-        for (format, rows, cols) in Format::ALL.iter().flat_map(|&f| ROWS.map(|r| COLS.map(|c| (f, r, c)))).flatten() {
+        for (format, rows, cols) in
+            Format::ALL.iter().flat_map(|&f| ROWS.map(|r| COLS.map(|c| (f, r, c)))).flatten()
+        {
             for tokens in TOKENS {
-                for quarters in [None, Some(2)].into_iter().filter(|q| q.is_none() || format.may_be_sparse()) {
+                for quarters in
+                    [None, Some(2)].into_iter().filter(|q| q.is_none() || format.may_be_sparse())
+                {
                     product(isa, format, [rows, cols, tokens], quarters, &mut random, lend(arena));
                     products += 1;
                 }
             }
         }
         for (head, len) in HEADS.iter().flat_map(|&head| LENS.map(|len| (head, len))) {
-            for (scale, odd) in
-                [(0.1, 0.1), (1.0, 0.0), (30.0, 0.0), (1.0, f32::MAX), (1.0, f32::INFINITY), (1.0, f32::NAN)]
-            {
+            for (scale, odd) in [
+                (0.1, 0.1),
+                (1.0, 0.0),
+                (30.0, 0.0),
+                (1.0, f32::MAX),
+                (1.0, f32::INFINITY),
+                (1.0, f32::NAN),
+            ] {
                 attention(isa, head, len, [scale, odd], &mut random, lend(arena));
                 attentions += 1;
             }
@@ -91,7 +103,10 @@ fn kernels(arena: &mut Arena) {
                 elementwise(isa, n, [size, odd], &mut random, lend(arena));
             }
         }
-        say!("{}: {products} matrix products and {attentions} attentions, the reference's bits", isa.name());
+        say!(
+            "{}: {products} matrix products and {attentions} attentions, the reference's bits",
+            isa.name()
+        );
     }
     arena.renew();
 }
@@ -126,7 +141,8 @@ fn product(
     same(isa, got, want, format_args!("matmul {format:?} {shape:?} {quarters:?}"));
 }
 
-/// `odd` is added to one value of each query, so that scores and weights are huge, infinite or no numbers.
+/// `odd` is added to one value of each query, so that scores and weights are huge, infinite or no
+/// numbers.
 fn attention(
     isa: Isa,
     head: (usize, usize),
@@ -159,13 +175,24 @@ fn attention(
         isa.attend(&head, Sight::earlier(len), scale, out, heads, out.len() / rows);
         out
     });
-    same(isa, got, want, format_args!("attend {dim} x {heads}, {len} positions, scale {scale}, odd {odd}"));
+    same(
+        isa,
+        got,
+        want,
+        format_args!("attend {dim} x {heads}, {len} positions, scale {scale}, odd {odd}"),
+    );
     #[cfg(feature = "families")]
     families::attention(isa, &head, (len, heads), [scale, odd], (q, random), &mut memory);
 }
 
 /// `odd` is added to one number.
-fn elementwise(isa: Isa, n: usize, [size, odd]: [f32; 2], random: &mut Random, mut memory: Memory<'_>) {
+fn elementwise(
+    isa: Isa,
+    n: usize,
+    [size, odd]: [f32; 2],
+    random: &mut Random,
+    mut memory: Memory<'_>,
+) {
     let (x, y) = (memory.floats(n), memory.floats(n));
     random.floats(x, size);
     random.floats(y, 4.0);
@@ -175,7 +202,8 @@ fn elementwise(isa: Isa, n: usize, [size, odd]: [f32; 2], random: &mut Random, m
         isa.rms_norm(x, y, 1e-5, normed);
         gate.copy_from_slice(x);
         isa.silu_mul(gate, y);
-        let (codes, sums) = (memory.codes(activations::stride(n)), memory.sums(activations::sums(n)));
+        let (codes, sums) =
+            (memory.codes(activations::stride(n)), memory.sums(activations::sums(n)));
         codes.fill(1);
         sums.fill(1);
         isa.quantize(x, &mut ActivationsMut::new(codes, sums, scale, n), 0);
@@ -199,10 +227,16 @@ mod families {
 
     use super::*;
 
-    const ACTIVATIONS: [Activation; 5] =
-        [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh];
+    const ACTIVATIONS: [Activation; 5] = [
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Relu,
+        Activation::Tanh,
+    ];
 
-    /// All positions with a bias, of which some numbers are `odd` and some hide what they are added to.
+    /// All positions with a bias, of which some numbers are `odd` and some hide what they are added
+    /// to.
     pub(super) fn attention(
         isa: Isa,
         head: &Head<'_>,
@@ -226,11 +260,18 @@ mod families {
             isa,
             got,
             want,
-            format_args!("attend with bias, {heads} heads, {len} positions, scale {scale}, odd {odd}"),
+            format_args!(
+                "attend with bias, {heads} heads, {len} positions, scale {scale}, odd {odd}"
+            ),
         );
     }
 
-    pub(super) fn elementwise(isa: Isa, [x, y]: [&[f32]; 2], what: core::fmt::Arguments<'_>, memory: &mut Memory<'_>) {
+    pub(super) fn elementwise(
+        isa: Isa,
+        [x, y]: [&[f32]; 2],
+        what: core::fmt::Arguments<'_>,
+        memory: &mut Memory<'_>,
+    ) {
         let [got, want] = [isa, Isa::SCALAR].map(|isa| {
             let (normed, product) = (memory.floats(x.len()), memory.floats(x.len()));
             isa.layer_norm(x, y, y, 1e-5, normed);
@@ -254,7 +295,9 @@ mod families {
 
 /// NaN has no defined bits, all others must be equal.
 fn same(isa: Isa, got: &[f32], want: &[f32], what: core::fmt::Arguments<'_>) {
-    let differ = |(got, want): (&f32, &f32)| got.to_bits() != want.to_bits() && !(got.is_nan() && want.is_nan());
+    let differ = |(got, want): (&f32, &f32)| {
+        got.to_bits() != want.to_bits() && !(got.is_nan() && want.is_nan())
+    };
     if let Some(at) = got.iter().zip(want).position(differ) {
         say!("{}: {what}: {} at {at}, the reference {}", isa.name(), got[at], want[at]);
         exit(Exit::Wrong)
@@ -268,8 +311,10 @@ fn options(model: &Model<'_>) -> Options {
         say!("the model has no golden sequences");
         exit(Exit::Unusable)
     };
-    // Features and pictures come in rows, of which the plan has one more where there is a class token.
-    let source = model.golden().map(|golden| golden.source.len()).max().filter(|&tokens| tokens > 0);
+    // Features and pictures come in rows, of which the plan has one more where there is a class
+    // token.
+    let source =
+        model.golden().map(|golden| golden.source.len()).max().filter(|&tokens| tokens > 0);
     Options { context: context.max(1), source: source.unwrap_or(all.source), ..all }
 }
 
@@ -283,22 +328,32 @@ fn goldens(model: &Model<'_>, options: Options, arena: &mut Arena, spoil: bool) 
             exit(Exit::Wrong)
         }
         let (tokens, hash) = (golden.answer.len(), golden.hash);
-        say!("golden {number}: {tokens} tokens, logits hash {hash:016x} ok (prefill {})", options.prefill);
+        say!(
+            "golden {number}: {tokens} tokens, logits hash {hash:016x} ok (prefill {})",
+            options.prefill
+        );
     }
     let first = model.golden().next().expect("a longest was found");
-    let (pieces, hash) = engine::or_exit(in_pieces(&mut session, &first), "run in pieces", Exit::Wrong);
+    let (pieces, hash) =
+        engine::or_exit(in_pieces(&mut session, &first), "run in pieces", Exit::Wrong);
     let want = prompt_hash(&mut session, &first);
     if hash != want {
         say!("golden 0 in {pieces} pieces: logits hash {hash:016x}, at once {want:016x}");
         exit(Exit::Wrong)
     }
-    say!("golden 0: prompt in {pieces} pieces, logits hash {hash:016x} as at once (prefill {})", options.prefill);
+    say!(
+        "golden 0: prompt in {pieces} pieces, logits hash {hash:016x} as at once (prefill {})",
+        options.prefill
+    );
     planned
 }
 
-/// Runs the prompt of `golden`, stopping after every [`BUDGET`]. Returns how many pieces that were, and the hash of the
-/// logits at the end.
-fn in_pieces(session: &mut Session<'_, '_>, golden: &Golden<'_>) -> Result<(u32, u64), kinglet::RunError> {
+/// Runs the prompt of `golden`, stopping after every [`BUDGET`]. Returns how many pieces that were,
+/// and the hash of the logits at the end.
+fn in_pieces(
+    session: &mut Session<'_, '_>,
+    golden: &Golden<'_>,
+) -> Result<(u32, u64), kinglet::RunError> {
     let mut pieces = 0;
     let mut resume = |session: &mut Session<'_, '_>| {
         pieces += 1;

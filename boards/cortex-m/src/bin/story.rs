@@ -4,8 +4,8 @@
 //! story [tokens=200] [temperature=80] [top-p=95] [seed=1] [prefill=8] [beginning of the story]
 //! ```
 //!
-//! Temperature and top-p are in hundredths; temperature 0 takes the most probable token. The same seed tells the same story on
-//! every board.
+//! Temperature and top-p are in hundredths; temperature 0 takes the most probable token. The same
+//! seed tells the same story on every board.
 
 #![no_std]
 #![no_main]
@@ -21,7 +21,8 @@ use kinglet_cortex_m::{engine, stack};
 
 /// The longest beginning, in tokens.
 const PROMPT_TOKENS: usize = 256;
-/// Memory for the tokenizer's work: enough for 256 bytes without a space, or much longer ordinary texts.
+/// Memory for the tokenizer's work: enough for 256 bytes without a space, or much longer ordinary
+/// texts.
 const SCRATCH_WORDS: usize = 1280;
 
 #[entry]
@@ -71,7 +72,8 @@ fn tell(
 ) -> Result<(), RunError> {
     let mut screen = Stream::open();
     let mut text = Detokenizer::new(tokenizer);
-    let mut show = |token| text.push(tokenizer, token).for_each(|piece| screen.write(piece.as_bytes()));
+    let mut show =
+        |token| text.push(tokenizer, token).for_each(|piece| screen.write(piece.as_bytes()));
     prompt.iter().for_each(|&token| show(token));
     let mut logits = session.feed(prompt)?;
     loop {

@@ -1,10 +1,12 @@
-//! Turns words into other words, with a model that reads a source: by the pronouncer, spelling into phonemes.
+//! Turns words into other words, with a model that reads a source: by the pronouncer, spelling into
+//! phonemes.
 //!
 //! ```text
 //! translate [beams=1] [icount=SHIFT] [word ...]
 //! ```
 //!
-//! Each word is a source of its own. One beam takes the most probable token each time; several search for the best target.
+//! Each word is a source of its own. One beam takes the most probable token each time; several
+//! search for the best target.
 
 #![no_std]
 #![no_main]
@@ -21,7 +23,8 @@ use kinglet_cortex_m::target::Marks;
 use kinglet_cortex_m::ticks::Ticks;
 use kinglet_cortex_m::{board, engine, say, target};
 
-/// The longest source in tokens, its end included: 28 phonemes are the longest of the pronouncer's dictionary, and few words have more letters.
+/// The longest source in tokens, its end included: 28 phonemes are the longest of the pronouncer's
+/// dictionary, and few words have more letters.
 const SOURCE: usize = 32;
 /// The longest target in tokens, its end included.
 const TARGET: usize = 32;
@@ -51,7 +54,8 @@ fn main() -> ! {
     let plan = engine::or_exit(Plan::new(&model, options), "plan", Exit::Unusable);
     let mut arena = Arena::take().expect("nothing took it before");
     let (mut session, planned) = engine::session(&model, options, &mut arena);
-    let history = singleton!(: [u32; HISTORY_WORDS] = [0; HISTORY_WORDS]).expect("nothing took it before");
+    let history =
+        singleton!(: [u32; HISTORY_WORDS] = [0; HISTORY_WORDS]).expect("nothing took it before");
     for word in words.split(' ').filter(|word| !word.is_empty()) {
         let mut source = [0; SOURCE];
         let length = engine::or_exit(encode(&model, word, &mut source), "word", Exit::Unusable);

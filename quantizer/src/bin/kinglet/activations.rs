@@ -46,7 +46,8 @@ pub(crate) fn show(model: &Model<'_>, input: &str, json: bool) -> Result<()> {
     let path = Path::new(input);
     let inputs: Vec<String> = match reads_text && path.is_file() {
         true => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {input}"))?;
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {input}"))?;
             text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
         }
         false => vec![input.to_owned()],
@@ -55,7 +56,8 @@ pub(crate) fn show(model: &Model<'_>, input: &str, json: bool) -> Result<()> {
     let given = reader.all(&inputs)?;
     let places = places(model)?;
     let shapes = with_threads(model, 0, Shapes { model, given: &given, places: &places })?;
-    let rows: Vec<Row> = places.iter().enumerate().map(|(state, place)| row(state, place, &shapes)).collect();
+    let rows: Vec<Row> =
+        places.iter().enumerate().map(|(state, place)| row(state, place, &shapes)).collect();
     if json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(());
@@ -64,7 +66,9 @@ pub(crate) fn show(model: &Model<'_>, input: &str, json: bool) -> Result<()> {
     for row in &rows {
         let behind = row.after.map_or("input".to_owned(), |block| format!("block {block}"));
         let curvature = row.curvature.map_or("-".to_owned(), |c| format!("{c:.3}"));
-        let modes = row.bimodality.map_or("-".to_owned(), |b| format!("{b:.3}{}", if b > EVEN { " two?" } else { "" }));
+        let modes = row
+            .bimodality
+            .map_or("-".to_owned(), |b| format!("{b:.3}{}", if b > EVEN { " two?" } else { "" }));
         println!(
             "{:5}  {:5}  {behind:8} {:7.3}  {:7.3}  {:9.2}  {curvature:>9}  {modes}",
             row.state, row.stack, row.entropy, row.normalized_entropy, row.effective_rank
@@ -79,7 +83,11 @@ fn places(model: &Model<'_>) -> Result<Vec<Place>> {
         let stack = model.stack(index)?;
         places.push(Place { stack: index, after: None, width: stack.record.width as usize });
         for block in stack.blocks.0..stack.blocks.1 {
-            places.push(Place { stack: index, after: Some(block), width: model.block(block)?.output.matrix.rows() });
+            places.push(Place {
+                stack: index,
+                after: Some(block),
+                width: model.block(block)?.output.matrix.rows(),
+            });
         }
     }
     Ok(places)
@@ -123,7 +131,8 @@ impl Work for Shapes<'_, '_> {
         let of = Options::of(model)?;
         let context = if alone { rows } else { ANSWER.min(of.context) };
         // All positions in one run, so that each state is seen whole.
-        let options = Options { source: if alone { 0 } else { rows }, context, prefill: context, ..of };
+        let options =
+            Options { source: if alone { 0 } else { rows }, context, prefill: context, ..of };
         let mut memory = Memory::new(Plan::new(model, options)?.bytes());
         let mut session = Session::with(model, options, memory.bytes(), isa, parallel)?;
         let ends: Vec<u32> = match model.target_tokenizer() {
@@ -151,8 +160,14 @@ impl Work for Shapes<'_, '_> {
             let target = match model.is_decoder() && !alone {
                 // The states of a decoder are those of the answer.
                 true => {
-                    let start = Some(model.record().start).filter(|&start| start != NONE).unwrap_or(0);
-                    let answer = sampled(&mut session, &mut Sampler::new(Sampling::GREEDY, 0), start, &ends)?;
+                    let start =
+                        Some(model.record().start).filter(|&start| start != NONE).unwrap_or(0);
+                    let answer = sampled(
+                        &mut session,
+                        &mut Sampler::new(Sampling::GREEDY, 0),
+                        start,
+                        &ends,
+                    )?;
                     session.rewind(0)?;
                     [&[start], &answer[..answer.len().min(context - 1)]].concat()
                 }

@@ -11,15 +11,18 @@ use crate::model::{bar, bytes};
 
 /// Teach what stands between an encoder and a decoder, on pairs, with both frozen
 ///
-/// A file of an encoder and a decoder may have an interface between them: the encoder's states pass through one matrix or two, or learned
-/// queries look at them (a resampler). This learns the interface alone, on this machine, from pairs of a source and its text; every
-/// other tensor of the file stays as it is, byte for byte. It is for a model that shall answer otherwise than it does (other
-/// words, other pictures), or for an encoder and a decoder that have not met.
+/// A file of an encoder and a decoder may have an interface between them: the encoder's states pass
+/// through one matrix or two, or learned queries look at them (a resampler). This learns the
+/// interface alone, on this machine, from pairs of a source and its text; every other tensor of the
+/// file stays as it is, byte for byte. It is for a model that shall answer otherwise than it does
+/// (other words, other pictures), or for an encoder and a decoder that have not met.
 ///
-/// PAIRS is a UTF-8 text with a pair on each line, and a tab between its columns: the path of a picture (beside PAIRS, if it is not
-/// absolute) and its text or, where the encoder reads text, a source text and its target text. A tenth of the sources is held out: on
-/// these the interface is scored after each pass over the others, rounded as it would be written, and the best is kept. Two figures are
-/// shown: the cross-entropy of the held-out texts (nats a token; lower is better), and how many of them the model answers word for word.
+/// PAIRS is a UTF-8 text with a pair on each line, and a tab between its columns: the path of a
+/// picture (beside PAIRS, if it is not absolute) and its text or, where the encoder reads text, a
+/// source text and its target text. A tenth of the sources is held out: on these the interface is
+/// scored after each pass over the others, rounded as it would be written, and the best is kept.
+/// Two figures are shown: the cross-entropy of the held-out texts (nats a token; lower is better),
+/// and how many of them the model answers word for word.
 ///
 /// The same file, pairs and options give the same bytes, with any number of threads.
 #[derive(clap::Args)]
@@ -42,7 +45,8 @@ pub(crate) struct Args {
     /// Queries of a new resampler: the rows that the decoder looks at [default: 32]
     #[arg(long, value_name = "N", requires = "interface")]
     queries: Option<usize>,
-    /// Width of a new interface inside: the hidden layer of two [default: the wider side's], or a resampler [default: the decoder's]
+    /// Width of a new interface inside: the hidden layer of two [default: the wider side's], or a
+    /// resampler [default: the decoder's]
     #[arg(long, value_name = "N", requires = "interface")]
     width: Option<usize>,
     /// Let the norms of the decoder's attention across learn, too
@@ -86,7 +90,9 @@ enum Interface {
 fn parse_part(text: &str) -> Result<f64, String> {
     let (number, of) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 100.0));
     let part = number.trim().parse::<f64>().map(|number| number / of);
-    part.ok().filter(|part| *part > 0.0 && *part < 1.0).ok_or_else(|| "a part between 0% and 100%".into())
+    part.ok()
+        .filter(|part| *part > 0.0 && *part < 1.0)
+        .ok_or_else(|| "a part between 0% and 100%".into())
 }
 
 impl Args {
@@ -108,7 +114,10 @@ impl Args {
         });
         let Self { norms, passes, batch, rate, held_out, seed, .. } = self;
         let options = Options { fresh, norms, passes, batch, rate, held_out, seed };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build().context("cannot start threads")?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(self.threads)
+            .build()
+            .context("cannot start threads")?;
         let shown = Mutex::new((String::new(), bar(0, "")));
         let progress = |what: &str, done: u64, all: u64| {
             let Ok(mut shown) = shown.lock() else { return };
@@ -119,7 +128,8 @@ impl Args {
             }
             shown.1.set_position(done);
         };
-        let outcome = pool.install(|| adapt(&self.file, &self.pairs, &self.output, &options, &progress));
+        let outcome =
+            pool.install(|| adapt(&self.file, &self.pairs, &self.output, &options, &progress));
         if let Ok(shown) = shown.lock() {
             shown.1.finish_and_clear();
         }
@@ -135,9 +145,16 @@ impl Args {
     fn print(&self, outcome: &Outcome) {
         let Outcome { file, before, after, .. } = outcome;
         let shown = |name: &str, score: &Score| {
-            println!("{name:18} {:8.4} nats a token   {:5.1}% word for word", score.cross_entropy, score.exact * 100.0);
+            println!(
+                "{name:18} {:8.4} nats a token   {:5.1}% word for word",
+                score.cross_entropy,
+                score.exact * 100.0
+            );
         };
-        println!("{} pairs learned from, {} held out ({} tokens)", outcome.learned_from, after.pairs, after.tokens);
+        println!(
+            "{} pairs learned from, {} held out ({} tokens)",
+            outcome.learned_from, after.pairs, after.tokens
+        );
         shown("the file was at", file);
         if self.interface.is_some() {
             shown("a new interface at", before);

@@ -3,15 +3,19 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use kinglet::{Golden, Isa, LogitsHash, Model, Options, Parallel, Plan, Serial, Session, Source as Read, Threads};
+use kinglet::{
+    Golden, Isa, LogitsHash, Model, Options, Parallel, Plan, Serial, Session, Source as Read,
+    Threads,
+};
 use kinglet_quantizer::Memory;
 
 use crate::model::Source;
 
 /// Compare all checksums, and repeat the golden answers in every way
 ///
-/// Each golden sequence is run with every instruction set of this machine, with one and two threads, with the prompt in chunks of 1, 7
-/// and 64, in small budgets, and all positions at once: the hash of the logits must be the file's, always.
+/// Each golden sequence is run with every instruction set of this machine, with one and two
+/// threads, with the prompt in chunks of 1, 7 and 64, in small budgets, and all positions at once:
+/// the hash of the logits must be the file's, always.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The .kinglet file, or a built-in model: storyteller (without a file), pronouncer, namer
@@ -46,7 +50,13 @@ impl Args {
     }
 }
 
-fn check<P: Parallel>(model: &Model<'_>, golden: &Golden<'_>, isa: Isa, parallel: P, chunk: usize) -> Result<()> {
+fn check<P: Parallel>(
+    model: &Model<'_>,
+    golden: &Golden<'_>,
+    isa: Isa,
+    parallel: P,
+    chunk: usize,
+) -> Result<()> {
     let how = format!("{}, {} thread(s), chunks of {chunk}", isa.name(), parallel.ways());
     let tokens = [golden.prompt, golden.answer].concat();
     let context = tokens.len().min(model.context()).max(1);
@@ -69,7 +79,11 @@ fn check<P: Parallel>(model: &Model<'_>, golden: &Golden<'_>, isa: Isa, parallel
     }
     let Some((_, inputs)) = tokens.split_last() else {
         if outputs.value() != golden.hash {
-            bail!("{how}, in pieces: the outputs' hash is {:016x}, should be {:016x}", outputs.value(), golden.hash);
+            bail!(
+                "{how}, in pieces: the outputs' hash is {:016x}, should be {:016x}",
+                outputs.value(),
+                golden.hash
+            );
         }
         return Ok(());
     };
@@ -94,7 +108,11 @@ fn check<P: Parallel>(model: &Model<'_>, golden: &Golden<'_>, isa: Isa, parallel
     }
     for (what, hash) in [("all at once", hash), ("in pieces", pieces)] {
         if hash.value() != golden.hash {
-            bail!("{how}, {what}: the logits' hash is {:016x}, should be {:016x}", hash.value(), golden.hash);
+            bail!(
+                "{how}, {what}: the logits' hash is {:016x}, should be {:016x}",
+                hash.value(),
+                golden.hash
+            );
         }
     }
     Ok(())

@@ -13,10 +13,12 @@ use crate::task::Task;
 
 /// Give a text, a picture or a recording its label
 ///
-/// The labels and their probabilities, the most probable first. What the file has no names for is numbered.
+/// The labels and their probabilities, the most probable first. What the file has no names for is
+/// numbered.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A text, a picture (PNG, JPEG, BMP) or a recording (WAV; or JSON rows of its features): what the model reads
+    /// A text, a picture (PNG, JPEG, BMP) or a recording (WAV; or JSON rows of its features): what
+    /// the model reads
     #[arg(value_name = "TEXT | FILE", required = true)]
     inputs: Vec<String>,
     /// A .kinglet file that holds a classifier
@@ -63,7 +65,9 @@ impl Args {
         let given = given.collect::<Result<Vec<_>>>()?;
         let logits = with_threads(&model, self.threads, Outputs { model, given: &given })?;
         let answers = self.inputs.iter().zip(&logits);
-        let answers: Vec<_> = answers.map(|(input, l)| Answer { input, labels: ranked(l, &names, self.top) }).collect();
+        let answers: Vec<_> = answers
+            .map(|(input, l)| Answer { input, labels: ranked(l, &names, self.top) })
+            .collect();
         if self.json {
             println!("{}", serde_json::to_string_pretty(&answers)?);
             return Ok(());
@@ -81,7 +85,9 @@ impl Args {
 /// The names of the outputs.
 fn names(model: &Model<'_>) -> Result<Vec<String>> {
     let mut names = match model.metadata().find(|(key, _)| *key == LABELS) {
-        Some((_, list)) => serde_json::from_str(list).context("the file's labels are not a JSON list of names")?,
+        Some((_, list)) => {
+            serde_json::from_str(list).context("the file's labels are not a JSON list of names")?
+        }
         None => vec![],
     };
     names.extend((names.len()..model.vocab()).map(|index| format!("label {index}")));
@@ -94,8 +100,9 @@ fn ranked<'a>(logits: &[f32], names: &'a [String], top: usize) -> Vec<Label<'a>>
     let weights: Vec<f64> = logits.iter().map(|&x| (f64::from(x) - largest).exp()).collect();
     let sum: f64 = weights.iter().sum();
     let each = weights.iter().zip(names).enumerate();
-    let mut labels: Vec<_> =
-        each.map(|(index, (weight, label))| Label { label, index, probability: weight / sum }).collect();
+    let mut labels: Vec<_> = each
+        .map(|(index, (weight, label))| Label { label, index, probability: weight / sum })
+        .collect();
     labels.sort_by(|a, b| b.probability.total_cmp(&a.probability));
     labels.truncate(top);
     labels

@@ -15,9 +15,11 @@ use crate::task::Task;
 
 /// End a model after some of its blocks, as a smaller model for embeddings
 ///
-/// The head and all blocks behind the N-th go (attention and feed-forward are two blocks; `kinglet inspect` numbers them), and states are pooled to
-/// one vector. --score says what it costs or wins: the rank correlation (Spearman) of cosines with the scores of a file whose lines are
-/// score, text, text, with tabs between them. With --after all, that is told for every N and nothing is written.
+/// The head and all blocks behind the N-th go (attention and feed-forward are two blocks; `kinglet
+/// inspect` numbers them), and states are pooled to one vector. --score says what it costs or wins:
+/// the rank correlation (Spearman) of cosines with the scores of a file whose lines are score,
+/// text, text, with tabs between them. With --after all, that is told for every N and nothing is
+/// written.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A .kinglet file; of several stacks the first is cut
@@ -54,7 +56,10 @@ enum After {
 fn parse_after(text: &str) -> Result<After, String> {
     match text {
         "all" => Ok(After::All),
-        number => number.parse().map(After::Blocks).map_err(|_| "write a number of blocks, or all".to_owned()),
+        number => number
+            .parse()
+            .map(After::Blocks)
+            .map_err(|_| "write a number of blocks, or all".to_owned()),
     }
 }
 
@@ -90,7 +95,12 @@ impl Args {
                 let smaller = Source::open(Some(output))?;
                 let smaller = smaller.model(Some(output))?;
                 let (old, new) = (model.bytes().len() as u64, smaller.bytes().len() as u64);
-                println!("{}: {after} of {most} blocks, {} of {}", output.display(), bytes(new), bytes(old));
+                println!(
+                    "{}: {after} of {most} blocks, {} of {}",
+                    output.display(),
+                    bytes(new),
+                    bytes(old)
+                );
                 if let Some(pairs) = &pairs {
                     let before = self.whole(&model, pairs)?;
                     println!("before  {}", before.line());
@@ -102,7 +112,9 @@ impl Args {
                 println!("  blocks       bytes");
                 for after in 1..=most {
                     match self.tried(&model, after, &pairs) {
-                        Ok((size, judged)) => println!("{after:8}  {:>10}  {}", bytes(size), judged.line()),
+                        Ok((size, judged)) => {
+                            println!("{after:8}  {:>10}  {}", bytes(size), judged.line())
+                        }
                         Err(error) => println!("{after:8}  {error:#}"),
                     }
                 }
@@ -114,7 +126,9 @@ impl Args {
                 );
             }
             (After::Blocks(_), None) => bail!("say where the model goes: -o FILE"),
-            (After::All, Some(_)) => bail!("--after all writes nothing: leave -o out, or choose a number of blocks"),
+            (After::All, Some(_)) => {
+                bail!("--after all writes nothing: leave -o out, or choose a number of blocks")
+            }
         }
         Ok(())
     }
@@ -126,7 +140,8 @@ impl Args {
             By::Max => Pool::Max,
         };
         let pooled = Pooled { pool, normalize: self.normalize };
-        cut::cut(model, output, Cut { after, pooled }).with_context(|| format!("cannot cut {}", self.file.display()))
+        cut::cut(model, output, Cut { after, pooled })
+            .with_context(|| format!("cannot cut {}", self.file.display()))
     }
 
     /// The bytes of a model that ends there, and what it does.
@@ -138,7 +153,8 @@ impl Args {
         Ok((size, self.judge(&source.model(Some(&path))?, pairs)?))
     }
 
-    /// What the model does as it is; of a model that gives no vectors, its states behind the last block.
+    /// What the model does as it is; of a model that gives no vectors, its states behind the last
+    /// block.
     fn whole(&self, model: &Model<'_>, pairs: &Pairs) -> Result<Judged> {
         match Task::of(model)? {
             Task::Embed => self.judge(model, pairs),
@@ -174,12 +190,17 @@ impl Pairs {
             let [score, a, b] = fields[..] else {
                 bail!("line {} of {name} is not: score, text, text, with tabs", number + 1)
             };
-            let score =
-                score.parse().with_context(|| format!("line {} of {name}: '{score}' is no number", number + 1))?;
+            let score = score.parse().with_context(|| {
+                format!("line {} of {name}: '{score}' is no number", number + 1)
+            })?;
             pairs.scores.push(score);
             pairs.texts.extend([a.to_owned(), b.to_owned()]);
         }
-        ensure!(pairs.scores.len() >= 3, "{name} has {} pairs: give at least 3", pairs.scores.len());
+        ensure!(
+            pairs.scores.len() >= 3,
+            "{name} has {} pairs: give at least 3",
+            pairs.scores.len()
+        );
         Ok(pairs)
     }
 }

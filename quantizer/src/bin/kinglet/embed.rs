@@ -12,8 +12,8 @@ use crate::task::Task;
 
 /// Turn texts or pictures into vectors
 ///
-/// One line of numbers for each (of a model without pooling, one for each token). Texts that mean the same have vectors of a high cosine:
-/// --similarity prints it for each two of them.
+/// One line of numbers for each (of a model without pooling, one for each token). Texts that mean
+/// the same have vectors of a high cosine: --similarity prints it for each two of them.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Texts; or pictures or recordings, for models that read these
@@ -46,7 +46,8 @@ impl Args {
         Task::Embed.expect(&model, &source.name(Some(&self.model)))?;
         let mut inputs = self.inputs;
         if let Some(path) = &self.file {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
             inputs.extend(text.lines().map(str::to_owned));
         }
         ensure!(!inputs.is_empty(), "nothing to embed: give texts, or --file LINES");
@@ -63,10 +64,15 @@ impl Args {
             if self.json {
                 println!("{}", json!({ "inputs": inputs, "similarity": matrix }));
             } else {
-                matrix.iter().for_each(|row| println!("{}", line(row.iter().map(|cosine| format!("{cosine:7.4}")))));
+                matrix.iter().for_each(|row| {
+                    println!("{}", line(row.iter().map(|cosine| format!("{cosine:7.4}"))))
+                });
             }
         } else if self.json {
-            let each = inputs.iter().zip(&vectors).map(|(input, vector)| json!({ "input": input, "vector": vector }));
+            let each = inputs
+                .iter()
+                .zip(&vectors)
+                .map(|(input, vector)| json!({ "input": input, "vector": vector }));
             println!("{}", serde_json::Value::from_iter(each));
         } else {
             let rows = vectors.iter().flat_map(|vector| vector.chunks(model.vocab()));

@@ -6,7 +6,9 @@ use anyhow::{Context, Result, bail, ensure};
 use kinglet::Model;
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::encode;
-use kinglet_quantizer::evaluate::{Divergence, Evaluation, Hidden, Part, Peer, Protocol, evaluate_beside};
+use kinglet_quantizer::evaluate::{
+    Divergence, Evaluation, Hidden, Part, Peer, Protocol, evaluate_beside,
+};
 use kinglet_quantizer::reference::Reference;
 use kinglet_quantizer::vocabulary;
 use serde::Serialize;
@@ -22,15 +24,16 @@ use crate::task::Task;
 ///
 /// What is measured depends on what the model does. Of a model that continues texts:
 ///
-/// Protocol: the text's tokens are cut into windows that do not overlap; each is run on its own behind a begin-of-sequence token, and
-/// all its tokens are scored. Perplexity is the exponential of the mean negative log-likelihood. KL divergence is that of
-/// the model's next-token distribution from the checkpoint's, in nats, at each scored position; the checkpoint is run in f32.
-/// Top-1 agreement is the fraction of positions where both find the same token most probable; top-5 agreement, where the
-/// checkpoint's most probable token is among the model's five. Hidden states are compared behind each block: the mean over tokens
-/// of |h - r| / |r|, and of the cosine.
+/// Protocol: the text's tokens are cut into windows that do not overlap; each is run on its own
+/// behind a begin-of-sequence token, and all its tokens are scored. Perplexity is the exponential
+/// of the mean negative log-likelihood. KL divergence is that of the model's next-token
+/// distribution from the checkpoint's, in nats, at each scored position; the checkpoint is run in
+/// f32. Top-1 agreement is the fraction of positions where both find the same token most probable;
+/// top-5 agreement, where the checkpoint's most probable token is among the model's five. Hidden
+/// states are compared behind each block: the mean over tokens of |h - r| / |r|, and of the cosine.
 ///
-/// Of a file with a part of the vocabulary (quantize --vocab-from) the tokens are its own, and the checkpoint's distribution is that
-/// over the kept tokens.
+/// Of a file with a part of the vocabulary (quantize --vocab-from) the tokens are its own, and the
+/// checkpoint's distribution is that over the kept tokens.
 ///
 /// Other models need --reference, and --text with an input on each line: of an embedding model a
 /// sentence (or the name of a picture), compared by the cosine of its vectors to the checkpoint's;
@@ -136,8 +139,13 @@ impl Files {
 
 impl On {
     /// The text's tokens, which must be the same to all models, and the protocol.
-    pub(crate) fn prepare(&self, names: &[String], models: &[Model<'_>]) -> Result<(String, Vec<u32>, Protocol)> {
-        let path = self.text.as_ref().context("--text is missing: it names the text to evaluate on")?;
+    pub(crate) fn prepare(
+        &self,
+        names: &[String],
+        models: &[Model<'_>],
+    ) -> Result<(String, Vec<u32>, Protocol)> {
+        let path =
+            self.text.as_ref().context("--text is missing: it names the text to evaluate on")?;
         let shown = path.display();
         let text = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
         let text = String::from_utf8(text).with_context(|| format!("{shown} is not UTF-8 text"))?;
@@ -146,25 +154,34 @@ impl On {
         if self.ids {
             let mut tokens = token_ids(&text.replace(['\n', '\r', '\t'], " "))?;
             tokens.truncate(self.tokens.unwrap_or(usize::MAX));
-            let bos = models[0].tokenizer().and_then(Result::ok).and_then(|tokenizer| tokenizer.bos());
+            let bos =
+                models[0].tokenizer().and_then(Result::ok).and_then(|tokenizer| tokenizer.bos());
             return Ok((text, tokens, Protocol { window, bos, int4_values: self.int4_values }));
         }
-        let tokenizer =
-            models[0].tokenizer().context("the file carries no tokenizer: give token numbers, with --ids")?;
+        let tokenizer = models[0]
+            .tokenizer()
+            .context("the file carries no tokenizer: give token numbers, with --ids")?;
         let tokenizer = tokenizer.context("cannot read the file's tokenizer")?;
         let mut tokens = encode(&tokenizer, &text, false).context("cannot encode the text")?;
         tokens.truncate(self.tokens.unwrap_or(usize::MAX));
         let kept = vocabulary::of_file(&models[0])?;
         for (name, model) in names.iter().zip(models).skip(1) {
             if vocabulary::of_file(model)? != kept {
-                bail!("{name} has another part of the vocabulary than {}: evaluate each on its own", names[0]);
+                bail!(
+                    "{name} has another part of the vocabulary than {}: evaluate each on its own",
+                    names[0]
+                );
             }
             let Some(Ok(other)) = model.tokenizer() else { continue };
-            let mut theirs =
-                encode(&other, &text, false).with_context(|| format!("cannot encode the text for {name}"))?;
+            let mut theirs = encode(&other, &text, false)
+                .with_context(|| format!("cannot encode the text for {name}"))?;
             theirs.truncate(tokens.len());
             if theirs != tokens {
-                bail!("{name} cuts the text into other tokens than {}: only files of one checkpoint compare", names[0]);
+                bail!(
+                    "{name} cuts the text into other tokens than {}: only files of one checkpoint \
+                     compare",
+                    names[0]
+                );
             }
         }
         Ok((text, tokens, Protocol { window, bos: tokenizer.bos(), int4_values: self.int4_values }))
@@ -174,8 +191,9 @@ impl On {
 /// The checkpoint, with the tokens that the files kept.
 pub(crate) fn open_reference(dir: &Path, models: &[Model<'_>]) -> Result<Checkpoint> {
     let mut checkpoint = Checkpoint::open(dir).with_context(|| cannot_import(dir))?;
-    vocabulary::follow(&mut checkpoint, &models[0])
-        .with_context(|| format!("{} is not the checkpoint this file was made from", dir.display()))?;
+    vocabulary::follow(&mut checkpoint, &models[0]).with_context(|| {
+        format!("{} is not the checkpoint this file was made from", dir.display())
+    })?;
     Ok(checkpoint)
 }
 
@@ -206,9 +224,16 @@ impl Args {
         if Task::of(&models[0])? != Task::Run {
             return self.outputs(&files.names, &models);
         }
-        ensure!(self.pairs.is_none(), "--pairs is for embedding models: leave it out for one that continues texts");
+        ensure!(
+            self.pairs.is_none(),
+            "--pairs is for embedding models: leave it out for one that continues texts"
+        );
         let (_, tokens, protocol) = self.on.prepare(&files.names, &models)?;
-        let peers = self.peer.iter().map(|command| Predictor::start(command)).collect::<Result<Vec<_>>>()?;
+        let peers = self
+            .peer
+            .iter()
+            .map(|command| Predictor::start(command))
+            .collect::<Result<Vec<_>>>()?;
         let of_peers: Vec<String> = peers.iter().map(|peer| peer.name().to_owned()).collect();
         let mut results = match &self.reference {
             None => measure(&models, peers, &tokens, protocol, None)?,
@@ -222,7 +247,8 @@ impl Args {
         }
         .into_iter();
         let mut names = files.names.into_iter().chain(of_peers);
-        let (file, result) = (names.next().unwrap_or_default(), results.next().context("no model was evaluated")?);
+        let (file, result) =
+            (names.next().unwrap_or_default(), results.next().context("no model was evaluated")?);
         let against = names.zip(results).map(|(file, result)| Other { file, result }).collect();
         let results = Results { file, protocol, result, against };
         if self.json {
@@ -237,19 +263,30 @@ impl Args {
 impl Args {
     /// The same for models that do not continue texts.
     fn outputs(&self, names: &[String], models: &[Model<'_>]) -> Result<()> {
-        ensure!(self.peer.is_empty(), "--peer is for models that continue texts: leave it out for this one");
+        ensure!(
+            self.peer.is_empty(),
+            "--peer is for models that continue texts: leave it out for this one"
+        );
         let pairs = self.pairs.as_deref().map(Pairs::read).transpose()?;
-        let checkpoint = self.reference.as_ref().map(|dir| open_reference(dir, models)).transpose()?;
+        let checkpoint =
+            self.reference.as_ref().map(|dir| open_reference(dir, models)).transpose()?;
         let reference = checkpoint.as_ref().map(Reference::new).transpose()?;
         let samples = match (&self.on.text, &reference) {
-            (Some(text), Some(reference)) => outputs::samples(&models[0], reference, text, &self.on)?,
+            (Some(text), Some(reference)) => {
+                outputs::samples(&models[0], reference, text, &self.on)?
+            }
             (None, _) if pairs.is_some() => vec![],
-            _ => bail!("give --text FILE, with an input on each line, and --reference DIR, whose outputs are compared"),
+            _ => bail!(
+                "give --text FILE, with an input on each line, and --reference DIR, whose outputs \
+                 are compared"
+            ),
         };
         let mut results = vec![];
         for (name, model) in names.iter().zip(models) {
             let agreement = match &reference {
-                Some(reference) if !samples.is_empty() => Some(outputs::agreement(model, reference, &samples)?),
+                Some(reference) if !samples.is_empty() => {
+                    Some(outputs::agreement(model, reference, &samples)?)
+                }
                 _ => None,
             };
             let ranked = |pairs| outputs::spearman(model, reference.as_ref(), pairs);
@@ -287,8 +324,11 @@ impl Results {
                 print_divergence(&d);
             }
         }
-        let bos =
-            if protocol.bos.is_some() { "each behind a begin-of-sequence token" } else { "without a begin token" };
+        let bos = if protocol.bos.is_some() {
+            "each behind a begin-of-sequence token"
+        } else {
+            "without a begin token"
+        };
         println!("{} tokens scored, in windows of {}, {bos}", result.tokens, protocol.window);
     }
 }
@@ -313,7 +353,10 @@ impl Print for Evaluation {
 }
 
 fn print_divergence(d: &Divergence) {
-    println!("KL divergence     mean {:.5}, 99% below {:.4}, largest {:.4} nats", d.mean_kl, d.p99_kl, d.max_kl);
+    println!(
+        "KL divergence     mean {:.5}, 99% below {:.4}, largest {:.4} nats",
+        d.mean_kl, d.p99_kl, d.max_kl
+    );
     println!(
         "same top token    {:.2}%; among the five most probable {:.2}%",
         d.top1_agreement * 100.0,
@@ -328,8 +371,11 @@ impl Print for Hidden {
             let name = match state.after {
                 None => "embedding".to_owned(),
                 Some(place) => {
-                    let part =
-                        if place.part == Part::FeedForward { "feed-fwd".to_owned() } else { place.part.to_string() };
+                    let part = if place.part == Part::FeedForward {
+                        "feed-fwd".to_owned()
+                    } else {
+                        place.part.to_string()
+                    };
                     format!("{:3} {part}", place.layer)
                 }
             };

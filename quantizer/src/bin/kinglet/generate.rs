@@ -17,8 +17,8 @@ use crate::task::Task;
 
 /// Turn texts into others: translate, transliterate, pronounce, summarize
 ///
-/// One line for each text; without texts, for each line of standard input. The built-in model writes English words as they are pronounced, in the
-/// sounds of the CMU dictionary.
+/// One line for each text; without texts, for each line of standard input. The built-in model
+/// writes English words as they are pronounced, in the sounds of the CMU dictionary.
 #[derive(clap::Args)]
 pub(crate) struct Translate {
     /// The texts
@@ -30,7 +30,8 @@ pub(crate) struct Translate {
 
 /// Say what pictures show
 ///
-/// One line for each picture; without pictures, for each name on standard input. The built-in model gives emoji their names.
+/// One line for each picture; without pictures, for each name on standard input. The built-in model
+/// gives emoji their names.
 #[derive(clap::Args)]
 pub(crate) struct Caption {
     /// Pictures: PNG, JPEG or BMP; recordings (WAV), for models that hear
@@ -46,7 +47,8 @@ struct Writing {
     /// A .kinglet file; without one, the built-in model
     #[arg(short, long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Look for the most probable text with so many beams, at most 16; 1 takes the most probable token each time
+    /// Look for the most probable text with so many beams, at most 16; 1 takes the most probable
+    /// token each time
     #[arg(long, value_name = "N", default_value_t = 1)]
     beams: usize,
     /// With beams: more than 0 is for longer texts (scores are divided by length to this power)
@@ -124,20 +126,33 @@ impl Writing {
         task.expect(&model, &source.name(path))?;
         ensure!(self.tokens > 0, "--tokens must be at least 1");
         ensure!((1..=MAX_TARGETS).contains(&self.beams), "--beams must be from 1 to {MAX_TARGETS}");
-        ensure!(self.beams == 1 || self.temperature <= 0.0, "--beams and --temperature exclude each other: choose one");
-        let tokenizer =
-            model.target_tokenizer().context("the file carries no tokenizer; quantize a directory that has one")?;
+        ensure!(
+            self.beams == 1 || self.temperature <= 0.0,
+            "--beams and --temperature exclude each other: choose one"
+        );
+        let tokenizer = model
+            .target_tokenizer()
+            .context("the file carries no tokenizer; quantize a directory that has one")?;
         let tokenizer = tokenizer.context("cannot read the file's tokenizer")?;
-        let start = Some(model.record().start).filter(|&start| start != kinglet::format::layout::NONE);
+        let start =
+            Some(model.record().start).filter(|&start| start != kinglet::format::layout::NONE);
         let start = start
             .or(tokenizer.bos())
             .context("the file does not say which token an answer begins with; quantize again")?;
         if inputs.is_empty() {
-            inputs = std::io::stdin().lock().lines().collect::<Result<_, _>>().context("cannot read standard input")?;
+            inputs = std::io::stdin()
+                .lock()
+                .lines()
+                .collect::<Result<_, _>>()
+                .context("cannot read standard input")?;
         }
         let given = Reader::new(&model, self.ids)?.all(&inputs)?;
         let (threads, json, verbose) = (self.threads, self.json, self.verbose);
-        let report = with_threads(&model, threads, Generate { how: self, model, tokenizer, start, inputs, given })?;
+        let report = with_threads(
+            &model,
+            threads,
+            Generate { how: self, model, tokenizer, start, inputs, given },
+        )?;
         if json {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {
@@ -165,7 +180,8 @@ impl Report {
         }
         let Split { self_cache, cross_cache, scratch, total } = &self.memory;
         eprintln!(
-            "{}, {} thread(s); {} of working memory: self cache {self_cache}, cross cache {cross_cache}, scratch {scratch} bytes",
+            "{}, {} thread(s); {} of working memory: self cache {self_cache}, cross cache \
+             {cross_cache}, scratch {scratch} bytes",
             self.isa,
             self.threads,
             bytes(*total as u64)
@@ -208,11 +224,24 @@ impl Work for Generate<'_> {
             let read_seconds = begun.elapsed().as_secs_f64();
             let (tokens, score) = match how.beams {
                 1 => (sampled(&mut session, &mut sampler, start, &ends)?, None),
-                beams => searched(&mut session, BeamSearch::new(beams, how.penalty, &ends, &mut history), start)?,
+                beams => searched(
+                    &mut session,
+                    BeamSearch::new(beams, how.penalty, &ends, &mut history),
+                    start,
+                )?,
             };
             let write_seconds = begun.elapsed().as_secs_f64() - read_seconds;
-            let (text, source_rows) = (text(Detokenizer::new(&tokenizer), &tokenizer, &tokens), given.rows(&stack));
-            answers.push(Answer { input, text, tokens, score, source_rows, read_seconds, write_seconds });
+            let (text, source_rows) =
+                (text(Detokenizer::new(&tokenizer), &tokenizer, &tokens), given.rows(&stack));
+            answers.push(Answer {
+                input,
+                text,
+                tokens,
+                score,
+                source_rows,
+                read_seconds,
+                write_seconds,
+            });
         }
         let memory = Split {
             self_cache: plan.self_cache(),

@@ -75,7 +75,8 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// With `ids`, texts are token numbers.
     pub(crate) fn new(model: &Model<'a>, ids: bool) -> Result<Self> {
-        let tokenizer = model.tokenizer().transpose().context("cannot read the file's tokenizer")?;
+        let tokenizer =
+            model.tokenizer().transpose().context("cannot read the file's tokenizer")?;
         Ok(Self { model: *model, stack: model.stack(0)?, tokenizer, ids })
     }
 
@@ -92,13 +93,17 @@ impl<'a> Reader<'a> {
             Input::Features { picture: Some(_), .. } => {
                 ensure!(
                     path.exists(),
-                    "this model reads pictures, and there is no file {input}: name a PNG, JPEG or BMP"
+                    "this model reads pictures, and there is no file {input}: name a PNG, JPEG or \
+                     BMP"
                 );
                 let settings = self.setting(PictureSettings::KEY, "pictures")?.parse()?;
                 Ok(Given::Pixels(picture(path, &settings)?))
             }
             Input::Features { .. } => {
-                ensure!(path.exists(), "this model reads recordings, and there is no file {input}: name a WAV file");
+                ensure!(
+                    path.exists(),
+                    "this model reads recordings, and there is no file {input}: name a WAV file"
+                );
                 if path.extension().is_some_and(|extension| extension == "json") {
                     return self.numbers(path);
                 }
@@ -113,7 +118,8 @@ impl<'a> Reader<'a> {
         let found = self.model.metadata().find(|(name, _)| *name == key);
         found.map(|(_, value)| value).with_context(|| {
             format!(
-                "the file does not say how {what} are made ready: quantize its checkpoint again, or add --metadata {key}=..."
+                "the file does not say how {what} are made ready: quantize its checkpoint again, \
+                 or add --metadata {key}=..."
             )
         })
     }
@@ -123,7 +129,8 @@ impl<'a> Reader<'a> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
         let numbers: Vec<f32> = match serde_json::from_str::<Vec<Vec<f32>>>(&text) {
             Ok(rows) => rows.concat(),
-            Err(_) => serde_json::from_str(&text).with_context(|| format!("{name} is not a JSON list of numbers"))?,
+            Err(_) => serde_json::from_str(&text)
+                .with_context(|| format!("{name} is not a JSON list of numbers"))?,
         };
         let (cols, rows) = (self.stack.features(), self.stack.record.context);
         ensure!(
@@ -139,13 +146,19 @@ impl<'a> Reader<'a> {
         let path = Path::new(text);
         let extension = path.extension().and_then(|extension| extension.to_str());
         if extension.is_some_and(|e| OTHERS.contains(&e.to_lowercase().as_str())) && path.exists() {
-            bail!("this model reads text, and {text} is a picture or a recording: give it text, or name another model");
+            bail!(
+                "this model reads text, and {text} is a picture or a recording: give it text, or \
+                 name another model"
+            );
         }
         let encoded = |text: &str, special| match (&self.tokenizer, self.ids) {
             (_, true) => token_ids(text),
-            (Some(tokenizer), _) => encode(tokenizer, text, special).context("cannot encode the text"),
+            (Some(tokenizer), _) => {
+                encode(tokenizer, text, special).context("cannot encode the text")
+            }
             (None, _) => bail!(
-                "the file carries no tokenizer: give token numbers (--ids 1,2,3), or quantize a directory that has one"
+                "the file carries no tokenizer: give token numbers (--ids 1,2,3), or quantize a \
+                 directory that has one"
             ),
         };
         let mut tokens = encoded(text, true)?;
@@ -162,7 +175,11 @@ impl<'a> Reader<'a> {
         }
         let most = self.stack.record.context as usize;
         ensure!(!tokens.is_empty(), "the text is empty: give some words");
-        ensure!(tokens.len() <= most, "the text has {} tokens, and the model reads {most}: shorten it", tokens.len());
+        ensure!(
+            tokens.len() <= most,
+            "the text has {} tokens, and the model reads {most}: shorten it",
+            tokens.len()
+        );
         Ok(Given::Tokens(tokens, kinds))
     }
 }
@@ -181,7 +198,12 @@ impl Work for Outputs<'_, '_> {
         let stack = model.stack(0)?;
         let rows = given.iter().map(|given| given.rows(&stack)).max().unwrap_or(1).max(1);
         let options = match model.is_decoder() {
-            true => Options { context: rows, prefill: rows.min(64), logits: rows.min(64), ..Options::ONE },
+            true => Options {
+                context: rows,
+                prefill: rows.min(64),
+                logits: rows.min(64),
+                ..Options::ONE
+            },
             false if model.record().pooling == pooling::NONE => {
                 Options { source: rows, logits: rows, ..Options::of(&model)? }
             }

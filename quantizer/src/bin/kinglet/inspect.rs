@@ -36,11 +36,14 @@ pub(crate) struct Args {
     /// Compare every checksum too; reads the whole file
     #[arg(long)]
     verify: bool,
-    /// Show the hidden states of a text, of each line of a file, or of a picture instead: entropy, effective rank and curvature
+    /// Show the hidden states of a text, of each line of a file, or of a picture instead: entropy,
+    /// effective rank and curvature
     ///
-    /// Of the states of all tokens Z, the eigenvalues of Z Z^T over its trace have the entropy; it is also shown over the most it could be. The curvature
-    /// is the mean angle from one step between tokens to the next. For several lines, means are shown, and whether their
-    /// entropies have two modes (Sarle's coefficient above 5/9). Where norms follow the branches, states are those before the norm.
+    /// Of the states of all tokens Z, the eigenvalues of Z Z^T over its trace have the entropy; it
+    /// is also shown over the most it could be. The curvature is the mean angle from one step
+    /// between tokens to the next. For several lines, means are shown, and whether their entropies
+    /// have two modes (Sarle's coefficient above 5/9). Where norms follow the branches, states are
+    /// those before the norm.
     #[arg(long, value_name = "TEXT | FILE")]
     activations: Option<String>,
     /// Print JSON
@@ -115,9 +118,17 @@ struct PlanRow {
 impl Args {
     fn options(&self, model: &Model<'_>) -> Result<Options> {
         let of = Options::of(model)?;
-        let (context, source) = (self.context.unwrap_or(of.context), self.source.unwrap_or(of.source));
+        let (context, source) =
+            (self.context.unwrap_or(of.context), self.source.unwrap_or(of.source));
         let values = if self.int4_values { ValueFormat::Int4 } else { ValueFormat::Int8 };
-        Ok(Options { context, prefill: self.prefill.min(context), source, targets: self.targets, values, ..of })
+        Ok(Options {
+            context,
+            prefill: self.prefill.min(context),
+            source,
+            targets: self.targets,
+            values,
+            ..of
+        })
     }
 
     pub(crate) fn run(self) -> Result<()> {
@@ -127,7 +138,8 @@ impl Args {
             return activations::show(&model, input, self.json);
         }
         if self.verify {
-            let progress: ProgressBar = bar(model.bytes().len() as u64, "bytes").with_message("verifying");
+            let progress: ProgressBar =
+                bar(model.bytes().len() as u64, "bytes").with_message("verifying");
             let result = model.verify(|done| progress.set_position(done));
             progress.finish_and_clear();
             result.context("the file is damaged")?;
@@ -147,7 +159,8 @@ impl Args {
 
 fn report(model: &Model<'_>, options: Options) -> Result<Report> {
     let plan = Plan::new(model, options)?;
-    let tensors = (0..model.record().tensors).map(|i| tensor(model, i)).collect::<Result<Vec<_>>>()?;
+    let tensors =
+        (0..model.record().tensors).map(|i| tensor(model, i)).collect::<Result<Vec<_>>>()?;
     let (blocks, all) = (Matrices::of_blocks(model)?, Matrices::of_file(model)?);
     let record = model.record();
     Ok(Report {
@@ -164,7 +177,11 @@ fn report(model: &Model<'_>, options: Options) -> Result<Report> {
         bytes_read_per_token: bytes_per_token(model)?,
         golden: model
             .golden()
-            .map(|g| GoldenRow { prompt: g.prompt.len(), answer: g.answer.len(), hash: format!("{:016x}", g.hash) })
+            .map(|g| GoldenRow {
+                prompt: g.prompt.len(),
+                answer: g.answer.len(),
+                hash: format!("{:016x}", g.hash),
+            })
             .collect(),
         plan: PlanRow {
             context: options.context,
@@ -194,7 +211,9 @@ fn tensor(model: &Model<'_>, index: u32) -> Result<TensorRow> {
         },
     };
     let blocks = match tensor.values {
-        Values::Matrix(m) if m.is_sparse() => Some(m.blocks() as f64 / (m.panels() * m.groups()) as f64),
+        Values::Matrix(m) if m.is_sparse() => {
+            Some(m.blocks() as f64 / (m.panels() * m.groups()) as f64)
+        }
         _ => None,
     };
     let inputs = match tensor.inputs {
@@ -243,8 +262,15 @@ fn stack(model: &Model<'_>, index: u32) -> Result<String> {
     };
     let positions = if stack.positions.is_some() { ", positions added" } else { "" };
     let (first, end) = stack.blocks;
-    let blocks = if first == end { "no blocks".to_owned() } else { format!("blocks {first} to {}", end - 1) };
-    Ok(format!("{input}, width {}, context {}{positions}, {blocks}", stack.record.width, stack.record.context))
+    let blocks = if first == end {
+        "no blocks".to_owned()
+    } else {
+        format!("blocks {first} to {}", end - 1)
+    };
+    Ok(format!(
+        "{input}, width {}, context {}{positions}, {blocks}",
+        stack.record.width, stack.record.context
+    ))
 }
 
 fn output(model: &Model<'_>) -> Result<String> {
@@ -261,7 +287,11 @@ fn output(model: &Model<'_>) -> Result<String> {
     match &output.head {
         Some(head) => {
             let tied = model.record().head == model.last()?.record.embedding;
-            text += &format!(", {} logits{}", head.matrix.rows(), if tied { " by the embedding" } else { "" });
+            text += &format!(
+                ", {} logits{}",
+                head.matrix.rows(),
+                if tied { " by the embedding" } else { "" }
+            );
         }
         None => text += &format!(", {} numbers", model.vocab()),
     }
@@ -283,7 +313,8 @@ fn block(model: &Model<'_>, index: u32) -> Result<BlockRow> {
     let block = model.block(index)?;
     let (kind, mut shape) = match &block.middle {
         Middle::Attention(a) => {
-            let mut shape = format!("{} query, {} key/value heads of {}", a.heads, a.kv_heads, a.head_dim);
+            let mut shape =
+                format!("{} query, {} key/value heads of {}", a.heads, a.kv_heads, a.head_dim);
             if !a.rope.is_empty() {
                 shape += &format!(", rotary over {}", 2 * a.rope.len());
             }
@@ -327,7 +358,12 @@ impl Report {
         for (index, stack) in self.stacks.iter().enumerate() {
             line(format!("stack {index}: {stack}"));
         }
-        line(format!("output: {}; {} blocks, {}", self.output, self.blocks.len(), bytes(self.file_bytes)));
+        line(format!(
+            "output: {}; {} blocks, {}",
+            self.output,
+            self.blocks.len(),
+            bytes(self.file_bytes)
+        ));
         for (key, value) in &self.metadata {
             // Whole records lie there, too.
             match value.char_indices().nth(200) {
@@ -342,7 +378,9 @@ impl Report {
         line("\ntensors".into());
         let name = self.tensors.iter().map(|t| t.name.len()).max().unwrap_or(0);
         for t in &self.tensors {
-            let blocks = t.blocks.map_or(String::new(), |part| format!(", {:.1}% of the blocks", 100.0 * part));
+            let blocks = t
+                .blocks
+                .map_or(String::new(), |part| format!(", {:.1}% of the blocks", 100.0 * part));
             let inputs = t.inputs.map_or(String::new(), |inputs| format!(", inputs {inputs}"));
             line(format!(
                 "  {:name$}  {:>12}  {:>6} x {:<6} {:>10}  {:5.2} bits{blocks}{inputs}",
@@ -366,13 +404,22 @@ impl Report {
             line(format!("golden: {} tokens after {}, logits {}", g.answer, g.prompt, g.hash));
         }
         let p = &self.plan;
-        let source = if p.source > 0 { format!("a source of {} positions, ", p.source) } else { String::new() };
-        let targets = if p.targets > 1 { format!("{} targets of ", p.targets) } else { String::new() };
+        let source = if p.source > 0 {
+            format!("a source of {} positions, ", p.source)
+        } else {
+            String::new()
+        };
+        let targets =
+            if p.targets > 1 { format!("{} targets of ", p.targets) } else { String::new() };
         line(format!(
-            "working memory for {source}{targets}{} positions, {} tokens at a time: {} bytes exactly",
+            "working memory for {source}{targets}{} positions, {} tokens at a time: {} bytes \
+             exactly",
             p.context, p.prefill, p.total
         ));
-        line(format!("  self cache {}, cross cache {}, scratch {}", p.self_cache, p.cross_cache, p.scratch));
+        line(format!(
+            "  self cache {}, cross cache {}, scratch {}",
+            p.self_cache, p.cross_cache, p.scratch
+        ));
         out
     }
 }

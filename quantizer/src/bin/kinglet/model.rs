@@ -78,9 +78,11 @@ impl Source {
 
 /// Bytes of weights that one decode step reads; of an encoder, all that its last stack has.
 pub(crate) fn bytes_per_token(model: &Model<'_>) -> Result<u64> {
-    let linear = |linear: &Linear<'_>| linear.matrix.bytes() + linear.bias.map_or(0, |bias| bias.len() * 4);
-    let norm =
-        |norm: Option<Norm<'_>>| norm.map_or(0, |norm| 4 * (norm.weight.len() + norm.bias.map_or(0, <[f32]>::len)));
+    let linear =
+        |linear: &Linear<'_>| linear.matrix.bytes() + linear.bias.map_or(0, |bias| bias.len() * 4);
+    let norm = |norm: Option<Norm<'_>>| {
+        norm.map_or(0, |norm| 4 * (norm.weight.len() + norm.bias.map_or(0, <[f32]>::len)))
+    };
     let stack = model.last()?;
     let mut bytes = model.output()?.head.as_ref().map_or(0, linear) + norm(stack.norm);
     for index in stack.blocks.0..stack.blocks.1 {
@@ -97,8 +99,13 @@ pub(crate) trait Work {
 }
 
 /// Runs `work` on `threads` threads; 0 chooses by the model's size.
-pub(crate) fn with_threads<W: Work + Send>(model: &Model<'_>, threads: usize, work: W) -> Result<W::Output> {
-    // Measured with two cores: at 0.9 MB a token a second thread wins nothing, at 12.6 MB half as much again.
+pub(crate) fn with_threads<W: Work + Send>(
+    model: &Model<'_>,
+    threads: usize,
+    work: W,
+) -> Result<W::Output> {
+    // Measured with two cores: at 0.9 MB a token a second thread wins nothing, at 12.6 MB half as
+    // much again.
     const ALONE: u64 = 4 << 20;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = match threads {
@@ -119,7 +126,10 @@ pub(crate) fn isa() -> Result<Isa> {
     match std::env::var("KINGLET_ISA") {
         Ok(name) => Isa::by_name(&name).with_context(|| {
             let names: Vec<_> = Isa::available().map(Isa::name).collect();
-            format!("KINGLET_ISA={name} is not an instruction set of this machine; it has: {}", names.join(", "))
+            format!(
+                "KINGLET_ISA={name} is not an instruction set of this machine; it has: {}",
+                names.join(", ")
+            )
         }),
         Err(_) => Ok(Isa::detect()),
     }
@@ -137,7 +147,9 @@ pub(crate) fn bytes(n: u64) -> String {
 
 /// A progress bar on the terminal; silent where there is none.
 pub(crate) fn bar(total: u64, unit: &str) -> ProgressBar {
-    let template = format!("{{msg}} {{wide_bar}} {{human_pos}} / {{human_len}} {unit}, {{eta}} left");
-    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let template =
+        format!("{{msg}} {{wide_bar}} {{human_pos}} / {{human_len}} {unit}, {{eta}} left");
+    let style =
+        ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total).with_style(style)
 }

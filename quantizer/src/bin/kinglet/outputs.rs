@@ -48,9 +48,15 @@ pub(crate) struct Measured {
 /// The samples of a file: a sentence, a source, a source with its target behind a tab, or the name
 /// of a picture or recording on each line. Where there are only sources, targets are what the f32
 /// model says.
-pub(crate) fn samples(model: &Model<'_>, reference: &Reference<'_>, text: &Path, on: &On) -> Result<Vec<Sample>> {
+pub(crate) fn samples(
+    model: &Model<'_>,
+    reference: &Reference<'_>,
+    text: &Path,
+    on: &On,
+) -> Result<Vec<Sample>> {
     let shown = text.display();
-    let lines = std::fs::read_to_string(text).with_context(|| format!("cannot read {shown} as UTF-8 text"))?;
+    let lines = std::fs::read_to_string(text)
+        .with_context(|| format!("cannot read {shown} as UTF-8 text"))?;
     let reader = Reader::new(model, on.ids)?;
     let answers = Answers::of(model, &reference.architecture().eos, on.ids)?;
     let (mut all, mut left) = (vec![], on.tokens.unwrap_or(usize::MAX));
@@ -99,11 +105,16 @@ impl<'a> Answers<'a> {
         if !matches!(Task::of(model)?, Task::Translate | Task::Caption) {
             return Ok(None);
         }
-        let tokenizer = model.target_tokenizer().transpose().context("cannot read the file's tokenizer")?;
-        ensure!(ids || tokenizer.is_some(), "the file carries no tokenizer: give token numbers, with --ids");
+        let tokenizer =
+            model.target_tokenizer().transpose().context("cannot read the file's tokenizer")?;
+        ensure!(
+            ids || tokenizer.is_some(),
+            "the file carries no tokenizer: give token numbers, with --ids"
+        );
         let start = Some(model.record().start).filter(|&start| start != NONE);
         let start = start.or(tokenizer.as_ref().and_then(Tokenizer::bos));
-        let start = start.context("the file does not say which token an answer begins with; quantize again")?;
+        let start = start
+            .context("the file does not say which token an answer begins with; quantize again")?;
         let ends = tokenizer.iter().flat_map(Tokenizer::eos).chain(of_checkpoint.iter().copied());
         let (ends, context) = (ends.collect(), model.context());
         Ok(Some(Self { tokenizer: tokenizer.filter(|_| !ids), ends, start, context }))
@@ -116,7 +127,9 @@ impl<'a> Answers<'a> {
         if let Some(text) = text {
             let tokens = match &self.tokenizer {
                 None => token_ids(text)?,
-                Some(tokenizer) => encode(tokenizer, text, true).context("cannot encode the target")?,
+                Some(tokenizer) => {
+                    encode(tokenizer, text, true).context("cannot encode the target")?
+                }
             };
             target.extend(tokens.into_iter().filter(|&token| !self.ends.contains(&token)));
             target.truncate(self.context);
@@ -125,17 +138,24 @@ impl<'a> Answers<'a> {
     }
 
     /// Gives samples without a target the f32 model's own greedy answer.
-    fn complete(&self, model: &Model<'_>, reference: &Reference<'_>, all: &mut [Sample]) -> Result<()> {
+    fn complete(
+        &self,
+        model: &Model<'_>,
+        reference: &Reference<'_>,
+        all: &mut [Sample],
+    ) -> Result<()> {
         let open: Vec<usize> = (0..all.len()).filter(|&i| all[i].target.len() == 1).collect();
         let prompts: Vec<Sample> = open.iter().map(|&i| all[i].clone()).collect();
         if prompts.is_empty() {
             return Ok(());
         }
         let tokens = ANSWER.min(self.context.saturating_sub(1));
-        let progress = bar((tokens * prompts.len()) as u64, "tokens").with_message("answering in f32");
+        let progress =
+            bar((tokens * prompts.len()) as u64, "tokens").with_message("answering in f32");
         let ends = |token| self.ends.contains(&token);
         let how = How { tokens, budget: BUDGET, ends: &ends, choose: &greedy };
-        let answers = continued(model, isa()?, reference, prompts, &how, &|n| progress.inc(n as u64))?;
+        let answers =
+            continued(model, isa()?, reference, prompts, &how, &|n| progress.inc(n as u64))?;
         progress.finish_and_clear();
         for (i, answer) in open.into_iter().zip(answers) {
             // The last token has nothing behind it that could be compared.
@@ -147,7 +167,11 @@ impl<'a> Answers<'a> {
 }
 
 /// Compares a file's outputs for samples with the checkpoint's, under a progress bar.
-pub(crate) fn agreement(model: &Model<'_>, reference: &Reference<'_>, samples: &[Sample]) -> Result<Agreement> {
+pub(crate) fn agreement(
+    model: &Model<'_>,
+    reference: &Reference<'_>,
+    samples: &[Sample],
+) -> Result<Agreement> {
     let progress = bar(samples.len() as u64, "samples").with_message("evaluating");
     let found = compare(model, isa()?, reference, samples, &|n| progress.inc(n as u64));
     progress.finish_and_clear();
@@ -155,7 +179,11 @@ pub(crate) fn agreement(model: &Model<'_>, reference: &Reference<'_>, samples: &
 }
 
 /// Rank correlations of the file and, if it is at hand, of the checkpoint.
-pub(crate) fn spearman(model: &Model<'_>, reference: Option<&Reference<'_>>, pairs: &Pairs) -> Result<Spearman> {
+pub(crate) fn spearman(
+    model: &Model<'_>,
+    reference: Option<&Reference<'_>>,
+    pairs: &Pairs,
+) -> Result<Spearman> {
     ensure!(
         Task::of(model)? == Task::Embed,
         "--pairs is for models that turn texts into vectors: leave it out for this one"
@@ -169,7 +197,10 @@ pub(crate) fn spearman(model: &Model<'_>, reference: Option<&Reference<'_>>, pai
             let mut all: Vec<Vec<f32>> = vec![];
             reference.run_samples(&samples, |_, _, row| all.push(row.to_vec()))?;
             if all.len() != samples.len() {
-                bail!("this model has a vector for each token and none for a text: --pairs has nothing to compare");
+                bail!(
+                    "this model has a vector for each token and none for a text: --pairs has \
+                     nothing to compare"
+                );
             }
             Some(all)
         }
@@ -178,7 +209,11 @@ pub(crate) fn spearman(model: &Model<'_>, reference: Option<&Reference<'_>>, pai
         let cosines = vectors.chunks_exact(2).map(|pair| cosine(&pair[0], &pair[1]));
         correlation(&cosines.zip(pairs.scores.iter().copied()).collect::<Vec<_>>())
     };
-    Ok(Spearman { pairs: pairs.scores.len(), file: ranked(&own), reference: theirs.as_deref().and_then(ranked) })
+    Ok(Spearman {
+        pairs: pairs.scores.len(),
+        file: ranked(&own),
+        reference: theirs.as_deref().and_then(ranked),
+    })
 }
 
 impl Measured {
@@ -189,7 +224,10 @@ impl Measured {
             match nearness {
                 Nearness::Distributions { mean_kl, p99_kl, max_kl, top1_agreement } => {
                     let what = if *kind == Kind::Labels { "label" } else { "token" };
-                    println!("KL divergence     mean {mean_kl:.5}, 99% below {p99_kl:.4}, largest {max_kl:.4} nats");
+                    println!(
+                        "KL divergence     mean {mean_kl:.5}, 99% below {p99_kl:.4}, largest \
+                         {max_kl:.4} nats"
+                    );
                     println!("same top {what:5}    {:.2}%", top1_agreement * 100.0);
                 }
                 Nearness::Vectors { mean_cosine, least_cosine } => {
@@ -204,8 +242,11 @@ impl Measured {
             println!("{outputs} {what} of {samples} inputs, beside the f32 checkpoint's");
         }
         if let Some(Spearman { pairs, file, reference }) = &self.spearman {
-            let shown = |value: &Option<f64>| value.map_or("none".to_owned(), |value| format!("{value:.4}"));
-            let of_f32 = reference.map_or(String::new(), |_| format!(", {} in f32", shown(reference)));
+            let shown = |value: &Option<f64>| {
+                value.map_or("none".to_owned(), |value| format!("{value:.4}"))
+            };
+            let of_f32 =
+                reference.map_or(String::new(), |_| format!(", {} in f32", shown(reference)));
             println!("Spearman          {}{of_f32}, over {pairs} pairs", shown(file));
         }
     }

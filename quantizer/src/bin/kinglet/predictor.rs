@@ -27,14 +27,18 @@ impl Predictor {
         let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("no pipes to --peer '{command}'");
         };
-        let mut peer = Self { child, requests, answers: BufReader::new(answers), name: String::new() };
+        let mut peer =
+            Self { child, requests, answers: BufReader::new(answers), name: String::new() };
         let mut name = String::new();
         let read = peer.answers.read_line(&mut name);
         read.with_context(|| format!("--peer '{command}' did not say its name"))?;
         if name.is_empty() {
             bail!("--peer '{command}' ended before it said its name ({})", peer.child.wait()?);
         }
-        ensure!(!name.trim().is_empty(), "--peer '{command}' did not say its name on its first line");
+        ensure!(
+            !name.trim().is_empty(),
+            "--peer '{command}' did not say its name on its first line"
+        );
         name.trim().clone_into(&mut peer.name);
         Ok(peer)
     }
@@ -51,7 +55,8 @@ impl Predictor {
 impl Peer for Predictor {
     fn logits(&mut self, tokens: &[u32], vocab: usize) -> io::Result<Vec<f32>> {
         let line = tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
-        writeln!(self.requests, "{line}").map_err(|e| self.failed("does not read requests any more", &e))?;
+        writeln!(self.requests, "{line}")
+            .map_err(|e| self.failed("does not read requests any more", &e))?;
         let mut bytes = vec![0; tokens.len() * vocab * size_of::<f32>()];
         self.answers.read_exact(&mut bytes).map_err(|e| {
             let what = format!("did not give {vocab} logits for each of {} tokens", tokens.len());

@@ -1,7 +1,8 @@
 //! `kinglet pull`: fetches what an import needs, through the hub's own client library.
 //!
-//! The library keeps files in the cache that all programs of the hub share, resumes what was cut, and follows `HF_HOME` and
-//! `HF_ENDPOINT`. All files come from one commit: that of the revision when its list was fetched.
+//! The library keeps files in the cache that all programs of the hub share, resumes what was cut,
+//! and follows `HF_HOME` and `HF_ENDPOINT`. All files come from one commit: that of the revision
+//! when its list was fetched.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -16,9 +17,10 @@ use crate::model::bytes;
 
 /// Fetch a model from the Hugging Face hub
 ///
-/// Only what `kinglet quantize` reads is fetched: settings, safetensors and tokenizer, or one GGUF file. Files go to the cache that all
-/// programs of the hub share (HF_HOME), and to a directory of their own if one is named. HF_TOKEN opens gated and private repositories;
-/// HF_ENDPOINT names another hub.
+/// Only what `kinglet quantize` reads is fetched: settings, safetensors and tokenizer, or one GGUF
+/// file. Files go to the cache that all programs of the hub share (HF_HOME), and to a directory of
+/// their own if one is named. HF_TOKEN opens gated and private repositories; HF_ENDPOINT names
+/// another hub.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The repository on the hub
@@ -53,8 +55,12 @@ const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// Fetched where they exist.
-const COMPANIONS: &[&str] =
-    &["generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+const COMPANIONS: &[&str] = &[
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+];
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
@@ -65,21 +71,34 @@ impl Args {
                 && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
         };
         if parts.len() != 2 || !parts.iter().all(plain) {
-            bail!("{:?} is not a repository: write OWNER/NAME, as in HuggingFaceTB/SmolLM2-135M", self.repository);
+            bail!(
+                "{:?} is not a repository: write OWNER/NAME, as in HuggingFaceTB/SmolLM2-135M",
+                self.repository
+            );
         }
         let mut builder = ApiBuilder::from_env().with_progress(false).with_retries(RETRIES);
         if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()) {
             builder = builder.with_token(Some(token));
         }
         let api = builder.build().map_err(|error| self.explain(error))?;
-        let repo = |revision: &str| Repo::with_revision(self.repository.clone(), RepoType::Model, revision.to_owned());
-        let listing = self.listing(api.repo(repo(&self.revision)).info_request().query("blobs", "true").call())?;
+        let repo = |revision: &str| {
+            Repo::with_revision(self.repository.clone(), RepoType::Model, revision.to_owned())
+        };
+        let listing = self
+            .listing(api.repo(repo(&self.revision)).info_request().query("blobs", "true").call())?;
 
         let files = select(&listing.siblings, self.file.as_deref())
             .with_context(|| format!("cannot import {}", self.repository))?;
         let total: u64 = files.iter().filter_map(|file| file.size).sum();
-        println!("{} at {}: {} files, {}", self.repository, short(&listing.sha), files.len(), bytes(total));
-        let (hub, cache) = (api.repo(repo(&listing.sha)), Cache::from_env().repo(repo(&listing.sha)));
+        println!(
+            "{} at {}: {} files, {}",
+            self.repository,
+            short(&listing.sha),
+            files.len(),
+            bytes(total)
+        );
+        let (hub, cache) =
+            (api.repo(repo(&listing.sha)), Cache::from_env().repo(repo(&listing.sha)));
         let mut fetched = vec![];
         for file in &files {
             let name = &file.rfilename;
@@ -100,7 +119,10 @@ impl Args {
     }
 
     /// Reads the list of files from the hub's answer.
-    fn listing(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Listing> {
+    fn listing(
+        &self,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Listing> {
         let listing = answer.and_then(|mut answer| answer.body_mut().read_json());
         let listing: Listing = listing.map_err(|error| match error {
             ureq::Error::StatusCode(404) => {
@@ -132,12 +154,14 @@ impl Args {
                     anyhow!("{} answers with status {status}: try again later", endpoint())
                 }
                 error => anyhow!(
-                    "cannot reach {}: {error}; check the network and its proxy (HTTPS_PROXY), or name a mirror by HF_ENDPOINT",
+                    "cannot reach {}: {error}; check the network and its proxy (HTTPS_PROXY), or \
+                     name a mirror by HF_ENDPOINT",
                     endpoint()
                 ),
             },
             ApiError::IoError(error) if error.kind() == ErrorKind::StorageFull => anyhow!(
-                "no room is left on the disk of {}: make room, or set HF_HOME to a directory on another disk; \
+                "no room is left on the disk of {}: make room, or set HF_HOME to a directory on \
+                 another disk; \
                  what was fetched stays and will not be fetched again",
                 Cache::from_env().path().display()
             ),
@@ -145,10 +169,14 @@ impl Args {
                 anyhow!("the download was cut ({error}): try again, it goes on where it stopped")
             }
             ApiError::LockAcquisition(path) => {
-                anyhow!("another program is fetching the same file (it holds {}): wait for it", path.display())
+                anyhow!(
+                    "another program is fetching the same file (it holds {}): wait for it",
+                    path.display()
+                )
             }
             ApiError::InvalidResume => anyhow!(
-                "a part of an earlier download is longer than the file: delete the .part files in {}",
+                "a part of an earlier download is longer than the file: delete the .part files in \
+                 {}",
                 Cache::from_env().path().display()
             ),
             error => anyhow!("{} is no hub, or an incomplete one: {error}", endpoint()),
@@ -184,7 +212,8 @@ fn quoted(path: &str) -> String {
     }
 }
 
-/// Puts a file of the cache into a directory: the same file under another name where the disk allows it, else a copy.
+/// Puts a file of the cache into a directory: the same file under another name where the disk
+/// allows it, else a copy.
 fn place(cached: &Path, dir: &Path) -> Result<PathBuf> {
     let target = dir.join(cached.file_name().unwrap_or_default());
     let linked = || {
@@ -195,7 +224,8 @@ fn place(cached: &Path, dir: &Path) -> Result<PathBuf> {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        std::fs::hard_link(&content, &target).or_else(|_| std::fs::copy(&content, &target).map(drop))
+        std::fs::hard_link(&content, &target)
+            .or_else(|_| std::fs::copy(&content, &target).map(drop))
     };
     linked().with_context(|| format!("cannot write {}", target.display()))?;
     Ok(target)
@@ -235,7 +265,11 @@ fn gguf_files(files: &[Sibling]) -> String {
     match names.len() {
         0 => "it has no GGUF files either: look for the model's original repository".to_owned(),
         1..=LISTED => format!("choose one with --file: {}", names.join(", ")),
-        count => format!("choose one with --file: {}, and {} more", names[..LISTED].join(", "), count - LISTED),
+        count => format!(
+            "choose one with --file: {}, and {} more",
+            names[..LISTED].join(", "),
+            count - LISTED
+        ),
     }
 }
 
@@ -255,20 +289,44 @@ mod tests {
 
     #[test]
     fn what_an_import_reads_is_selected() {
-        let all =
-            ["README.md", "config.json", "model.safetensors", "onnx/model.onnx", "pytorch_model.bin", "tokenizer.json"];
-        assert_eq!(names(&all, None).unwrap(), ["config.json", "tokenizer.json", "model.safetensors"]);
-        let shards = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", INDEX];
+        let all = [
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "onnx/model.onnx",
+            "pytorch_model.bin",
+            "tokenizer.json",
+        ];
+        assert_eq!(
+            names(&all, None).unwrap(),
+            ["config.json", "tokenizer.json", "model.safetensors"]
+        );
+        let shards = [
+            "config.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            INDEX,
+        ];
         assert_eq!(names(&shards, None).unwrap(), ["config.json", INDEX, shards[1], shards[2]]);
-        assert_eq!(names(&["a.gguf", "b/c.gguf", "config.json"], Some("b/c.gguf")).unwrap(), ["b/c.gguf"]);
+        assert_eq!(
+            names(&["a.gguf", "b/c.gguf", "config.json"], Some("b/c.gguf")).unwrap(),
+            ["b/c.gguf"]
+        );
     }
 
     #[test]
     fn what_is_there_instead_is_said() {
         let said = names(&["a.gguf", "b.gguf"], None).unwrap_err();
-        assert!(said.contains("no safetensors") && said.contains("--file: a.gguf, b.gguf"), "{said}");
+        assert!(
+            said.contains("no safetensors") && said.contains("--file: a.gguf, b.gguf"),
+            "{said}"
+        );
         assert!(names(&["a.gguf"], Some("b.gguf")).unwrap_err().contains("no file b.gguf"));
-        assert!(names(&["pytorch_model.bin", "config.json"], None).unwrap_err().contains("original repository"));
+        assert!(
+            names(&["pytorch_model.bin", "config.json"], None)
+                .unwrap_err()
+                .contains("original repository")
+        );
         assert!(names(&["model.safetensors"], None).unwrap_err().contains("no config.json"));
     }
 

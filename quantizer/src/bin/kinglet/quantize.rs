@@ -22,9 +22,11 @@ use crate::model::{Source, bar, bytes, isa};
 
 /// Turn a Hugging Face checkpoint or a GGUF file into a .kinglet file
 ///
-/// A directory holds config.json, safetensors (f32, f16 or bf16; one file or sharded) and tokenizer.json of a model of the Llama class
-/// (Llama, Mistral, Qwen2, Qwen3); a GGUF file holds all of that, its weights perhaps quantized: codes of Q4_0, Q4_1 and Q8_0 are
-/// taken over where --weights is as wide, others add their error to ours. The file is written beside its target and renamed when it is whole.
+/// A directory holds config.json, safetensors (f32, f16 or bf16; one file or sharded) and
+/// tokenizer.json of a model of the Llama class (Llama, Mistral, Qwen2, Qwen3); a GGUF file holds
+/// all of that, its weights perhaps quantized: codes of Q4_0, Q4_1 and Q8_0 are taken over where
+/// --weights is as wide, others add their error to ours. The file is written beside its target and
+/// renamed when it is whole.
 ///
 /// It ends with a verdict: the mean KL divergence of the file's predictions from the f32 model's
 /// (of embedding models, the cosine), on text that was held out of the calibration or, without one,
@@ -42,19 +44,20 @@ pub(crate) struct Args {
     /// How to code the matrices of the blocks
     #[arg(long, value_enum, default_value_t = Weights::Int8)]
     weights: Weights,
-    /// How to code the embedding (and the head, where they are one); by default int8, or int8-row as --weights
+    /// How to code the embedding (and the head, where they are one); by default int8, or int8-row
+    /// as --weights
     #[arg(long, value_enum)]
     embeddings: Option<Weights>,
     /// How to code a head of its own; by default as the embedding
     #[arg(long, value_enum)]
     head: Option<Weights>,
-    /// The longest context the file shall serve; by default the longest that the model was made for. More than the original context
-    /// chooses the long factors of a LongRoPE model
+    /// The longest context the file shall serve; by default the longest that the model was made
+    /// for. More than the original context chooses the long factors of a LongRoPE model
     #[arg(long, value_name = "N")]
     context: Option<usize>,
-    /// Calibrate on this UTF-8 text, or on token ids (a .json file with one list a sequence): weights are then rounded so that the
-    /// model's own activations change least, not the weights. The last tenth is held out for the
-    /// verdict
+    /// Calibrate on this UTF-8 text, or on token ids (a .json file with one list a sequence):
+    /// weights are then rounded so that the model's own activations change least, not the weights.
+    /// The last tenth is held out for the verdict
     #[arg(long, value_name = "FILE")]
     calibrate: Option<PathBuf>,
     /// Tokens to calibrate on, at most
@@ -71,55 +74,62 @@ pub(crate) struct Args {
     /// ... so that the file has at most so many bytes (k and M are understood)
     #[arg(long, value_name = "BYTES", group = "target", value_parser = parse_bytes)]
     size: Option<u64>,
-    /// ... so that the divergence from the f32 model, the sum of what each product's rounding does alone, is at most so many nats
+    /// ... so that the divergence from the f32 model, the sum of what each product's rounding does
+    /// alone, is at most so many nats
     #[arg(long, value_name = "NATS", group = "target")]
     kl: Option<f64>,
-    /// ... so that the products of the blocks take at most so many milliseconds a token on one thread of this machine
+    /// ... so that the products of the blocks take at most so many milliseconds a token on one
+    /// thread of this machine
     #[arg(long, value_name = "MS", group = "target")]
     ms: Option<f64>,
-    /// Take out parts of the model where that harms least, such as heads=25%,channels=25%,blocks=2 (a block is half a layer), or auto for
-    /// as many heads and channels as the target wants; the remaining weights make up for them
+    /// Take out parts of the model where that harms least, such as heads=25%,channels=25%,blocks=2
+    /// (a block is half a layer), or auto for as many heads and channels as the target wants; the
+    /// remaining weights make up for them
     #[arg(long, value_name = "WHAT", value_parser = parse_prune, default_value = "", hide_default_value = true)]
     prune: Prune,
     /// Leave the remaining weights as they are
     #[arg(long)]
     no_refit: bool,
-    /// Do not let each block make up for the rounding and pruning of those before it; saves a pass in f32
+    /// Do not let each block make up for the rounding and pruning of those before it; saves a pass
+    /// in f32
     #[arg(long)]
     no_correct: bool,
     /// Leave outliers of activations where they are
     #[arg(long)]
     no_fold: bool,
-    /// Do not transform the inputs of products: saves a few percent of the time, and costs precision where a few inputs are much
-    /// larger than the others, as in all real language models
+    /// Do not transform the inputs of products: saves a few percent of the time, and costs
+    /// precision where a few inputs are much larger than the others, as in all real language models
     #[arg(long)]
     no_transform: bool,
-    /// Round weights again that a GGUF file has quantized already. By default the codes of Q4_0 and Q4_1 (--weights int4) and of
-    /// Q8_0 (int8) are taken over block by block, and the inputs of these products, which cannot be transformed then, are rounded to
-    /// two planes. A target, --prune and --fit round again, too
+    /// Round weights again that a GGUF file has quantized already. By default the codes of Q4_0 and
+    /// Q4_1 (--weights int4) and of Q8_0 (int8) are taken over block by block, and the inputs of
+    /// these products, which cannot be transformed then, are rounded to two planes. A target,
+    /// --prune and --fit round again, too
     #[arg(long)]
     no_take: bool,
     /// Measure what each block and each product's rounding does to the predictions, for the report
     #[arg(long)]
     explain: bool,
-    /// Learn the codes of each layer in so many steps of 1024 calibration tokens: rounding goes up or down as brings the layer's
-    /// outputs nearer to the f32 model's, and is kept if it does so on text that was held out. 200 are a start; below 100 no code
-    /// gets far enough to change. A step costs about four passes of these tokens through the layer in f32, so 200 of them as much
-    /// as 100 passes of 8192 tokens through the model
+    /// Learn the codes of each layer in so many steps of 1024 calibration tokens: rounding goes up
+    /// or down as brings the layer's outputs nearer to the f32 model's, and is kept if it does so
+    /// on text that was held out. 200 are a start; below 100 no code gets far enough to change. A
+    /// step costs about four passes of these tokens through the layer in f32, so 200 of them as
+    /// much as 100 passes of 8192 tokens through the model
     #[arg(long, value_name = "STEPS", default_value_t = 0)]
     learn: usize,
-    /// Steps of fitting scales and norms (with --learn, codes too) to the f32 model's predictions on the calibration text; 0 for
-    /// none. With --learn, 24 bytes of memory for each weight
+    /// Steps of fitting scales and norms (with --learn, codes too) to the f32 model's predictions
+    /// on the calibration text; 0 for none. With --learn, 24 bytes of memory for each weight
     #[arg(long, value_name = "STEPS", default_value_t = 0)]
     fit: usize,
     /// The size of the first of these steps
     #[arg(long, value_name = "RATE", default_value_t = 0.003)]
     fit_rate: f32,
-    /// Take out the tokens that this UTF-8 text does not need: it is encoded as before, any other text into more tokens. Special
-    /// tokens and those of single bytes stay
+    /// Take out the tokens that this UTF-8 text does not need: it is encoded as before, any other
+    /// text into more tokens. Special tokens and those of single bytes stay
     #[arg(long, value_name = "TEXT")]
     vocab_from: Option<PathBuf>,
-    /// Tokens of the golden answer that the file carries, so that any device can check itself; 0 for none
+    /// Tokens of the golden answer that the file carries, so that any device can check itself; 0
+    /// for none
     #[arg(long, value_name = "N", default_value_t = 64)]
     golden: usize,
     /// What the golden sequence begins with
@@ -188,8 +198,13 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         Some(number) => (number, 1e6),
         None => (text, 1.0),
     };
-    let number: f64 = number.parse().map_err(|_| "write bytes, such as 200000, 200k or 1.5M".to_owned())?;
-    if number >= 0.0 { Ok((number * unit) as u64) } else { Err("bytes cannot be negative".to_owned()) }
+    let number: f64 =
+        number.parse().map_err(|_| "write bytes, such as 200000, 200k or 1.5M".to_owned())?;
+    if number >= 0.0 {
+        Ok((number * unit) as u64)
+    } else {
+        Err("bytes cannot be negative".to_owned())
+    }
 }
 
 fn parse_prune(text: &str) -> Result<Prune, String> {
@@ -199,17 +214,23 @@ fn parse_prune(text: &str) -> Result<Prune, String> {
             prune.units = Units::Auto;
             continue;
         }
-        let (what, amount) =
-            part.split_once('=').ok_or(format!("{part}: write heads=25%, channels=25%, blocks=2 or auto"))?;
+        let (what, amount) = part
+            .split_once('=')
+            .ok_or(format!("{part}: write heads=25%, channels=25%, blocks=2 or auto"))?;
         let fraction = || {
             let percent: Option<f64> = amount.strip_suffix('%').and_then(|n| n.parse().ok());
             let percent = percent.filter(|p| (0.0..100.0).contains(p));
-            percent.map(|p| p / 100.0).ok_or(format!("{part}: write a percentage from 0% to below 100%"))
+            percent
+                .map(|p| p / 100.0)
+                .ok_or(format!("{part}: write a percentage from 0% to below 100%"))
         };
         match what {
             "heads" => parts[0] = fraction()?,
             "channels" => parts[1] = fraction()?,
-            "blocks" => prune.blocks = amount.parse().map_err(|_| format!("{part}: write a number of blocks"))?,
+            "blocks" => {
+                prune.blocks =
+                    amount.parse().map_err(|_| format!("{part}: write a number of blocks"))?
+            }
             _ => return Err(format!("{what} cannot be pruned: heads, channels and blocks can")),
         }
     }
@@ -249,8 +270,9 @@ impl Args {
         let model = source.model(Some(&self.output))?;
         let verdict = match self.no_verdict {
             true => None,
-            false => judge(&model, &checkpoint, &options, &held_out)
-                .context("the file was written, and cannot be judged (--no-verdict leaves that out)")?,
+            false => judge(&model, &checkpoint, &options, &held_out).context(
+                "the file was written, and cannot be judged (--no-verdict leaves that out)",
+            )?,
         };
         let made = Made {
             file: self.output.display().to_string(),
@@ -259,7 +281,12 @@ impl Args {
             bits_per_weight: Matrices::of_blocks(&model)?.bits(),
             seconds,
             tokens_kept: checkpoint.kept().map(|_| checkpoint.architecture().vocab()),
-            taken: summary.record.notes.into_iter().find(|note| note.what == TAKEN).map(|note| note.how),
+            taken: summary
+                .record
+                .notes
+                .into_iter()
+                .find(|note| note.what == TAKEN)
+                .map(|note| note.how),
             source: could_be_kept(&checkpoint, &options),
             verdict,
         };
@@ -277,11 +304,14 @@ impl Args {
             None => Checkpoint::open(&self.dir),
             Some(context) => Checkpoint::with_context(&self.dir, context),
         };
-        let mut checkpoint = checkpoint.with_context(|| format!("cannot import {}", self.dir.display()))?;
+        let mut checkpoint =
+            checkpoint.with_context(|| format!("cannot import {}", self.dir.display()))?;
         if let Some(path) = &self.vocab_from {
-            let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text =
+                std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
             let kept = vocabulary::of_text(&checkpoint, &text);
-            let kept = kept.with_context(|| format!("cannot take the vocabulary from {}", path.display()))?;
+            let kept = kept
+                .with_context(|| format!("cannot take the vocabulary from {}", path.display()))?;
             checkpoint.keep_tokens(kept)?;
         }
         Ok(checkpoint)
@@ -291,13 +321,19 @@ impl Args {
     fn options(&self) -> Result<Options> {
         let mut metadata = vec![];
         for pair in &self.metadata {
-            let Some((key, value)) = pair.split_once('=') else { bail!("--metadata {pair}: write KEY=VALUE") };
+            let Some((key, value)) = pair.split_once('=') else {
+                bail!("--metadata {pair}: write KEY=VALUE")
+            };
             if key == vocabulary::KEY {
-                bail!("--metadata {pair}: this key says which tokens were kept (--vocab-from); choose another");
+                bail!(
+                    "--metadata {pair}: this key says which tokens were kept (--vocab-from); \
+                     choose another"
+                );
             }
             metadata.push((key.to_owned(), value.to_owned()));
         }
-        let eight = if matches!(self.weights, Weights::Int8Row) { Weights::Int8Row } else { Weights::Int8 };
+        let eight =
+            if matches!(self.weights, Weights::Int8Row) { Weights::Int8Row } else { Weights::Int8 };
         let embeddings = self.embeddings.unwrap_or(eight);
         Ok(Options {
             weights: self.weights.into(),
@@ -310,7 +346,10 @@ impl Args {
                 .or(self.size.map(Target::Bytes))
                 .or(self.kl.map(Target::Divergence))
                 .or(self.ms.map(|ms| Target::Seconds(ms / 1e3))),
-            prune: Prune { refit: if self.no_refit { Refit::None } else { Refit::LeastSquares }, ..self.prune },
+            prune: Prune {
+                refit: if self.no_refit { Refit::None } else { Refit::LeastSquares },
+                ..self.prune
+            },
             correct: !self.no_correct,
             fold: !self.no_fold,
             transform: !self.no_transform,
@@ -363,7 +402,8 @@ impl Made {
             Some(verdict) => println!("verdict: {verdict}"),
             None if no_verdict => {}
             None => println!(
-                "verdict: none, as this model generates no text to measure on; `kinglet eval {} --text T --reference DIR` does",
+                "verdict: none, as this model generates no text to measure on; `kinglet eval {} \
+                 --text T --reference DIR` does",
                 self.file
             ),
         }

@@ -35,7 +35,8 @@ pub(crate) struct Args {
     /// The prompt is token numbers with commas between them
     #[arg(long)]
     ids: bool,
-    /// Positions of prompt and answer together; by default what the model was made for, at most 4096
+    /// Positions of prompt and answer together; by default what the model was made for, at most
+    /// 4096
     #[arg(long, value_name = "N")]
     context: Option<usize>,
     /// Tokens of the prompt that are run together
@@ -68,7 +69,9 @@ impl Args {
     fn input(&self) -> (Option<PathBuf>, &str) {
         const OPENING: &str = "Once upon a time";
         match self.input.as_slice() {
-            [one] if one.ends_with(".kinglet") || Path::new(one).exists() => (Some(one.into()), OPENING),
+            [one] if one.ends_with(".kinglet") || Path::new(one).exists() => {
+                (Some(one.into()), OPENING)
+            }
             [one] => (None, one),
             [file, prompt, ..] => (Some(file.into()), prompt),
             [] => (None, OPENING),
@@ -80,25 +83,34 @@ impl Args {
         let source = Source::open(path.as_deref())?;
         let model = source.model(path.as_deref())?;
         Task::Run.expect(&model, &source.name(path.as_deref()))?;
-        let tokenizer =
-            model.tokenizer().context("the file carries no tokenizer; quantize a directory that has tokenizer.json")?;
+        let tokenizer = model.tokenizer().context(
+            "the file carries no tokenizer; quantize a directory that has tokenizer.json",
+        )?;
         let tokenizer = tokenizer.context("cannot read the file's tokenizer")?;
         let tokens = match self.ids {
             true => token_ids(prompt)?,
             false => encode(&tokenizer, prompt, true).context("cannot encode the prompt")?,
         };
         if tokens.is_empty() {
-            bail!("the prompt is empty and the model has no begin-of-sequence token; give it a word to start from");
+            bail!(
+                "the prompt is empty and the model has no begin-of-sequence token; give it a word \
+                 to start from"
+            );
         }
         let context = self.context.unwrap_or(model.context().min(4096));
         if tokens.len() >= context {
             bail!(
-                "the prompt has {} tokens, the context {context}: shorten the prompt or raise --context (the model's limit is {})",
+                "the prompt has {} tokens, the context {context}: shorten the prompt or raise \
+                 --context (the model's limit is {})",
                 tokens.len(),
                 model.context()
             );
         }
-        with_threads(&model, self.threads, Generate { args: &self, model, tokenizer, prompt: tokens, context })
+        with_threads(
+            &model,
+            self.threads,
+            Generate { args: &self, model, tokenizer, prompt: tokens, context },
+        )
     }
 }
 
@@ -115,7 +127,12 @@ impl Work for Generate<'_> {
 
     fn run<P: Parallel>(self, isa: Isa, parallel: P) -> Result<()> {
         let Self { args, model, tokenizer, prompt, context } = self;
-        let options = Options { context, prefill: args.prefill.clamp(1, prompt.len()), logits: 1, ..Options::ONE };
+        let options = Options {
+            context,
+            prefill: args.prefill.clamp(1, prompt.len()),
+            logits: 1,
+            ..Options::ONE
+        };
         let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
         let planned = memory.bytes().len();
         let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;
@@ -150,12 +167,14 @@ impl Work for Generate<'_> {
             writeln!(std::io::stdout().lock(), "{json}")?;
         }
         if args.verbose {
-            let (first, all) = (first.unwrap_or_default().as_secs_f64(), start.elapsed().as_secs_f64());
+            let (first, all) =
+                (first.unwrap_or_default().as_secs_f64(), start.elapsed().as_secs_f64());
             let answer = tokens.len() - prompt;
             let rate = answer.saturating_sub(1) as f64 / (all - first);
             let isa = isa.name();
             eprintln!(
-                "{prompt} tokens read, first token after {:.1} ms; {answer} written, {rate:.1} tokens/s; {isa}, {} of working memory",
+                "{prompt} tokens read, first token after {:.1} ms; {answer} written, {rate:.1} \
+                 tokens/s; {isa}, {} of working memory",
                 first * 1e3,
                 bytes(planned as u64)
             );

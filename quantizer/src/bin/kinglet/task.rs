@@ -23,7 +23,9 @@ impl Task {
             (true, 1) => Self::Run,
             (true, _) if reads_text => Self::Translate,
             (true, _) => Self::Caption,
-            (false, _) if output.head.is_some() && output.pooling != pooling::NONE => Self::Classify,
+            (false, _) if output.head.is_some() && output.pooling != pooling::NONE => {
+                Self::Classify
+            }
             (false, _) => Self::Embed,
         })
     }

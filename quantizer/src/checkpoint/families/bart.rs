@@ -10,7 +10,8 @@ use super::super::architecture::{Input, Output, Pooling, Sight, Stack};
 use super::super::config::{self, MAX_LAYERS};
 use super::super::fields::{Fields, MAX_SIZE};
 use super::super::{
-    Activation, Architecture, CheckpointError, Linear, Middle, Norm, Positions, TensorRef, special_tokens,
+    Activation, Architecture, CheckpointError, Linear, Middle, Norm, Positions, TensorRef,
+    special_tokens,
 };
 use super::parts::{Chain, Parts, attention, plain};
 use super::{Source, settings};
@@ -73,7 +74,8 @@ pub(super) fn mbart(source: Source<'_>) -> Result<Architecture, CheckpointError>
     import(&family, source)
 }
 
-/// Settings of models from which these were made, which their code no longer reads but their files may state.
+/// Settings of models from which these were made, which their code no longer reads but their files
+/// may state.
 fn refuse(family: &Family, fields: Fields<'_>) -> Result<(), CheckpointError> {
     settings::refuse(fields, &[("is_decoder", "encoders with a decoder are supported")])?;
     for (key, expected) in [
@@ -85,7 +87,10 @@ fn refuse(family: &Family, fields: Fields<'_>) -> Result<(), CheckpointError> {
         ("add_bias_logits", false),
     ] {
         if fields.flag(key)?.is_some_and(|found| found != expected) {
-            return Err(fields.unsupported(key, &format!("{expected} is supported in models of type {}", family.name)));
+            return Err(fields.unsupported(
+                key,
+                &format!("{expected} is supported in models of type {}", family.name),
+            ));
         }
     }
     match fields.get("extra_pos_embeddings") {
@@ -120,7 +125,12 @@ fn import(family: &Family, source: Source<'_>) -> Result<Architecture, Checkpoin
     Ok(Architecture {
         family: family.name.to_owned(),
         stacks: vec![encoder, decoder],
-        output: Output { pooling: Pooling::None, dense: None, head: Some(Linear { weight, bias }), normalize: false },
+        output: Output {
+            pooling: Pooling::None,
+            dense: None,
+            head: Some(Linear { weight, bias }),
+            normalize: false,
+        },
         bos: special_tokens::bos(fields, generation, family.bos, vocab)?,
         eos: special_tokens::eos(fields, generation, family.eos, vocab)?,
         start: special_tokens::start(fields, generation, family.start, vocab)?,
@@ -181,20 +191,28 @@ impl<'f> Model<'f> {
         parts: &mut Parts<'_>,
     ) -> Result<([TensorRef; 2], Vec<&'static str>), CheckpointError> {
         const SHARED: &str = "model.shared.weight";
-        const OWN: [&str; 2] = ["model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"];
+        const OWN: [&str; 2] =
+            ["model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"];
         let vocab = fields.required_size("vocab_size", MAX_SIZE)?;
-        if self.family.sinusoids && fields.flag("share_encoder_decoder_embeddings")? == Some(false) {
+        if self.family.sinusoids && fields.flag("share_encoder_decoder_embeddings")? == Some(false)
+        {
             let target = fields.size("decoder_vocab_size", MAX_SIZE)?.unwrap_or(vocab);
             let source = parts.finder.matrix(OWN[0], vocab, self.width)?;
             return Ok(([source, parts.finder.matrix(OWN[1], target, self.width)?], vec![]));
         }
-        if let Some(other) = fields.size("decoder_vocab_size", MAX_SIZE)?.filter(|other| *other != vocab) {
-            let expected =
-                format!("vocab_size, {vocab}, unless share_encoder_decoder_embeddings is false, not {other}");
+        if let Some(other) =
+            fields.size("decoder_vocab_size", MAX_SIZE)?.filter(|other| *other != vocab)
+        {
+            let expected = format!(
+                "vocab_size, {vocab}, unless share_encoder_decoder_embeddings is false, not {other}"
+            );
             return Err(fields.bad("decoder_vocab_size", &expected));
         }
         // Files name one of those that are the same.
-        let name = [SHARED, OWN[0], OWN[1]].into_iter().find(|name| parts.finder.has(name)).unwrap_or(SHARED);
+        let name = [SHARED, OWN[0], OWN[1]]
+            .into_iter()
+            .find(|name| parts.finder.has(name))
+            .unwrap_or(SHARED);
         let shared = parts.finder.matrix(name, vocab, self.width)?;
         Ok(([shared.clone(), shared], vec![SHARED, OWN[0], OWN[1]]))
     }
@@ -204,16 +222,28 @@ impl<'f> Model<'f> {
         let (width, used) = (self.width, self.context);
         if !self.family.sinusoids {
             let rows = self.longest.saturating_add(OFFSET);
-            return Ok(Positions::Learned(parts.positions(&name, rows, width, OFFSET..OFFSET + used)?));
+            return Ok(Positions::Learned(parts.positions(
+                &name,
+                rows,
+                width,
+                OFFSET..OFFSET + used,
+            )?));
         }
         // Older files store them.
         if parts.finder.has(&name) {
             return Ok(Positions::Learned(parts.positions(&name, self.longest, width, 0..used)?));
         }
-        settings::sinusoids(used, width, 0, |pair| 10_000_f64.powf(-2.0 * pair as f64 / width as f64))
+        settings::sinusoids(used, width, 0, |pair| {
+            10_000_f64.powf(-2.0 * pair as f64 / width as f64)
+        })
     }
 
-    fn stack(&self, parts: &mut Parts<'_>, name: &str, embed: &TensorRef) -> Result<Stack, CheckpointError> {
+    fn stack(
+        &self,
+        parts: &mut Parts<'_>,
+        name: &str,
+        embed: &TensorRef,
+    ) -> Result<Stack, CheckpointError> {
         let (width, decodes) = (self.width, name == "decoder");
         let side = if decodes { &self.decoder } else { &self.encoder };
         let positions = Some(self.positions(parts, name)?);
@@ -265,8 +295,10 @@ impl Layer<'_, '_> {
 
     fn attention(&mut self, name: &str, sight: Sight) -> Result<(Middle, Norm), CheckpointError> {
         let (at, width) = (&self.at, self.width);
-        let mut square = |part: &str| self.parts.linear(&format!("{at}{name}.{part}"), width, width, true);
-        let products = [square("q_proj")?, square("k_proj")?, square("v_proj")?, square("out_proj")?];
+        let mut square =
+            |part: &str| self.parts.linear(&format!("{at}{name}.{part}"), width, width, true);
+        let products =
+            [square("q_proj")?, square("k_proj")?, square("v_proj")?, square("out_proj")?];
         let middle = Middle::Attention(attention(products, self.side.heads, sight));
         Ok((middle, self.norm(name)?))
     }

@@ -6,7 +6,9 @@
 use super::super::architecture::{Input, Output, Pooling, Sight, Stack};
 use super::super::config::{self, MAX_LAYERS};
 use super::super::fields::{Fields, MAX_SIZE};
-use super::super::{Activation, Architecture, CheckpointError, Linear, Middle, Positions, special_tokens};
+use super::super::{
+    Activation, Architecture, CheckpointError, Linear, Middle, Positions, special_tokens,
+};
 use super::parts::{Chain, Parts, attention, plain};
 use super::{Source, settings};
 
@@ -41,7 +43,8 @@ struct Bert<'a> {
     vocab: usize,
 }
 
-/// How tensors of a layer are called: `attention_norm` and `feed_forward_norm` are the only ones that differ.
+/// How tensors of a layer are called: `attention_norm` and `feed_forward_norm` are the only ones
+/// that differ.
 struct Names {
     input_norm: Option<&'static str>,
     attention_norm: &'static str,
@@ -56,8 +59,12 @@ const BERT: Names = Names {
     last_norm: None,
 };
 
-const MEGATRON: Names =
-    Names { input_norm: None, attention_norm: "attention.ln", feed_forward_norm: "ln", last_norm: Some("encoder.ln") };
+const MEGATRON: Names = Names {
+    input_norm: None,
+    attention_norm: "attention.ln",
+    feed_forward_norm: "ln",
+    last_norm: Some("encoder.ln"),
+};
 
 impl<'a> Bert<'a> {
     fn read(
@@ -72,7 +79,8 @@ impl<'a> Bert<'a> {
         let width = fields.required_size("hidden_size", MAX_SIZE)?;
         let vocab = fields.required_size("vocab_size", MAX_SIZE)?;
         let longest = fields.size("max_position_embeddings", MAX_SIZE)?.unwrap_or(512);
-        let trained = source.modules.and_then(|modules| modules.longest).map(|trained| trained.min(longest));
+        let trained =
+            source.modules.and_then(|modules| modules.longest).map(|trained| trained.min(longest));
         let context = settings::context(source.context.or(trained), longest)?;
         let types = fields.size("type_vocab_size", MAX_SIZE)?.unwrap_or(2);
         let mut parts = Parts::new(source.tensors, config::eps(fields, "layer_norm_eps", 1e-12)?);
@@ -88,7 +96,13 @@ impl<'a> Bert<'a> {
         let mut chain = chain(norm);
         let layer = Layer::read(fields, width)?;
         for number in 0..fields.required_size("num_hidden_layers", MAX_LAYERS)? {
-            layer.push(&mut parts, &mut chain, names, &format!("{prefix}encoder.layer.{number}."), number)?;
+            layer.push(
+                &mut parts,
+                &mut chain,
+                names,
+                &format!("{prefix}encoder.layer.{number}."),
+                number,
+            )?;
         }
         let last = match names.last_norm {
             Some(name) => Some(parts.layer_norm(&format!("{prefix}{name}"), width)?),
@@ -97,7 +111,13 @@ impl<'a> Bert<'a> {
         let (blocks, norm) = chain.finish(last);
         let positions = Some(Positions::Learned(positions));
         let input = Input::Tokens { embed, scale: 1.0, types };
-        Ok(Self { family, parts, prefix, stack: Stack { width, context, input, positions, blocks, norm }, vocab })
+        Ok(Self {
+            family,
+            parts,
+            prefix,
+            stack: Stack { width, context, input, positions, blocks, norm },
+            vocab,
+        })
     }
 
     /// With what modules say, or the mean.
@@ -107,13 +127,16 @@ impl<'a> Bert<'a> {
             None => Output { pooling: Pooling::Mean, dense: None, head: None, normalize: false },
         };
         let pooler = format!("{}pooler.", self.prefix);
-        self.finish(source, output, vec![], |name| name.starts_with("cls.") || name.starts_with(&pooler))
+        self.finish(source, output, vec![], |name| {
+            name.starts_with("cls.") || name.starts_with(&pooler)
+        })
     }
 
     fn classifier(mut self, source: Source<'_>) -> Result<Architecture, CheckpointError> {
         let (classes, labels) = settings::labels(source.config)?;
         let width = self.stack.width;
-        let dense = self.parts.linear(&format!("{}pooler.dense", self.prefix), width, width, true)?;
+        let dense =
+            self.parts.linear(&format!("{}pooler.dense", self.prefix), width, width, true)?;
         let head = self.parts.linear("classifier", classes, width, true)?;
         let dense = Some((dense, Activation::Tanh));
         let output = Output { pooling: Pooling::First, dense, head: Some(head), normalize: false };
@@ -169,8 +192,9 @@ impl Layer {
         number: usize,
     ) -> Result<(), CheckpointError> {
         let (width, hidden) = (self.width, self.hidden);
-        let square =
-            |parts: &mut Parts<'_>, name: &str| parts.linear(&format!("{at}attention.{name}"), width, width, true);
+        let square = |parts: &mut Parts<'_>, name: &str| {
+            parts.linear(&format!("{at}attention.{name}"), width, width, true)
+        };
         let products: [Linear; 4] = [
             square(parts, "self.query")?,
             square(parts, "self.key")?,

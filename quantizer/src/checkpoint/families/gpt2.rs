@@ -4,7 +4,8 @@ use super::super::architecture::{Input, Join, Output, Pooling, Sight, Stack};
 use super::super::config::{self, MAX_LAYERS};
 use super::super::fields::{Fields, MAX_SIZE};
 use super::super::{
-    Activation, Architecture, Attention, Block, CheckpointError, Linear, Middle, Norm, Positions, special_tokens,
+    Activation, Architecture, Attention, Block, CheckpointError, Linear, Middle, Norm, Positions,
+    special_tokens,
 };
 use super::parts::{Parts, attention, plain, unbiased};
 use super::{Source, settings};
@@ -15,7 +16,10 @@ const END: u32 = 50256;
 /// A language model.
 pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError> {
     let fields = source.config;
-    config::refuse_switched_on(fields, &[("add_cross_attention", "decoders without an encoder are supported")])?;
+    config::refuse_switched_on(
+        fields,
+        &[("add_cross_attention", "decoders without an encoder are supported")],
+    )?;
     let settings = Settings::read(fields, source.context)?;
     let mut parts = Parts::new(source.tensors, settings.eps);
     let prefix = parts.prefix("transformer.", "wte.weight");
@@ -52,7 +56,10 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn read(fields: Fields<'_>, context: Option<usize>) -> Result<Self, CheckpointError> {
+    pub(super) fn read(
+        fields: Fields<'_>,
+        context: Option<usize>,
+    ) -> Result<Self, CheckpointError> {
         settings::refuse(fields, &[("is_encoder_decoder", "decoders are supported")])?;
         let width = fields.required_size("n_embd", MAX_SIZE)?;
         let longest = fields.size("n_positions", MAX_SIZE)?.unwrap_or(1024);
@@ -88,10 +95,20 @@ impl Settings {
     ) -> Result<(Stack, Linear), CheckpointError> {
         let (width, vocab) = (self.width, self.vocab);
         let embed = parts.finder.matrix(&format!("{prefix}wte.weight"), vocab, width)?;
-        let positions = parts.positions(&format!("{prefix}wpe.weight"), self.longest, width, 0..self.context)?;
+        let positions = parts.positions(
+            &format!("{prefix}wpe.weight"),
+            self.longest,
+            width,
+            0..self.context,
+        )?;
         let mut blocks = vec![];
         for number in 0..self.layers {
-            let mut layer = Layer { settings: self, parts: &mut *parts, at: format!("{prefix}h.{number}."), number };
+            let mut layer = Layer {
+                settings: self,
+                parts: &mut *parts,
+                at: format!("{prefix}h.{number}."),
+                number,
+            };
             layer.push("ln_1", &mut blocks, |layer| layer.attention())?;
             if cross {
                 layer.push("ln_cross_attn", &mut blocks, |layer| layer.cross())?;
@@ -123,8 +140,14 @@ impl Layer<'_, '_> {
         blocks: &mut Vec<Block>,
         middle: impl FnOnce(&mut Self) -> Result<Middle, CheckpointError>,
     ) -> Result<(), CheckpointError> {
-        let norm: Norm = self.parts.layer_norm(&format!("{}{norm}", self.at), self.settings.width)?;
-        blocks.push(Block { layer: self.number, norm: Some(norm), join: Join::Pre, middle: middle(self)? });
+        let norm: Norm =
+            self.parts.layer_norm(&format!("{}{norm}", self.at), self.settings.width)?;
+        blocks.push(Block {
+            layer: self.number,
+            norm: Some(norm),
+            join: Join::Pre,
+            middle: middle(self)?,
+        });
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! The Keyword Transformer: frames of sound as numbers, a class token in front, norms behind the branches.
+//! The Keyword Transformer: frames of sound as numbers, a class token in front, norms behind the
+//! branches.
 //!
 //! The tensors under `frontend.` make those numbers of sound; they are no part of the stack.
 
@@ -56,15 +57,24 @@ fn norms_first(fields: Fields<'_>) -> Result<bool, CheckpointError> {
     }
 }
 
-fn layer(fields: Fields<'_>, parts: &mut Parts<'_>, chain: &mut Chain, number: usize) -> Result<(), CheckpointError> {
+fn layer(
+    fields: Fields<'_>,
+    parts: &mut Parts<'_>,
+    chain: &mut Chain,
+    number: usize,
+) -> Result<(), CheckpointError> {
     let width = fields.required_size("d_model", MAX_SIZE)?;
     let hidden = fields.required_size("mlp_dim", MAX_SIZE)?;
     let heads = settings::heads(fields, "num_heads", width)?;
     let activation = config::activation(fields, "activation", "gelu_tanh")?;
     let at = |part: &str| format!("blocks.{number}.{part}");
     let mut square = |name: &str, bias| parts.linear(&at(name), width, width, bias);
-    let products =
-        [square("attn.q", false)?, square("attn.k", false)?, square("attn.v", false)?, square("attn.proj", true)?];
+    let products = [
+        square("attn.q", false)?,
+        square("attn.k", false)?,
+        square("attn.v", false)?,
+        square("attn.proj", true)?,
+    ];
     let norm = parts.layer_norm(&at("norm1"), width)?;
     chain.push(number, norm, Middle::Attention(attention(products, heads, Sight::All)));
     let up = parts.linear(&at("mlp.fc1"), hidden, width, true)?;
@@ -80,7 +90,8 @@ fn labels(fields: Fields<'_>) -> Result<(usize, Vec<String>), CheckpointError> {
     let count = fields.required_size("num_labels", MAX_SIZE)?;
     let Some(value) = fields.get(KEY) else { return Ok((count, vec![])) };
     let names = value.as_array().filter(|names| names.len() == count);
-    let names = names.and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
+    let names =
+        names.and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
     names
         .map(|names| (count, names))
         .ok_or_else(|| fields.bad(KEY, &format!("a list of {count} names, as num_labels says")))

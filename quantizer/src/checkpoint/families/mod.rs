@@ -85,19 +85,25 @@ const KINDS: &[Kind] = &[
     kind("ViTModel", "vit", vit::model),
     kind("ViTForImageClassification", "vit", vit::classifier),
     kind("VisionEncoderDecoderModel", "vision-encoder-decoder", vision_text::import),
-    Kind { architecture: None, name: "opennmt_transformer", import: opennmt::import, modules: false },
+    Kind {
+        architecture: None,
+        name: "opennmt_transformer",
+        import: opennmt::import,
+        modules: false,
+    },
     Kind { architecture: None, name: "kwt", import: kwt::import, modules: false },
 ];
 
 /// The kind of a model, if it is one of these.
 pub(super) fn kind_of(config: Fields<'_>) -> Result<Option<&'static Kind>, CheckpointError> {
     let name = config.get("model_type").and_then(Value::as_str);
-    let architecture = match config.get("architectures").and_then(Value::as_array).map(Vec::as_slice) {
-        Some([Value::String(architecture)]) => Some(architecture.as_str()),
-        // What is wrong with it is said with Llama's.
-        Some(_) => return Ok(None),
-        None => None,
-    };
+    let architecture =
+        match config.get("architectures").and_then(Value::as_array).map(Vec::as_slice) {
+            Some([Value::String(architecture)]) => Some(architecture.as_str()),
+            // What is wrong with it is said with Llama's.
+            Some(_) => return Ok(None),
+            None => None,
+        };
     let found = KINDS.iter().find(|kind| match (kind.architecture, architecture) {
         (Some(known), Some(architecture)) => known == architecture,
         (None, None) => Some(kind.name) == name,
@@ -123,7 +129,8 @@ impl Kind {
     /// Describes the model.
     pub(super) fn import(&self, source: Source<'_>) -> Result<Architecture, CheckpointError> {
         if source.modules.is_some() && !self.modules {
-            let supported = "modules of sentence-transformers are supported behind BertModel, BertForMaskedLM and \
+            let supported = "modules of sentence-transformers are supported behind BertModel, \
+                             BertForMaskedLM and \
                              MegatronBertModel; remove modules.json to import the model alone";
             return Err(source.config.unsupported("architectures", supported));
         }

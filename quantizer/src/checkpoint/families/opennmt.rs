@@ -1,20 +1,24 @@
 //! The original Transformer, as OpenNMT trains it and CTranslate2 names its tensors.
 //!
-//! Queries, keys and values are one product, so are keys and values of the memory. Sinusoids begin with position 1. A vocabulary may have
-//! one row more than `vocab.json`: that of all unknown tokens.
+//! Queries, keys and values are one product, so are keys and values of the memory. Sinusoids begin
+//! with position 1. A vocabulary may have one row more than `vocab.json`: that of all unknown
+//! tokens.
 
 use super::super::architecture::{Input, Output, Pooling, Sight, Stack};
 use super::super::config::{self, MAX_LAYERS};
 use super::super::fields::{Fields, MAX_SIZE};
 use super::super::{
-    Activation, Architecture, CheckpointError, Linear, Middle, Norm, Positions, TensorRef, special_tokens,
+    Activation, Architecture, CheckpointError, Linear, Middle, Norm, Positions, TensorRef,
+    special_tokens,
 };
 use super::parts::{Chain, Parts, attention, plain, rows};
 use super::{Source, settings};
 
 /// The one layout of sinusoids, said at length or in a word.
-const SINUSOIDS: [&str; 2] =
-    ["sinusoidal, first position = 1, layout [sin | cos], inv_freq = exp(-i*ln(10000)/(d/2-1))", "sinusoidal"];
+const SINUSOIDS: [&str; 2] = [
+    "sinusoidal, first position = 1, layout [sin | cos], inv_freq = exp(-i*ln(10000)/(d/2-1))",
+    "sinusoidal",
+];
 const LEARNED: &str = "learned";
 const HEAD: &str = "decoder.projection.weight";
 const HEAD_BIAS: &str = "decoder.projection.bias";
@@ -28,7 +32,8 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
     let target_embed = settings.embedding(fields, &mut parts, "decoder", "target_vocab_size")?;
     let vocab = target_embed.rows();
     let encoder = settings.stack(&mut parts, "encoder", source_embed, settings.layers[0])?;
-    let decoder = settings.stack(&mut parts, "decoder", target_embed.clone(), settings.layers[1])?;
+    let decoder =
+        settings.stack(&mut parts, "decoder", target_embed.clone(), settings.layers[1])?;
     let tied = fields.flag("tie_word_embeddings")?.unwrap_or(false);
     let weight = match tied {
         true => target_embed,
@@ -44,7 +49,12 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
     Ok(Architecture {
         family: "opennmt_transformer".to_owned(),
         stacks: vec![encoder, decoder],
-        output: Output { pooling: Pooling::None, dense: None, head: Some(Linear { weight, bias }), normalize: false },
+        output: Output {
+            pooling: Pooling::None,
+            dense: None,
+            head: Some(Linear { weight, bias }),
+            normalize: false,
+        },
         bos,
         eos: special_tokens::eos(fields, source.generation, Some(2), vocab)?,
         start: special_tokens::start(fields, source.generation, bos, vocab)?,
@@ -110,11 +120,16 @@ impl Settings {
         parts.finder.matrix(&name, rows, self.width)
     }
 
-    fn positions(&self, parts: &mut Parts<'_>, stack: &str) -> Result<(Positions, usize), CheckpointError> {
+    fn positions(
+        &self,
+        parts: &mut Parts<'_>,
+        stack: &str,
+    ) -> Result<(Positions, usize), CheckpointError> {
         let width = self.width;
         if self.sinusoids {
             let step = 10_000_f64.ln() / ((width / 2) as f64 - 1.0).max(1.0);
-            let table = settings::sinusoids(self.context, width, 1, |pair| (-(pair as f64) * step).exp())?;
+            let table =
+                settings::sinusoids(self.context, width, 1, |pair| (-(pair as f64) * step).exp())?;
             return Ok((table, self.context));
         }
         let name = format!("{stack}.position_encodings.encodings");
@@ -134,8 +149,10 @@ impl Settings {
         let decodes = name == "decoder";
         let mut chain = if self.norms_first { Chain::before() } else { Chain::behind(None) };
         for number in 0..layers {
-            let mut layer = Layer { settings: self, parts: &mut *parts, at: format!("{name}.layer_{number}.") };
-            let (middle, norm) = layer.attention(if decodes { Sight::Earlier } else { Sight::All })?;
+            let mut layer =
+                Layer { settings: self, parts: &mut *parts, at: format!("{name}.layer_{number}.") };
+            let (middle, norm) =
+                layer.attention(if decodes { Sight::Earlier } else { Sight::All })?;
             chain.push(number, norm, middle);
             if decodes {
                 let (middle, norm) = layer.cross()?;
@@ -207,7 +224,10 @@ fn sinusoids(fields: Fields<'_>) -> Result<bool, CheckpointError> {
     match fields.text(KEY)?.unwrap_or(SINUSOIDS[1]) {
         text if SINUSOIDS.contains(&text) => Ok(true),
         LEARNED => Ok(false),
-        _ => Err(fields.unsupported(KEY, &format!("supported are {:?} and {LEARNED:?}", SINUSOIDS[1]))),
+        _ => {
+            Err(fields
+                .unsupported(KEY, &format!("supported are {:?} and {LEARNED:?}", SINUSOIDS[1])))
+        }
     }
 }
 
@@ -219,6 +239,8 @@ fn scale(fields: Fields<'_>, width: usize) -> Result<f32, CheckpointError> {
         None => Ok(root),
         Some(value) if value == true || value == "sqrt(d_model)" => Ok(root),
         Some(value) if value == false => Ok(1.0),
-        Some(_) => Err(fields.unsupported(KEY, "supported are true (or \"sqrt(d_model)\") and false")),
+        Some(_) => {
+            Err(fields.unsupported(KEY, "supported are true (or \"sqrt(d_model)\") and false"))
+        }
     }
 }

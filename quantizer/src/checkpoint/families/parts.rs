@@ -3,7 +3,9 @@
 use super::super::architecture::{Join, Middle, Sight};
 use super::super::finder::Finder;
 use super::super::tensors::Tensors;
-use super::super::{Activation, Attention, Block, CheckpointError, FeedForward, Linear, Norm, NormKind, TensorRef};
+use super::super::{
+    Activation, Attention, Block, CheckpointError, FeedForward, Linear, Norm, NormKind, TensorRef,
+};
 
 const INCOMPLETE: &str = "the files are incomplete, or config.json belongs to another model";
 
@@ -19,7 +21,8 @@ impl<'a> Parts<'a> {
         Self { finder: Finder::new(tensors, INCOMPLETE), eps }
     }
 
-    /// A tensor's name with the prefix that the files have: `first` if the tensor is there with it, otherwise none.
+    /// A tensor's name with the prefix that the files have: `first` if the tensor is there with it,
+    /// otherwise none.
     pub(super) fn prefix(&self, first: &'static str, tensor: &str) -> &'static str {
         if self.finder.has(&format!("{first}{tensor}")) { first } else { "" }
     }
@@ -59,7 +62,11 @@ impl<'a> Parts<'a> {
     }
 
     /// A layer norm of two tensors.
-    pub(super) fn layer_norm_of(&mut self, [weight, bias]: [&str; 2], width: usize) -> Result<Norm, CheckpointError> {
+    pub(super) fn layer_norm_of(
+        &mut self,
+        [weight, bias]: [&str; 2],
+        width: usize,
+    ) -> Result<Norm, CheckpointError> {
         let weight = self.finder.vector(weight, width)?;
         let bias = Some(self.finder.vector(bias, width)?);
         Ok(Norm { kind: NormKind::Layer, weight, bias, eps: self.eps })
@@ -86,8 +93,9 @@ impl<'a> Parts<'a> {
 
 /// So many outputs of a product, from one on.
 pub(super) fn rows(of: &Linear, first: usize, count: usize) -> Linear {
-    let part =
-        |tensor: &TensorRef| if tensor.len() == count { tensor.clone() } else { tensor.clone().part(first, count) };
+    let part = |tensor: &TensorRef| {
+        if tensor.len() == count { tensor.clone() } else { tensor.clone().part(first, count) }
+    };
     Linear { weight: part(&of.weight), bias: of.bias.as_ref().map(part) }
 }
 
@@ -97,7 +105,11 @@ pub(super) fn unbiased(weight: TensorRef) -> Linear {
 }
 
 /// Attention with as many keys and values as queries, scores divided by the root of a head's size.
-pub(super) fn attention([query, key, value, output]: [Linear; 4], heads: usize, sight: Sight) -> Attention {
+pub(super) fn attention(
+    [query, key, value, output]: [Linear; 4],
+    heads: usize,
+    sight: Sight,
+) -> Attention {
     let head_dim = query.rows() / heads;
     Attention {
         query,
@@ -123,8 +135,8 @@ pub(super) fn plain(up: Linear, down: Linear, activation: Activation) -> Middle 
 
 /// Blocks in order, of a model whose norms precede the branches or follow them.
 ///
-/// A norm that follows a branch belongs to the block behind: of the blocks `x = norm(x + f(x))` that becomes
-/// `x = norm(x) + f(norm(x))`, and the last norm is the stack's.
+/// A norm that follows a branch belongs to the block behind: of the blocks `x = norm(x + f(x))`
+/// that becomes `x = norm(x) + f(norm(x))`, and the last norm is the stack's.
 pub(super) struct Chain {
     blocks: Vec<Block>,
     order: Order,
@@ -159,12 +171,14 @@ impl Chain {
         self.blocks.push(Block { layer, norm, join, middle });
     }
 
-    /// Puts a norm of the input in front of blocks that have their own: a block whose branch is zero. It is small, a column and a row of
-    /// the norm's numbers times 0.
+    /// Puts a norm of the input in front of blocks that have their own: a block whose branch is
+    /// zero. It is small, a column and a row of the norm's numbers times 0.
     pub(super) fn norm_input(&mut self, norm: Norm) {
         let width = norm.weight.cols;
-        let numbers = |rows, cols| TensorRef { rows, cols, ..norm.weight.clone().part(0, width).times(0.0) };
-        let middle = plain(unbiased(numbers(1, width)), unbiased(numbers(width, 1)), Activation::Identity);
+        let numbers =
+            |rows, cols| TensorRef { rows, cols, ..norm.weight.clone().part(0, width).times(0.0) };
+        let middle =
+            plain(unbiased(numbers(1, width)), unbiased(numbers(width, 1)), Activation::Identity);
         self.blocks.insert(0, Block { layer: 0, norm: Some(norm), join: Join::Post, middle });
     }
 

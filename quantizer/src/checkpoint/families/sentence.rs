@@ -22,8 +22,8 @@ const MODULES: &str = "modules.json";
 const POOLING: &str = "config.json of the pooling module";
 const DENSE: &str = "config.json of the dense module";
 const SENTENCES: &str = "sentence_bert_config.json";
-const SUPPORTED: &str =
-    "supported are Transformer, Pooling (cls, mean or max), at most one Dense and Normalize, in this order";
+const SUPPORTED: &str = "supported are Transformer, Pooling (cls, mean or max), at most one Dense \
+                         and Normalize, in this order";
 
 /// The modules.
 pub(in super::super) struct Modules {
@@ -46,13 +46,22 @@ struct Dense {
 
 impl Modules {
     /// Reads the modules, where there are any, and adds their tensors.
-    pub(in super::super) fn read(dir: &Path, tensors: &mut Tensors) -> Result<Option<Self>, CheckpointError> {
+    pub(in super::super) fn read(
+        dir: &Path,
+        tensors: &mut Tensors,
+    ) -> Result<Option<Self>, CheckpointError> {
         let path = dir.join(MODULES);
         if !path.exists() {
             return Ok(None);
         }
         let list = read_list(&path, CONFIG_LIMIT)?;
-        let mut found = Self { pooling: Pooling::None, pooled: None, dense: None, normalize: false, longest: None };
+        let mut found = Self {
+            pooling: Pooling::None,
+            pooled: None,
+            dense: None,
+            normalize: false,
+            longest: None,
+        };
         for (place, module) in list.iter().enumerate() {
             found.add(dir, tensors, place, module)?;
         }
@@ -62,13 +71,21 @@ impl Modules {
         }
     }
 
-    fn add(&mut self, dir: &Path, tensors: &mut Tensors, place: usize, module: &Value) -> Result<(), CheckpointError> {
+    fn add(
+        &mut self,
+        dir: &Path,
+        tensors: &mut Tensors,
+        place: usize,
+        module: &Value,
+    ) -> Result<(), CheckpointError> {
         let kind = module.get("type").and_then(Value::as_str).unwrap_or_default();
         let folder = module.get("path").and_then(Value::as_str).unwrap_or_default();
         let pooled = self.pooling != Pooling::None;
         match (place, kind.rsplit('.').next().unwrap_or_default()) {
             (0, "Transformer") if folder.is_empty() => self.longest = longest(dir)?,
-            (0, "Transformer") => return Err(refused("path", "the model in a folder of its own: move its files up")),
+            (0, "Transformer") => {
+                return Err(refused("path", "the model in a folder of its own: move its files up"));
+            }
             (1.., "Pooling") if !pooled => {
                 let config = read_object(&inside(dir, folder)?.join("config.json"), CONFIG_LIMIT)?;
                 let fields = Fields::new(&config, POOLING);
@@ -88,7 +105,11 @@ impl Modules {
     }
 
     /// What becomes of the model's states.
-    pub(super) fn output(&self, parts: &mut Parts<'_>, width: usize) -> Result<Output, CheckpointError> {
+    pub(super) fn output(
+        &self,
+        parts: &mut Parts<'_>,
+        width: usize,
+    ) -> Result<Output, CheckpointError> {
         if let Some(pooled) = self.pooled.filter(|pooled| *pooled != width) {
             return Err(CheckpointError::BadField {
                 file: POOLING,
@@ -120,12 +141,17 @@ impl Dense {
             inputs: fields.required_size("in_features", MAX_SIZE)?,
             outputs: fields.required_size("out_features", MAX_SIZE)?,
             bias: fields.flag("bias")?.unwrap_or(true),
-            activation: activation
-                .ok_or_else(|| fields.unsupported(ACTIVATION, "supported are Tanh, Identity, ReLU, GELU and SiLU"))?,
+            activation: activation.ok_or_else(|| {
+                fields.unsupported(ACTIVATION, "supported are Tanh, Identity, ReLU, GELU and SiLU")
+            })?,
         })
     }
 
-    fn find(&self, parts: &mut Parts<'_>, width: usize) -> Result<(super::super::Linear, Activation), CheckpointError> {
+    fn find(
+        &self,
+        parts: &mut Parts<'_>,
+        width: usize,
+    ) -> Result<(super::super::Linear, Activation), CheckpointError> {
         if self.inputs != width {
             return Err(CheckpointError::BadField {
                 file: DENSE,
@@ -134,7 +160,12 @@ impl Dense {
                 expected: format!("the numbers that are pooled, {width}"),
             });
         }
-        let linear = parts.linear(&format!("{}/linear", self.folder), self.outputs, self.inputs, self.bias)?;
+        let linear = parts.linear(
+            &format!("{}/linear", self.folder),
+            self.outputs,
+            self.inputs,
+            self.bias,
+        )?;
         Ok((linear, self.activation))
     }
 }
@@ -149,7 +180,9 @@ fn pooling(fields: Fields<'_>) -> Result<Pooling, CheckpointError> {
     ];
     if let Some(name) = fields.text("pooling_mode")? {
         let found = KINDS.iter().find(|(_, known, _)| *known == name);
-        return found.map(|(_, _, pooling)| *pooling).ok_or_else(|| fields.unsupported("pooling_mode", SUPPORTED));
+        return found
+            .map(|(_, _, pooling)| *pooling)
+            .ok_or_else(|| fields.unsupported("pooling_mode", SUPPORTED));
     }
     let mut found = None;
     for (key, value) in fields.iter() {

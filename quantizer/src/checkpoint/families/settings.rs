@@ -13,20 +13,29 @@ const MAX_TABLE: usize = 1 << 26;
 /// The context of a model that has no longest one.
 pub(super) const DEFAULT_CONTEXT: usize = 512;
 
-/// Refuses weights that are not plain, heads that are missing, and these settings unless they are off.
+/// Refuses weights that are not plain, heads that are missing, and these settings unless they are
+/// off.
 pub(super) fn refuse(fields: Fields<'_>, switches: &[(&str, &str)]) -> Result<(), CheckpointError> {
     const PRUNED: &str = "pruned_heads";
-    if fields.get(PRUNED).is_some_and(|heads| heads.as_object().is_none_or(|heads| !heads.is_empty())) {
+    if fields
+        .get(PRUNED)
+        .is_some_and(|heads| heads.as_object().is_none_or(|heads| !heads.is_empty()))
+    {
         return Err(fields.unsupported(PRUNED, "layers with all their heads are supported"));
     }
-    config::refuse_switched_on(fields, &[("quantization_config", UNQUANTIZED), ("compression_config", UNQUANTIZED)])?;
+    config::refuse_switched_on(
+        fields,
+        &[("quantization_config", UNQUANTIZED), ("compression_config", UNQUANTIZED)],
+    )?;
     config::refuse_switched_on(fields, switches)
 }
 
 /// Refuses any other text than this, which is also what is meant when there is none.
 pub(super) fn only(fields: Fields<'_>, key: &str, text: &str) -> Result<(), CheckpointError> {
     match fields.text(key)? {
-        Some(other) if other != text => Err(fields.unsupported(key, &format!("supported is {text:?}"))),
+        Some(other) if other != text => {
+            Err(fields.unsupported(key, &format!("supported is {text:?}")))
+        }
         _ => Ok(()),
     }
 }
@@ -43,7 +52,9 @@ pub(super) fn heads(fields: Fields<'_>, key: &str, width: usize) -> Result<usize
 /// The context: what is asked for, up to the longest, which it is if nothing is asked for.
 pub(super) fn context(asked: Option<usize>, longest: usize) -> Result<usize, CheckpointError> {
     match asked {
-        Some(asked) if !(1..=longest).contains(&asked) => Err(CheckpointError::Context { asked, limit: longest }),
+        Some(asked) if !(1..=longest).contains(&asked) => {
+            Err(CheckpointError::Context { asked, limit: longest })
+        }
         asked => Ok(asked.unwrap_or(longest)),
     }
 }
@@ -54,7 +65,10 @@ pub(super) fn free_context(asked: Option<usize>, default: usize) -> Result<usize
 }
 
 /// The context of a model whose input is always of the same size.
-pub(super) fn fixed_context(asked: Option<usize>, context: usize) -> Result<usize, CheckpointError> {
+pub(super) fn fixed_context(
+    asked: Option<usize>,
+    context: usize,
+) -> Result<usize, CheckpointError> {
     match asked {
         Some(asked) if asked != context => Err(CheckpointError::FixedContext { asked, context }),
         _ => Ok(context),
@@ -70,16 +84,19 @@ pub(super) fn labels(fields: Fields<'_>) -> Result<(usize, Vec<String>), Checkpo
         return Ok((count.unwrap_or(2), vec![]));
     };
     let names = value.as_object().and_then(|names| {
-        let name = |id: usize| names.get(&id.to_string()).and_then(Value::as_str).map(str::to_owned);
+        let name =
+            |id: usize| names.get(&id.to_string()).and_then(Value::as_str).map(str::to_owned);
         (0..names.len()).map(name).collect::<Option<Vec<String>>>()
     });
-    match names.filter(|names| !names.is_empty() && count.is_none_or(|count| count == names.len())) {
+    match names.filter(|names| !names.is_empty() && count.is_none_or(|count| count == names.len()))
+    {
         Some(names) => Ok((names.len(), names)),
         None => Err(fields.bad(KEY, "a name for each number from 0 on, as many as num_labels")),
     }
 }
 
-/// Sinusoids: sines in the first half of a row, cosines in the second, of the position times each frequency.
+/// Sinusoids: sines in the first half of a row, cosines in the second, of the position times each
+/// frequency.
 pub(super) fn sinusoids(
     rows: usize,
     width: usize,

@@ -1,13 +1,15 @@
 //! T5 and T5 1.1: no positions but relative ones, no biases, scores that are not divided.
 //!
-//! The relative numbers are those of a stack's first layer. Where T5 has its head in common with the embedding, it multiplies the states
-//! by the root of the width's reciprocal, which goes into the last norm.
+//! The relative numbers are those of a stack's first layer. Where T5 has its head in common with
+//! the embedding, it multiplies the states by the root of the width's reciprocal, which goes into
+//! the last norm.
 
 use super::super::architecture::{Input, Output, Pooling, Relative, Sight, Stack};
 use super::super::config::{self, ACTIVATIONS, MAX_LAYERS, named_activation};
 use super::super::fields::{Fields, MAX_SIZE};
 use super::super::{
-    Activation, Architecture, Attention, CheckpointError, FeedForward, Linear, Middle, TensorRef, special_tokens,
+    Activation, Architecture, Attention, CheckpointError, FeedForward, Linear, Middle, TensorRef,
+    special_tokens,
 };
 use super::parts::{Chain, Parts, attention, unbiased};
 use super::{Source, settings};
@@ -20,7 +22,8 @@ const HEAD: &str = "lm_head.weight";
 pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError> {
     let settings = Settings::read(source.config, source.context)?;
     let (width, vocab) = (settings.width, settings.vocab);
-    let mut parts = Parts::new(source.tensors, config::eps(source.config, "layer_norm_epsilon", 1e-6)?);
+    let mut parts =
+        Parts::new(source.tensors, config::eps(source.config, "layer_norm_epsilon", 1e-6)?);
     let embed = parts.finder.matrix("shared.weight", vocab, width)?;
     let encoder = settings.stack(&mut parts, "encoder", &embed, settings.layers)?;
     let mut decoder = settings.stack(&mut parts, "decoder", &embed, settings.decoder_layers)?;
@@ -40,7 +43,12 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
     Ok(Architecture {
         family: "t5".to_owned(),
         stacks: vec![encoder, decoder],
-        output: Output { pooling: Pooling::None, dense: None, head: Some(unbiased(head)), normalize: false },
+        output: Output {
+            pooling: Pooling::None,
+            dense: None,
+            head: Some(unbiased(head)),
+            normalize: false,
+        },
         bos: special_tokens::bos(config, generation, None, vocab)?,
         eos: special_tokens::eos(config, generation, Some(1), vocab)?,
         start: special_tokens::start(config, generation, Some(0), vocab)?,
@@ -70,14 +78,18 @@ impl Settings {
     fn read(fields: Fields<'_>, context: Option<usize>) -> Result<Self, CheckpointError> {
         settings::refuse(fields, &[("is_decoder", "encoders with a decoder are supported")])?;
         if fields.flag("is_encoder_decoder")? == Some(false) {
-            return Err(fields.unsupported("is_encoder_decoder", "encoders with a decoder are supported"));
+            return Err(
+                fields.unsupported("is_encoder_decoder", "encoders with a decoder are supported")
+            );
         }
         let layers = fields.required_size("num_layers", MAX_LAYERS)?;
         let (activation, gated) = feed_forward(fields)?;
         let buckets = fields.size("relative_attention_num_buckets", MAX_DISTANCE)?.unwrap_or(32);
-        let max_distance = fields.size("relative_attention_max_distance", MAX_DISTANCE)?.unwrap_or(128);
+        let max_distance =
+            fields.size("relative_attention_max_distance", MAX_DISTANCE)?.unwrap_or(128);
         if buckets < 4 || max_distance <= buckets / 2 {
-            let expected = "a number above half of relative_attention_num_buckets, which are 4 or more";
+            let expected =
+                "a number above half of relative_attention_num_buckets, which are 4 or more";
             return Err(fields.bad("relative_attention_max_distance", expected));
         }
         let longest = fields.size("n_positions", MAX_SIZE)?.unwrap_or(settings::DEFAULT_CONTEXT);
@@ -116,25 +128,34 @@ impl Settings {
         let mut chain = Chain::before();
         for number in 0..layers {
             let at = |part: usize| format!("{name}.block.{number}.layer.{part}.");
-            let norm = |parts: &mut Parts<'_>, part| parts.rms_norm(&format!("{}layer_norm", at(part)), width);
+            let norm = |parts: &mut Parts<'_>, part| {
+                parts.rms_norm(&format!("{}layer_norm", at(part)), width)
+            };
             let sight = if decodes { Sight::Earlier } else { Sight::All };
             let mut own = self.attention(parts, &format!("{}SelfAttention.", at(0)), sight)?;
             own.relative = Some(relative.clone());
             chain.push(number, norm(parts, 0)?, Middle::Attention(own));
             if decodes {
-                let cross = self.attention(parts, &format!("{}EncDecAttention.", at(1)), Sight::Cross)?;
+                let cross =
+                    self.attention(parts, &format!("{}EncDecAttention.", at(1)), Sight::Cross)?;
                 chain.push(number, norm(parts, 1)?, Middle::Attention(cross));
             }
             let part = if decodes { 2 } else { 1 };
             let feed_forward = self.feed_forward(parts, &format!("{}DenseReluDense.", at(part)))?;
             chain.push(number, norm(parts, part)?, Middle::FeedForward(feed_forward));
         }
-        let (blocks, norm) = chain.finish(Some(parts.rms_norm(&format!("{name}.final_layer_norm"), width)?));
+        let (blocks, norm) =
+            chain.finish(Some(parts.rms_norm(&format!("{name}.final_layer_norm"), width)?));
         let input = Input::Tokens { embed: embed.clone(), scale: 1.0, types: None };
         Ok(Stack { width, context: self.context, input, positions: None, blocks, norm })
     }
 
-    fn attention(&self, parts: &mut Parts<'_>, at: &str, sight: Sight) -> Result<Attention, CheckpointError> {
+    fn attention(
+        &self,
+        parts: &mut Parts<'_>,
+        at: &str,
+        sight: Sight,
+    ) -> Result<Attention, CheckpointError> {
         // No tensor has a row count that saturates.
         let (width, inner) = (self.width, self.heads.saturating_mul(self.head_dim));
         let mut inward = |name: &str| parts.linear(&format!("{at}{name}"), inner, width, false);
@@ -145,8 +166,13 @@ impl Settings {
         Ok(found)
     }
 
-    fn feed_forward(&self, parts: &mut Parts<'_>, at: &str) -> Result<FeedForward, CheckpointError> {
-        let mut up = |name: &str| parts.linear(&format!("{at}{name}"), self.hidden, self.width, false);
+    fn feed_forward(
+        &self,
+        parts: &mut Parts<'_>,
+        at: &str,
+    ) -> Result<FeedForward, CheckpointError> {
+        let mut up =
+            |name: &str| parts.linear(&format!("{at}{name}"), self.hidden, self.width, false);
         let (gate, up) = match self.gated {
             true => (Some(up("wi_0")?), up("wi_1")?),
             false => (None, up("wi")?),
@@ -166,5 +192,7 @@ fn feed_forward(fields: Fields<'_>) -> Result<(Activation, bool), CheckpointErro
         Some(name) => named_activation(name).map(|activation| (activation, true)),
         None => named_activation(name).map(|activation| (activation, false)),
     };
-    found.ok_or_else(|| fields.unsupported(KEY, &format!("{ACTIVATIONS}, each with gated- in front or without")))
+    found.ok_or_else(|| {
+        fields.unsupported(KEY, &format!("{ACTIVATIONS}, each with gated- in front or without"))
+    })
 }

@@ -18,7 +18,8 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
     let encoder = part(fields, "encoder", "encoder.", "vit")?;
     let decoder = part(fields, "decoder", "decoder.", "gpt2")?;
     if decoder.flag("add_cross_attention")? == Some(false) {
-        return Err(decoder.unsupported("add_cross_attention", "decoders with cross attention are supported"));
+        return Err(decoder
+            .unsupported("add_cross_attention", "decoders with cross attention are supported"));
     }
     if let Some(width) = decoder.get("cross_attention_hidden_size") {
         let supported = format!("null is supported, not {width}: states have the decoder's width");
@@ -35,7 +36,9 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
     parts.eps = texts.eps;
     let (stack, head) = texts.stack(&mut parts, "decoder.transformer.", HEAD, true)?;
     stacks.push(stack);
-    parts.finder.refuse_extra(|name| name.starts_with("encoder.pooler.") || texts.is_harmless(name, HEAD))?;
+    parts.finder.refuse_extra(|name| {
+        name.starts_with("encoder.pooler.") || texts.is_harmless(name, HEAD)
+    })?;
     let (vocab, generation) = (texts.vocab, source.generation);
     // What the whole says goes before what its decoder says.
     let said = |key: &str| if fields.get(key).is_some() { fields } else { decoder };
@@ -65,9 +68,14 @@ fn part<'a>(
 }
 
 /// From the width of pictures to that of texts.
-fn bridge(parts: &mut Parts<'_>, from: &vit::Settings, width: usize) -> Result<Stack, CheckpointError> {
+fn bridge(
+    parts: &mut Parts<'_>,
+    from: &vit::Settings,
+    width: usize,
+) -> Result<Stack, CheckpointError> {
     let linear = parts.linear("enc_to_dec_proj", width, from.width, true)?;
-    let block = Block { layer: 0, norm: None, join: Join::Replace, middle: Middle::Projection(linear) };
+    let block =
+        Block { layer: 0, norm: None, join: Join::Replace, middle: Middle::Projection(linear) };
     Ok(Stack {
         width: from.width,
         context: from.rows(),

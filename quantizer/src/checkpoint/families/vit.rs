@@ -32,7 +32,11 @@ pub(super) fn classifier(source: Source<'_>) -> Result<Architecture, CheckpointE
     let stack = settings.stack(&mut parts, "vit.", pixels)?;
     let head = Some(parts.linear("classifier", classes, settings.width, true)?);
     parts.finder.refuse_extra(|name| name == "vit.embeddings.mask_token")?;
-    Ok(finish(stack, Output { pooling: Pooling::First, dense: None, head, normalize: false }, labels))
+    Ok(finish(
+        stack,
+        Output { pooling: Pooling::First, dense: None, head, normalize: false },
+        labels,
+    ))
 }
 
 fn read(source: Source<'_>) -> Result<(Parts<'_>, Settings, [Vec<f32>; 2]), CheckpointError> {
@@ -45,7 +49,15 @@ fn read(source: Source<'_>) -> Result<(Parts<'_>, Settings, [Vec<f32>; 2]), Chec
 
 fn finish(stack: Stack, output: Output, labels: Vec<String>) -> Architecture {
     let family = "vit".to_owned();
-    Architecture { family, stacks: vec![stack], output, bos: None, eos: vec![], start: None, labels }
+    Architecture {
+        family,
+        stacks: vec![stack],
+        output,
+        bos: None,
+        eos: vec![],
+        start: None,
+        labels,
+    }
 }
 
 /// What the configuration says.
@@ -105,24 +117,40 @@ impl Settings {
         let (width, patch, channels) = (self.width, self.patch, self.channels);
         let at = |part: &str| format!("{prefix}embeddings.{part}");
         let kernel = at("patch_embeddings.projection.weight");
-        let weight = parts.finder.matrix_of(&kernel, &[width, channels, patch, patch])?.patches(channels);
+        let weight =
+            parts.finder.matrix_of(&kernel, &[width, channels, patch, patch])?.patches(channels);
         let bias = Some(parts.finder.vector(&at("patch_embeddings.projection.bias"), width)?);
         let class = Some(parts.finder.vector(&at("cls_token"), width)?);
         let positions = parts.finder.matrix(&at("position_embeddings"), self.rows(), width)?;
-        let picture = Picture { height: self.height, width: self.picture_width, patch, channels, scale, offset };
+        let picture = Picture {
+            height: self.height,
+            width: self.picture_width,
+            patch,
+            channels,
+            scale,
+            offset,
+        };
         let mut chain = Chain::before();
         for number in 0..self.layers {
             self.layer(parts, &mut chain, &format!("{prefix}encoder.layer.{number}."), number)?;
         }
-        let (blocks, norm) = chain.finish(Some(parts.layer_norm(&format!("{prefix}layernorm"), width)?));
+        let (blocks, norm) =
+            chain.finish(Some(parts.layer_norm(&format!("{prefix}layernorm"), width)?));
         let input = Input::Pixels { linear: Linear { weight, bias }, class, picture };
         let positions = Some(Positions::Learned(positions));
         Ok(Stack { width, context: self.rows(), input, positions, blocks, norm })
     }
 
-    fn layer(&self, parts: &mut Parts<'_>, chain: &mut Chain, at: &str, number: usize) -> Result<(), CheckpointError> {
+    fn layer(
+        &self,
+        parts: &mut Parts<'_>,
+        chain: &mut Chain,
+        at: &str,
+        number: usize,
+    ) -> Result<(), CheckpointError> {
         let (width, hidden, bias) = (self.width, self.hidden, self.bias);
-        let mut square = |name: &str, bias| parts.linear(&format!("{at}attention.{name}"), width, width, bias);
+        let mut square =
+            |name: &str, bias| parts.linear(&format!("{at}attention.{name}"), width, width, bias);
         let products = [
             square("attention.query", bias)?,
             square("attention.key", bias)?,
@@ -156,7 +184,10 @@ fn side(fields: Fields<'_>, key: &str, default: usize) -> Result<[usize; 2], Che
 }
 
 /// Scale and offset of each channel's bytes.
-pub(super) fn pixels(source: Source<'_>, channels: usize) -> Result<[Vec<f32>; 2], CheckpointError> {
+pub(super) fn pixels(
+    source: Source<'_>,
+    channels: usize,
+) -> Result<[Vec<f32>; 2], CheckpointError> {
     let settings = read_object(&source.dir.join(PREPROCESSOR), CONFIG_LIMIT)?;
     let fields = Fields::new(&settings, PREPROCESSOR);
     let factor = match fields.flag("do_rescale")?.unwrap_or(true) {
@@ -164,8 +195,13 @@ pub(super) fn pixels(source: Source<'_>, channels: usize) -> Result<[Vec<f32>; 2
         false => 1.0,
     };
     let numbers = |key: &str| {
-        let list = fields.get(key).and_then(serde_json::Value::as_array).filter(|list| list.len() == channels);
-        let numbers = list.and_then(|list| list.iter().map(serde_json::Value::as_f64).collect::<Option<Vec<f64>>>());
+        let list = fields
+            .get(key)
+            .and_then(serde_json::Value::as_array)
+            .filter(|list| list.len() == channels);
+        let numbers = list.and_then(|list| {
+            list.iter().map(serde_json::Value::as_f64).collect::<Option<Vec<f64>>>()
+        });
         let expected = format!("a number for each of the {channels} channels");
         if fields.get(key).is_none() {
             Ok(vec![0.5; channels])
@@ -178,7 +214,8 @@ pub(super) fn pixels(source: Source<'_>, channels: usize) -> Result<[Vec<f32>; 2
         false => (vec![0.0; channels], vec![1.0; channels]),
     };
     let scale: Vec<f32> = deviation.iter().map(|deviation| (factor / deviation) as f32).collect();
-    let offset: Vec<f32> = mean.iter().zip(&deviation).map(|(mean, deviation)| (-mean / deviation) as f32).collect();
+    let offset: Vec<f32> =
+        mean.iter().zip(&deviation).map(|(mean, deviation)| (-mean / deviation) as f32).collect();
     match scale.iter().chain(&offset).all(|number| number.is_finite()) {
         true => Ok([scale, offset]),
         false => Err(fields.bad("image_std", "numbers that pixels can be divided by")),

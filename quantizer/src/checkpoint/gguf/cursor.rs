@@ -35,13 +35,18 @@ impl<'f> Cursor<'f> {
 
     /// Something is wrong here.
     pub(super) fn wrong(&self, problem: impl Into<String>) -> CheckpointError {
-        CheckpointError::Gguf { path: self.file.path().to_owned(), at: self.at, problem: problem.into() }
+        CheckpointError::Gguf {
+            path: self.file.path().to_owned(),
+            at: self.at,
+            problem: problem.into(),
+        }
     }
 
     /// Goes past `count` bytes, which must be there.
     pub(super) fn skip(&mut self, count: u64) -> Result<(), CheckpointError> {
         if count > self.left() {
-            return Err(self.wrong(format!("{count} bytes are said to follow, but only {} do", self.left())));
+            return Err(self
+                .wrong(format!("{count} bytes are said to follow, but only {} do", self.left())));
         }
         self.at = self.at.saturating_add(count);
         Ok(())

@@ -90,7 +90,9 @@ pub(super) mod kind {
 }
 
 /// Reads and checks a header.
-pub(super) fn read(file: &PositionedFile) -> Result<(Metadata, BTreeMap<String, Stored>), CheckpointError> {
+pub(super) fn read(
+    file: &PositionedFile,
+) -> Result<(Metadata, BTreeMap<String, Stored>), CheckpointError> {
     let mut cursor = Cursor::new(file, 0);
     if cursor.left() < 4 || cursor.bytes()? != MAGIC {
         return Err(CheckpointError::NotACheckpoint { path: file.path().to_owned() });
@@ -120,7 +122,9 @@ pub(super) fn read(file: &PositionedFile) -> Result<(Metadata, BTreeMap<String, 
 }
 
 fn version(found: u32, file: &PositionedFile) -> Result<(), CheckpointError> {
-    let refuse = |found, instead| Err(CheckpointError::GgufVersion { path: file.path().to_owned(), found, instead });
+    let refuse = |found, instead| {
+        Err(CheckpointError::GgufVersion { path: file.path().to_owned(), found, instead })
+    };
     match found {
         2 | 3 => Ok(()),
         1 => refuse(1, "2 and 3 are; convert the model again with a newer llama.cpp"),
@@ -135,7 +139,9 @@ fn version(found: u32, file: &PositionedFile) -> Result<(), CheckpointError> {
 fn count(cursor: &mut Cursor<'_>, what: &str) -> Result<u64, CheckpointError> {
     match cursor.u64()? {
         count if count <= MOST => Ok(count),
-        count => Err(cursor.wrong(format!("{count} {what} are more than the {MOST} that any model has"))),
+        count => {
+            Err(cursor.wrong(format!("{count} {what} are more than the {MOST} that any model has")))
+        }
     }
 }
 
@@ -185,17 +191,24 @@ fn list(cursor: &mut Cursor<'_>) -> Result<List, CheckpointError> {
 }
 
 /// Reads where one tensor is; the offset is still that from the start of the data.
-fn info(cursor: &mut Cursor<'_>, file: &PositionedFile) -> Result<(String, Stored), CheckpointError> {
+fn info(
+    cursor: &mut Cursor<'_>,
+    file: &PositionedFile,
+) -> Result<(String, Stored), CheckpointError> {
     let name = cursor.text()?;
     let dimensions = cursor.u32()?;
     if !(1..=MOST_DIMENSIONS).contains(&dimensions) {
-        return Err(cursor.wrong(format!("tensor `{}` has {dimensions} dimensions", abbreviate(&name))));
+        return Err(
+            cursor.wrong(format!("tensor `{}` has {dimensions} dimensions", abbreviate(&name)))
+        );
     }
     let mut shape = Vec::new();
     for _ in 0..dimensions {
         let size = cursor.u64()?;
         let size = usize::try_from(size).ok().filter(|size| *size > 0);
-        shape.push(size.ok_or_else(|| cursor.wrong(format!("tensor `{}` has an absurd size", abbreviate(&name))))?);
+        shape.push(size.ok_or_else(|| {
+            cursor.wrong(format!("tensor `{}` has an absurd size", abbreviate(&name)))
+        })?);
     }
     // The file has the numbers of a row first.
     shape.reverse();
@@ -203,10 +216,17 @@ fn info(cursor: &mut Cursor<'_>, file: &PositionedFile) -> Result<(String, Store
     let Some(element) = element(kind) else {
         let known = OTHER_TYPES.iter().find(|(other, _)| *other == kind);
         let found = known.map_or_else(|| kind.to_string(), |(_, name)| (*name).to_owned());
-        return Err(CheckpointError::GgufType { path: file.path().to_owned(), tensor: abbreviate(&name), found });
+        return Err(CheckpointError::GgufType {
+            path: file.path().to_owned(),
+            tensor: abbreviate(&name),
+            found,
+        });
     };
     if shape.last().is_none_or(|cols| !cols.is_multiple_of(element.numbers())) {
-        let problem = format!("rows of tensor `{}` {shape:?} are no whole blocks of its type", abbreviate(&name));
+        let problem = format!(
+            "rows of tensor `{}` {shape:?} are no whole blocks of its type",
+            abbreviate(&name)
+        );
         return Err(cursor.wrong(problem));
     }
     let offset = cursor.u64()?;
@@ -240,13 +260,16 @@ fn place(
     let alignment = match metadata.get(ALIGNMENT) {
         None => DEFAULT_ALIGNMENT,
         Some(Value::Unsigned(alignment)) if alignment.is_power_of_two() => *alignment,
-        Some(other) => return Err(cursor.wrong(format!("`{ALIGNMENT}` is {other:?}, not a power of two"))),
+        Some(other) => {
+            return Err(cursor.wrong(format!("`{ALIGNMENT}` is {other:?}, not a power of two")));
+        }
     };
     let data = cursor.at().checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
     let end = cursor.at().saturating_add(cursor.left());
     let mut places = Vec::with_capacity(infos.len());
     for (name, info) in infos {
-        let wrong = |problem: &str| cursor.wrong(format!("tensor `{}` {problem}", abbreviate(name)));
+        let wrong =
+            |problem: &str| cursor.wrong(format!("tensor `{}` {problem}", abbreviate(name)));
         if !info.offset.is_multiple_of(alignment) {
             return Err(wrong("does not begin at a multiple of the alignment"));
         }
@@ -272,6 +295,9 @@ fn place(
 /// Bytes of a tensor, unless there are too many to count.
 fn bytes(info: &Stored) -> Option<u64> {
     let element = info.element.as_ref().ok()?;
-    let numbers = info.shape.iter().try_fold(1_u64, |all, size| all.checked_mul(u64::try_from(*size).ok()?))?;
+    let numbers = info
+        .shape
+        .iter()
+        .try_fold(1_u64, |all, size| all.checked_mul(u64::try_from(*size).ok()?))?;
     (numbers / element.numbers() as u64).checked_mul(element.bytes() as u64)
 }

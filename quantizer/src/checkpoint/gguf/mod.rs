@@ -35,7 +35,10 @@ pub(super) struct Gguf {
 }
 
 /// Reads the header of a file.
-pub(super) fn open(path: &Path, context: Option<usize>) -> Result<(Architecture, Tensors, Gguf), CheckpointError> {
+pub(super) fn open(
+    path: &Path,
+    context: Option<usize>,
+) -> Result<(Architecture, Tensors, Gguf), CheckpointError> {
     let file = PositionedFile::open(path)?;
     let (metadata, entries) = header::read(&file)?;
     let tensors = Tensors { files: vec![file], entries };
@@ -44,7 +47,8 @@ pub(super) fn open(path: &Path, context: Option<usize>) -> Result<(Architecture,
             file: "the file's metadata",
             field: SPLIT.to_owned(),
             value: count.to_string(),
-            supported: "models in one file are read; join the parts (llama-gguf-split --merge)".to_owned(),
+            supported: "models in one file are read; join the parts (llama-gguf-split --merge)"
+                .to_owned(),
         });
     }
     let family = settings::family(&metadata)?;
@@ -85,6 +89,8 @@ fn apply_factors(config: &mut Config, tensors: &Tensors) -> Result<(), Checkpoin
     }
     match config.rope.inv_freq.iter().all(|frequency| frequency.is_finite() && *frequency >= 0.0) {
         true => Ok(()),
-        false => Err(CheckpointError::Rotation { settings: format!("divided by the tensor {}", GGUF.rotation) }),
+        false => Err(CheckpointError::Rotation {
+            settings: format!("divided by the tensor {}", GGUF.rotation),
+        }),
     }
 }

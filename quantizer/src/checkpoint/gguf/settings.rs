@@ -132,7 +132,9 @@ fn refuse_others(
     spelling: &Spelling,
 ) -> Result<(), CheckpointError> {
     let keys = MUST_BE_OFF.iter().map(|(key, _)| key).chain(IMPLIED).chain([&CAUSAL]);
-    let others = keys.filter_map(|key| Some(((*key).to_owned(), json(find(metadata, architecture, key)?)))).collect();
+    let others = keys
+        .filter_map(|key| Some(((*key).to_owned(), json(find(metadata, architecture, key)?))))
+        .collect();
     let others = Fields::new(&others, SOURCE).spelled(spelling);
     config::refuse_switched_on(others, MUST_BE_OFF)?;
     if others.flag(CAUSAL)? == Some(false) {
@@ -140,7 +142,10 @@ fn refuse_others(
     }
     for key in IMPLIED {
         if others.get(key).is_some_and(|value| value.as_u64() != Some(head_dim as u64)) {
-            return Err(others.unsupported(key, &format!("heads that are {head_dim} wide all through are supported")));
+            return Err(others.unsupported(
+                key,
+                &format!("heads that are {head_dim} wide all through are supported"),
+            ));
         }
     }
     Ok(())
@@ -157,7 +162,11 @@ fn required(fields: Fields<'_>) -> Result<(), CheckpointError> {
 }
 
 /// The scaling of the rotation, if there is any.
-fn rotation(metadata: &Metadata, architecture: &str, spelling: &Spelling) -> Result<Option<Json>, CheckpointError> {
+fn rotation(
+    metadata: &Metadata,
+    architecture: &str,
+    spelling: &Spelling,
+) -> Result<Option<Json>, CheckpointError> {
     let mut own = translated(metadata, architecture, ROPE_KEYS);
     let fields = Fields::new(&own, SOURCE).spelled(spelling);
     // As the reference has it: linear unless told, and no factor is none.
@@ -173,7 +182,12 @@ fn rotation(metadata: &Metadata, architecture: &str, spelling: &Spelling) -> Res
             let scaled = if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 };
             own.insert("attention_factor".to_owned(), (attention * scaled).into());
         }
-        _ => return Err(fields.unsupported("rope_type", "supported are none, linear, yarn, and a tensor of factors")),
+        _ => {
+            return Err(fields.unsupported(
+                "rope_type",
+                "supported are none, linear, yarn, and a tensor of factors",
+            ));
+        }
     }
     own.insert("factor".to_owned(), factor.into());
     own.insert("rope_type".to_owned(), kind.into());
@@ -195,7 +209,9 @@ fn ends(metadata: &Metadata, map: &mut Map<String, Json>) {
 }
 
 fn translated(metadata: &Metadata, architecture: &str, keys: &[(&str, &str)]) -> Map<String, Json> {
-    let value = |(name, key): &(&str, &str)| Some(((*name).to_owned(), json(find(metadata, architecture, key)?)));
+    let value = |(name, key): &(&str, &str)| {
+        Some(((*name).to_owned(), json(find(metadata, architecture, key)?)))
+    };
     keys.iter().filter_map(value).collect()
 }
 

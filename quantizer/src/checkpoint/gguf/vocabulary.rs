@@ -14,7 +14,8 @@ const NO_MODEL: [&str; 2] = ["no_vocab", "none"];
 /// The tokenizer section; empty if there is no tokenizer.
 pub(super) fn import(metadata: &Metadata, file: &PositionedFile) -> Result<Vec<u8>, Error> {
     let keys = Keys { metadata, file };
-    let Some(model) = keys.text("model")?.filter(|model| !NO_MODEL.contains(&model.as_str())) else {
+    let Some(model) = keys.text("model")?.filter(|model| !NO_MODEL.contains(&model.as_str()))
+    else {
         return Ok(Vec::new());
     };
     gguf::import(&Parts {
@@ -66,7 +67,9 @@ impl Keys<'_> {
     fn id(&self, key: &str) -> Result<Option<u32>, Error> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Unsigned(id)) => u32::try_from(*id).map(Some).map_err(|_| bad(key, "a token")),
+            Some(Value::Unsigned(id)) => {
+                u32::try_from(*id).map(Some).map_err(|_| bad(key, "a token"))
+            }
             Some(_) => Err(bad(key, "a token")),
         }
     }
@@ -77,7 +80,12 @@ impl Keys<'_> {
     }
 
     /// The numbers of a list, none if it is not there.
-    fn numbers<T, const N: usize>(&self, key: &str, item: u32, number: fn([u8; N]) -> T) -> Result<Vec<T>, Error> {
+    fn numbers<T, const N: usize>(
+        &self,
+        key: &str,
+        item: u32,
+        number: fn([u8; N]) -> T,
+    ) -> Result<Vec<T>, Error> {
         self.list(key, item, |cursor| cursor.bytes().map(number))
     }
 
@@ -93,7 +101,8 @@ impl Keys<'_> {
             Some(_) => return Err(bad(key, "a list of strings, f32 (scores) or i32 (types)")),
         };
         let mut cursor = Cursor::new(self.file, at);
-        // The header's reader has passed over as many; still, nothing is reserved by the number alone.
+        // The header's reader has passed over as many; still, nothing is reserved by the number
+        // alone.
         let mut found = Vec::new();
         for _ in 0..count {
             found.push(next(&mut cursor).map_err(|source| Error::Checkpoint(Box::new(source)))?);

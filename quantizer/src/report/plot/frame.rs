@@ -1,6 +1,7 @@
 //! The paper of one plot: axes, marks, and labels that keep out of each other's way.
 //!
-//! All lengths are in the units of a view box 420 wide, so that letters are still legible when a phone shows it in 350 pixels.
+//! All lengths are in the units of a view box 420 wide, so that letters are still legible when a
+//! phone shows it in 350 pixels.
 
 use super::scale::Scale;
 use super::{Format, Mark, SERIES, Words};
@@ -57,13 +58,31 @@ impl Frame {
         let mut out = Markup::default();
         let head = if words.y.is_empty() { 8.0 } else { HEAD };
         let bottom = head + height;
-        out.raw("<svg viewBox=\"0 0 ").at(WIDTH).raw(" ").at(bottom + FOOT).raw("\" role=\"img\" aria-label=\"");
+        out.raw("<svg viewBox=\"0 0 ")
+            .at(WIDTH)
+            .raw(" ")
+            .at(bottom + FOOT)
+            .raw("\" role=\"img\" aria-label=\"");
         out.text(words.summary).raw("\">");
         out.raw("<text class=\"name\" x=\"2\" y=\"13\">").text(words.y).raw("</text>");
-        out.raw("<text class=\"name end\" x=\"").at(WIDTH - right).raw("\" y=\"").at(bottom + 34.0).raw("\">");
+        out.raw("<text class=\"name end\" x=\"")
+            .at(WIDTH - right)
+            .raw("\" y=\"")
+            .at(bottom + 34.0)
+            .raw("\">");
         out.text(words.x).raw("</text>");
         let right = WIDTH - right;
-        Self { out, left, right, top: head, bottom, x: None, y: None, taken: vec![], foot: bottom + 18.0 }
+        Self {
+            out,
+            left,
+            right,
+            top: head,
+            bottom,
+            x: None,
+            y: None,
+            taken: vec![],
+            foot: bottom + 18.0,
+        }
     }
 
     pub(super) fn x(&self, value: f64) -> f64 {
@@ -79,7 +98,12 @@ impl Frame {
         for &value in &scale.ticks {
             let y = scale.at(value);
             self.rule([self.left, y, self.right, y]);
-            self.out.raw("<text class=\"end\" x=\"").at(self.left - 7.0).raw("\" y=\"").at(y + 4.0).raw("\">");
+            self.out
+                .raw("<text class=\"end\" x=\"")
+                .at(self.left - 7.0)
+                .raw("\" y=\"")
+                .at(y + 4.0)
+                .raw("\">");
             self.out.text(format(value)).raw("</text>");
         }
         self.y = Some(scale);
@@ -94,7 +118,12 @@ impl Frame {
             let half = label_width(&text) / 2.0;
             if x - half > free {
                 free = x + half + 6.0;
-                self.out.raw("<text class=\"middle\" x=\"").at(x).raw("\" y=\"").at(self.foot).raw("\">");
+                self.out
+                    .raw("<text class=\"middle\" x=\"")
+                    .at(x)
+                    .raw("\" y=\"")
+                    .at(self.foot)
+                    .raw("\">");
                 self.out.text(text).raw("</text>");
             }
         }
@@ -109,7 +138,12 @@ impl Frame {
             let middle = x(at).max(half);
             if middle - half > free {
                 free = middle + half + 4.0;
-                self.out.raw("<text class=\"middle\" x=\"").at(middle).raw("\" y=\"").at(self.foot).raw("\">");
+                self.out
+                    .raw("<text class=\"middle\" x=\"")
+                    .at(middle)
+                    .raw("\" y=\"")
+                    .at(self.foot)
+                    .raw("\">");
                 self.out.text(text).raw("</text>");
             }
         }
@@ -134,7 +168,12 @@ impl Frame {
     pub(super) fn mark(&mut self, series: usize, x: f64, value: f64, said: &str, own: bool) {
         let y = self.y(value);
         if own {
-            self.out.raw("<circle class=\"ring\" r=\"7.5\" cx=\"").at(x).raw("\" cy=\"").at(y).raw("\"/>");
+            self.out
+                .raw("<circle class=\"ring\" r=\"7.5\" cx=\"")
+                .at(x)
+                .raw("\" cy=\"")
+                .at(y)
+                .raw("\"/>");
         }
         self.symbol(series, x, y, said);
         self.taken.push([x - 5.0, y - 5.0, x + 5.0, y + 5.0]);
@@ -167,7 +206,14 @@ impl Frame {
         let over = (free - LETTER - 1.0 - self.bottom - 4.0).max(0.0);
         for (x, y, class, name) in ends {
             let room = WIDTH - x - 9.0;
-            self.out.raw("<text class=\"").raw(class).raw("\" x=\"").at(x + 8.0).raw("\" y=\"").at(y - over).raw("\">");
+            self.out
+                .raw("<text class=\"")
+                .raw(class)
+                .raw("\" x=\"")
+                .at(x + 8.0)
+                .raw("\" y=\"")
+                .at(y - over)
+                .raw("\">");
             self.out.text(fitting(name, room)).raw("</text>");
         }
     }
@@ -185,18 +231,30 @@ impl Frame {
                 (x - width / 2.0, y - 10.0),
                 (x - width / 2.0, y + 19.0),
             ];
-            let diagonal =
-                [(x + 6.0, y - 8.0), (x + 6.0, y + 16.0), (x - 6.0 - width, y - 8.0), (x - 6.0 - width, y + 16.0)];
+            let diagonal = [
+                (x + 6.0, y - 8.0),
+                (x + 6.0, y + 16.0),
+                (x - 6.0 - width, y - 8.0),
+                (x - 6.0 - width, y + 16.0),
+            ];
             let boxed = |&(left, base): &(f64, f64)| [left, base - 10.0, left + width, base + 3.0];
             let free = |place: &(f64, f64)| {
                 let [left, top, right, bottom] = boxed(place);
-                let inside = left >= self.left && right <= WIDTH && top >= self.top - 8.0 && bottom <= self.bottom;
-                let clear = |t: &[f64; 4]| right < t[0] || left > t[2] || bottom < t[1] || top > t[3];
+                let inside = left >= self.left
+                    && right <= WIDTH
+                    && top >= self.top - 8.0
+                    && bottom <= self.bottom;
+                let clear =
+                    |t: &[f64; 4]| right < t[0] || left > t[2] || bottom < t[1] || top > t[3];
                 inside && self.taken.iter().all(clear)
             };
             let Some(place) = places.into_iter().chain(diagonal).find(free) else { continue };
             self.taken.push(boxed(&place));
-            self.out.raw(if mark.own { "<text class=\"own\" x=\"" } else { "<text class=\"label\" x=\"" });
+            self.out.raw(if mark.own {
+                "<text class=\"own\" x=\""
+            } else {
+                "<text class=\"label\" x=\""
+            });
             self.out.at(place.0).raw("\" y=\"").at(place.1).raw("\">").text(&label).raw("</text>");
         }
     }
@@ -222,7 +280,12 @@ impl Frame {
     /// A name, a hairline, and a dot on it.
     pub(super) fn row(&mut self, y: f64, name: &str, value: f64, said: &str) {
         let x = self.x(value);
-        self.out.raw("<text class=\"end label\" x=\"").at(self.left - 8.0).raw("\" y=\"").at(y + 4.0).raw("\">");
+        self.out
+            .raw("<text class=\"end label\" x=\"")
+            .at(self.left - 8.0)
+            .raw("\" y=\"")
+            .at(y + 4.0)
+            .raw("\">");
         self.out.text(fitting(name, self.left - 8.0)).raw("</text>");
         self.rule([self.left, y, self.right, y]);
         self.symbol(0, x, y, said);

@@ -1,8 +1,9 @@
 //! Plots as inline SVG.
 //!
-//! Why not `plotters`: its SVG backend writes colours as literals, and gives a mark neither a class nor a `<title>`; a page that
-//! follows the reader's light or dark scheme and says the figure under the pointer without a script would have to rewrite its
-//! output. What is needed instead is little: a scale ([`scale`]), a frame, and marks in classes that the style sheet colours.
+//! Why not `plotters`: its SVG backend writes colours as literals, and gives a mark neither a class
+//! nor a `<title>`; a page that follows the reader's light or dark scheme and says the figure under
+//! the pointer without a script would have to rewrite its output. What is needed instead is little:
+//! a scale ([`scale`]), a frame, and marks in classes that the style sheet colours.
 
 mod frame;
 pub(crate) mod scale;
@@ -32,7 +33,12 @@ pub(crate) struct Line {
 }
 
 /// Lines over places in order, such as layers; `places` are the labels under the axis.
-pub(crate) fn lines(words: &Words<'_>, places: &[String], lines: &[Line], format: Format) -> Markup {
+pub(crate) fn lines(
+    words: &Words<'_>,
+    places: &[String],
+    lines: &[Line],
+    format: Format,
+) -> Markup {
     let values = || lines.iter().flat_map(|l| l.points.iter().flatten().map(|p| p.0));
     let several = lines.len() > 1;
     let widest = lines.iter().map(|l| label_width(&l.name)).fold(0.0, f64::max);
@@ -46,7 +52,8 @@ pub(crate) fn lines(words: &Words<'_>, places: &[String], lines: &[Line], format
 
     let mut ends = vec![];
     for (number, line) in lines.iter().enumerate() {
-        let points = line.points.iter().enumerate().filter_map(|(at, p)| p.as_ref().map(|p| (at, p)));
+        let points =
+            line.points.iter().enumerate().filter_map(|(at, p)| p.as_ref().map(|p| (at, p)));
         let points: Vec<_> = points.collect();
         let class = SERIES[number % SERIES.len()];
         frame.path(class, points.iter().map(|(at, p)| (x(*at), p.0)));
@@ -74,8 +81,15 @@ pub(crate) struct Mark {
     pub(crate) own: bool,
 }
 
-/// Marks by two figures; those of a series but the first are joined from left to right. `names` are the series'.
-pub(crate) fn scatter(words: &Words<'_>, marks: &[Mark], names: &[&'static str], x: Format, y: Format) -> Markup {
+/// Marks by two figures; those of a series but the first are joined from left to right. `names` are
+/// the series'.
+pub(crate) fn scatter(
+    words: &Words<'_>,
+    marks: &[Mark],
+    names: &[&'static str],
+    x: Format,
+    y: Format,
+) -> Markup {
     let mut frame = Frame::new(words, 14.0);
     frame.y_axis(marks.iter().map(|m| m.y), y);
     frame.x_axis(marks.iter().map(|m| m.x), x);
@@ -90,7 +104,8 @@ pub(crate) fn scatter(words: &Words<'_>, marks: &[Mark], names: &[&'static str],
         frame.mark(mark.series, at, mark.y, &mark.said, mark.own);
     }
     frame.free_labels(marks);
-    let used = names.iter().enumerate().filter(|(series, _)| marks.iter().any(|m| m.series == *series));
+    let used =
+        names.iter().enumerate().filter(|(series, _)| marks.iter().any(|m| m.series == *series));
     frame.legend(used.map(|(series, name)| (series, *name)));
     frame.finish()
 }

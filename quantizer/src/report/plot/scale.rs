@@ -14,8 +14,8 @@ pub(crate) struct Scale {
 }
 
 impl Scale {
-    /// An axis for `values` over these pixels; logarithmic if all values are positive and they span a factor of 8. Values that are not
-    /// finite do not count.
+    /// An axis for `values` over these pixels; logarithmic if all values are positive and they span
+    /// a factor of 8. Values that are not finite do not count.
     pub(crate) fn new(values: impl Iterator<Item = f64>, pixels: RangeInclusive<f64>) -> Self {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for value in values.filter(|v| v.is_finite()) {
@@ -59,7 +59,10 @@ fn log_ticks(low: f64, high: f64) -> Vec<f64> {
         all.filter(|t| (low..=high).contains(t)).collect()
     };
     let candidates = [ticks(&[1.0]), ticks(&[1.0, 3.0]), ticks(&[1.0, 2.0, 5.0])];
-    candidates.into_iter().find(|ticks| ticks.len() >= 3).unwrap_or_else(|| ticks(&[1.0, 2.0, 3.0, 5.0, 7.0]))
+    candidates
+        .into_iter()
+        .find(|ticks| ticks.len() >= 3)
+        .unwrap_or_else(|| ticks(&[1.0, 2.0, 3.0, 5.0, 7.0]))
 }
 
 /// A round step for about four intervals.
@@ -77,18 +80,31 @@ mod tests {
     #[test]
     fn ticks_are_round_and_cover_the_data() {
         let linear = Scale::new([3.0, 17.0].into_iter(), 0.0..=100.0);
-        assert_eq!((linear.log, linear.ticks.as_slice()), (false, &[0.0, 5.0, 10.0, 15.0, 20.0][..]));
+        assert_eq!(
+            (linear.log, linear.ticks.as_slice()),
+            (false, &[0.0, 5.0, 10.0, 15.0, 20.0][..])
+        );
         assert_eq!((linear.at(0.0), linear.at(20.0)), (0.0, 100.0));
         let log = Scale::new([0.002, 0.5].into_iter(), 0.0..=100.0);
         assert!(log.log && log.ticks.len() >= 3, "{log:?}");
         assert!(log.at(0.002) > 0.0 && log.at(0.5) < 100.0);
         let narrow = Scale::new([100.0, 101.0].into_iter(), 0.0..=100.0);
-        assert!(narrow.ticks.len() >= 3 && narrow.at(100.0) >= 0.0 && narrow.at(101.0) <= 100.0, "{narrow:?}");
+        assert!(
+            narrow.ticks.len() >= 3 && narrow.at(100.0) >= 0.0 && narrow.at(101.0) <= 100.0,
+            "{narrow:?}"
+        );
     }
 
     #[test]
     fn strange_values_do_no_harm() {
-        for values in [vec![], vec![f64::NAN], vec![0.0], vec![5.0], vec![-1.0, -1.0], vec![f64::INFINITY, 1.0]] {
+        for values in [
+            vec![],
+            vec![f64::NAN],
+            vec![0.0],
+            vec![5.0],
+            vec![-1.0, -1.0],
+            vec![f64::INFINITY, 1.0],
+        ] {
             let scale = Scale::new(values.iter().copied(), 0.0..=100.0);
             assert!(!scale.ticks.is_empty() && scale.ticks.len() < 20, "{values:?} {scale:?}");
             assert!(scale.ticks.iter().all(|&t| scale.at(t).is_finite()), "{values:?} {scale:?}");

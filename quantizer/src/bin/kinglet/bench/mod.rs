@@ -1,4 +1,5 @@
-//! `kinglet bench`: whole models, the machine's read bandwidth, and another program beside them, all in turns.
+//! `kinglet bench`: whole models, the machine's read bandwidth, and another program beside them,
+//! all in turns.
 
 mod limits;
 mod peer;
@@ -18,15 +19,18 @@ use crate::model::{Source, Work, bytes, bytes_per_token, with_threads};
 
 /// Check the file's own golden answer, then measure speed
 ///
-/// Nothing is timed before the answer is right to the bit. Every round measures each work once, the machine's read bandwidth with
-/// as many threads, and the other program of --compare; figures are medians, and ratios are medians of the ratios within a
-/// round. On a shared machine compare only what was measured in one run.
+/// Nothing is timed before the answer is right to the bit. Every round measures each work once, the
+/// machine's read bandwidth with as many threads, and the other program of --compare; figures are
+/// medians, and ratios are medians of the ratios within a round. On a shared machine compare only
+/// what was measured in one run.
 ///
-/// Of a model that reads a source, reading one of --prompt tokens (a whole picture, all frames) is a work of its own; its decoder is measured over it.
+/// Of a model that reads a source, reading one of --prompt tokens (a whole picture, all frames) is
+/// a work of its own; its decoder is measured over it.
 ///
-/// --compare takes a shell command that starts the other program. It prints one line that names it, then reads lines "source N", "prefill
-/// N" and "decode DEPTH N" from standard input and answers each with the seconds that it took. `bench/llama.py` does so for llama.cpp,
-/// `bench/onnx.py` for an encoder in onnxruntime; `bench/compare` runs a whole table.
+/// --compare takes a shell command that starts the other program. It prints one line that names it,
+/// then reads lines "source N", "prefill N" and "decode DEPTH N" from standard input and answers
+/// each with the seconds that it took. `bench/llama.py` does so for llama.cpp, `bench/onnx.py` for
+/// an encoder in onnxruntime; `bench/compare` runs a whole table.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The .kinglet file, or a built-in model: storyteller (without a file), pronouncer, namer
@@ -110,7 +114,8 @@ impl Args {
         let source = Source::open(self.file.as_deref())?;
         let model = source.model(self.file.as_deref())?;
         let open_seconds = start.elapsed().as_secs_f64();
-        let report = with_threads(&model, self.threads, Measure { args: &self, model, open_seconds })?;
+        let report =
+            with_threads(&model, self.threads, Measure { args: &self, model, open_seconds })?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {
@@ -127,7 +132,9 @@ impl Args {
             tasks.push(Task::Prefill { tokens: self.prompt });
         }
         if decoder {
-            tasks.extend(self.depth.iter().map(|&depth| Task::Decode { depth, tokens: self.decode }));
+            tasks.extend(
+                self.depth.iter().map(|&depth| Task::Decode { depth, tokens: self.decode }),
+            );
         }
         tasks
     }
@@ -137,7 +144,11 @@ impl Report {
     fn print(&self) {
         println!("golden answer right: {} tokens, bit for bit", self.golden);
         println!("{}, {} thread(s)", self.isa, self.threads);
-        println!("open {:.2} ms, first token {:.2} ms", self.open_seconds * 1e3, self.first_token_seconds * 1e3);
+        println!(
+            "open {:.2} ms, first token {:.2} ms",
+            self.open_seconds * 1e3,
+            self.first_token_seconds * 1e3
+        );
         for figures in &self.works {
             let name = match figures.task {
                 Task::Source { rows } => format!("source of {rows}"),
@@ -191,15 +202,17 @@ impl Work for Measure<'_> {
         };
         if decoder && longest > model.context() {
             bail!(
-                "{longest} positions do not fit the model's context of {}; choose a smaller --prompt, --depth or --decode",
+                "{longest} positions do not fit the model's context of {}; choose a smaller \
+                 --prompt, --depth or --decode",
                 model.context()
             );
         }
-        let golden = model
-            .golden()
-            .next()
-            .context("the file carries no golden answer, so nothing could be trusted; quantize with --golden")?;
-        let context = longest.max(golden.prompt.len() + golden.answer.len()).min(model.context()).max(1);
+        let golden = model.golden().next().context(
+            "the file carries no golden answer, so nothing could be trusted; quantize \
+                      with --golden",
+        )?;
+        let context =
+            longest.max(golden.prompt.len() + golden.answer.len()).min(model.context()).max(1);
         let options = Options { context, prefill: args.prefill.min(context), ..of };
         let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
         let working_memory = memory.bytes().len();
@@ -233,7 +246,9 @@ impl Work for Measure<'_> {
             session.feed(&[0])?;
         }
         let first_token_seconds = start.elapsed().as_secs_f64();
-        session.check_golden(&golden).context("the golden answer is wrong on this machine; nothing was measured")?;
+        session
+            .check_golden(&golden)
+            .context("the golden answer is wrong on this machine; nothing was measured")?;
 
         if !alone {
             session.encode(read)?;
@@ -288,7 +303,8 @@ impl Figures {
     fn new(task: Task, weights: u64, turns: &[&Turn]) -> Self {
         let own: Vec<f64> = turns.iter().map(|turn| turn.own).collect();
         let peers: Option<Vec<f64>> = turns.iter().map(|turn| turn.peer).collect();
-        let ratios: Option<Vec<f64>> = turns.iter().map(|turn| Some(turn.own / turn.peer?)).collect();
+        let ratios: Option<Vec<f64>> =
+            turns.iter().map(|turn| Some(turn.own / turn.peer?)).collect();
         let parts = turns.iter().map(|turn| turn.own * weights as f64 / turn.read).collect();
         Self {
             task,
@@ -303,7 +319,12 @@ impl Figures {
 }
 
 /// Tokens a second of one run of `task`.
-fn once<P: Parallel>(session: &mut Session<'_, '_, P>, task: Task, source: Read<'_>, tokens: &[u32]) -> Result<f64> {
+fn once<P: Parallel>(
+    session: &mut Session<'_, '_, P>,
+    task: Task,
+    source: Read<'_>,
+    tokens: &[u32],
+) -> Result<f64> {
     session.rewind(0)?;
     let (count, start) = match task {
         Task::Source { rows } => {

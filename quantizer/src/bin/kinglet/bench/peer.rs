@@ -27,7 +27,8 @@ impl Peer {
         let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("no pipes to --compare '{command}'");
         };
-        let mut peer = Self { child, requests, answers: BufReader::new(answers), name: String::new() };
+        let mut peer =
+            Self { child, requests, answers: BufReader::new(answers), name: String::new() };
         peer.name = peer.line().with_context(|| format!("--compare '{command}' did not start"))?;
         Ok(peer)
     }
@@ -43,11 +44,14 @@ impl Peer {
             Task::Prefill { tokens } => (format!("prefill {tokens}"), tokens),
             Task::Decode { depth, tokens } => (format!("decode {depth} {tokens}"), tokens),
         };
-        writeln!(self.requests, "{request}").context("the program of --compare does not read requests any more")?;
+        writeln!(self.requests, "{request}")
+            .context("the program of --compare does not read requests any more")?;
         let answer = self.line()?;
         match answer.parse::<f64>() {
             Ok(seconds) if seconds > 0.0 => Ok(tokens as f64 / seconds),
-            _ => bail!("the program of --compare answered '{answer}' to '{request}', which are no seconds"),
+            _ => bail!(
+                "the program of --compare answered '{answer}' to '{request}', which are no seconds"
+            ),
         }
     }
 

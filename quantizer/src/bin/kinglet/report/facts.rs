@@ -21,11 +21,13 @@ pub(super) fn model(model: &Model<'_>, architecture: &Architecture) -> ModelFact
 /// Matrices only; a pruned checkpoint's are those of the whole one.
 fn checkpoint_weights(checkpoint: &Checkpoint) -> u64 {
     let architecture = checkpoint.architecture();
-    let blocks = architecture.blocks().flat_map(Block::products).map(|linear| linear.weight.len() as u64);
+    let blocks =
+        architecture.blocks().flat_map(Block::products).map(|linear| linear.weight.len() as u64);
     let left = architecture.vocab();
     let vocab = checkpoint.kept().map_or(left, Kept::of);
     let whole = |table: &&TensorRef| if table.rows() == left { vocab } else { table.rows() };
-    let tables = architecture.tables().iter().map(|table| (whole(table) * table.cols()) as u64).sum::<u64>();
+    let tables =
+        architecture.tables().iter().map(|table| (whole(table) * table.cols()) as u64).sum::<u64>();
     tables + blocks.sum::<u64>()
 }
 
@@ -73,7 +75,9 @@ pub(super) fn components(model: &Model<'_>) -> Result<Vec<Component>> {
     tables.dedup_by_key(|(index, _)| *index);
     tables.iter().for_each(|(_, table)| embedding.add(table));
     let output = model.output()?;
-    for linear in output.dense.iter().map(|(dense, _)| dense).chain(output.head.as_ref().filter(|_| !tied)) {
+    for linear in
+        output.dense.iter().map(|(dense, _)| dense).chain(output.head.as_ref().filter(|_| !tied))
+    {
         head.add(&linear.matrix);
     }
     for index in 0..model.record().blocks {
@@ -98,8 +102,17 @@ pub(super) fn components(model: &Model<'_>) -> Result<Vec<Component>> {
     ];
     let known: u64 = matrices.iter().map(|(_, sum)| sum.bytes).sum();
     let rest = Matrices { bytes: (model.bytes().len() as u64).saturating_sub(known), weights: 0 };
-    let all = matrices.into_iter().chain([("norms, tokenizer, tables", rest)]).filter(|(_, sum)| sum.bytes > 0);
-    Ok(all.map(|(name, Matrices { bytes, weights })| Component { name: name.to_owned(), bytes, weights }).collect())
+    let all = matrices
+        .into_iter()
+        .chain([("norms, tokenizer, tables", rest)])
+        .filter(|(_, sum)| sum.bytes > 0);
+    Ok(all
+        .map(|(name, Matrices { bytes, weights })| Component {
+            name: name.to_owned(),
+            bytes,
+            weights,
+        })
+        .collect())
 }
 
 /// The matrices as they lie.

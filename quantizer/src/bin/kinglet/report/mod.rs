@@ -21,9 +21,10 @@ use crate::task::Task;
 
 /// Write a page about a file: what was done to it, and what it cost
 ///
-/// Measures FILE (and those of --against) as `kinglet eval` does, continues ten prompts with the f32 checkpoint and with FILE, and
-/// times decoding after the file's golden answer was repeated bit for bit. What the quantizer wrote down is read from the file's
-/// metadata. The page is one HTML file without scripts that loads nothing.
+/// Measures FILE (and those of --against) as `kinglet eval` does, continues ten prompts with the
+/// f32 checkpoint and with FILE, and times decoding after the file's golden answer was repeated bit
+/// for bit. What the quantizer wrote down is read from the file's metadata. The page is one HTML
+/// file without scripts that loads nothing.
 ///
 /// Of a model that does not continue texts, --text names a file with an input on each line (see
 /// `kinglet eval --help`), and the page shows how near its outputs are to the checkpoint's.
@@ -69,8 +70,11 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let mut report =
-            if self.file.extension().is_some_and(|e| e == "json") { read(&self.file)? } else { self.measure()? };
+        let mut report = if self.file.extension().is_some_and(|e| e == "json") {
+            read(&self.file)?
+        } else {
+            self.measure()?
+        };
         if let Some(name) = &self.name {
             report.name.clone_from(name);
         }
@@ -79,7 +83,8 @@ impl Args {
         }
         let usual = (!self.json).then(|| PathBuf::from("report.html"));
         if let Some(path) = self.output.or(usual) {
-            write(&path, html(&report).as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+            write(&path, html(&report).as_bytes())
+                .with_context(|| format!("cannot write {}", path.display()))?;
             eprintln!("{}", path.display());
         }
         Ok(())
@@ -87,7 +92,10 @@ impl Args {
 
     fn measure(&self) -> Result<Report> {
         let (Some(text_file), Some(dir)) = (&self.on.text, &self.reference) else {
-            bail!("--text and --reference say what to measure on and against; only a report's .json needs neither");
+            bail!(
+                "--text and --reference say what to measure on and against; only a report's .json \
+                 needs neither"
+            );
         };
         let files = Files::open(&self.file, &self.against)?;
         let models = files.models()?;
@@ -98,14 +106,19 @@ impl Args {
         let checkpoint = open_reference(dir, &models)?;
         let reference = Reference::new(&checkpoint).with_context(|| cannot_import(dir))?;
         let architecture = checkpoint.architecture();
-        let protocol = Protocol { window: protocol.window.min(architecture.last().context), ..protocol };
+        let protocol =
+            Protocol { window: protocol.window.min(architecture.last().context), ..protocol };
 
         let evaluations = measure(&models, vec![], &tokens, protocol, Some(&reference))?;
         let named = files.names.iter().zip(&models).zip(evaluations);
         let mut speeds = vec![];
         for &model in &models {
             let task = speed::Measure { model, tokens: 64, rounds: self.repeat };
-            speeds.push(if self.repeat == 0 { None } else { with_threads(&model, self.threads, task)? });
+            speeds.push(if self.repeat == 0 {
+                None
+            } else {
+                with_threads(&model, self.threads, task)?
+            });
         }
         let quality = named.zip(&speeds).map(|(((name, model), evaluation), speed)| {
             Ok(Quality {
@@ -138,13 +151,24 @@ impl Args {
 
     /// The report of a model that does not continue texts: no perplexity, no prompts, no speed of
     /// decoding.
-    fn outputs(&self, inputs: &Path, dir: &Path, names: &[String], models: &[Model<'_>]) -> Result<Report> {
+    fn outputs(
+        &self,
+        inputs: &Path,
+        dir: &Path,
+        names: &[String],
+        models: &[Model<'_>],
+    ) -> Result<Report> {
         let checkpoint = open_reference(dir, models)?;
         let reference = Reference::new(&checkpoint).with_context(|| cannot_import(dir))?;
         let samples = outputs::samples(&models[0], &reference, inputs, &self.on)?;
         let agreed = names.iter().zip(models).map(|(name, model)| {
             let agreement = outputs::agreement(model, &reference, &samples)?;
-            Ok(Agreed { name: short(Path::new(name)), bytes: model.bytes().len() as u64, on: short(inputs), agreement })
+            Ok(Agreed {
+                name: short(Path::new(name)),
+                bytes: model.bytes().len() as u64,
+                on: short(inputs),
+                agreement,
+            })
         });
         let model = &models[0];
         Ok(Report {
@@ -176,10 +200,15 @@ fn record(path: &Path, model: &kinglet::Model<'_>) -> Result<Record> {
     let beside = record_path(path);
     let mut record: Record = match std::fs::read(&beside) {
         Ok(json) => serde_json::from_slice(&json).with_context(|| {
-            format!("{} is not a record of quantization; quantize again, or remove it", beside.display())
+            format!(
+                "{} is not a record of quantization; quantize again, or remove it",
+                beside.display()
+            )
         })?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Record::default(),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", beside.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", beside.display()));
+        }
     };
     if record.tensors.is_empty() {
         record.tensors = facts::tensors(model)?;
@@ -187,7 +216,8 @@ fn record(path: &Path, model: &kinglet::Model<'_>) -> Result<Record> {
     Ok(record)
 }
 
-/// Writes beside the target and renames: a reader finds the old page or the new one, never half of one.
+/// Writes beside the target and renames: a reader finds the old page or the new one, never half of
+/// one.
 fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();

@@ -1,4 +1,5 @@
-//! Ten prompts, continued by the f32 checkpoint and by the file, each taking the most probable token.
+//! Ten prompts, continued by the f32 checkpoint and by the file, each taking the most probable
+//! token.
 
 use std::path::Path;
 
@@ -16,14 +17,17 @@ use crate::model::{bar, isa};
 const PASSAGES: usize = 10;
 /// Prompts that a page can hold.
 const MOST: usize = 100;
-/// Tokens that the reference runs for all prompts together; continuations that would need more are cut.
+/// Tokens that the reference runs for all prompts together; continuations that would need more are
+/// cut.
 const REFERENCE_TOKENS: usize = 1 << 16;
 
-/// The first words of passages spread over the text: of its lines, or, where it has too few, of equal parts.
+/// The first words of passages spread over the text: of its lines, or, where it has too few, of
+/// equal parts.
 pub(super) fn from_text(text: &str, words: usize) -> Vec<String> {
     let words = words.max(1);
     let first = |passage: &[&str]| passage[..words.min(passage.len())].join(" ");
-    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    let lines: Vec<Vec<&str>> =
+        text.lines().map(|line| line.split_whitespace().collect()).collect();
     let long: Vec<&Vec<&str>> = lines.iter().filter(|line| line.len() > 2 * words).collect();
     if long.len() >= PASSAGES {
         return (0..PASSAGES).map(|i| first(long[i * long.len() / PASSAGES])).collect();
@@ -34,8 +38,10 @@ pub(super) fn from_text(text: &str, words: usize) -> Vec<String> {
 
 /// One a line.
 pub(super) fn from_file(path: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {} as text", path.display()))?;
-    let prompts: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read {} as text", path.display()))?;
+    let prompts: Vec<String> =
+        text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
     if prompts.is_empty() || prompts.len() > MOST {
         bail!("{} has {} prompts; write 1 to {MOST}, one a line", path.display(), prompts.len());
     }
@@ -43,7 +49,12 @@ pub(super) fn from_file(path: &Path) -> Result<Vec<String>> {
 }
 
 /// Continues `prompts` by up to `n` tokens each.
-pub(super) fn run(model: &Model<'_>, reference: &Reference<'_>, prompts: &[String], n: usize) -> Result<Vec<Prompt>> {
+pub(super) fn run(
+    model: &Model<'_>,
+    reference: &Reference<'_>,
+    prompts: &[String],
+    n: usize,
+) -> Result<Vec<Prompt>> {
     let context = model.context().min(reference.architecture().last().context);
     let n = n.min(context / 2);
     if n == 0 || prompts.is_empty() {
@@ -51,8 +62,8 @@ pub(super) fn run(model: &Model<'_>, reference: &Reference<'_>, prompts: &[Strin
     }
     let tokenizer = model.tokenizer().context("the file carries no tokenizer")??;
     let encoded = |text: &String| {
-        let mut prompt =
-            encode(&tokenizer, text, true).with_context(|| format!("cannot encode the prompt {text:?}"))?;
+        let mut prompt = encode(&tokenizer, text, true)
+            .with_context(|| format!("cannot encode the prompt {text:?}"))?;
         prompt.truncate(context - n);
         ensure!(!prompt.is_empty(), "the prompt {text:?} has no tokens");
         Ok(prompt.into())
@@ -81,8 +92,8 @@ fn shown(said: &Continued, tokenizer: &Tokenizer<'_>) -> Prompt {
     }
 }
 
-/// The text of each token; bytes of a character that is not whole yet come with the token that completes it. A token that ends the
-/// text is shown as a mark.
+/// The text of each token; bytes of a character that is not whole yet come with the token that
+/// completes it. A token that ends the text is shown as a mark.
 fn pieces(tokenizer: &Tokenizer<'_>, tokens: &[u32], start: bool) -> Vec<String> {
     let mut text = if start { Detokenizer::new(tokenizer) } else { Detokenizer::continuing() };
     let mut piece = |&token: &u32| -> String {
@@ -109,7 +120,10 @@ mod tests {
         let line = |i: usize| format!("w{i} b c d e f g h i j k l m n o p q r\n\n");
         let lines: String = (0..40).map(line).collect();
         let found = from_text(&lines, 8);
-        assert_eq!((found.len(), found[0].as_str(), found[9].as_str()), (10, "w0 b c d e f g h", "w36 b c d e f g h"));
+        assert_eq!(
+            (found.len(), found[0].as_str(), found[9].as_str()),
+            (10, "w0 b c d e f g h", "w36 b c d e f g h")
+        );
         let one = "a b c d e f g h i j ".repeat(10);
         assert_eq!(from_text(&one, 4), vec!["a b c d"; 10]);
         assert_eq!(from_text("only three words", 8), ["only three words"]);

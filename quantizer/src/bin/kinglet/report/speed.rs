@@ -25,11 +25,18 @@ impl Work for Measure<'_> {
         let Some(golden) = model.golden().next() else { return Ok(None) };
         let tokens = tokens.min(model.context());
         let context = tokens.max(golden.prompt.len() + golden.answer.len()).min(model.context());
-        let options = Options { context, prefill: golden.prompt.len().clamp(1, context), logits: 1, ..Options::ONE };
+        let options = Options {
+            context,
+            prefill: golden.prompt.len().clamp(1, context),
+            logits: 1,
+            ..Options::ONE
+        };
         let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
         let threads = parallel.ways();
         let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;
-        session.check_golden(&golden).context("the golden answer is wrong on this machine; nothing was measured")?;
+        session
+            .check_golden(&golden)
+            .context("the golden answer is wrong on this machine; nothing was measured")?;
         let mut rates = vec![];
         for _ in 0..rounds {
             session.rewind(0)?;
@@ -43,6 +50,12 @@ impl Work for Measure<'_> {
         rates.sort_unstable_by(f64::total_cmp);
         let tokens_per_second = rates.get(rates.len() / 2).copied();
         let isa = isa.name().to_owned();
-        Ok(tokens_per_second.map(|tokens_per_second| Speed { tokens_per_second, isa, threads, tokens, rounds }))
+        Ok(tokens_per_second.map(|tokens_per_second| Speed {
+            tokens_per_second,
+            isa,
+            threads,
+            tokens,
+            rounds,
+        }))
     }
 }
