@@ -23,8 +23,8 @@ use kinglet::format::OpenError;
 use kinglet::format::layout::{ModelRecord, NONE, join, pooling, section};
 use kinglet::{Golden, Model};
 
-use crate::file::{Outline, WriteError, Writer, folder};
 use crate::quantize::{LABELS, QuantizeError, Question, add_golden};
+use kinglet_model::write::{Outline, WriteError, Writer, folder};
 
 /// What becomes of the states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,7 +15,6 @@
 //! | [`fit`] | moves a rounded model's codes, scales and norms towards the f32 model |
 //! | [`cut`] | makes an embedding model of a model's first blocks |
 //! | [`mod@adapt`] | teaches an encoder's and a decoder's interface to fit them together |
-//! | [`mod@file`] | the file's writer, on the reader's own records |
 //! | [`tokenizer`] | imports tokenizers |
 //! | [`vocabulary`] | finds the tokens that a text needs |
 //! | [`mod@evaluate`] | says what quantization cost |
@@ -31,7 +30,6 @@ pub mod checkpoint;
 pub mod continued;
 pub mod cut;
 pub mod evaluate;
-pub mod file;
 pub mod fit;
 pub mod media;
 mod memory;

@@ -152,9 +152,9 @@ mod tests {
     use kinglet::Format;
 
     use super::*;
-    use crate::file::Kind;
     use crate::quantize::{self, pack};
     use crate::testing::numbers;
+    use kinglet_model::write::Kind;
 
     #[test]
     fn matrices_read_back_as_they_were_packed() {

@@ -31,18 +31,18 @@
 extern crate std;
 
 mod beam;
-pub mod format;
 #[cfg(feature = "std")]
 mod map;
 mod parallel;
 mod plan;
 mod sampler;
 mod session;
-pub mod tokenizer;
 
 pub use beam::BeamSearch;
-pub use format::{Golden, LogitsHash, Model, OpenError, VerifyError};
 pub use kinglet_kernels::{Activation, Format, Isa, Matrix, ValueFormat};
+pub use kinglet_model as format;
+pub use kinglet_model::{Golden, LogitsHash, Model, OpenError, VerifyError};
+pub use kinglet_tokenizer as tokenizer;
 #[cfg(feature = "std")]
 pub use map::Map;
 #[cfg(feature = "std")]

@@ -28,10 +28,10 @@ use kinglet::{Map, Model, OpenError, PlanError, RunError, SessionError};
 
 use self::pairs::Pairs;
 use self::student::{Decoder, Interface};
-use crate::file::WriteError;
 use crate::media::MediaError;
 use crate::quantize::{MomentsError, QuantizeError};
 use crate::random::{Random, mixed};
+use kinglet_model::write::WriteError;
 
 /// Kinds of new interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

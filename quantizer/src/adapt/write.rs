@@ -14,9 +14,9 @@ use kinglet::format::layout::{BlockRecord, ModelRecord, NONE, StackRecord, input
 
 use super::AdaptError;
 use super::student::{Interface, Part, Stage};
-use crate::file::{Finished, Kind, Outline, WriteError, Writer, folder};
 use crate::quantize::{Question, RoundedLinear, add_golden, names, pack};
 use crate::reference::{Inputs, NormWeights};
+use kinglet_model::write::{Finished, Kind, Outline, WriteError, Writer, folder};
 
 /// A tensor of the new file.
 enum Piece {

@@ -24,12 +24,12 @@ use super::store::Store;
 use super::taken;
 use super::{LABELS, Options, QuantizeError, Summary, Target};
 use crate::checkpoint::{Architecture, Block, Checkpoint, CheckpointError, Middle, TensorRef};
-use crate::file::{Kind, WriteError, Writer};
 use crate::fit::{self, Aims, FitOutcome, Student};
 use crate::media;
 use crate::reference::{Inputs, LinearWeights, NormWeights, RESIDENT_BYTES, Reference, ops};
 use crate::report::Record;
 use crate::vocabulary;
+use kinglet_model::write::{Kind, WriteError, Writer};
 
 /// The record, before it has its name.
 const RECORD: &str = "record.json";

@@ -8,8 +8,8 @@ use kinglet::{
 
 use super::{Options, QuantizeError};
 use crate::checkpoint::{Architecture, Input, Middle, Sight};
-use crate::file::Finished;
 use crate::memory::Memory;
+use kinglet_model::write::Finished;
 
 /// What the model is given, and how long its answer is.
 #[derive(Debug, Default)]

@@ -47,13 +47,13 @@ pub use rounded::{RoundedBlock, RoundedLinear};
 pub use taken::could_be_kept;
 
 use crate::checkpoint::CheckpointError;
-use crate::file::WriteError;
 use crate::fit::FitOptions;
 use crate::media::PreparedError;
 use crate::prune::Prune;
 use crate::reference::{ReferenceError, Sample};
 use crate::report::Record;
 use crate::tokenizer::TokenizerImportError as ImportError;
+use kinglet_model::write::WriteError;
 
 /// How to quantize.
 #[derive(Clone, Debug)]

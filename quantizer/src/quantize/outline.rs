@@ -15,8 +15,8 @@ use crate::checkpoint::{
     Activation, Checkpoint, Input, Join, Linear, NormKind, Pooling, Positions, Rope, Sight, Stack,
     TensorRef,
 };
-use crate::file::{Kind, Outline};
 use crate::reference::{Heads, Inputs, Middle, NormWeights, Site};
+use kinglet_model::write::{Kind, Outline};
 
 /// Where a tensor's numbers come from.
 #[derive(Clone, Debug)]

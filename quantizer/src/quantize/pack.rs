@@ -7,7 +7,7 @@ use kinglet_kernels::layout::{ALIGN, GROUP, PANEL, Planes, int4_index, int8_inde
 
 use super::round::{Levels, Row};
 use super::rounded::RoundedLinear;
-use crate::file::{Kind, WriteError};
+use kinglet_model::write::{Kind, WriteError};
 
 /// How a rounded matrix is stored: sparse where at least an eighth of the bytes is saved. A product
 /// with a sparse matrix that has nearly all blocks takes up to a quarter longer than with the dense

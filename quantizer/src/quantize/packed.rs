@@ -10,9 +10,9 @@ use rayon::prelude::*;
 
 use super::pack;
 use super::rounded::{RoundedBlock, RoundedLinear};
-use crate::file::Kind;
 use crate::memory::Memory;
 use crate::reference::{Batch, Inputs, Middle, NormWeights, Part, base, joined, ops};
+use kinglet_model::write::Kind;
 
 /// Tokens that go through a product at once.
 pub(super) const TOKENS: usize = 2048;

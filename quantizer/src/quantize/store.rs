@@ -21,8 +21,8 @@ use super::QuantizeError;
 use super::round::{Levels, Row};
 use super::rounded::{RoundedBlock, RoundedLinear};
 use crate::checkpoint::{Activation, Join, NormKind, Rope, Sight};
-use crate::file::WriteError;
 use crate::reference::{Heads, Inputs, Middle, NormWeights, Site};
+use kinglet_model::write::WriteError;
 
 const KEY: &str = "key";
 const ABOUT: &str = "about";

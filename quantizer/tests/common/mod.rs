@@ -8,8 +8,8 @@ use kinglet::format::layout::{
 };
 use kinglet::{Format, Isa, Model, Options, Parallel, Plan, Session, Threads};
 use kinglet_kernels::layout::{GROUP, PANEL};
+use kinglet_model::write::{Kind, Outline, WriteError, Writer};
 use kinglet_quantizer::Memory;
-use kinglet_quantizer::file::{Kind, Outline, WriteError, Writer};
 
 /// xorshift64*.
 pub struct Random(pub u64);

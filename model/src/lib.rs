@@ -1,6 +1,13 @@
 //! The `.kinglet` file: its records ([`layout`]), checksums, and the checked view of a file,
 //! [`Model`].
 
+#![no_std]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+#[cfg(any(test, feature = "write"))]
+extern crate std;
+
 mod crc;
 mod error;
 mod golden;
@@ -9,6 +16,8 @@ mod model;
 mod record;
 mod sections;
 mod view;
+#[cfg(feature = "write")]
+pub mod write;
 
 pub use crc::Crc32;
 pub use error::{
@@ -16,7 +25,7 @@ pub use error::{
 };
 pub use golden::{Golden, LogitsHash};
 pub use model::{Model, VerifyError};
-pub(crate) use view::FAMILIES;
+pub use view::FAMILIES;
 pub use view::{
     Attention, Block, Input, Inputs, Join, Linear, Middle, Norm, Output, Picture, Sight, Stack,
     Tensor, Values,

@@ -35,7 +35,7 @@ impl LogitsHash {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Golden<'a> {
     /// Rows of the source: as many as `source` has tokens or, where the model reads something else,
-    /// of [`crate::Source::Pattern`].
+    /// of `Source::Pattern`.
     pub rows: usize,
     /// Tokens of the source.
     pub source: &'a [u32],

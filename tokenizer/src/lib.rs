@@ -17,6 +17,13 @@
 //! | `wordpiece` | words of WordPiece, folded and looked up |
 //! | `encode`, `detokenize` | the two directions, built from these |
 
+#![no_std]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+#[cfg(test)]
+extern crate std;
+
 mod added;
 mod bpe;
 mod detokenize;

@@ -392,7 +392,7 @@ record! {
     /// were given, the others are the most probable ones, one after the other.
     GoldenRecord {
         /// Tokens of the source; of a model that reads no tokens there, rows of
-        /// [`crate::Source::Pattern`].
+        /// `Source::Pattern`.
         source: u32,
         /// Tokens given of the target.
         prompt: u32,

@@ -270,7 +270,7 @@ pub struct Output<'a> {
 /// Whether the runtime was built with all kinds of layers. Without, everything but causal decoders
 /// with RMS norms and gated silu is refused when a file is opened, and no code for it is in the
 /// program.
-pub(crate) const FAMILIES: bool = cfg!(feature = "families");
+pub const FAMILIES: bool = cfg!(feature = "families");
 
 /// Whether a number can be an epsilon or scale.
 #[inline(never)]
@@ -486,7 +486,7 @@ impl<'a> Model<'a> {
 
     /// Block `index`, where the stream has this width and the states of the stack before have that
     /// one (0: there is none).
-    pub(crate) fn block_at(
+    pub fn block_at(
         &self,
         index: u32,
         width: usize,

@@ -9,7 +9,7 @@ use super::layout::{
 };
 use super::sections::Sections;
 use super::view::{FAMILIES, Input, Middle, Sight, Stack, Values};
-use crate::tokenizer::{Tokenizer, TokenizerError};
+use kinglet_tokenizer::{Tokenizer, TokenizerError};
 
 /// A model, read where it lies.
 ///
@@ -77,7 +77,7 @@ impl<'a> Model<'a> {
     /// ignored, so a whole flash region may be given.
     ///
     /// `bytes` must start at a multiple of 64: a memory map, a section aligned by the linker, or
-    /// [`crate::Aligned`].
+    /// `kinglet::Aligned`.
     pub fn open(bytes: &'a [u8]) -> Result<Self, OpenError> {
         let sections = Sections::open(bytes)?;
         let table = sections.table(section::MODEL, ModelRecord::SIZE as u64)?;
@@ -190,7 +190,7 @@ impl<'a> Model<'a> {
 
     /// Number of stacks. A build that has but one kind of model has but one of them, and opens no
     /// others.
-    pub(crate) fn stacks(&self) -> u32 {
+    pub fn stacks(&self) -> u32 {
         if FAMILIES { self.record.stacks } else { 1 }
     }
 

@@ -93,7 +93,7 @@ macro_rules! record {
 
         impl $name {
             /// Bytes of the record.
-            pub const SIZE: usize = 0 $(+ <$ty as $crate::format::record::Field>::SIZE)*;
+            pub const SIZE: usize = 0 $(+ <$ty as $crate::record::Field>::SIZE)*;
 
             /// Reads the record from the first [`Self::SIZE`] bytes; `None` when there are fewer,
             /// or they do not start at a multiple of 4.
@@ -102,8 +102,8 @@ macro_rules! record {
                 let words = words.first_chunk::<{ Self::SIZE / 4 }>()?;
                 let mut at = 0;
                 $(
-                    let $field = <$ty as $crate::format::record::Field>::get(words, at);
-                    at += <$ty as $crate::format::record::Field>::SIZE;
+                    let $field = <$ty as $crate::record::Field>::get(words, at);
+                    at += <$ty as $crate::record::Field>::SIZE;
                 )*
                 let _ = at;
                 Some(Self { $($field,)* })
@@ -113,8 +113,8 @@ macro_rules! record {
             pub fn write(&self) -> [u8; Self::SIZE] {
                 let mut bytes = [0; Self::SIZE];
                 let rest = &mut bytes[..];
-                $(let (head, rest) = rest.split_at_mut(<$ty as $crate::format::record::Field>::SIZE);
-                $crate::format::record::Field::put(&self.$field, head);)*
+                $(let (head, rest) = rest.split_at_mut(<$ty as $crate::record::Field>::SIZE);
+                $crate::record::Field::put(&self.$field, head);)*
                 let _ = rest;
                 bytes
             }

@@ -4,16 +4,20 @@
 //! written afterwards. The file grows near its target and is renamed over it when it is whole;
 //! until then the target is not touched.
 
+use std::format;
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::string::String;
+use std::vec;
+use std::vec::Vec;
 
-use kinglet::format::layout::{
+use crate::layout::{
     ALIGN, BlockRecord, GoldenRecord, Head, MAGIC, ModelRecord, NONE, SectionEntry, StackRecord,
     TensorRecord, VERSION, Zeros, inputs, section, tensor,
 };
-use kinglet::format::{Tensor, Values};
-use kinglet::{Format, Golden, Model};
+use crate::{Golden, Model, Tensor, Values};
+use kinglet_kernels::Format;
 use tempfile::NamedTempFile;
 
 /// Why a file could not be written.
@@ -66,7 +70,8 @@ impl Kind {
         }
     }
 
-    pub(crate) fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
+    /// Bytes of such a tensor; `None` where they cannot be counted.
+    pub fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
         match self {
             Self::F32 | Self::U32 => cols.checked_mul(4),
             Self::Matrix(format) => format.bytes(rows, cols),
@@ -195,7 +200,7 @@ impl Outline {
 }
 
 /// The directory of a file that is to be written.
-pub(crate) fn folder(target: &Path) -> &Path {
+pub fn folder(target: &Path) -> &Path {
     target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
