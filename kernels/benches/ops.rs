@@ -37,7 +37,7 @@ use criterion::{Criterion, SamplingMode};
 use kinglet_kernels::cache::{self, CacheShape, Head};
 use kinglet_kernels::layout::ALIGN;
 use kinglet_kernels::{
-    Activation, Activations, ActivationsMut, Format, Isa, Matrix, Sight, ValueFormat, activations,
+    Activation, Activations, ActivationsMut, Format, Isa, Mask, Matrix, ValueFormat, activations,
     scalar,
 };
 
@@ -300,7 +300,7 @@ fn attend(run: &mut Run, rows: usize) {
         if answer {
             q.copy_from_slice(&queries);
         }
-        isa.attend(&head, Sight::earlier(first), 0.09, black_box(&mut q), HEADS, HEADS * HEAD_DIM);
+        isa.attend(&head, Mask::causal(first), 0.09, black_box(&mut q), HEADS, HEADS * HEAD_DIM);
         if answer { q.clone() } else { vec![] }
     });
 }

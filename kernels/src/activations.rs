@@ -10,8 +10,8 @@
 //! knows of planes; what it calls sees rows of one plane. `docs/numbers.md` defines how they are
 //! made and multiplied.
 
+use crate::gemm::Row;
 use crate::layout::GROUP;
-use crate::product::Row;
 
 /// Codes of a row of `cols` values.
 pub const fn stride(cols: usize) -> usize {

@@ -7,8 +7,8 @@ use crate::activations::{Activations, ActivationsMut};
 use crate::arch::Vector;
 use crate::cache::{CHUNK, Head};
 use crate::layout::{Matrix, PANEL};
+use crate::mask::Mask;
 use crate::scalar::{self, transforms};
-use crate::sight::Sight;
 
 /// An instruction set that this machine has, with every operation of the forward pass. All give the
 /// same bits.
@@ -208,7 +208,7 @@ impl Isa {
     /// Replaces queries by their softmax attention over the first positions of `head`; scores are
     /// multiplied by `scale`. `q` holds rows of `stride` values, the last may be cut; the `heads`
     /// queries that share the key/value head stand side by side at the start of each. Which
-    /// positions a row sees, `sight` says.
+    /// positions a row sees, `mask` says.
     ///
     /// # Panics
     /// When a row would see no position or more than the cache has, a row is narrower than its
@@ -216,7 +216,7 @@ impl Isa {
     pub fn attend(
         self,
         head: &Head<'_>,
-        sight: Sight<'_>,
+        mask: Mask<'_>,
         scale: f32,
         q: &mut [f32],
         heads: usize,
@@ -224,8 +224,8 @@ impl Isa {
     ) {
         let width = heads * head.shape().head_dim;
         fit!(0 < width && width <= stride && !q.is_empty() && (q.len() - 1) % stride + 1 >= width);
-        fit!(sight.fits(head.shape().positions, heads, (q.len() - 1) / stride));
-        dispatch!(self, attend(head, sight, scale, q, heads, stride));
+        fit!(mask.fits(head.shape().positions, heads, (q.len() - 1) / stride));
+        dispatch!(self, attend(head, mask, scale, q, heads, stride));
     }
 
     /// The softmax of chunks of scores, one by one as attention computes it, for measuring.

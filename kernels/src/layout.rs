@@ -250,7 +250,7 @@ const fn index_words(cols: usize) -> usize {
 }
 
 /// A matrix of weights, read where it lies.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Matrix<'a> {
     format: Format,
     rows: usize,
@@ -266,7 +266,7 @@ pub struct Matrix<'a> {
 
 /// Offsets and their scales, which only [`Format::Int4Offset`] has. A build without them has no
 /// room for them in its matrices either.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Offsets<'a> {
     #[cfg(feature = "families")]
     codes: &'a [i8],

@@ -56,13 +56,13 @@ macro_rules! fit {
 
 pub mod activations;
 pub mod cache;
+mod gemm;
 mod isa;
 pub mod layout;
+mod mask;
 #[cfg(feature = "families")]
 mod planes;
-mod product;
 pub mod scalar;
-mod sight;
 mod vector;
 
 /// The vector instruction sets of this architecture: the one place that knows which there are.
@@ -86,5 +86,5 @@ pub use cache::ValueFormat;
 pub use isa::{Activation, Isa};
 pub use layout::{Format, LayoutError, Matrix};
 #[cfg(feature = "families")]
-pub use sight::Bias;
-pub use sight::Sight;
+pub use mask::Bias;
+pub use mask::Mask;

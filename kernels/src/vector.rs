@@ -16,7 +16,7 @@ macro_rules! with_operations {
             silu_mul(gate: &mut [f32], up: &[f32]);
             rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
             transform(x: &mut [f32]);
-            attend(head: &Head<'_>, sight: $crate::Sight<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize);
+            attend(head: &Head<'_>, mask: $crate::Mask<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize);
             softmax(scores: &[f32; $crate::cache::CHUNK], value_scales: &[f32], to: &mut $crate::scalar::Weights);
             #[cfg(feature = "families")]
             layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]);
@@ -160,8 +160,8 @@ macro_rules! operations {
         }
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
-        pub(crate) fn attend(head: &Head<'_>, sight: $crate::Sight<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
-            scalar::attend_with::<$p, $q, { 2 * $q }>($token(()), head, sight, scale, q, heads, stride);
+        pub(crate) fn attend(head: &Head<'_>, mask: $crate::Mask<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
+            scalar::attend_with::<$p, $q, { 2 * $q }>($token(()), head, mask, scale, q, heads, stride);
         }
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
@@ -195,7 +195,7 @@ macro_rules! matmul_body {
         if $w.is_sparse() {
             sparse($w, $x, $($arg),*);
         } else {
-            product::matmul_with::<$p, $m>($token(()), $w, $x, $($arg),*);
+            gemm::matmul_with::<$p, $m>($token(()), $w, $x, $($arg),*);
         }
     };
     ($token:ident, $features:tt, $p:literal, $rows:ident, $w:ident, $x:ident, $($arg:ident),*) => {
@@ -203,7 +203,7 @@ macro_rules! matmul_body {
         if $w.is_sparse() {
             sparse($w, $x, $($arg),*);
         } else if $x.rows() < 3 {
-            product::matmul_with::<$p, 1>($token(()), $w, $x, $($arg),*);
+            gemm::matmul_with::<$p, 1>($token(()), $w, $x, $($arg),*);
         } else {
             $rows($w, $x, $($arg),*);
         }
@@ -222,7 +222,7 @@ macro_rules! sparse {
             out: &mut [f32],
             stride: usize,
         ) {
-            product::matmul_sparse::<$m>($token(()), w, x, panels, out, stride);
+            gemm::matmul_sparse::<$m>($token(()), w, x, panels, out, stride);
         }
     };
 }

@@ -4,7 +4,7 @@ use core::fmt;
 
 use kinglet_kernels::LayoutError;
 
-use super::view::FAMILIES;
+use super::families::FAMILIES;
 
 /// Why a file could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

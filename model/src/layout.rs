@@ -153,7 +153,7 @@ pub mod input {
 }
 
 record! {
-    /// A stack of blocks. Its attention across ([`sight::CROSS`]) looks at the final states of the
+    /// A stack of blocks. Its attention across ([`mask::CROSS`]) looks at the final states of the
     /// stack before. Fields that the input's kind does not use are zero, tensors [`NONE`].
     StackRecord {
         /// One of [`input`].
@@ -234,11 +234,11 @@ pub mod join {
 }
 
 /// What attention looks at.
-pub mod sight {
+pub mod mask {
     /// The positions up to its own.
-    pub const EARLIER: u8 = 0;
+    pub const CAUSAL: u8 = 0;
     /// All positions.
-    pub const ALL: u8 = 1;
+    pub const FULL: u8 = 1;
     /// The final states of the stack before.
     pub const CROSS: u8 = 2;
 }
@@ -271,7 +271,7 @@ record! {
         norm_kind: u8,
         /// One of [`join`].
         join: u8,
-        /// Attention: one of [`sight`]. Feed-forward: one of [`activation`], of the gate or plain.
+        /// Attention: one of [`mask`]. Feed-forward: one of [`activation`], of the gate or plain.
         variant: u8,
         /// Layer of the source model, for people.
         layer: u32,
@@ -315,9 +315,9 @@ record! {
         /// Its bias, or none.
         stream_norm_bias: u32,
         /// Attention across: matrix, (key heads, then value heads) x width of what it looks at.
-        memory: u32,
-        /// Vector added to the result of `memory`, or none.
-        memory_bias: u32,
+        states: u32,
+        /// Vector added to the result of `states`, or none.
+        states_bias: u32,
         /// Added to scores by distance: for each query head `2 r + 1` numbers, for keys `r` and
         /// more positions earlier to `r` and more later, in units of log 2; a vector, or none.
         relative: u32,
@@ -478,8 +478,8 @@ impl BlockRecord {
             &mut self.input_bias,
             &mut self.output,
             &mut self.output_bias,
-            &mut self.memory,
-            &mut self.memory_bias,
+            &mut self.states,
+            &mut self.states_bias,
             &mut self.query_norm,
             &mut self.key_norm,
             &mut self.rope,
@@ -513,8 +513,8 @@ impl BlockRecord {
         norm_bias: NONE,
         stream_norm: NONE,
         stream_norm_bias: NONE,
-        memory: NONE,
-        memory_bias: NONE,
+        states: NONE,
+        states_bias: NONE,
         relative: NONE,
         heads_inputs: inputs::PLAIN as u32,
         reserved: Zeros::ZERO,

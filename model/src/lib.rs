@@ -1,5 +1,13 @@
-//! The `.kinglet` file: its records ([`layout`]), checksums, and the checked view of a file,
-//! [`Model`].
+//! What a model is, and the `.kinglet` file.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`description`] | stacks, blocks and their parts, whatever their tensors are |
+//! | [`lowering`] | which field of a record is which part of a block |
+//! | [`layout`] | the records of a file, byte for byte |
+//! | `model`, `view`, `validate` | the reader: a file is checked, then read where it lies |
+//! | `families` | what a build without the feature `families` leaves out |
+//! | `write` | the writer, behind the feature `write` |
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -9,24 +17,29 @@
 extern crate std;
 
 mod crc;
+pub mod description;
 mod error;
+mod families;
 mod golden;
 pub mod layout;
+pub mod lowering;
 mod model;
 mod record;
 mod sections;
+mod validate;
 mod view;
 #[cfg(feature = "write")]
 pub mod write;
 
 pub use crc::Crc32;
+pub use description::{
+    Activation, Attention, Block, InPlace, Input, Inputs, Linear, Mask, Norm, NormKind, Operation,
+    Output, Parts, Picture, Pooling, Residual, Rope, Site, Stack, Table,
+};
 pub use error::{
     BlockProblem, ModelProblem, OpenError, SectionProblem, StackProblem, TensorProblem,
 };
+pub use families::FAMILIES;
 pub use golden::{Golden, LogitsHash};
 pub use model::{Model, VerifyError};
-pub use view::FAMILIES;
-pub use view::{
-    Attention, Block, Input, Inputs, Join, Linear, Middle, Norm, Output, Picture, Sight, Stack,
-    Tensor, Values,
-};
+pub use view::{Tensor, Values};

@@ -1,15 +1,18 @@
 //! The checked view of a file.
 
-use super::crc::Crc32;
-use super::error::{BlockProblem, ModelProblem, OpenError, StackProblem, TensorProblem};
-use super::golden::Golden;
-use super::layout::{
+use kinglet_tokenizer::{Tokenizer, TokenizerError};
+
+use crate::crc::Crc32;
+use crate::description::{Block, InPlace, Input, Inputs, Mask, Stack};
+use crate::error::{BlockProblem, ModelProblem, OpenError, StackProblem, TensorProblem};
+use crate::families::FAMILIES;
+use crate::golden::Golden;
+use crate::layout::{
     BlockRecord, GoldenRecord, MAX_BLOCKS, MAX_STACKS, MAX_TENSORS, ModelRecord, NONE, StackRecord,
     TensorRecord, activation, pooling, section,
 };
-use super::sections::Sections;
-use super::view::{FAMILIES, Input, Middle, Sight, Stack, Values};
-use kinglet_tokenizer::{Tokenizer, TokenizerError};
+use crate::sections::Sections;
+use crate::view::Values;
 
 /// A model, read where it lies.
 ///
@@ -19,7 +22,7 @@ use kinglet_tokenizer::{Tokenizer, TokenizerError};
 #[derive(Clone, Copy, Debug)]
 pub struct Model<'a> {
     sections: Sections<'a>,
-    record: ModelRecord,
+    pub(crate) record: ModelRecord,
     stacks: &'a [u8],
     blocks: &'a [u8],
     tensors: &'a [u8],
@@ -117,45 +120,19 @@ impl<'a> Model<'a> {
         let (mut states, mut blocks) = (0, 0);
         for index in 0..self.stacks() {
             let stack = self.stack(index)?;
-            let order = Err(OpenError::Stack { index, problem: StackProblem::Order });
-            let last = index + 1 == self.stacks();
-            let mut width = stack.record.width as usize;
             // The first stack reads what is given, a decoder tokens, and those between what the
             // stack before leaves.
             let fits = match stack.input {
-                Input::Tokens { .. } => index == 0 || last,
+                Input::Tokens { .. } => index == 0 || index + 1 == self.stacks(),
                 Input::Features { .. } => index == 0,
                 Input::Queries(_) => index > 0,
-                Input::States => index > 0 && width == states,
+                Input::States => index > 0 && stack.width == states,
             };
             if FAMILIES && !fits {
-                return order;
+                return Err(OpenError::Stack { index, problem: StackProblem::Order });
             }
-            let mut sees = [false; 2];
-            let mut states_inputs = None;
-            for at in stack.blocks.0..stack.blocks.1.min(self.record.blocks) {
-                let block = self.block_at(at, width, states)?;
-                if let Middle::Attention(attention) = &block.middle {
-                    sees[0] |= matches!(attention.sight, Sight::Earlier);
-                    sees[1] |= matches!(attention.sight, Sight::All);
-                    // States are rounded once for all blocks that look at them.
-                    if let Sight::Cross(memory) = &attention.sight
-                        && *states_inputs.get_or_insert(memory.inputs) != memory.inputs
-                    {
-                        return Err(OpenError::Block { index: at, problem: BlockProblem::Inputs });
-                    }
-                }
-                width = block.output.matrix.rows();
-            }
-            // Only a last stack of tokens goes on from one to the next, and then all of its blocks
-            // do.
-            let tokens = matches!(stack.input, Input::Tokens { .. });
-            if FAMILIES
-                && (sees[0] && !(last && tokens && !sees[1]) || index > 0 && tokens && sees[1])
-            {
-                return order;
-            }
-            if width != stack.record.out as usize {
+            let width = self.check_blocks(index, &stack, states)?;
+            if width != self.end_width(index) {
                 return Err(OpenError::Stack { index, problem: StackProblem::Shape });
             }
             (states, blocks) = (width, stack.blocks.1);
@@ -165,6 +142,40 @@ impl<'a> Model<'a> {
         } else {
             Err(OpenError::Model(ModelProblem::Dimension))
         }
+    }
+
+    /// Walks the blocks of a stack, which may look at states of the stack before, and returns the
+    /// width of its own.
+    fn check_blocks(
+        &self,
+        index: u32,
+        stack: &Stack<InPlace<'a>>,
+        states: usize,
+    ) -> Result<usize, OpenError> {
+        let mut width = stack.width;
+        let (mut causal, mut full) = (false, false);
+        let mut states_inputs = None;
+        for at in stack.blocks.0..stack.blocks.1.min(self.record.blocks) {
+            let block = self.block_at(at, width, states)?;
+            if let Some(attention) = block.attention() {
+                causal |= attention.mask == Mask::Causal;
+                full |= attention.mask == Mask::Full;
+            }
+            // States are rounded once for all blocks that look at them.
+            if let Some(inputs) = states_inputs_of(&block)
+                && *states_inputs.get_or_insert(inputs) != inputs
+            {
+                return Err(OpenError::Block { index: at, problem: BlockProblem::Inputs });
+            }
+            width = block.output.matrix.rows();
+        }
+        // Only a last stack of tokens goes on from one to the next, and then all of its blocks do.
+        let tokens = matches!(stack.input, Input::Tokens { .. });
+        let last = index + 1 == self.stacks();
+        if FAMILIES && (causal && !(last && tokens && !full) || index > 0 && tokens && full) {
+            return Err(OpenError::Stack { index, problem: StackProblem::Order });
+        }
+        Ok(width)
     }
 
     fn check_output(&self, states: usize) -> Result<(), OpenError> {
@@ -183,9 +194,25 @@ impl<'a> Model<'a> {
         if fits { Ok(()) } else { Err(OpenError::Model(ModelProblem::Shape)) }
     }
 
-    /// The model's record.
-    pub fn record(&self) -> &ModelRecord {
-        &self.record
+    /// Number of blocks of all stacks.
+    pub fn blocks(&self) -> u32 {
+        self.record.blocks
+    }
+
+    /// Number of tensors.
+    pub fn tensors(&self) -> u32 {
+        self.record.tensors
+    }
+
+    /// The token that a target begins with, of models that have one.
+    pub fn start(&self) -> Option<u32> {
+        Some(self.record.start).filter(|&start| start != NONE)
+    }
+
+    /// Whether the head is the table of the last stack's tokens.
+    pub fn is_tied(&self) -> bool {
+        let embedding = self.stack_record(self.stacks() - 1).map(|record| record.embedding);
+        self.record.head != NONE && embedding == Some(self.record.head)
     }
 
     /// Number of stacks. A build that has but one kind of model has but one of them, and opens no
@@ -195,13 +222,18 @@ impl<'a> Model<'a> {
     }
 
     /// The last stack: the decoder, or the encoder of a model that has no decoder.
-    pub fn last(&self) -> Result<Stack<'a>, OpenError> {
+    pub fn last(&self) -> Result<Stack<InPlace<'a>>, OpenError> {
         self.stack(self.stacks() - 1)
+    }
+
+    /// Width of a stack's stream where it ends.
+    pub fn end_width(&self, stack: u32) -> usize {
+        self.stack_record(stack).map_or(0, |record| record.out as usize)
     }
 
     /// Width of the last stack's stream where it starts.
     pub fn width(&self) -> usize {
-        self.last().map_or(0, |stack| stack.record.width as usize)
+        self.last().map_or(0, |stack| stack.width)
     }
 
     /// Whether the last stack reads tokens one after the other; otherwise the model is an encoder.
@@ -211,29 +243,29 @@ impl<'a> Model<'a> {
 
     fn decoder(&self) -> Result<bool, OpenError> {
         let stack = self.last()?;
-        let mut width = stack.record.width as usize;
+        let mut width = stack.width;
         // The width of a stack before; a stack without a cross block does not look at it.
-        let memory = match self.stacks() {
+        let states = match self.stacks() {
             1 => 0,
-            n => self.stack(n - 2)?.record.out as usize,
+            n => self.end_width(n - 2),
         };
         let mut sees_all = false;
         for at in stack.blocks.0..stack.blocks.1 {
-            let block = self.block_at(at, width, memory)?;
+            let block = self.block_at(at, width, states)?;
             width = block.output.matrix.rows();
-            sees_all |= matches!(block.middle, Middle::Attention(attention) if matches!(attention.sight, Sight::All));
+            sees_all |= block.attention().is_some_and(|a| a.mask == Mask::Full);
         }
         Ok(!sees_all && matches!(stack.input, Input::Tokens { .. }))
     }
 
     /// Outputs of the head: tokens of the vocabulary, classes, or the width of what comes out
     /// without a head.
-    pub fn vocab(&self) -> usize {
+    pub fn outputs(&self) -> usize {
         match self.output() {
             Ok(output) => match (output.head, output.dense) {
                 (Some(head), _) => head.matrix.rows(),
                 (None, Some((dense, _))) => dense.matrix.rows(),
-                (None, None) => self.last().map_or(0, |stack| stack.record.out as usize),
+                (None, None) => self.end_width(self.stacks() - 1),
             },
             Err(_) => 0,
         }
@@ -241,7 +273,7 @@ impl<'a> Model<'a> {
 
     /// Positions that the last stack was made for.
     pub fn context(&self) -> usize {
-        self.last().map_or(0, |stack| stack.record.context as usize)
+        self.last().map_or(0, |stack| stack.context)
     }
 
     /// The file's bytes.
@@ -305,19 +337,19 @@ impl<'a> Model<'a> {
         name.and_then(|name| str::from_utf8(name).ok()).unwrap_or_default()
     }
 
-    pub(super) fn tensor_record(&self, index: u32) -> Option<TensorRecord> {
+    pub(crate) fn tensor_record(&self, index: u32) -> Option<TensorRecord> {
         TensorRecord::read(self.tensors.get((index as usize).checked_mul(TensorRecord::SIZE)?..)?)
     }
 
-    pub(super) fn stack_record(&self, index: u32) -> Option<StackRecord> {
+    pub(crate) fn stack_record(&self, index: u32) -> Option<StackRecord> {
         StackRecord::read(self.stacks.get((index as usize).checked_mul(StackRecord::SIZE)?..)?)
     }
 
-    pub(super) fn block_record(&self, index: u32) -> Option<BlockRecord> {
+    pub(crate) fn block_record(&self, index: u32) -> Option<BlockRecord> {
         BlockRecord::read(self.blocks.get((index as usize).checked_mul(BlockRecord::SIZE)?..)?)
     }
 
-    pub(super) fn tensor_bytes(&self, record: &TensorRecord) -> Option<&'a [u8]> {
+    pub(crate) fn tensor_bytes(&self, record: &TensorRecord) -> Option<&'a [u8]> {
         let start = usize::try_from(record.offset).ok()?;
         self.weights.get(start..start.checked_add(usize::try_from(record.bytes).ok()?)?)
     }
@@ -355,6 +387,11 @@ impl<'a> Model<'a> {
         }
         Ok(())
     }
+}
+
+/// What the states that a block looks at go through.
+fn states_inputs_of(block: &Block<InPlace<'_>>) -> Option<Inputs> {
+    block.states.filter(|_| FAMILIES).map(|states| states.inputs)
 }
 
 fn check_record(record: &ModelRecord) -> Result<(), ModelProblem> {

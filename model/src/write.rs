@@ -16,7 +16,8 @@ use crate::layout::{
     ALIGN, BlockRecord, GoldenRecord, Head, MAGIC, ModelRecord, NONE, SectionEntry, StackRecord,
     TensorRecord, VERSION, Zeros, inputs, section, tensor,
 };
-use crate::{Golden, Model, Tensor, Values};
+use crate::lowering::inputs_code;
+use crate::{BlockProblem, Golden, Inputs, Model, OpenError, StackProblem, Tensor, Values};
 use kinglet_kernels::Format;
 use tempfile::NamedTempFile;
 
@@ -152,10 +153,10 @@ impl Outline {
         Ok(index)
     }
 
-    /// Notes what the inputs of a tensor's product go through, one of [`inputs`].
-    pub fn inputs(&mut self, index: u32, inputs: u8) {
+    /// Notes what the inputs of a tensor's product go through.
+    pub fn inputs(&mut self, index: u32, inputs: Inputs) {
         if let Some(record) = self.tensors.get_mut(index as usize) {
-            record.inputs = inputs;
+            record.inputs = inputs_code(inputs);
         }
     }
 
@@ -176,7 +177,7 @@ impl Outline {
             record.rows as usize,
             record.cols as usize,
         )?;
-        self.inputs(index, record.inputs);
+        self.inputs(index, tensor.inputs);
         Ok(index)
     }
 
@@ -196,6 +197,32 @@ impl Outline {
             bytes.extend([key.as_bytes(), value.as_bytes()].concat());
         }
         Ok(bytes)
+    }
+}
+
+/// The records of a file, for those who write a changed one.
+impl Model<'_> {
+    /// The model's.
+    pub fn record(&self) -> ModelRecord {
+        self.record
+    }
+
+    /// That of a stack.
+    ///
+    /// # Errors
+    /// There is no such stack.
+    pub fn record_of_stack(&self, index: u32) -> Result<StackRecord, OpenError> {
+        let problem = StackProblem::Missing;
+        self.stack_record(index).ok_or(OpenError::Stack { index, problem })
+    }
+
+    /// That of a block, counted over all stacks.
+    ///
+    /// # Errors
+    /// There is no such block.
+    pub fn record_of_block(&self, index: u32) -> Result<BlockRecord, OpenError> {
+        let problem = BlockProblem::Kind(0);
+        self.block_record(index).ok_or(OpenError::Block { index, problem })
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use kinglet::tokenizer::Tokenizer;
 
-use crate::checkpoint::{Architecture, Checkpoint, Input, TensorRef};
+use crate::checkpoint::{Architecture, Checkpoint, Input, TensorRef, embedding};
 use crate::random::Random;
 use crate::reference::{Sample, Source};
 use crate::tokenizer::TokenizerImportError;
@@ -177,7 +177,7 @@ fn all(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<Sample>, CalibrateErr
             Source::Tokens { tokens, .. } => tokens.as_slice(),
             Source::Features(_) | Source::Pixels(_) => &[],
         };
-        let of = architecture.first().input.embedding().map_or(0, TensorRef::rows);
+        let of = embedding(architecture.first()).map_or(0, TensorRef::rows);
         for (tokens, vocab) in [(source, of), (&sample.target, architecture.vocab())] {
             if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab) {
                 return Err(CalibrateError::Token { sequence, token, vocab });

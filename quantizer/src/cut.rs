@@ -19,9 +19,11 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use kinglet::format::OpenError;
-use kinglet::format::layout::{ModelRecord, NONE, join, pooling, section};
 use kinglet::{Golden, Model};
+use kinglet_model::OpenError;
+use kinglet_model::Pooling;
+use kinglet_model::layout::{ModelRecord, NONE, join, section};
+use kinglet_model::lowering::pooling_code;
 
 use crate::quantize::{LABELS, QuantizeError, Question, add_golden};
 use kinglet_model::write::{Outline, WriteError, Writer, folder};
@@ -168,7 +170,7 @@ impl FromStr for Pooled {
 /// # Errors
 /// The model changed since it was opened.
 pub fn blocks(model: &Model<'_>) -> Result<u32, OpenError> {
-    Ok(model.stack(0)?.record.blocks)
+    Ok(model.stack(0)?.blocks.1)
 }
 
 /// Writes the beginning of `model` as a file of its own, and returns its bytes.
@@ -178,13 +180,13 @@ pub fn blocks(model: &Model<'_>) -> Result<u32, OpenError> {
 pub fn cut(model: &Model<'_>, target: &Path, cut: Cut) -> Result<u64, CutError> {
     let mut copy = Copy { model, outline: Outline::new(ModelRecord::EMPTY), taken: vec![] };
     copy.stack(cut)?;
-    let causal = model.is_decoder() && model.record().stacks == 1;
-    copy.outline.model.pooling = match cut.pooled.pool {
-        _ if causal => pooling::NONE,
-        Pool::Mean => pooling::MEAN,
-        Pool::First => pooling::FIRST,
-        Pool::Max => pooling::MAX,
-    };
+    let causal = model.is_decoder() && model.stacks() == 1;
+    copy.outline.model.pooling = pooling_code(match cut.pooled.pool {
+        _ if causal => Pooling::None,
+        Pool::Mean => Pooling::Mean,
+        Pool::First => Pooling::First,
+        Pool::Max => Pooling::Max,
+    });
     copy.outline.model.normalize = u8::from(cut.pooled.normalize && !causal);
     copy.outline.tokenizer = model.section(section::TOKENIZER).to_vec();
     let kept = model.metadata().filter(|(key, _)| ![LABELS, Pooled::KEY, CUT].contains(key));
@@ -225,15 +227,14 @@ struct Copy<'m> {
 
 impl Copy<'_> {
     fn stack(&mut self, cut: Cut) -> Result<(), CutError> {
-        let stack = self.model.stack(0)?;
-        let most = stack.record.blocks;
+        let mut record = self.model.record_of_stack(0)?;
+        let most = record.blocks;
         if cut.after == 0 || cut.after > most {
             return Err(CutError::Blocks { asked: cut.after, most });
         }
-        let mut record = stack.record;
         let width = self.model.block(cut.after - 1)?.output.matrix.rows();
         if cut.after < most {
-            let next = self.model.block(cut.after)?.record;
+            let next = self.model.record_of_block(cut.after)?;
             if next.join == join::POST {
                 (record.norm_kind, record.norm_eps) = (next.norm_kind, next.norm_eps);
                 (record.norm, record.norm_bias) = (next.stream_norm, next.stream_norm_bias);
@@ -249,7 +250,7 @@ impl Copy<'_> {
         record.tensors_mut().into_iter().try_for_each(|tensor| self.take(tensor))?;
         self.outline.stacks.push(record);
         for index in 0..cut.after {
-            let mut block = self.model.block(index)?.record;
+            let mut block = self.model.record_of_block(index)?;
             block.tensors_mut().into_iter().try_for_each(|tensor| self.take(tensor))?;
             self.outline.blocks.push(block);
         }

@@ -1,9 +1,11 @@
 //! Small random models of every kind for unit tests, and samples for them.
 
+use kinglet_model::{Operation, Picture};
+
 use crate::checkpoint::{
-    Activation, Architecture, Attention, Block, Checkpoint, FeedForward, Input, Join, Linear,
-    Middle, Norm, NormKind, Output, Picture, Pooling, Positions, Relative, Rope, Sight, Stack,
-    TensorRef,
+    Activation, Architecture, AttentionBranch, Block, Branch, Checkpoint, FeedForwardBranch, Input,
+    Mask, Norm, NormKind, Output, Pooling, Product, Relative, Residual, Rope, Stack, TensorRef,
+    Values,
 };
 use crate::reference::{Sample, Source};
 use crate::testing::numbers;
@@ -25,7 +27,8 @@ pub(crate) struct Model {
 struct Maker {
     tensors: Vec<(String, Vec<usize>, Vec<u8>)>,
     norm: Option<NormKind>,
-    join: Option<Join>,
+    /// Norms follow their branches.
+    post: bool,
 }
 
 impl Maker {
@@ -42,9 +45,9 @@ impl Maker {
         self.tensor(rows, cols, |x| x)
     }
 
-    fn linear(&mut self, rows: usize, cols: usize) -> Linear {
+    fn linear(&mut self, rows: usize, cols: usize) -> Product {
         let scale = 1.5 / (cols as f32).sqrt();
-        Linear {
+        Product {
             weight: self.tensor(rows, cols, |x| x * scale),
             bias: Some(self.tensor(1, rows, |x| x * 0.2)),
         }
@@ -54,16 +57,18 @@ impl Maker {
         let kind = self.norm.unwrap_or(NormKind::Layer);
         let weight = self.tensor(1, width, |x| 1.0 + x / 2.0);
         let bias = (kind == NormKind::Layer).then(|| self.tensor(1, width, |x| x / 2.0));
-        Norm { kind, weight, bias, eps: 1e-5 }
+        Norm { kind, weight: weight.into(), bias: bias.map(Into::into), eps: 1e-5 }
     }
 
-    fn block(&mut self, layer: usize, width: usize, middle: Middle) -> Block {
-        Block { layer, norm: Some(self.norm(width)), join: self.join.unwrap_or(Join::Pre), middle }
+    fn block(&mut self, layer: usize, width: usize, branch: Branch) -> Block {
+        let norm = self.norm(width);
+        let residual = if self.post { Residual::Post(norm.clone()) } else { Residual::Pre };
+        branch.block(layer, Some(norm), residual)
     }
 
-    fn attention(&mut self, layer: usize, sight: Sight, memory: usize) -> Block {
-        let seen = if sight == Sight::Cross { memory } else { WIDTH };
-        let attention = Attention {
+    fn attention(&mut self, layer: usize, mask: Mask, memory: usize) -> Block {
+        let seen = if mask == Mask::Cross { memory } else { WIDTH };
+        let attention = AttentionBranch {
             query: self.linear(16, WIDTH),
             key: self.linear(8, seen),
             value: self.linear(8, seen),
@@ -71,20 +76,21 @@ impl Maker {
             heads: 4,
             kv_heads: 2,
             head_dim: 4,
-            scale: 0.5,
+            score_scale: 0.5,
             query_norm: None,
             key_norm: None,
             rope: None,
-            sight,
+            mask,
             relative: None,
         };
-        self.block(layer, WIDTH, Middle::Attention(attention))
+        self.block(layer, WIDTH, Branch::Attention(attention))
     }
 
     fn feed_forward(&mut self, layer: usize, gated: bool, activation: Activation) -> Block {
         let gate = gated.then(|| self.linear(36, WIDTH));
         let (up, down) = (self.linear(36, WIDTH), self.linear(WIDTH, 36));
-        self.block(layer, WIDTH, Middle::FeedForward(FeedForward { gate, up, down, activation }))
+        let branch = FeedForwardBranch { gate, up, down, activation };
+        self.block(layer, WIDTH, Branch::FeedForward(branch))
     }
 
     fn stack(
@@ -94,12 +100,12 @@ impl Maker {
         positions: bool,
         blocks: Vec<Block>,
     ) -> Stack {
-        let positions = positions.then(|| Positions::Learned(self.table(context, WIDTH)));
+        let positions = positions.then(|| self.table(context, WIDTH).into());
         Stack { width: WIDTH, context, input, positions, blocks, norm: Some(self.norm(WIDTH)) }
     }
 
     fn tokens(&mut self) -> Input {
-        Input::Tokens { embed: self.table(VOCAB, WIDTH), scale: 1.0, types: None }
+        Input::Tokens { embedding: self.table(VOCAB, WIDTH).into(), scale: 1.0, types: None }
     }
 
     fn model(
@@ -133,7 +139,7 @@ impl Maker {
         Output {
             pooling: Pooling::None,
             dense: None,
-            head: Some(self.linear(VOCAB, WIDTH)),
+            head: Some(self.linear(VOCAB, WIDTH).into()),
             normalize: false,
         }
     }
@@ -159,9 +165,9 @@ fn tokens(length: usize, seed: u32) -> Source {
 
 fn decoder() -> Model {
     let mut make = Maker { norm: Some(NormKind::Rms), ..Maker::default() };
-    let mut attention = make.attention(0, Sight::Earlier, 0);
-    if let Middle::Attention(attention) = &mut attention.middle {
-        attention.rope = Some(Rope { inv_freq: vec![1.0, 0.1], magnitude: 1.0 });
+    let mut attention = make.attention(0, Mask::Causal, 0);
+    if let Operation::Attention(attention) = &mut attention.operation {
+        attention.rope = Some(Rope { frequencies: vec![1.0, 0.1], magnitude: 1.0 });
     }
     let blocks = vec![attention, make.feed_forward(0, true, Activation::Silu)];
     let input = make.tokens();
@@ -171,15 +177,15 @@ fn decoder() -> Model {
 
 /// As BERT: every norm behind its branch.
 fn encoder() -> Model {
-    let mut make = Maker { join: Some(Join::Post), ..Maker::default() };
-    let attention = |make: &mut Maker, layer| make.attention(layer, Sight::All, 0);
+    let mut make = Maker { post: true, ..Maker::default() };
+    let attention = |make: &mut Maker, layer| make.attention(layer, Mask::Full, 0);
     let forward = |make: &mut Maker, layer| make.feed_forward(layer, false, Activation::Gelu);
     let blocks =
         (0..2).flat_map(|layer| [attention(&mut make, layer), forward(&mut make, layer)]).collect();
     let input = Input::Tokens {
-        embed: make.table(VOCAB, WIDTH),
+        embedding: make.table(VOCAB, WIDTH).into(),
         scale: 2.0,
-        types: Some(make.table(2, WIDTH)),
+        types: Some(make.table(2, WIDTH).into()),
     };
     let stack = make.stack(input, 32, true, blocks);
     let output = Output { pooling: Pooling::Mean, dense: None, head: None, normalize: true };
@@ -193,23 +199,23 @@ fn encoder() -> Model {
 /// As T5.
 fn encoder_decoder() -> Model {
     let mut make = Maker { norm: Some(NormKind::Rms), ..Maker::default() };
-    let stack = |make: &mut Maker, sight, later: bool| {
-        let mut blocks = vec![make.attention(0, sight, 0)];
-        if let Middle::Attention(attention) = &mut blocks[0].middle {
+    let stack = |make: &mut Maker, mask, later: bool| {
+        let mut blocks = vec![make.attention(0, mask, 0)];
+        if let Operation::Attention(attention) = &mut blocks[0].operation {
             attention.relative = Some(Relative {
                 table: make.table(8, 4),
                 max_distance: 12,
-                bidirectional: sight == Sight::All,
+                bidirectional: mask == Mask::Full,
             });
         }
         if later {
-            blocks.push(make.attention(0, Sight::Cross, WIDTH));
+            blocks.push(make.attention(0, Mask::Cross, WIDTH));
         }
         blocks.push(make.feed_forward(0, later, Activation::Relu));
         let input = make.tokens();
         make.stack(input, 32, false, blocks)
     };
-    let stacks = vec![stack(&mut make, Sight::All, false), stack(&mut make, Sight::Earlier, true)];
+    let stacks = vec![stack(&mut make, Mask::Full, false), stack(&mut make, Mask::Causal, true)];
     let output = make.logits();
     make.model("encoder-decoder", stacks, output, samples(tokens, true))
 }
@@ -222,32 +228,25 @@ fn reader() -> Model {
         width: 6,
         patch: 2,
         channels: 3,
-        scale: vec![0.01; 3],
-        offset: vec![-1.0, 0.0, 0.5],
+        pixel: Values::Computed(vec![0.01, 0.01, 0.01, -1.0, 0.0, 0.5].into(), 6),
     };
-    let input = Input::Pixels {
-        linear: make.linear(WIDTH, 12),
-        class: Some(make.table(1, WIDTH)),
-        picture,
+    let input = Input::Features {
+        linear: make.linear(WIDTH, 12).into(),
+        class: Some(make.table(1, WIDTH).into()),
+        picture: Some(picture),
     };
     let blocks =
-        vec![make.attention(0, Sight::All, 0), make.feed_forward(0, false, Activation::GeluTanh)];
+        vec![make.attention(0, Mask::Full, 0), make.feed_forward(0, false, Activation::GeluTanh)];
     let vision = make.stack(input, 7, true, blocks);
     let mut blocks =
-        vec![make.attention(0, Sight::Cross, WIDTH), make.feed_forward(0, false, Activation::Gelu)];
+        vec![make.attention(0, Mask::Cross, WIDTH), make.feed_forward(0, false, Activation::Gelu)];
     let projection = make.linear(20, WIDTH);
     let norm = Some(make.norm(WIDTH));
-    blocks.push(Block {
-        layer: 1,
-        norm,
-        join: Join::Replace,
-        middle: Middle::Projection(projection),
-    });
-    let queries = Input::Queries(make.table(3, WIDTH));
+    blocks.push(Branch::Projection(projection).block(1, norm, Residual::Replace));
+    let queries = Input::Queries(make.table(3, WIDTH).into());
     let mut asks = make.stack(queries, 3, false, blocks);
     asks.norm = Some(make.norm(20));
-    let mut blocks =
-        vec![make.attention(0, Sight::Earlier, 0), make.attention(0, Sight::Cross, 20)];
+    let mut blocks = vec![make.attention(0, Mask::Causal, 0), make.attention(0, Mask::Cross, 20)];
     blocks.push(make.feed_forward(0, false, Activation::Gelu));
     let input = make.tokens();
     let speaks = make.stack(input, 32, true, blocks);
@@ -260,22 +259,24 @@ fn reader() -> Model {
 
 /// Frames of sound, a layer on top of them, and a few classes.
 fn listener() -> Model {
-    let mut make = Maker { join: Some(Join::Post), ..Maker::default() };
-    let input =
-        Input::Features { linear: make.linear(WIDTH, 5), class: Some(make.table(1, WIDTH)) };
+    let mut make = Maker { post: true, ..Maker::default() };
+    let input = Input::Features {
+        linear: make.linear(WIDTH, 5).into(),
+        class: Some(make.table(1, WIDTH).into()),
+        picture: None,
+    };
     let blocks =
-        vec![make.attention(0, Sight::All, 0), make.feed_forward(0, true, Activation::Gelu)];
+        vec![make.attention(0, Mask::Full, 0), make.feed_forward(0, true, Activation::Gelu)];
     let mut hears = make.stack(input, 32, true, blocks);
     hears.norm = None;
     // Goes on with another width.
     let linear = make.linear(10, WIDTH);
-    let block =
-        Block { layer: 0, norm: None, join: Join::Replace, middle: Middle::Projection(linear) };
+    let block = Branch::Projection(linear).block(0, None, Residual::Replace);
     let mut narrow = make.stack(Input::States, 32, false, vec![block]);
     narrow.norm = None;
-    let dense = Some((make.linear(10, 10), Activation::Tanh));
-    let output =
-        Output { pooling: Pooling::First, dense, head: Some(make.linear(4, 10)), normalize: false };
+    let dense = Some((make.linear(10, 10).into(), Activation::Tanh));
+    let head = Some(make.linear(4, 10).into());
+    let output = Output { pooling: Pooling::First, dense, head, normalize: false };
     let features = |length: usize, seed| Source::Features(numbers(length * 5, seed));
     make.model("listener", vec![hears, narrow], output, samples(features, false))
 }

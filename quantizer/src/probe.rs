@@ -10,9 +10,10 @@
 //! inputs in place and for what its stack begins with; and its influence, 1 minus the mean cosine
 //! of the stream before and behind it (ShortGPT: Men et al., arXiv 2403.03853).
 
-use crate::checkpoint::Join;
 use crate::fit::loss;
-use crate::reference::{Batch, BlockWeights, LinearWeights, Reference, ReferenceError, Sample};
+use crate::reference::{
+    Batch, BlockWeights, Forward, LinearWeights, Reference, ReferenceError, Sample,
+};
 
 /// A model with its streams on some samples.
 #[derive(Debug)]
@@ -97,7 +98,7 @@ impl<'r, 'c> Probe<'r, 'c> {
     /// Whether a block can be left out: not if it makes another stream.
     pub fn can_be_dropped(&self, block: usize) -> bool {
         let block = self.reference.architecture().block(block);
-        block.is_some_and(|block| block.join != Join::Replace)
+        block.is_some_and(|block| !block.replaces())
     }
 
     /// Leaves a block out from now on.

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
-use crate::checkpoint::Sight;
+use crate::checkpoint::Mask;
 use crate::quantize::{Moments, MomentsError};
-use crate::reference::{BlockWeights, LinearWeights, Middle};
+use crate::reference::{BlockWeights, LinearWeights, Operation};
 
 /// How units are taken out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -66,11 +66,11 @@ impl Prune {
 /// Units of a block that can be taken out on their own: key/value heads with the query heads that
 /// share them (a single such head: its query heads), or channels.
 pub fn units(block: &BlockWeights) -> usize {
-    match &block.middle {
-        Middle::Attention(heads) if heads.kv_heads > 1 => heads.kv_heads,
-        Middle::Attention(heads) => heads.heads,
-        Middle::FeedForward { .. } => block.output.cols,
-        Middle::Projection => 1,
+    match &block.operation {
+        Operation::Attention(heads) if heads.kv_heads > 1 => heads.kv_heads,
+        Operation::Attention(heads) => heads.heads,
+        Operation::FeedForward { .. } => block.output.cols,
+        Operation::Projection => 1,
     }
 }
 
@@ -114,19 +114,20 @@ fn without(block: &BlockWeights, kept: &[usize], weight: Vec<f32>) -> BlockWeigh
         kept.iter().flat_map(|&unit| unit * size..(unit + 1) * size).collect();
     block.output = LinearWeights { weight, cols: columns.len(), ..block.output.clone() };
     // Rows of the first product, and of the memory's.
-    let (rows, of_memory): (Vec<usize>, Vec<usize>) = match &mut block.middle {
-        Middle::FeedForward { gated, .. } => {
+    let (rows, of_memory): (Vec<usize>, Vec<usize>) = match &mut block.operation {
+        Operation::FeedForward { gated, .. } => {
             let second = columns.iter().map(|c| all + c).filter(|_| *gated);
             (columns.iter().copied().chain(second).collect(), vec![])
         }
-        Middle::Projection => (vec![], vec![]),
-        Middle::Attention(heads) => {
+        Operation::Projection => (vec![], vec![]),
+        Operation::Attention(heads) => {
             let (keys, values) = (heads.keys().start, heads.values().start);
             let shared: Vec<usize> = match heads.kv_heads > 1 {
-                true => {
-                    kept.iter().flat_map(|&unit| unit * heads.dim..(unit + 1) * heads.dim).collect()
-                }
-                false => (0..heads.dim).collect(),
+                true => kept
+                    .iter()
+                    .flat_map(|&unit| unit * heads.head_dim..(unit + 1) * heads.head_dim)
+                    .collect(),
+                false => (0..heads.head_dim).collect(),
             };
             let group = if heads.kv_heads > 1 { heads.group() } else { 1 };
             if let Some(relative) = &heads.relative {
@@ -141,15 +142,15 @@ fn without(block: &BlockWeights, kept: &[usize], weight: Vec<f32>) -> BlockWeigh
             }
             let of = |start: usize| shared.iter().map(move |row| start + row);
             let others = of(keys).chain(of(values));
-            match heads.sight {
-                Sight::Cross => (columns, others.collect()),
-                Sight::Earlier | Sight::All => {
+            match heads.mask {
+                Mask::Cross => (columns, others.collect()),
+                Mask::Causal | Mask::Full => {
                     (columns.iter().copied().chain(others).collect(), vec![])
                 }
             }
         }
     };
-    for (of, rows) in [(&mut block.input, rows), (&mut block.memory, of_memory)] {
+    for (of, rows) in [(&mut block.input, rows), (&mut block.states, of_memory)] {
         let Some(of) = of else { continue };
         of.weight =
             rows.iter().flat_map(|&row| &of.weight[row * of.cols..][..of.cols]).copied().collect();
@@ -293,7 +294,7 @@ mod tests {
             weight: numbers(rows * cols, seed),
             bias: Some(numbers(rows, seed + 1)),
             cols,
-            inputs: Inputs::Exact,
+            inputs: None,
         }
     }
 
@@ -305,7 +306,7 @@ mod tests {
     }
 
     fn feed_forward(inner: usize) -> BlockWeights {
-        let middle = Middle::FeedForward { activation: Activation::Silu, gated: true };
+        let middle = Operation::FeedForward { activation: Activation::Silu, gated: true };
         block(vec![1.0; 8], linear(2 * inner, 8, 1), middle, linear(8, inner, 2))
     }
 
@@ -340,24 +341,24 @@ mod tests {
         let heads = Heads {
             heads: 6,
             kv_heads: 3,
-            dim: 2,
-            scale: 1.0,
+            head_dim: 2,
+            score_scale: 1.0,
             query_norm: None,
             key_norm: None,
-            rope: Some(Rope { inv_freq: vec![1.0], magnitude: 1.0 }),
-            sight: Sight::Earlier,
+            rope: Some(Rope { frequencies: vec![1.0], magnitude: 1.0 }),
+            mask: Mask::Causal,
             relative: Some(Arc::new(numbers(6 * 3, 5))),
-            transforms: false,
+            head_inputs: Inputs::Rounded,
         };
         let block =
-            block(vec![1.0; 8], linear(24, 8, 1), Middle::Attention(heads), linear(8, 12, 2));
+            block(vec![1.0; 8], linear(24, 8, 1), Operation::Attention(heads), linear(8, 12, 2));
         // The second group does nothing.
         let mut x = numbers(200 * 12, 4);
         x.chunks_mut(12).for_each(|row| row[4..8].fill(0.0));
         let before = block.clone();
         let (block, error) =
             cut(&block, &moments(&x, 12), &[1], Refit::LeastSquares).unwrap().remove(0);
-        let Middle::Attention(heads) = &block.middle else { unreachable!() };
+        let Operation::Attention(heads) = &block.operation else { unreachable!() };
         assert_eq!(
             (heads.heads, heads.kv_heads, block.output.cols, block.input.as_ref().unwrap().rows()),
             (4, 2, 8, 16)

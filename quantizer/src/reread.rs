@@ -2,17 +2,18 @@
 //! phases as radians, relative numbers in units of the exponential function. Products round their
 //! inputs, as the runtime's do; keys and values stay f32.
 
+use std::convert::Infallible;
 use std::f64::consts::TAU;
 use std::sync::Arc;
 
-use kinglet::format::{self, Attention, Linear, Norm};
 use kinglet::{Isa, Matrix};
+use kinglet_kernels::Activations;
 use kinglet_kernels::activations::{stride, sums};
 use kinglet_kernels::layout::GROUP;
-use kinglet_kernels::{Activation as Kernel, Activations};
+use kinglet_model::description::Convert;
+use kinglet_model::{Block, InPlace, Linear, Norm};
 
-use crate::checkpoint::{Activation, Join, NormKind, Rope, Sight};
-use crate::reference::{BlockWeights, Heads, Inputs, LinearWeights, Middle, NormWeights};
+use crate::reference::{BlockWeights, LinearWeights, NormWeights, Numbers};
 
 /// Columns of a sparse matrix that are read at once.
 const COLUMNS: usize = 64;
@@ -50,100 +51,42 @@ pub(crate) fn matrix(of: &Matrix<'_>) -> Vec<f32> {
 
 /// A product.
 pub(crate) fn linear(of: &Linear<'_>) -> LinearWeights {
-    let inputs = match of.inputs {
-        format::Inputs::Plain => Inputs::Rounded,
-        format::Inputs::Transformed => Inputs::Transformed,
-        format::Inputs::Planes => Inputs::Planes,
-    };
     let bias = of.bias.map(<[f32]>::to_vec);
-    LinearWeights { weight: matrix(&of.matrix), bias, cols: of.matrix.cols(), inputs }
+    let weight = matrix(&of.matrix);
+    LinearWeights { weight, bias, cols: of.matrix.cols(), inputs: Some(of.inputs) }
 }
 
 /// A norm.
-pub(crate) fn norm(of: &Norm<'_>) -> NormWeights {
-    let kind = if of.is_layer() { NormKind::Layer } else { NormKind::Rms };
-    NormWeights {
-        kind,
-        weight: of.weight.to_vec(),
-        bias: of.bias.map(<[f32]>::to_vec),
-        eps: of.eps,
-    }
+pub(crate) fn norm(of: &Norm<&[f32]>) -> NormWeights {
+    let (weight, bias) = (of.weight.to_vec(), of.bias.map(<[f32]>::to_vec));
+    NormWeights { kind: of.kind, weight, bias, eps: of.eps }
 }
 
 /// A block.
-pub(crate) fn block(of: &format::Block<'_>) -> BlockWeights {
-    let (input, memory, middle) = match &of.middle {
-        format::Middle::Attention(attention) => {
-            let memory = match &attention.sight {
-                format::Sight::Cross(memory) => Some(linear(memory)),
-                format::Sight::Earlier | format::Sight::All => None,
-            };
-            (Some(linear(&attention.input)), memory, Middle::Attention(heads(attention)))
-        }
-        format::Middle::FeedForward { input, gated, activation, .. } => {
-            let middle =
-                Middle::FeedForward { activation: self::activation(*activation), gated: *gated };
-            (Some(linear(input)), None, middle)
-        }
-        format::Middle::Projection => (None, None, Middle::Projection),
-    };
-    let (join, stream_norm) = match &of.join {
-        format::Join::Pre => (Join::Pre, None),
-        format::Join::Post(stream) => (Join::Post, Some(norm(stream))),
-        format::Join::Replace => (Join::Replace, None),
-    };
-    let output = linear(&of.output);
-    BlockWeights {
-        norm: of.norm.as_ref().map(norm),
-        join,
-        stream_norm,
-        input,
-        memory,
-        middle,
-        output,
-    }
+pub(crate) fn block(of: &Block<InPlace<'_>>) -> BlockWeights {
+    let Ok(block) = of.convert(&mut Dequantize);
+    block
 }
 
-fn heads(of: &Attention<'_>) -> Heads {
-    let norm = |weight: Option<&[f32]>| {
-        let eps = of.head_norm_eps;
-        weight.map(|weight| NormWeights {
-            kind: NormKind::Rms,
-            weight: weight.to_vec(),
-            bias: None,
-            eps,
-        })
-    };
-    let radians = |&phase: &u32| f64::from(phase) / 4_294_967_296.0 * TAU;
-    let rope =
-        || Rope { inv_freq: of.rope.iter().map(radians).collect(), magnitude: of.rope_magnitude };
-    let relative = || Arc::new(of.relative.iter().map(|x| x / std::f32::consts::LOG2_E).collect());
-    Heads {
-        heads: of.heads,
-        kv_heads: of.kv_heads,
-        dim: of.head_dim,
-        scale: of.score_scale,
-        query_norm: norm(of.query_norm),
-        key_norm: norm(of.key_norm),
-        rope: (!of.rope.is_empty()).then(rope),
-        sight: match of.sight {
-            format::Sight::Earlier => Sight::Earlier,
-            format::Sight::All => Sight::All,
-            format::Sight::Cross(_) => Sight::Cross,
-        },
-        relative: (!of.relative.is_empty()).then(relative),
-        transforms: of.heads_inputs == format::Inputs::Transformed,
-    }
-}
+struct Dequantize;
 
-fn activation(of: Kernel) -> Activation {
-    match of {
-        Kernel::Silu => Activation::Silu,
-        Kernel::Gelu => Activation::Gelu,
-        Kernel::GeluTanh => Activation::GeluTanh,
-        Kernel::Relu => Activation::Relu,
-        Kernel::Tanh => Activation::Tanh,
-        Kernel::Identity => Activation::Identity,
+impl<'a> Convert<InPlace<'a>, Numbers> for Dequantize {
+    type Error = Infallible;
+
+    fn linear(&mut self, of: &Linear<'a>) -> Result<LinearWeights, Infallible> {
+        Ok(linear(of))
+    }
+
+    fn vector(&mut self, of: &&'a [f32]) -> Result<Vec<f32>, Infallible> {
+        Ok(of.to_vec())
+    }
+
+    fn frequencies(&mut self, of: &&'a [u32]) -> Result<Vec<f64>, Infallible> {
+        Ok(of.iter().map(|&phase| f64::from(phase) / 4_294_967_296.0 * TAU).collect())
+    }
+
+    fn relative(&mut self, of: &&'a [f32]) -> Result<Arc<Vec<f32>>, Infallible> {
+        Ok(Arc::new(of.iter().map(|x| x / std::f32::consts::LOG2_E).collect()))
     }
 }
 
@@ -168,7 +111,7 @@ mod tests {
                     // Two of three panels are zero.
                     weight[..32 * cols].fill(0.0);
                 }
-                let of = LinearWeights { weight, bias: None, cols, inputs: Inputs::Exact };
+                let of = LinearWeights { weight, bias: None, cols, inputs: None };
                 let (rounded, _) = quantize::linear(&of, format, None).unwrap();
                 let mut bytes = vec![];
                 pack::write(&rounded, &mut |more| {

@@ -3,8 +3,8 @@
 //! weights. Without more words the matrices are those of the blocks: embeddings and heads have
 //! options of their own, and how much they weigh depends on the vocabulary.
 
-use kinglet::format::{Middle, Sight, Values};
 use kinglet::{Matrix, Model, OpenError};
+use kinglet_model::Values;
 
 /// Bytes and weights of some matrices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,15 +22,9 @@ impl Matrices {
     /// What is wrong with the file.
     pub fn of_blocks(model: &Model<'_>) -> Result<Self, OpenError> {
         let mut sum = Self::default();
-        for index in 0..model.record().blocks {
+        for index in 0..model.blocks() {
             let block = model.block(index)?;
-            block.input().iter().for_each(|input| sum.add(&input.matrix));
-            if let Middle::Attention(attention) = &block.middle
-                && let Sight::Cross(memory) = &attention.sight
-            {
-                sum.add(&memory.matrix);
-            }
-            sum.add(&block.output.matrix);
+            block.products().for_each(|(_, product)| sum.add(&product.matrix));
         }
         Ok(sum)
     }
@@ -41,7 +35,7 @@ impl Matrices {
     /// What is wrong with the file.
     pub fn of_file(model: &Model<'_>) -> Result<Self, OpenError> {
         let mut sum = Self::default();
-        for index in 0..model.record().tensors {
+        for index in 0..model.tensors() {
             if let Values::Matrix(matrix) = model.tensor(index)?.values {
                 sum.add(&matrix);
             }

@@ -1,23 +1,23 @@
 //! Numbers and models for unit tests: the same with every run.
 
-use crate::checkpoint::{Join, NormKind};
-use crate::reference::{BlockWeights, LinearWeights, Middle, NormWeights};
+use crate::checkpoint::{NormKind, Residual};
+use crate::reference::{BlockWeights, LinearWeights, NormWeights, Numbers, Operation};
 
 /// A block behind a root-mean-square norm, added to the stream.
 pub(crate) fn block(
     norm: Vec<f32>,
     input: LinearWeights,
-    middle: Middle,
+    operation: Operation<Numbers>,
     output: LinearWeights,
 ) -> BlockWeights {
     let norm = Some(NormWeights { kind: NormKind::Rms, weight: norm, bias: None, eps: 1e-5 });
     BlockWeights {
+        layer: 0,
         norm,
-        join: Join::Pre,
-        stream_norm: None,
+        residual: Residual::Pre,
         input: Some(input),
-        memory: None,
-        middle,
+        states: None,
+        operation,
         output,
     }
 }

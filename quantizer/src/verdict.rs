@@ -13,7 +13,7 @@ use std::time::Instant;
 use kinglet::{Format, Isa, Model};
 use serde::Serialize;
 
-use crate::checkpoint::{Architecture, Block};
+use crate::checkpoint::{self, Architecture, Linear};
 use crate::continued::{Continued, How, continued, drawn};
 use crate::evaluate::{Agreement, EvaluateError, Nearness, Outputs, compare};
 use crate::quantize::Options;
@@ -71,9 +71,8 @@ pub struct Verdict {
 
 /// Tokens that a model is judged on: so many, and fewer where each costs much.
 fn tokens(architecture: &Architecture, most: usize, runs: usize) -> usize {
-    let weights: usize =
-        architecture.blocks().flat_map(Block::products).map(|linear| linear.weight.len()).sum();
-    let head = architecture.output.head.as_ref().map_or(0, |head| head.weight.len());
+    let weights: usize = architecture.blocks().map(checkpoint::weights).sum();
+    let head = architecture.output.head.as_ref().map_or(0, Linear::len);
     (WORK / (weights + head).max(1) / runs).clamp(most / 8, most)
 }
 

@@ -81,7 +81,7 @@ fn tensors(path: &Path) -> Vec<(String, Vec<u8>)> {
     let tensor = |index| model.tensor(index).unwrap();
     let named =
         |index| (model.tensor_name(&tensor(index).record).to_owned(), tensor(index).bytes.to_vec());
-    (0..model.record().tensors).map(named).collect()
+    (0..model.tensors()).map(named).collect()
 }
 
 #[test]

@@ -217,7 +217,7 @@ fn targets_out_of_reach_say_how_near_one_can_come() {
     );
     let kept: usize = half.unwrap().record.tensors.iter().map(|t| t.rows * t.cols).sum();
     let all: usize =
-        checkpoint.architecture().blocks().flat_map(|b| b.products()).map(|l| l.weight.len()).sum();
+        checkpoint.architecture().blocks().map(kinglet_quantizer::checkpoint::weights).sum();
     assert!(kept as f64 * 4.25 <= 3.5 * all as f64, "{kept} of {all}");
     let blind = outcome(|o| {
         o.calibration.clear();

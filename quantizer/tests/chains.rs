@@ -7,11 +7,11 @@ mod common;
 use common::{
     CHAIN_CONTEXT, CHAIN_VOCAB, CHAINS, Chain, Eager, FEATURES, PICTURE, Random, aligned,
 };
-use kinglet::format::layout::pooling;
 use kinglet::{
     Format, Isa, Model, Options, Parallel, Plan, PlanError, Progress, RunError, Serial, Session,
     Source, Threads,
 };
+use kinglet_model::Pooling;
 use kinglet_quantizer::Memory;
 
 /// Sources for the same model, of different lengths where that is possible.
@@ -55,7 +55,7 @@ fn options(model: &Model<'_>, chunk: usize) -> Options {
     let of = Options::of(model).unwrap();
     match model.is_decoder() {
         true => Options { prefill: chunk, logits: chunk, ..of },
-        false if model.record().pooling == pooling::NONE => Options { logits: of.source, ..of },
+        false if model.pooling() == Pooling::None => Options { logits: of.source, ..of },
         false => of,
     }
 }
@@ -161,7 +161,7 @@ fn a_session_uses_exactly_the_planned_bytes() {
             before.iter().chain(after).all(|&b| b == 0x5A),
             "written outside the plan: {chain:?}"
         );
-        let last = if model.is_decoder() || model.record().pooling != 0 {
+        let last = if model.is_decoder() || model.pooling() != Pooling::None {
             planned - 4
         } else {
             planned - 400
@@ -298,10 +298,7 @@ fn hidden_states_of_all_stacks_are_shown_once() {
                 {}
             }
             let numbers: Vec<u32> = seen.iter().map(|(state, _)| *state).collect();
-            assert!(
-                numbers.iter().copied().eq(0..model.record().blocks + model.record().stacks),
-                "{numbers:?}"
-            );
+            assert!(numbers.iter().copied().eq(0..model.blocks() + model.stacks()), "{numbers:?}");
             assert!(want.get_or_insert_with(|| seen.clone()) == &seen, "{chain:?} {budget}");
         }
     }
@@ -390,10 +387,10 @@ fn what_does_not_fit_is_refused() {
     }
     let mut file = aligned(&common::model(&common::PLAIN, 3, vec![]));
     let model = Model::open(file.bytes()).unwrap();
-    let plan = Plan::new(&model, Options { source: 5, ..Options::ONE });
+    let plan = Plan::new(&model, Options { source: 5, ..Options::DECODE });
     assert_eq!(plan.map(|_| ()), Err(PlanError::Source { asked: 5, most: 0 }));
-    let mut memory = Memory::new(Plan::new(&model, Options::ONE).unwrap().bytes());
-    let mut session = Session::new(&model, Options::ONE, memory.bytes()).unwrap();
+    let mut memory = Memory::new(Plan::new(&model, Options::DECODE).unwrap().bytes());
+    let mut session = Session::new(&model, Options::DECODE, memory.bytes()).unwrap();
     let none = RunError::Reads { what: "tokens of a target and no source" };
     assert_eq!(session.encode(Source::Tokens(&[1])).map(|_| ()), Err(none));
 }

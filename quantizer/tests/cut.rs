@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use kinglet::format::Norm;
 use kinglet::{Isa, Map, Model, Options, Plan, Session, Source};
+use kinglet_model::Norm;
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::cut::{self, Cut, CutError, Pool, Pooled};
 use kinglet_quantizer::{Memory, quantize};
@@ -27,7 +27,7 @@ fn file(directory: &Path, name: &str) -> PathBuf {
 fn with<T>(model: &Model<'_>, run: impl FnOnce(&mut Session<'_, '_>) -> T) -> T {
     let options = Options::of(model).unwrap();
     let options = Options { prefill: options.context, ..options };
-    let options = if model.vocab() == model.width() {
+    let options = if model.outputs() == model.width() {
         Options { logits: options.prefill, ..options }
     } else {
         options
@@ -38,7 +38,7 @@ fn with<T>(model: &Model<'_>, run: impl FnOnce(&mut Session<'_, '_>) -> T) -> T 
 
 /// State `wanted` of the first stack.
 fn state(model: &Model<'_>, wanted: u32) -> Vec<f32> {
-    let alone = model.is_decoder() && model.record().stacks == 1;
+    let alone = model.is_decoder() && model.stacks() == 1;
     with(model, |session| {
         let mut found = vec![];
         match alone {
@@ -55,7 +55,7 @@ fn state(model: &Model<'_>, wanted: u32) -> Vec<f32> {
     })
 }
 
-fn normed(rows: &[f32], norm: &Norm<'_>) -> Vec<f32> {
+fn normed(rows: &[f32], norm: &Norm<&[f32]>) -> Vec<f32> {
     let mut out = vec![0.0; rows.len()];
     let width = norm.weight.len();
     for (row, out) in rows.chunks(width).zip(out.chunks_mut(width)) {
@@ -95,12 +95,12 @@ fn states_are_those_of_the_whole_model() {
             let norm = model.last().unwrap().norm;
             let rows = state(&whole, after);
             let rows = norm.map_or(rows.clone(), |norm| normed(&rows, &norm));
-            let want = pooled.pool(&rows, model.vocab());
+            let want = pooled.pool(&rows, model.outputs());
             let found = with(&model, |session| match model.is_decoder() {
                 true => {
                     let mut states = vec![];
                     session.feed_each(&TOKENS, |_, state| states.extend_from_slice(state)).unwrap();
-                    Pooled::of(&model).pool(&states, model.vocab())
+                    Pooled::of(&model).pool(&states, model.outputs())
                 }
                 false => session.encode(Source::Tokens(&TOKENS)).unwrap().to_vec(),
             });
@@ -108,7 +108,7 @@ fn states_are_those_of_the_whole_model() {
             // What follows the branches is the norm of the stream, not that of the next branch.
             if name == "families/bert_mean" && after < most {
                 let next = whole.block(after).unwrap();
-                let kinglet::format::Join::Post(stream) = next.join else {
+                let kinglet_model::Residual::Post(stream) = next.residual else {
                     panic!("norms precede the branches")
                 };
                 assert_eq!(norm.unwrap().weight, stream.weight);

@@ -6,8 +6,8 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{aligned, shared};
-use kinglet::format::layout::{BlockRecord, Head, ModelRecord, SectionEntry, StackRecord, section};
 use kinglet::{Format, Isa, Map, Model, Options, Plan, Session, argmax};
+use kinglet_model::layout::{BlockRecord, Head, ModelRecord, SectionEntry, StackRecord, section};
 use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::evaluate::{
     EvaluateError, Evaluation, Part, Place, Protocol, evaluate, evaluate_all,
@@ -57,11 +57,15 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
 
 /// All hidden states and logits of a model's session.
 fn run(model: &Model<'_>, input: &[u32]) -> (Vec<f32>, Vec<f32>) {
-    let options =
-        Options { context: input.len(), prefill: input.len(), logits: input.len(), ..Options::ONE };
+    let options = Options {
+        context: input.len(),
+        prefill: input.len(),
+        logits: input.len(),
+        ..Options::DECODE
+    };
     let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
     let mut session = Session::new(model, options, memory.bytes()).unwrap();
-    let states: Vec<u32> = (0..=model.record().blocks).collect();
+    let states: Vec<u32> = (0..=model.blocks()).collect();
     let mut buffer = vec![0.0; states.len() * input.len() * model.width()];
     session.feed_tapped(input, &states, &mut buffer).unwrap();
     session.rewind(0).unwrap();
@@ -76,7 +80,7 @@ fn every_figure_is_that_of_its_definition() {
     let reference = Reference::new(&checkpoint).unwrap();
     let (_temporary, map) = to_file(&checkpoint, Format::Int4);
     let (first, model) = (built_in(), Model::open(&map).unwrap());
-    let (tokens, vocab, width) = (story(&model), model.vocab(), model.width());
+    let (tokens, vocab, width) = (story(&model), model.outputs(), model.width());
     let (window, bos) = (90, 1);
     let protocol = Protocol { window, bos: Some(bos), int4_values: false };
     let found =

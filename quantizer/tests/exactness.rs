@@ -24,7 +24,7 @@ fn every_division_of_the_work_gives_the_same_bits() {
         let model = Model::open(file.bytes()).unwrap();
         let tokens = tokens(shape.vocab, 80);
         let options =
-            |chunk| Options { context: 80, prefill: chunk, logits: chunk, ..Options::ONE };
+            |chunk| Options { context: 80, prefill: chunk, logits: chunk, ..Options::DECODE };
         let want = logits(&model, &tokens, options(1), Isa::SCALAR, Serial);
         assert!(want.iter().all(|&bits| f32::from_bits(bits).is_finite()), "{shape:?}");
         assert_ne!(want[..shape.vocab], want[shape.vocab..2 * shape.vocab], "{shape:?}");
@@ -51,7 +51,7 @@ fn every_division_of_the_work_gives_the_same_bits() {
 
 /// The same in pieces of work.
 fn in_pieces(model: &Model<'_>, tokens: &[u32], isa: Isa, budget: u64) -> Vec<u32> {
-    let options = Options { context: 80, prefill: 13, logits: 13, ..Options::ONE };
+    let options = Options { context: 80, prefill: 13, logits: 13, ..Options::DECODE };
     let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
     let mut session = Session::with(model, options, memory.bytes(), isa, Serial).unwrap();
     let mut all = vec![];
@@ -73,7 +73,7 @@ fn a_session_uses_exactly_the_planned_bytes() {
     for shape in shapes() {
         let mut file = aligned(&common::model(&shape, 5, vec![]));
         let model = Model::open(file.bytes()).unwrap();
-        let options = Options { context: 40, prefill: 9, logits: 2, ..Options::ONE };
+        let options = Options { context: 40, prefill: 9, logits: 2, ..Options::DECODE };
         let planned = Plan::new(&model, options).unwrap().bytes();
         let mut memory = Memory::new(planned + 2 * GUARD);
         memory.bytes().fill(0x5A);
@@ -100,7 +100,7 @@ fn a_session_uses_exactly_the_planned_bytes() {
 fn rewinding_forgets() {
     let mut file = aligned(&common::model(&common::PLAIN, 3, vec![]));
     let model = Model::open(file.bytes()).unwrap();
-    let options = Options { context: 100, prefill: 16, logits: 1, ..Options::ONE };
+    let options = Options { context: 100, prefill: 16, logits: 1, ..Options::DECODE };
     let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
     let mut session = Session::new(&model, options, memory.bytes()).unwrap();
     let tokens = tokens(67, 90);
@@ -123,7 +123,7 @@ fn rewinding_forgets() {
 fn what_cannot_be_run_is_refused_and_changes_nothing() {
     let mut file = aligned(&common::model(&common::PLAIN, 3, vec![]));
     let model = Model::open(file.bytes()).unwrap();
-    let options = Options { context: 20, prefill: 8, logits: 1, ..Options::ONE };
+    let options = Options { context: 20, prefill: 8, logits: 1, ..Options::DECODE };
     let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
     let mut session = Session::new(&model, options, memory.bytes()).unwrap();
     let want = session.feed(&[1, 2, 3]).unwrap().to_vec();
@@ -154,14 +154,14 @@ fn what_cannot_be_planned_is_refused() {
     let mut file = aligned(&common::model(&common::PLAIN, 3, vec![]));
     let model = Model::open(file.bytes()).unwrap();
     let plan = |context, prefill, logits| {
-        Plan::new(&model, Options { context, prefill, logits, ..Options::ONE }).map(|_| ())
+        Plan::new(&model, Options { context, prefill, logits, ..Options::DECODE }).map(|_| ())
     };
     assert_eq!(plan(0, 1, 1), Err(PlanError::Options));
     assert_eq!(plan(1, 0, 1), Err(PlanError::Options));
     assert_eq!(plan(1, 1, 2), Err(PlanError::Options));
     assert_eq!(plan(101, 1, 1), Err(PlanError::Context { asked: 101, most: 100 }));
     assert_eq!(plan(100, usize::MAX / 2, 1), Err(PlanError::TooLarge));
-    let options = Options { context: 20, prefill: 8, logits: 1, ..Options::ONE };
+    let options = Options { context: 20, prefill: 8, logits: 1, ..Options::DECODE };
     let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes() + 64);
     let unaligned = Session::new(&model, options, &mut memory.bytes()[4..]).map(|_| ());
     assert_eq!(unaligned, Err(SessionError::Arena(ArenaError::Unaligned)));

@@ -84,13 +84,13 @@ fn words_are_pronounced() {
         let (map, _directory) = rounded("pronouncer", format);
         let model = Model::open(&map).unwrap();
         let tokenizer = model.tokenizer().unwrap().unwrap();
-        let options = Options { context: 40, source: 40, ..Options::ONE };
+        let options = Options { context: 40, source: 40, ..Options::DECODE };
         let plan = Plan::new(&model, options).unwrap();
         let mut memory = Memory::new(plan.bytes());
         let mut session = Session::new(&model, options, memory.bytes()).unwrap();
         let mut pronounce = |tokens: &[u32]| {
             session.encode(Source::Tokens(tokens)).unwrap();
-            greedy(&mut session, model.record().start, &[1])
+            greedy(&mut session, model.start().unwrap(), &[1])
         };
         let mut same = 0;
         for item in golden["greedy"].as_array().unwrap() {
@@ -140,7 +140,7 @@ fn a_beam_finds_what_is_at_least_as_probable() {
     let (map, _directory) = rounded("pronouncer", Format::Int8Grouped);
     let model = Model::open(&map).unwrap();
     let golden = golden("pronouncer");
-    let options = |targets| Options { context: 40, source: 40, targets, ..Options::ONE };
+    let options = |targets| Options { context: 40, source: 40, targets, ..Options::DECODE };
     let mut memory = Memory::new(Plan::new(&model, options(4)).unwrap().bytes());
     let mut session = Session::new(&model, options(4), memory.bytes()).unwrap();
     let mut history = [0; BeamSearch::words(4, 40)];
@@ -150,14 +150,14 @@ fn a_beam_finds_what_is_at_least_as_probable() {
         let mut scores = vec![];
         for width in [1, 4] {
             let mut search = BeamSearch::new(width, 0.0, &[1], &mut history);
-            let found = search.run(&mut session, &[model.record().start]).unwrap();
+            let found = search.run(&mut session, &[model.start().unwrap()]).unwrap();
             assert!((1..=width).contains(&found));
             let mut target = [0; 40];
             let (count, score) = search.target(0, &mut target).unwrap();
             if width == 1 {
                 assert_eq!(
                     target[..count],
-                    greedy(&mut session, model.record().start, &[1]),
+                    greedy(&mut session, model.start().unwrap(), &[1]),
                     "{}",
                     item["word"]
                 );
@@ -189,7 +189,7 @@ fn pictures_are_named() {
             let pixels =
                 picture(&fixture("namer").join(item["file"].as_str().unwrap()), &settings).unwrap();
             session.encode(Source::Pixels(&pixels)).unwrap();
-            let found = greedy(&mut session, model.record().start, &[2]);
+            let found = greedy(&mut session, model.start().unwrap(), &[2]);
             let mut want = ids(&item["generated_ids"]);
             want.pop();
             let found_text = text(&tokenizer, &found);

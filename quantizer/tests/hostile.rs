@@ -4,14 +4,15 @@
 mod common;
 
 use common::{PLAIN, Random, Shape, aligned};
-use kinglet::format::layout::{
-    BlockRecord, Head, ModelRecord, NONE, SectionEntry, StackRecord, TensorRecord, input, inputs,
-    join, section, sight, tensor,
-};
-use kinglet::format::{
-    BlockProblem, Crc32, Input, ModelProblem, SectionProblem, Stack, StackProblem, TensorProblem,
-};
 use kinglet::{Format, Model, OpenError, Options, Plan, RunError, Session, Source, VerifyError};
+use kinglet_model::layout::{
+    BlockRecord, Head, ModelRecord, NONE, SectionEntry, StackRecord, TensorRecord, input, inputs,
+    join, mask, section, tensor,
+};
+use kinglet_model::{
+    BlockProblem, Crc32, InPlace, Input, ModelProblem, SectionProblem, Stack, StackProblem,
+    TensorProblem,
+};
 use kinglet_quantizer::Memory;
 
 fn open(bytes: &[u8]) -> Result<(), OpenError> {
@@ -194,7 +195,7 @@ fn lying_records_are_refused() {
     assert_eq!(block(|r| r.norm_kind = 1), fails(BlockProblem::Shape));
     assert_eq!(block(|r| r.join = join::POST), fails(BlockProblem::Shape));
     assert_eq!(
-        block(|r| r.variant = sight::CROSS),
+        block(|r| r.variant = mask::CROSS),
         Err(OpenError::Tensor { index: NONE, problem: TensorProblem::Missing })
     );
     assert_eq!(block(|r| r.relative = r.norm), fails(BlockProblem::Relative));
@@ -250,8 +251,8 @@ fn sparse_file(format: Format) -> (Vec<u8>, TensorRecord, usize, usize) {
     let model = Model::open(memory.bytes()).unwrap();
     assert_eq!(model.verify(|_| {}), Ok(()));
     let block = model.block(0).unwrap();
-    let input = block.input().unwrap().matrix;
-    let tensor = model.tensor(model.block(0).unwrap().record.input).unwrap();
+    let input = block.input.unwrap().matrix;
+    let tensor = model.tensor(model.record_of_block(0).unwrap().input).unwrap();
     assert!(input.is_sparse() && input.blocks() < input.panels() * input.groups());
     let index = format.sparse_planes(input.rows(), input.cols(), input.blocks()).unwrap().index;
     let start = tensor.bytes.as_ptr().addr() - model.bytes().as_ptr().addr();
@@ -299,11 +300,10 @@ fn planes_and_offsets_are_refused_where_they_cannot_be() {
     let chain = common::chain(common::Chain::Translator, Format::Int8, 3);
     let mut memory = aligned(&chain);
     let model = Model::open(memory.bytes()).unwrap();
-    let positions = model.stack(1).unwrap().record.positions;
-    let across: Vec<u32> = (0..model.record().blocks)
-        .filter(|&i| model.block(i).unwrap().record.memory != NONE)
-        .collect();
-    let states = model.block(across[0]).unwrap().record.memory;
+    let positions = model.record_of_stack(1).unwrap().positions;
+    let across: Vec<u32> =
+        (0..model.blocks()).filter(|&i| model.record_of_block(i).unwrap().states != NONE).collect();
+    let states = model.record_of_block(across[0]).unwrap().states;
     let changed = |index: u32, change: &dyn Fn(&mut TensorRecord)| {
         open(&with(&chain, section::TENSORS, |bytes| {
             let at = index as usize * TensorRecord::SIZE;
@@ -319,7 +319,7 @@ fn planes_and_offsets_are_refused_where_they_cannot_be() {
     );
     let other = Err(OpenError::Block { index: across[1], problem: BlockProblem::Inputs });
     assert_eq!(changed(states, &|r| r.inputs = inputs::PLANES), other);
-    let output = model.block(0).unwrap().record.output;
+    let output = model.record_of_block(0).unwrap().output;
     assert_eq!(changed(output, &|r| r.inputs = inputs::PLANES), Ok(()));
     let sparse = tensor::INT4_OFFSET | tensor::SPARSE;
     assert_eq!(
@@ -374,7 +374,7 @@ fn exercise(bytes: &[u8]) -> bool {
     let Ok(model) = Model::open(memory.bytes()) else { return false };
     let _ = model.verify(|_| {});
     model.metadata().count();
-    for i in 0..model.record().tensors {
+    for i in 0..model.tensors() {
         model.tensor(i).map(|t| model.tensor_name(&t.record).len()).unwrap_or_default();
     }
     if let Some(Ok(tokenizer)) = model.tokenizer() {
@@ -395,9 +395,9 @@ fn exercise(bytes: &[u8]) -> bool {
     }
     let mut arena = Memory::new(plan.bytes());
     let mut session = Session::new(&model, options, arena.bytes()).unwrap();
-    let tokens = |stack: Option<Stack<'_>>, n: usize| -> Vec<u32> {
+    let tokens = |stack: Option<Stack<InPlace<'_>>>, n: usize| -> Vec<u32> {
         let vocab = match stack.map(|stack| stack.input) {
-            Some(Input::Tokens { embedding, .. }) => embedding.rows(),
+            Some(Input::Tokens { embedding, .. }) => embedding.matrix.rows(),
             _ => 1,
         };
         (0..n as u32).map(|i| i * 7 % vocab as u32).collect()

@@ -89,11 +89,11 @@ fn steps_of_manufacturing_are_predicted() {
     let golden = dir.join("golden");
     let prompts = npy(&golden.join("all_prompts_ids.npy"), "<i4", i32::from_le_bytes);
     let logits = floats(&golden.join("all_prompts_next_logits.npy"));
-    let count = logits.len() / model.vocab();
+    let count = logits.len() / model.outputs();
     let length = prompts.len() / count;
-    let options = Options { context: length, prefill: length, ..Options::ONE };
+    let options = Options { context: length, prefill: length, ..Options::DECODE };
     let same = with(&model, options, |session| {
-        let each = prompts.chunks(length).zip(logits.chunks(model.vocab()));
+        let each = prompts.chunks(length).zip(logits.chunks(model.outputs()));
         each.filter(|(prompt, want)| {
             let tokens: Vec<u32> = prompt.iter().map(|&id| id as u32).collect();
             session.rewind(0).unwrap();
@@ -114,8 +114,8 @@ fn names_are_transliterated() {
     let rounded = Rounded::new(&dir, &int8());
     let model = rounded.model();
     let golden = json(&dir.join("golden/greedy.json"));
-    let (start, end) = (model.record().start, golden["eos_id"].as_u64().unwrap() as u32);
-    let options = Options { context: 64, prefill: 1, source: 64, ..Options::ONE };
+    let (start, end) = (model.start().unwrap(), golden["eos_id"].as_u64().unwrap() as u32);
+    let options = Options { context: 64, prefill: 1, source: 64, ..Options::DECODE };
     let mut same = 0;
     let items = golden["items"].as_array().unwrap();
     with(&model, options, |session| {
@@ -172,7 +172,7 @@ fn pictures_are_seen() {
         floats(&golden.join("procedural_last_hidden.npy")),
     );
     let norm = model.last().unwrap().norm.unwrap();
-    let last = model.record().blocks;
+    let last = model.blocks();
     let options = Options::of(&model).unwrap();
     with(&model, options, |session| {
         let pictures = pixels
@@ -210,7 +210,7 @@ fn pictures_are_seen() {
     });
 }
 
-fn states_normed(states: &[f32], norm: &kinglet::format::Norm<'_>) -> Vec<f32> {
+fn states_normed(states: &[f32], norm: &kinglet_model::Norm<&[f32]>) -> Vec<f32> {
     let mut out = vec![0.0; states.len()];
     for (row, out) in states.chunks(norm.weight.len()).zip(out.chunks_mut(norm.weight.len())) {
         kinglet::Isa::SCALAR.layer_norm(row, norm.weight, norm.bias.unwrap(), norm.eps, out);

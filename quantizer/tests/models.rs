@@ -67,7 +67,7 @@ fn every_variant_agrees_with_its_reference() {
         let map = Map::open(path).unwrap();
         let model = Model::open(&map).unwrap();
         let options =
-            Options { context: golden.input_ids.len(), prefill: 16, logits: 16, ..Options::ONE };
+            Options { context: golden.input_ids.len(), prefill: 16, logits: 16, ..Options::DECODE };
         let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
         let mut session =
             Session::with(&model, options, memory.bytes(), Isa::detect(), Serial).unwrap();
@@ -227,7 +227,8 @@ fn a_model_runs_at_any_aligned_address() {
     let model = Model::open(moved.bytes()).unwrap();
     let golden = model.golden().next().unwrap();
     let context = golden.prompt.len() + golden.answer.len();
-    let options = Options { context, prefill: 1 + Random(3).below(8), logits: 1, ..Options::ONE };
+    let options =
+        Options { context, prefill: 1 + Random(3).below(8), logits: 1, ..Options::DECODE };
     let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
     Session::new(&model, options, memory.bytes()).unwrap().check_golden(&golden).unwrap();
 }

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kinglet_quantizer::checkpoint::{Checkpoint, Middle};
+use kinglet_quantizer::checkpoint::Checkpoint;
 use kinglet_quantizer::reference::{Observation, Reference, ReferenceError, Site};
 use serde_json::Value;
 
@@ -162,7 +162,10 @@ fn blocks_run_with_borrowed_weights() {
     let mut batch = reference.embed(&[&[1, 2, 3]]).unwrap();
     let before = batch.clone();
     let mut weights = reference.block_weights(1).unwrap();
-    assert!(matches!(reference.architecture().block(1).unwrap().middle, Middle::FeedForward(_)));
+    assert!(matches!(
+        reference.architecture().block(1).unwrap().operation,
+        kinglet_model::Operation::FeedForward { .. }
+    ));
     // With nothing coming out of the last product, the branch adds nothing.
     weights.output.weight.fill(0.0);
     weights.output.bias.as_mut().unwrap().fill(0.0);

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{PLAIN, Random, aligned, logits, shapes};
-use kinglet::format::Input;
 use kinglet::{Isa, Model, Options, Plan, Progress, RunError, Serial, Session, TapError};
+use kinglet_model::Input;
 use kinglet_quantizer::Memory;
 
 const TOKENS: usize = 40;
@@ -17,10 +17,10 @@ fn tokens(vocab: usize) -> Vec<u32> {
 
 /// All states in one buffer, with the prompt in chunks; then the bits of the last logits.
 fn tapped(model: &Model<'_>, tokens: &[u32], prefill: usize) -> (Vec<f32>, Vec<u32>) {
-    let options = Options { context: TOKENS, prefill, logits: 1, ..Options::ONE };
+    let options = Options { context: TOKENS, prefill, logits: 1, ..Options::DECODE };
     let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
     let mut session = Session::new(model, options, memory.bytes()).unwrap();
-    let states: Vec<u32> = (0..=model.record().blocks).collect();
+    let states: Vec<u32> = (0..=model.blocks()).collect();
     let mut buffer = vec![f32::NAN; states.len() * tokens.len() * model.width()];
     let last = session.feed_tapped(tokens, &states, &mut buffer).unwrap();
     let last = last.iter().map(|v| v.to_bits()).collect();
@@ -36,7 +36,7 @@ fn tapped_and_untapped_runs_give_the_same_bits() {
         let plain = logits(
             &model,
             &tokens,
-            Options { context: TOKENS, prefill: 8, logits: 8, ..Options::ONE },
+            Options { context: TOKENS, prefill: 8, logits: 8, ..Options::DECODE },
             Isa::SCALAR,
             Serial,
         );
@@ -54,7 +54,7 @@ fn tapped_and_untapped_runs_give_the_same_bits() {
         let Input::Tokens { embedding, .. } = model.last().unwrap().input else {
             panic!("a decoder")
         };
-        embedding.dequantize_row(tokens[3] as usize, &mut row);
+        embedding.matrix.dequantize_row(tokens[3] as usize, &mut row);
         assert_eq!(states[3 * shape.width..4 * shape.width], row);
     }
 }
@@ -65,7 +65,7 @@ fn each_state_is_shown_once_whatever_the_budget() {
     let model = Model::open(file.bytes()).unwrap();
     let tokens = tokens(PLAIN.vocab);
     let (want, last) = tapped(&model, &tokens, TOKENS);
-    let options = Options { context: TOKENS, prefill: TOKENS, logits: 1, ..Options::ONE };
+    let options = Options { context: TOKENS, prefill: TOKENS, logits: 1, ..Options::DECODE };
     let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
     for budget in [1, 700, 50_000, u64::MAX] {
         let mut session = Session::new(&model, options, memory.bytes()).unwrap();
@@ -92,7 +92,7 @@ fn states_come_in_the_order_asked_for() {
     let tokens = tokens(PLAIN.vocab);
     let (all, _) = tapped(&model, &tokens, TOKENS);
     let each = TOKENS * PLAIN.width;
-    let options = Options { context: TOKENS, prefill: 16, logits: 1, ..Options::ONE };
+    let options = Options { context: TOKENS, prefill: 16, logits: 1, ..Options::DECODE };
     let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
     let mut session = Session::new(&model, options, memory.bytes()).unwrap();
     let mut buffer = vec![0.0; 3 * each];
@@ -105,7 +105,7 @@ fn states_come_in_the_order_asked_for() {
 fn what_cannot_be_tapped_is_refused_and_changes_nothing() {
     let mut file = aligned(&common::model(&PLAIN, 1, vec![]));
     let model = Model::open(file.bytes()).unwrap();
-    let options = Options { context: 20, prefill: 8, logits: 1, ..Options::ONE };
+    let options = Options { context: 20, prefill: 8, logits: 1, ..Options::DECODE };
     let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
     let mut session = Session::new(&model, options, memory.bytes()).unwrap();
     let mut buffer = vec![0.0; 2 * PLAIN.width];

@@ -212,7 +212,7 @@ fn files_are_smaller_and_as_good() {
         small.verify(|_| {}).unwrap();
         let golden = small.golden().next().unwrap();
         let length = golden.prompt.len() + golden.answer.len();
-        let options = Options { context: length, prefill: 8, logits: 1, ..Options::ONE };
+        let options = Options { context: length, prefill: 8, logits: 1, ..Options::DECODE };
         let mut memory = Memory::new(Plan::new(&small, options).unwrap().bytes());
         Session::new(&small, options, memory.bytes()).unwrap().check_golden(&golden).unwrap();
 
@@ -222,13 +222,13 @@ fn files_are_smaller_and_as_good() {
         let tokenizers =
             [&whole, &part].map(|checkpoint| checkpoint.tokenizer().unwrap().len() as i64);
         let ranges = vocabulary::to_ranges(&kept).len() + vocabulary::KEY.len() + 8;
-        let saved = tables * (rows(big.vocab()) - rows(small.vocab())) + tokenizers[0]
+        let saved = tables * (rows(big.outputs()) - rows(small.outputs())) + tokenizers[0]
             - tokenizers[1]
             - ranges as i64;
         let found = big.bytes().len() as i64 - small.bytes().len() as i64;
         println!(
             "{name}: {} tokens and {found} bytes less, {saved} expected",
-            big.vocab() - small.vocab()
+            big.outputs() - small.outputs()
         );
         assert!((found - saved).abs() < 512, "{name}: {found} bytes less, {saved} expected");
 
@@ -323,13 +323,8 @@ fn the_command_does_all_of_it() {
     ];
     let report: serde_json::Value = serde_json::from_str(&good(&report)).unwrap();
     let weights = Checkpoint::open(fixture("storyteller")).unwrap();
-    let weights = weights
-        .architecture()
-        .blocks()
-        .flat_map(|b| b.products())
-        .map(|l| l.weight.len())
-        .sum::<usize>()
-        + weights.architecture().tables()[0].len();
+    let of_blocks = weights.architecture().blocks().map(kinglet_quantizer::checkpoint::weights);
+    let weights = of_blocks.sum::<usize>() + weights.architecture().tables()[0].len();
     assert_eq!(report["size"]["f32_bytes"], 4 * weights);
     let both = bad(&["eval", &file, "--text", &text, "--against", &other]);
     assert!(both.contains("another part of the vocabulary"), "{both}");

@@ -11,10 +11,10 @@
 
 use kinglet_kernels::scalar::{exp, ln};
 
-use crate::format::layout::MAX_DIMENSION;
 use crate::parallel::Parallel;
 use crate::plan::MAX_TARGETS;
 use crate::session::{RunError, Session};
+use kinglet_model::layout::MAX_DIMENSION;
 
 /// A continuation: its score, the beam it goes on from, its token.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,7 @@
 //! use kinglet::{Model, Options, Plan, Session, argmax};
 //!
 //! let model = Model::open(file)?;
-//! let options = Options { context: 256, prefill: 16, ..Options::ONE };
+//! let options = Options { context: 256, prefill: 16, ..Options::DECODE };
 //! let mut memory = vec![0u8; Plan::new(&model, options)?.bytes() + 64];
 //! let start = memory.as_ptr().align_offset(64);
 //! let mut session = Session::new(&model, options, &mut memory[start..])?;

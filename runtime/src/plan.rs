@@ -27,8 +27,10 @@ use core::ops::Range;
 use kinglet_kernels::cache::CacheShape;
 use kinglet_kernels::{ValueFormat, activations};
 
-use crate::format::layout::{ALIGN, MAX_STACKS};
-use crate::format::{Attention, FAMILIES, Input, Linear, Middle, Model, OpenError, Sight, Stack};
+use kinglet_model::layout::{ALIGN, MAX_STACKS};
+use kinglet_model::{
+    Attention, FAMILIES, InPlace, Input, Linear, Model, OpenError, Pooling, Site, Stack,
+};
 
 /// The most targets that share a source.
 pub const MAX_TARGETS: usize = 16;
@@ -55,7 +57,7 @@ pub struct Options {
 
 impl Options {
     /// One target of a decoder, one token at a time.
-    pub const ONE: Self = Self {
+    pub const DECODE: Self = Self {
         context: 1,
         prefill: 1,
         logits: 1,
@@ -66,13 +68,13 @@ impl Options {
 
     /// As much source and context as the model was made for, one token at a time.
     pub fn of(model: &Model<'_>) -> Result<Self, OpenError> {
-        let first = model.stack(0)?.record.context as usize;
+        let first = model.stack(0)?.context;
         let one = model.stacks() == 1;
         let decoder = model.is_decoder();
         Ok(Self {
             context: if decoder { model.context() } else { 1 },
             source: if one && decoder { 0 } else { first },
-            ..Self::ONE
+            ..Self::DECODE
         })
     }
 }
@@ -248,40 +250,35 @@ impl Most {
     fn stack(
         &mut self,
         model: &Model<'_>,
-        (index, stack): (usize, &Stack<'_>),
+        (index, stack): (usize, &Stack<InPlace<'_>>),
         context: Option<usize>,
         rows: usize,
         (before, states): (usize, usize),
     ) -> Result<usize, PlanError> {
-        let mut width = stack.record.width as usize;
+        let mut width = stack.width;
         let (mut stride, mut input) = (width.max(stack.features()), width.max(stack.features()));
         self.residual = self.residual.max(times(rows, width)?);
         let (mut looks_across, cross) = (false, self.cross);
-        if let Input::Features { linear, .. } = &stack.input
-            && FAMILIES
-        {
-            self.planes(rows, linear)?;
-        }
+        stack.feature_product().map_or(Ok(()), |linear| self.planes(rows, linear))?;
         for at in stack.blocks.0..stack.blocks.1 {
             let block = model.block_at(at, width, states)?;
             width = block.output.matrix.rows();
-            stride = stride.max(width).max(block.input().map_or(0, |input| input.matrix.rows()));
+            let first = block.product(Site::Input);
+            stride = stride.max(width).max(first.map_or(0, |input| input.matrix.rows()));
             input = input.max(block.output.matrix.cols()).max(width);
-            if FAMILIES {
-                block.input().map_or(Ok(()), |input| self.planes(rows, input))?;
-                self.planes(rows, &block.output)?;
-            }
+            first.map_or(Ok(()), |input| self.planes(rows, input))?;
+            self.planes(rows, &block.output)?;
             self.residual = self.residual.max(times(rows, width)?);
-            let Middle::Attention(attention) = &block.middle else { continue };
-            match (&attention.sight, context) {
-                (Sight::Cross(memory), _) if FAMILIES => {
-                    self.planes(before, memory)?;
+            let Some(attention) = block.attention() else { continue };
+            match (block.states_product(), context) {
+                (Some(linear), _) => {
+                    self.planes(before, linear)?;
                     self.cross = self.add(self.cross, before, attention)?;
                     stride = stride.max(attention.kv_rows());
                     looks_across = true;
                 }
-                (_, Some(context)) => self.target = self.add(self.target, context, attention)?,
-                (_, None) => self.cache = larger(self.cache, self.add((0, 0), rows, attention)?),
+                (None, Some(context)) => self.target = self.add(self.target, context, attention)?,
+                (None, None) => self.cache = larger(self.cache, self.add((0, 0), rows, attention)?),
             }
         }
         if let Some(to) = self.stacks.get_mut(index) {
@@ -299,7 +296,7 @@ impl Most {
         &self,
         sum: (usize, usize),
         positions: usize,
-        attention: &Attention<'_>,
+        attention: &Attention<InPlace<'_>>,
     ) -> Result<(usize, usize), PlanError> {
         let shape = CacheShape::new(positions, attention.head_dim, self.values);
         let codes = times(shape.codes(), attention.kv_heads)?
@@ -323,14 +320,14 @@ fn larger(a: (usize, usize), b: (usize, usize)) -> (usize, usize) {
 /// Rows of a stack while it runs: all of the source, or what a decoder runs together; `before` are
 /// those of the stack before.
 pub(crate) fn rows(
-    stack: &Stack<'_>,
+    stack: &Stack<InPlace<'_>>,
     last: bool,
     decoder: bool,
     options: &Options,
     before: usize,
 ) -> usize {
     match &stack.input {
-        Input::Queries(queries) if FAMILIES => queries.rows(),
+        Input::Queries(queries) if FAMILIES => queries.matrix.rows(),
         Input::States if FAMILIES => before,
         _ if last && decoder => options.prefill.max(options.targets),
         _ => options.source,
@@ -349,7 +346,7 @@ impl Plan {
             return Err(PlanError::Context { asked: context, most: model.context() });
         }
         let reads = !decoder || model.stacks() > 1;
-        let most = if reads { model.stack(0)?.record.context as usize } else { 0 };
+        let most = if reads { model.stack(0)?.context } else { 0 };
         if source > most || (source == 0) == reads {
             return Err(PlanError::Source { asked: source, most });
         }
@@ -369,22 +366,21 @@ impl Plan {
             states =
                 most.stack(model, (index as usize, &stack), context, rows, (before, states))?;
         }
-        let rows_out = if FAMILIES && model.record().pooling != 0 { 1 } else { rows };
+        let rows_out = if model.pooling() != Pooling::None { 1 } else { rows };
         if logits > rows_out {
             return Err(PlanError::Options);
         }
         let output = model.output()?;
-        if FAMILIES {
-            output.head.as_ref().map_or(Ok(()), |head| most.planes(rows, head))?;
-            output.dense.as_ref().map_or(Ok(()), |(dense, _)| most.planes(rows, dense))?;
-        }
-        let dense = if FAMILIES { output.dense } else { None };
-        if let (Some((dense, _)), Some(shape)) = (dense, most.stacks.get_mut(last as usize)) {
+        output.head.as_ref().map_or(Ok(()), |head| most.planes(rows, head))?;
+        if let (Some((dense, _)), Some(shape)) =
+            (output.dense_layer(), most.stacks.get_mut(last as usize))
+        {
             shape.stride = shape.stride.max(dense.matrix.rows());
             let stride = shape.stride;
+            most.planes(rows, dense)?;
             most.products(rows, stride, dense.matrix.rows().max(states))?;
         }
-        let outputs = times(if decoder { logits.max(targets) } else { logits }, model.vocab())?;
+        let outputs = times(if decoder { logits.max(targets) } else { logits }, model.outputs())?;
         let cache = match decoder {
             true => {
                 larger(most.cache, (times(targets, most.target.0)?, times(targets, most.target.1)?))

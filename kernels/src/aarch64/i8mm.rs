@@ -20,8 +20,8 @@ use super::dotprod;
 use super::neon::{load_levels, load_subs, load_tile, nibbles, to_array};
 use crate::activations::Activations;
 use crate::cache::Head;
+use crate::gemm::{self, Product, Row, Sums};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
-use crate::product::{self, Product, Row, Sums};
 use crate::scalar;
 
 crate::vector::token! {

@@ -20,8 +20,8 @@ use super::add_scaled;
 use super::float;
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
+use crate::gemm::{Product, Row, Sums};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD};
-use crate::product::{Product, Row, Sums};
 use crate::scalar::{self, Weights};
 
 crate::vector::token! {

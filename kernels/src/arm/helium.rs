@@ -18,8 +18,8 @@ use super::add_scaled;
 use super::float;
 use crate::activations::Activations;
 use crate::cache::{CHUNK, Head};
+use crate::gemm::{Product, Row, Sums};
 use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, QUAD, TILE, WORD};
-use crate::product::{Product, Row, Sums};
 use crate::scalar::{self, Weights};
 
 crate::vector::token! {

@@ -13,8 +13,8 @@ use core::ops::Range;
 
 use crate::activations::Activations;
 use crate::cache::Head;
+use crate::gemm::{Row, store_each};
 use crate::layout::{Format, Matrix, PANEL};
-use crate::product::{Row, store_each};
 
 #[cfg(kinglet_dsp)]
 mod dsp;
@@ -35,7 +35,7 @@ crate::vector::sets!(Helium = "helium");
 #[cfg(not(any(kinglet_dsp, kinglet_mve)))]
 crate::vector::sets!();
 
-/// [`matmul_with`](crate::product::matmul_with) for both sets, written for little code: numbers of
+/// [`matmul_with`](crate::gemm::matmul_with) for both sets, written for little code: numbers of
 /// panels and rows are no constants here.
 #[cfg(any(kinglet_dsp, kinglet_mve))]
 fn multiply(
@@ -98,7 +98,7 @@ fn add_scaled(sums: &mut [i32; PANEL], dots: &[i32; PANEL], subs: &[i8; PANEL]) 
 #[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
 pub(crate) use float::sqrt;
 
-/// Writes sums of panels as [`product::store`](crate::product::store) does, as many as there are
+/// Writes sums of panels as [`gemm::store`](crate::gemm::store) does, as many as there are
 /// scales.
 #[cfg(all(target_abi = "eabihf", any(kinglet_dsp, kinglet_mve)))]
 #[inline(never)]

@@ -24,9 +24,9 @@ use core::ops::Range;
 use super::{LANES, exp2_below, max, round_to_int, sum};
 use crate::activations;
 use crate::cache::{CHUNK, Head, MAX_HEAD_DIM, Tiles};
+use crate::gemm::{Product, Row};
 use crate::layout::{GROUP, PANEL};
-use crate::product::{Product, Row};
-use crate::sight::Sight;
+use crate::mask::Mask;
 
 /// The largest code of a weight.
 const TOP: f32 = 16383.0;
@@ -90,7 +90,7 @@ impl Weights {
 pub(crate) fn attend_with<const P: usize, const M: usize, const N: usize>(
     product: impl Product,
     head: &Head<'_>,
-    sight: Sight<'_>,
+    mask: Mask<'_>,
     scale: f32,
     q: &mut [f32],
     heads: usize,
@@ -98,7 +98,7 @@ pub(crate) fn attend_with<const P: usize, const M: usize, const N: usize>(
 ) {
     let queries = q.len().div_ceil(stride) * heads;
     let mut queries =
-        Queries { q, heads, stride, dim: head.shape().head_dim, sight, count: queries };
+        Queries { q, heads, stride, dim: head.shape().head_dim, mask, count: queries };
     let together = queries.count / M * M;
     for first in (0..together).step_by(M) {
         attend_block::<1, M, N>(product, head, scale, &mut queries, first);
@@ -114,7 +114,7 @@ struct Queries<'q, 's> {
     heads: usize,
     stride: usize,
     dim: usize,
-    sight: Sight<'s>,
+    mask: Mask<'s>,
     count: usize,
 }
 
@@ -125,14 +125,14 @@ impl Queries<'_, '_> {
 
     /// Positions that query `i` sees.
     fn len(&self, i: usize) -> usize {
-        self.sight.len(i / self.heads)
+        self.mask.len(i / self.heads)
     }
 
     /// Adds the bias, if there is one, to scores of query `i`, of which the first is that of
     /// position `first`.
     #[inline(always)]
     fn add_bias(&self, scores: &mut [f32], i: usize, first: usize) {
-        self.sight.add_bias(scores, i / self.heads, [i % self.heads, self.heads], first);
+        self.mask.add_bias(scores, i / self.heads, [i % self.heads, self.heads], first);
     }
 }
 

@@ -5,9 +5,9 @@ use core::ops::Range;
 use super::attention::attend_with;
 use crate::activations::Activations;
 use crate::cache::Head;
+use crate::gemm::{Product, Row, Sums, store_each};
 use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, QUAD, TILE};
-use crate::product::{Product, Row, Sums, store_each};
-use crate::sight::Sight;
+use crate::mask::Mask;
 
 /// The reference's integer products.
 #[derive(Clone, Copy)]
@@ -144,11 +144,11 @@ pub(crate) fn matmul(
 /// Attention with the reference's products.
 pub(crate) fn attend(
     head: &Head<'_>,
-    sight: Sight<'_>,
+    mask: Mask<'_>,
     scale: f32,
     q: &mut [f32],
     heads: usize,
     stride: usize,
 ) {
-    attend_with::<1, 1, 2>(Reference, head, sight, scale, q, heads, stride);
+    attend_with::<1, 1, 2>(Reference, head, mask, scale, q, heads, stride);
 }

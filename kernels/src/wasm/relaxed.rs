@@ -17,8 +17,8 @@ use super::simd128::{
 };
 use crate::activations::Activations;
 use crate::cache::Head;
+use crate::gemm::{self, Product, Row, Sums};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, TILE};
-use crate::product::{self, Product, Row, Sums};
 use crate::scalar;
 
 crate::vector::token! {

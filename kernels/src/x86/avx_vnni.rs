@@ -5,8 +5,8 @@ use core::ops::Range;
 
 use crate::activations::Activations;
 use crate::cache::Head;
+use crate::gemm::{self, Out, Product, Row, Sums};
 use crate::layout::{Format, GROUP, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
-use crate::product::{self, Out, Product, Row, Sums};
 use crate::scalar;
 
 crate::vector::token! {

@@ -345,7 +345,7 @@ macro_rules! kernels {
                     }
                     for m in 0..sums.len() {
                         let out = out.place(first + m, p - panels.start, w.panel_rows(p));
-                        product::store(&to_array(sums[m]), w.panel_row_scales(p), x.scale(m), out);
+                        gemm::store(&to_array(sums[m]), w.panel_row_scales(p), x.scale(m), out);
                     }
                 }
             }

@@ -2,7 +2,7 @@
 //! caches of any bits.
 
 use kinglet_kernels::cache::CacheShape;
-use kinglet_kernels::{Bias, Isa, Sight};
+use kinglet_kernels::{Bias, Isa, Mask};
 
 use crate::support::*;
 
@@ -52,10 +52,10 @@ fn equals_the_reference_and_is_attention() {
             let q = random.floats(head_dim);
             let scale = 1.0 / (head_dim as f32).sqrt();
             let mut want = q.clone();
-            Isa::SCALAR.attend(&cache.head(), Sight::earlier(len), scale, &mut want, 1, head_dim);
+            Isa::SCALAR.attend(&cache.head(), Mask::causal(len), scale, &mut want, 1, head_dim);
             for isa in vector_sets() {
                 let mut got = q.clone();
-                isa.attend(&cache.head(), Sight::earlier(len), scale, &mut got, 1, head_dim);
+                isa.attend(&cache.head(), Mask::causal(len), scale, &mut got, 1, head_dim);
                 assert_eq!(bits(&got), bits(&want), "{isa:?} {context} {head_dim} {len}");
             }
             for (got, exact) in want.iter().zip(plain(&q, &keys, &values, scale, |_| 0.0)) {
@@ -92,20 +92,20 @@ fn assert_rows_are_single_queries(
     let first = [len - 1, 0, 1000][rows % 3];
     let other = [(true, true), (false, false), (false, true)][(rows + heads + len) % 3];
     for (earlier, biased) in [(true, false), other] {
-        let sight = |len, row, table| {
-            let sight = if earlier { Sight::earlier(len + row) } else { Sight::all(len) };
-            if biased { sight.with_bias(Bias { table, first: first + row }) } else { sight }
+        let mask = |len, row, table| {
+            let mask = if earlier { Mask::causal(len + row) } else { Mask::all(len) };
+            if biased { mask.with_bias(Bias { table, first: first + row }) } else { mask }
         };
         let mut want = q.clone();
         for row in 0..rows {
             let queries = want[row * stride..][..heads * head_dim].chunks_exact_mut(head_dim);
             for (query, table) in queries.zip(table.chunks_exact(2 * reach + 1)) {
-                Isa::SCALAR.attend(&cache.head(), sight(len, row, table), 0.3, query, 1, head_dim);
+                Isa::SCALAR.attend(&cache.head(), mask(len, row, table), 0.3, query, 1, head_dim);
             }
         }
         for isa in all_sets() {
             let mut got = q.clone();
-            isa.attend(&cache.head(), sight(len, 0, &table), 0.3, &mut got, heads, stride);
+            isa.attend(&cache.head(), mask(len, 0, &table), 0.3, &mut got, heads, stride);
             let what = format!(
                 "{heads} heads, {rows} rows from {len}, earlier {earlier}, biased {biased}"
             );
@@ -140,10 +140,10 @@ fn bias_and_sight_are_attention() {
                 if earlier && len < rows {
                     continue;
                 }
-                let sight = if earlier { Sight::earlier(seen) } else { Sight::all(seen) };
+                let mask = if earlier { Mask::causal(seen) } else { Mask::all(seen) };
                 let mut got = q.clone();
-                let sight = sight.with_bias(Bias { table: &table, first });
-                Isa::SCALAR.attend(&cache.head(), sight, scale, &mut got, heads, heads * head_dim);
+                let mask = mask.with_bias(Bias { table: &table, first });
+                Isa::SCALAR.attend(&cache.head(), mask, scale, &mut got, heads, heads * head_dim);
                 for (i, (q, got)) in q.chunks(head_dim).zip(got.chunks(head_dim)).enumerate() {
                     let (row, head) = (i / heads, i % heads);
                     let seen = if earlier { seen + row } else { seen };
@@ -188,7 +188,7 @@ fn hostile_biases_are_the_same() {
             let mut q = q.clone();
             isa.attend(
                 &cache.head(),
-                Sight::all(150 - round % 20).with_bias(bias),
+                Mask::all(150 - round % 20).with_bias(bias),
                 0.3,
                 &mut q,
                 2,
@@ -207,13 +207,13 @@ fn hostile_biases_are_the_same() {
     let (mut hidden, mut alone) = (vec![1.0; 24], vec![1.0; 24]);
     Isa::SCALAR.attend(
         &cache.head(),
-        Sight::all(150).with_bias(Bias { table: &one, first: 0 }),
+        Mask::all(150).with_bias(Bias { table: &one, first: 0 }),
         0.3,
         &mut hidden,
         1,
         24,
     );
-    Isa::SCALAR.attend(&cache.head(), Sight::all(1), 0.3, &mut alone, 1, 24);
+    Isa::SCALAR.attend(&cache.head(), Mask::all(1), 0.3, &mut alone, 1, 24);
     assert_eq!(bits(&hidden), bits(&alone));
 }
 
@@ -224,8 +224,8 @@ fn hostile_biases_are_the_same() {
 fn a_table_of_no_reach_is_refused() {
     let mut random = Random(8);
     let cache = Cache::random(16, 4, ValueFormat::Int8, &mut random);
-    let sight = Sight::all(16).with_bias(Bias { table: &[0.0; 4], first: 0 });
-    Isa::SCALAR.attend(&cache.head(), sight, 1.0, &mut [1.0; 8], 2, 8);
+    let mask = Mask::all(16).with_bias(Bias { table: &[0.0; 4], first: 0 });
+    Isa::SCALAR.attend(&cache.head(), mask, 1.0, &mut [1.0; 8], 2, 8);
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn assert_same_attention(
     let scale = random.pick(wild);
     let run = |isa: Isa| {
         let mut q = q.clone();
-        isa.attend(&cache.head(), Sight::earlier(len), scale, &mut q, 3, 3 * dim);
+        isa.attend(&cache.head(), Mask::causal(len), scale, &mut q, 3, 3 * dim);
         bits(&q)
     };
     let want = run(Isa::SCALAR);

@@ -7,7 +7,7 @@ use std::ptr::{null_mut, slice_from_raw_parts_mut};
 
 use bytemuck::Pod;
 use kinglet_kernels::cache::Head;
-use kinglet_kernels::{Activation, Activations, ActivationsMut, Bias, Format, Isa, Sight};
+use kinglet_kernels::{Activation, Activations, ActivationsMut, Bias, Format, Isa, Mask};
 
 use crate::support::*;
 
@@ -245,8 +245,8 @@ fn elementwise() {
 }
 
 /// Earlier positions, with a bias by distance.
-fn biased(len: usize, table: &[f32]) -> Sight<'_> {
-    Sight::earlier(len).with_bias(Bias { table, first: len - 1 })
+fn biased(len: usize, table: &[f32]) -> Mask<'_> {
+    Mask::causal(len).with_bias(Bias { table, first: len - 1 })
 }
 
 #[test]

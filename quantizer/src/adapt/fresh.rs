@@ -2,18 +2,16 @@
 //! what passes through.
 
 use kinglet::Format;
-use kinglet::format::layout::{
-    BlockRecord, StackRecord, activation, block, input, join, norm, sight,
-};
+use kinglet_model::layout::{BlockRecord, StackRecord, input, norm};
 
 use super::student::{Interface, Part, Stage};
 use super::{AdaptError, Fresh, Shape};
-use crate::checkpoint::{Activation, Join, NormKind, Sight};
+use crate::checkpoint::{Activation, Mask, NormKind, Residual};
 use crate::random::Random;
-use crate::reference::{BlockWeights, Heads, Inputs, LinearWeights, Middle, NormWeights};
+use crate::reference::{BlockWeights, Heads, Inputs, LinearWeights, NormWeights, Operation};
 
 /// Of a resampler: attention across and feed-forward, so many times.
-const LAYERS: u32 = 2;
+const LAYERS: usize = 2;
 /// The feed-forward of a resampler is so many times as wide as its stream.
 const WIDER: usize = 2;
 /// The widest interface.
@@ -67,9 +65,7 @@ pub(super) fn interface(
         Shape::TwoLayer => {
             let hidden = fresh.width.unwrap_or(from.max(to));
             let mut part = make.feed_forward(from, hidden, to);
-            (part.record.join, part.weights.join) = (join::REPLACE, Join::Replace);
-            (part.record.norm_kind, part.record.norm_eps, part.weights.norm) =
-                (norm::RMS, 0.0, None);
+            (part.weights.residual, part.weights.norm) = (Residual::Replace, None);
             Ok(stage(between(from), None, vec![part], None))
         }
         Shape::Resampler => {
@@ -86,7 +82,7 @@ pub(super) fn interface(
                 );
             }
             let weight = (0..count * width).map(|_| make.random.uniform()).collect();
-            let queries = LinearWeights { weight, bias: None, cols: width, inputs: Inputs::Exact };
+            let queries = LinearWeights { weight, bias: None, cols: width, inputs: None };
             let mut parts = vec![];
             for layer in 0..LAYERS {
                 make.layer = layer;
@@ -120,7 +116,7 @@ fn layer_norm(width: usize) -> NormWeights {
 /// Blocks in the making.
 struct Make<'r> {
     random: &'r mut Random,
-    layer: u32,
+    layer: usize,
 }
 
 impl Make<'_> {
@@ -128,87 +124,66 @@ impl Make<'_> {
         // Evenly from -x to x has a variance of x^2 / 3.
         let most = (3.0 / from as f32).sqrt();
         let weight = (0..from * to).map(|_| most * self.random.uniform()).collect();
-        LinearWeights { weight, bias: Some(vec![0.0; to]), cols: from, inputs: Inputs::Rounded }
+        LinearWeights {
+            weight,
+            bias: Some(vec![0.0; to]),
+            cols: from,
+            inputs: Some(Inputs::Rounded),
+        }
     }
 
-    fn part(&self, record: BlockRecord, weights: BlockWeights) -> Part {
-        let (join, norm_kind, norm_eps) = match weights.join {
-            Join::Replace => (join::REPLACE, norm::RMS, 0.0),
-            _ => (join::PRE, norm::LAYER, EPS),
-        };
-        let record = BlockRecord { layer: self.layer, join, norm_kind, norm_eps, ..record };
-        Part { record, weights, formats: [Format::Int8; 3] }
+    fn part(weights: BlockWeights) -> Part {
+        Part { old: BlockRecord::EMPTY, weights, formats: [Format::Int8; 3] }
     }
 
     fn projection(&mut self, from: usize, to: usize) -> Part {
-        let output = self.linear(from, to);
-        let (norm, stream_norm, input, memory) = (None, None, None, None);
-        let weights = BlockWeights {
-            norm,
-            join: Join::Replace,
-            stream_norm,
-            input,
-            memory,
-            middle: Middle::Projection,
-            output,
-        };
-        self.part(BlockRecord { kind: block::PROJECTION, ..BlockRecord::EMPTY }, weights)
+        let layer = self.layer;
+        Self::part(BlockWeights {
+            layer,
+            norm: None,
+            residual: Residual::Replace,
+            input: None,
+            states: None,
+            operation: Operation::Projection,
+            output: self.linear(from, to),
+        })
     }
 
     fn feed_forward(&mut self, from: usize, inner: usize, to: usize) -> Part {
-        let weights = BlockWeights {
+        let layer = self.layer;
+        Self::part(BlockWeights {
+            layer,
             norm: Some(layer_norm(from)),
-            join: Join::Pre,
-            stream_norm: None,
+            residual: Residual::Pre,
             input: Some(self.linear(from, inner)),
-            memory: None,
-            middle: Middle::FeedForward { activation: Activation::Gelu, gated: false },
+            states: None,
+            operation: Operation::FeedForward { activation: Activation::Gelu, gated: false },
             output: self.linear(inner, to),
-        };
-        let variant = activation::GELU | activation::PLAIN;
-        let record = BlockRecord {
-            kind: block::FEED_FORWARD,
-            variant,
-            inner: inner as u32,
-            ..BlockRecord::EMPTY
-        };
-        self.part(record, weights)
+        })
     }
 
     fn across(&mut self, from: usize, width: usize, dim: usize) -> Part {
-        let (heads, scale) = (width / dim, 1.0 / (dim as f32).sqrt());
-        let (query_norm, key_norm, rope, relative) = (None, None, None, None);
-        let sight = Sight::Cross;
-        let of = Heads {
-            heads,
-            kv_heads: heads,
-            dim,
-            scale,
-            query_norm,
-            key_norm,
-            rope,
-            sight,
-            relative,
-            transforms: false,
+        let heads = Heads {
+            heads: width / dim,
+            kv_heads: width / dim,
+            head_dim: dim,
+            score_scale: 1.0 / (dim as f32).sqrt(),
+            mask: Mask::Cross,
+            query_norm: None,
+            key_norm: None,
+            rope: None,
+            relative: None,
+            head_inputs: Inputs::Rounded,
         };
-        let weights = BlockWeights {
+        let layer = self.layer;
+        Self::part(BlockWeights {
+            layer,
             norm: Some(layer_norm(width)),
-            join: Join::Pre,
-            stream_norm: None,
+            residual: Residual::Pre,
             input: Some(self.linear(width, width)),
-            memory: Some(self.linear(from, 2 * width)),
-            middle: Middle::Attention(of),
+            states: Some(self.linear(from, 2 * width)),
+            operation: Operation::Attention(heads),
             output: self.linear(width, width),
-        };
-        let record = BlockRecord {
-            kind: block::ATTENTION,
-            variant: sight::CROSS,
-            heads: heads as u16,
-            kv_heads: heads as u16,
-            head_dim: dim as u32,
-            score_scale: scale,
-            ..BlockRecord::EMPTY
-        };
-        self.part(record, weights)
+        })
     }
 }

@@ -265,18 +265,12 @@ pub fn adapt(
     let model = Model::open(&map)?;
     let mut decoder = read_decoder(&model)?;
     let mut interface = match &options.fresh {
-        None if model.record().stacks == 2 => return Err(AdaptError::NoInterface),
+        None if model.stacks() == 2 => return Err(AdaptError::NoInterface),
         None => Interface::read(&model)?,
         Some(fresh) => {
-            let first = model.stack(0)?.record;
+            let context = model.stack(0)?.context as u32;
             let mut random = Random(mixed(options.seed));
-            fresh::interface(
-                fresh,
-                first.out as usize,
-                decoder.memory(),
-                first.context,
-                &mut random,
-            )?
+            fresh::interface(fresh, model.end_width(0), decoder.memory(), context, &mut random)?
         }
     };
     if options.norms {
@@ -323,7 +317,7 @@ pub fn adapt(
 
 /// The decoder of a model that has something to adapt.
 fn read_decoder(model: &Model<'_>) -> Result<Decoder, AdaptError> {
-    if model.record().stacks == 1 {
+    if model.stacks() == 1 {
         return Err(AdaptError::Alone);
     }
     if !model.is_decoder() {

@@ -5,9 +5,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use kinglet::Model;
-use kinglet::format::Input;
-use kinglet::format::layout::NONE;
 use kinglet::tokenizer::{Tokenizer, TokenizerError};
+use kinglet_model::Input;
 
 use super::AdaptError;
 use crate::media::{self, PictureSettings, Resize};
@@ -182,20 +181,17 @@ impl<'m> Reader<'m> {
         }
         let target = tokenizer(model.target_tokenizer())?;
         let known = match model.last()?.input {
-            Input::Tokens { embedding, .. } => embedding.rows(),
+            Input::Tokens { embedding, .. } => embedding.matrix.rows(),
             _ => return Err(AdaptError::NoDecoder),
         };
         Ok(Self {
             folder: path.parent().unwrap_or(Path::new("")).into(),
             own,
-            contexts: [first.record.context as usize, model.context()],
-            start: Some(model.record().start)
-                .filter(|&start| start != NONE)
-                .or(target.bos())
-                .unwrap_or(0),
+            contexts: [first.context, model.context()],
+            start: model.start().or(target.bos()).unwrap_or(0),
             end: target.eos().next(),
             target,
-            vocab: model.vocab().min(known),
+            vocab: model.outputs().min(known),
         })
     }
 

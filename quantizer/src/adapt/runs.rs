@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::pairs::{Given, Pairs};
 use super::{AdaptError, Score};
 use crate::memory::Memory;
+use crate::reference::ApplyNorm;
 use crate::reread;
 
 /// Sources of which one session takes care.
@@ -26,8 +27,8 @@ pub(super) fn states(
     pairs: &Pairs,
     done: &(dyn Fn(usize) + Sync),
 ) -> Result<States, AdaptError> {
-    let width = model.stack(0)?.record.out as usize;
-    let last = model.stack(0)?.record.blocks;
+    let width = model.end_width(0);
+    let last = model.stack(0)?.blocks.1;
     let norm = model.stack(0)?.norm.as_ref().map(reread::norm);
     let of_source = |session: &mut Session<'_, '_>, number: usize| {
         let mut states = vec![];

@@ -3,25 +3,24 @@
 //! Pairs go through together, their rows one after the other. Of each stack the streams before its
 //! blocks are kept between the two directions; `fit::tape` computes the rest again.
 
-use kinglet::format::layout::{BlockRecord, NONE, StackRecord};
-use kinglet::format::{Input, Stack};
 use kinglet::{Format, Model, OpenError};
+use kinglet_model::Input;
+use kinglet_model::layout::{BlockRecord, StackRecord};
 use rayon::prelude::*;
 
 use super::AdaptError;
-use crate::checkpoint::Sight;
 use crate::fit::tape::{self, BlockGradient, Learns};
 use crate::quantize::{self, RoundedLinear};
 use crate::reference::{
-    BlockWeights, Inputs, LinearWeights, Middle, NormWeights, Sequences, Site, ops,
+    ApplyNorm, BlockWeights, Forward, Inputs, LinearWeights, NormWeights, Sequences, Site, ops,
 };
 use crate::reread;
 
 /// A block of the interface.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
-    /// As the file has it, or shall have it.
-    pub(super) record: BlockRecord,
+    /// As the file has it; empty where it is new.
+    pub(super) old: BlockRecord,
     pub(super) weights: BlockWeights,
     /// Of its products, by [`Site`].
     pub(super) formats: [Format; 3],
@@ -96,39 +95,30 @@ struct Passed {
 }
 
 impl Stage {
-    fn read(model: &Model<'_>, stack: &Stack<'_>) -> Result<Self, AdaptError> {
+    fn read(model: &Model<'_>, index: u32) -> Result<Self, AdaptError> {
+        let stack = model.stack(index)?;
         let part = |index| -> Result<Part, OpenError> {
             let block = model.block(index)?;
             let weights = reread::block(&block);
-            let memory = match &block.middle {
-                kinglet::format::Middle::Attention(kinglet::format::Attention {
-                    sight: kinglet::format::Sight::Cross(memory),
-                    ..
-                }) => memory.matrix.format(),
-                _ => Format::Int8,
-            };
-            let input = block.input().map_or(Format::Int8, |input| input.matrix.format());
-            Ok(Part {
-                record: block.record,
-                weights,
-                formats: [input, memory, block.output.matrix.format()],
-            })
+            let mut formats = [Format::Int8; 3];
+            block.products().for_each(|(site, of)| formats[site as usize] = of.matrix.format());
+            Ok(Part { old: model.record_of_block(index)?, weights, formats })
         };
         let queries = match &stack.input {
             Input::Queries(queries) => {
-                let (weight, cols) = (reread::matrix(queries), queries.cols());
-                Some(LinearWeights { weight, bias: None, cols, inputs: Inputs::Exact })
+                let (weight, cols) = (reread::matrix(&queries.matrix), queries.matrix.cols());
+                Some(LinearWeights { weight, bias: None, cols, inputs: None })
             }
             _ => None,
         };
         let parts = (stack.blocks.0..stack.blocks.1).map(part).collect::<Result<Vec<_>, _>>()?;
-        if queries.is_none() && parts.iter().any(|part| part.weights.memory.is_some()) {
+        if queries.is_none() && parts.iter().any(|part| part.weights.states.is_some()) {
             return Err(AdaptError::Interface { what: "looks across without queries of its own" });
         }
         Ok(Self {
-            record: stack.record,
+            record: model.record_of_stack(index)?,
             queries,
-            positions: stack.positions.as_ref().map(reread::matrix),
+            positions: stack.positions.map(|table| reread::matrix(&table.matrix)),
             parts,
             norm: stack.norm.as_ref().map(reread::norm),
         })
@@ -160,7 +150,7 @@ impl Stage {
     ) -> Sequences<'s> {
         match self.queries {
             None => Sequences::alone(lengths),
-            Some(_) => Sequences { lengths, memory: states, memory_lengths: rows },
+            Some(_) => Sequences { lengths, states, states_lengths: rows },
         }
     }
 
@@ -180,14 +170,14 @@ impl Stage {
             found.push([of_norm.weight, of_norm.bias].into());
         }
         let sequences = self.sequences(&passed.lengths, states, rows);
-        let mut to_memory = vec![0.0; if self.queries.is_some() { states.len() } else { 0 }];
+        let mut to_states = vec![0.0; if self.queries.is_some() { states.len() } else { 0 }];
         for (part, stream) in self.parts.iter().zip(&passed.streams).rev() {
             let of = tape::block(
                 &part.weights,
                 sequences,
                 stream,
                 gradient,
-                &mut to_memory,
+                &mut to_states,
                 Learns::All,
             );
             found.push(listed(of));
@@ -196,7 +186,7 @@ impl Stage {
             let mut sum = vec![0.0; queries.weight.len()];
             gradient.chunks_exact(sum.len()).for_each(|of_pair| ops::add(&mut sum, of_pair));
             found.push(vec![sum]);
-            *gradient = to_memory;
+            *gradient = to_states;
         }
         found.into_iter().rev().flatten().filter(|numbers: &Vec<f32>| !numbers.is_empty()).collect()
     }
@@ -231,8 +221,7 @@ pub(super) struct Rounded {
 impl Interface {
     /// That of a file; without any where its decoder follows the encoder.
     pub(super) fn read(model: &Model<'_>) -> Result<Self, AdaptError> {
-        let stages = (1..model.record().stacks.saturating_sub(1))
-            .map(|index| Stage::read(model, &model.stack(index)?));
+        let stages = (1..model.stacks().saturating_sub(1)).map(|index| Stage::read(model, index));
         Ok(Self { stages: stages.collect::<Result<_, _>>()?, norms: vec![] })
     }
 
@@ -242,13 +231,15 @@ impl Interface {
         for stage in &mut self.stages {
             all.extend(stage.queries.iter_mut().map(|queries| &mut queries.weight));
             for part in &mut stage.parts {
-                let BlockWeights { norm, stream_norm, input, memory, output, .. } =
-                    &mut part.weights;
-                for norm in [norm, stream_norm].into_iter().flatten() {
+                let BlockWeights { norm, residual, input, states, output, .. } = &mut part.weights;
+                let stream_norm = match residual {
+                    kinglet_model::Residual::Post(norm) => Some(norm),
+                    kinglet_model::Residual::Pre | kinglet_model::Residual::Replace => None,
+                };
+                for norm in norm.iter_mut().chain(stream_norm) {
                     all.extend([Some(&mut norm.weight), norm.bias.as_mut()].into_iter().flatten());
                 }
-                for product in [input.as_mut(), memory.as_mut(), Some(output)].into_iter().flatten()
-                {
+                for product in input.iter_mut().chain(states).chain([output]) {
                     all.extend(
                         [Some(&mut product.weight), product.bias.as_mut()].into_iter().flatten(),
                     );
@@ -288,8 +279,7 @@ impl Decoder {
     pub(super) fn read(model: &Model<'_>) -> Result<Self, AdaptError> {
         let stack = model.last()?;
         let output = model.output()?;
-        let (Input::Tokens { embedding, inputs, scale, types }, Some(head)) =
-            (&stack.input, &output.head)
+        let (Input::Tokens { embedding, scale, types }, Some(head)) = (&stack.input, &output.head)
         else {
             return Err(AdaptError::NoDecoder);
         };
@@ -298,21 +288,21 @@ impl Decoder {
                 what: "leads to a decoder with a layer before its head",
             });
         }
-        let tied = model.record().head == stack.record.embedding && model.record().head != NONE;
+        let tied = model.is_tied();
         let typed = types.as_ref().map(|types| {
-            let mut row = vec![0.0; types.cols()];
-            types.dequantize_row(0, &mut row);
+            let mut row = vec![0.0; types.matrix.cols()];
+            types.matrix.dequantize_row(0, &mut row);
             row
         });
         let blocks =
             (stack.blocks.0..stack.blocks.1).map(|index| Ok(reread::block(&model.block(index)?)));
         Ok(Self {
-            width: embedding.cols(),
-            embedding: if tied { None } else { Some(reread::matrix(embedding)) },
-            transformed: *inputs == kinglet::format::Inputs::Transformed,
+            width: embedding.matrix.cols(),
+            embedding: if tied { None } else { Some(reread::matrix(&embedding.matrix)) },
+            transformed: embedding.inputs == Inputs::Transformed,
             scale: *scale,
             typed,
-            positions: stack.positions.as_ref().map(reread::matrix),
+            positions: stack.positions.map(|table| reread::matrix(&table.matrix)),
             first: stack.blocks.0,
             blocks: blocks.collect::<Result<_, OpenError>>()?,
             norm: stack.norm.as_ref().map(reread::norm),
@@ -322,12 +312,12 @@ impl Decoder {
 
     /// Width of what its attention across looks at; 0 where it has none.
     pub(super) fn memory(&self) -> usize {
-        self.blocks.iter().find_map(|block| Some(block.memory.as_ref()?.cols)).unwrap_or(0)
+        self.blocks.iter().find_map(|block| Some(block.states.as_ref()?.cols)).unwrap_or(0)
     }
 
     /// The norms of its attention across.
     pub(super) fn norms(&self) -> Vec<(u32, NormWeights)> {
-        let across = |block: &BlockWeights| matches!(&block.middle, Middle::Attention(a) if a.sight == Sight::Cross);
+        let across = |block: &BlockWeights| block.is_cross();
         let numbered = (self.first..).zip(&self.blocks).filter(|(_, block)| across(block));
         numbered.filter_map(|(number, block)| Some((number, block.norm.clone()?))).collect()
     }
@@ -374,8 +364,8 @@ pub(super) fn run(
         entered.push((out, of.lengths.clone()));
         passed.push(of);
     }
-    let (memory, memory_lengths) = &entered[entered.len() - 1];
-    let sequences = Sequences { lengths: &lesson.lengths, memory, memory_lengths };
+    let (states, states_lengths) = &entered[entered.len() - 1];
+    let sequences = Sequences { lengths: &lesson.lengths, states, states_lengths };
     let streams = forward(decoder.blocks.iter(), sequences, decoder.embed(lesson));
     let last = &streams[streams.len() - 1];
     let mut logits = decoder.head.apply(&normed(decoder.norm.as_ref(), last));
@@ -390,12 +380,12 @@ pub(super) fn run(
     if let Some(norm) = &decoder.norm {
         (_, gradient) = tape::norm(norm, last, &gradient);
     }
-    let mut to_memory = vec![0.0; memory.len()];
+    let mut to_states = vec![0.0; states.len()];
     let mut of_norms = vec![];
     let numbers = decoder.first..decoder.first + decoder.blocks.len() as u32;
     for ((number, block), stream) in numbers.zip(&decoder.blocks).zip(&streams).rev() {
         let of =
-            tape::block(block, sequences, stream, &mut gradient, &mut to_memory, Learns::Norms);
+            tape::block(block, sequences, stream, &mut gradient, &mut to_states, Learns::Norms);
         if interface.norms.iter().any(|(learned, _)| *learned == number) {
             of_norms.push([of.norm.weight, of.norm.bias]);
         }
@@ -405,7 +395,7 @@ pub(super) fn run(
     for ((stage, passed), (states, rows)) in
         interface.stages.iter().zip(&passed).zip(&entered).rev()
     {
-        all.push(stage.backward(passed, states, rows, &mut to_memory));
+        all.push(stage.backward(passed, states, rows, &mut to_states));
     }
     (found, all.into_iter().rev().flatten().collect())
 }
@@ -439,10 +429,10 @@ fn add_positions(table: Option<&[f32]>, width: usize, lengths: &[usize], stream:
 
 /// A block's gradients in the order of [`Interface::parameters`].
 fn listed(of: BlockGradient) -> Vec<Vec<f32>> {
-    let BlockGradient { norm, stream_norm, input, memory, output } = of;
+    let BlockGradient { norm, stream_norm, input, states, output } = of;
     let norms = [norm, stream_norm].into_iter().flat_map(|norm| [norm.weight, norm.bias]);
     let products =
-        [input, memory, output].into_iter().flat_map(|product| [product.weight, product.bias]);
+        [input, states, output].into_iter().flat_map(|product| [product.weight, product.bias]);
     norms.chain(products).collect()
 }
 
@@ -461,12 +451,14 @@ fn cross_entropy(logits: &mut [f32], labels: &[u32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use kinglet::format::layout::NONE;
+    use kinglet_model::layout::NONE;
 
     use super::super::{Fresh, Shape, fresh};
     use super::*;
-    use crate::checkpoint::{Activation, Join, NormKind};
+    use crate::checkpoint::{Activation, NormKind, Residual};
     use crate::random::Random;
+    use kinglet_model::{Mask, Operation};
+
     use crate::reference::Heads;
     use crate::testing::numbers;
 
@@ -477,7 +469,7 @@ mod tests {
 
     fn linear(rows: usize, cols: usize, seed: u32) -> LinearWeights {
         let weight = numbers(rows * cols, seed).iter().map(|w| w * 0.5).collect();
-        LinearWeights { weight, bias: Some(numbers(rows, seed + 1)), cols, inputs: Inputs::Exact }
+        LinearWeights { weight, bias: Some(numbers(rows, seed + 1)), cols, inputs: None }
     }
 
     fn norm(width: usize) -> NormWeights {
@@ -486,34 +478,34 @@ mod tests {
     }
 
     fn decoder() -> Decoder {
-        let block = |sight, input: usize, memory, seed| {
+        let block = |mask, input: usize, states, seed| {
             let (query_norm, key_norm, rope, relative) = (None, None, None, None);
             let heads = Heads {
                 heads: 2,
                 kv_heads: 2,
-                dim: 4,
-                scale: 0.5,
+                head_dim: 4,
+                score_scale: 0.5,
                 query_norm,
                 key_norm,
                 rope,
-                sight,
+                mask,
                 relative,
-                transforms: false,
+                head_inputs: Inputs::Rounded,
             };
             BlockWeights {
+                layer: 0,
                 norm: Some(norm(WIDTH)),
-                join: Join::Pre,
-                stream_norm: None,
+                residual: Residual::Pre,
                 input: Some(linear(input, WIDTH, seed)),
-                memory,
-                middle: Middle::Attention(heads),
+                states,
+                operation: Operation::Attention(heads),
                 output: linear(WIDTH, 8, seed + 2),
             }
         };
-        let across = |seed| block(Sight::Cross, 8, Some(linear(16, MEMORY, seed + 4)), seed);
+        let across = |seed| block(Mask::Cross, 8, Some(linear(16, MEMORY, seed + 4)), seed);
         let feed_forward = BlockWeights {
-            middle: Middle::FeedForward { activation: Activation::GeluTanh, gated: false },
-            ..block(Sight::All, 8, None, 70)
+            operation: Operation::FeedForward { activation: Activation::GeluTanh, gated: false },
+            ..block(Mask::Full, 8, None, 70)
         };
         Decoder {
             width: WIDTH,
@@ -523,7 +515,7 @@ mod tests {
             typed: None,
             positions: Some(numbers(5 * WIDTH, 50)),
             first: 4,
-            blocks: vec![block(Sight::Earlier, 24, None, 51), across(60), feed_forward, across(80)],
+            blocks: vec![block(Mask::Causal, 24, None, 51), across(60), feed_forward, across(80)],
             norm: Some(norm(WIDTH)),
             head: linear(VOCAB, WIDTH, 90),
         }
@@ -555,7 +547,7 @@ mod tests {
                     part.weights
                         .product_mut(site)
                         .into_iter()
-                        .for_each(|product| product.inputs = Inputs::Exact);
+                        .for_each(|product| product.inputs = None);
                 }
             }
             interface.norms = decoder.norms();

@@ -8,13 +8,17 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use kinglet::Model;
-use kinglet::format::layout::{BlockRecord, ModelRecord, NONE, StackRecord, input, section};
+use kinglet_model::layout::{BlockRecord, ModelRecord, NONE, StackRecord, input, section};
+use kinglet_model::lowering::{Lower, Part, Unstorable, lower};
 
 use super::AdaptError;
-use super::student::{Interface, Part, Stage};
-use crate::quantize::{Question, RoundedLinear, add_golden, names, pack};
+use super::student::{Interface, Stage};
+use crate::quantize::{
+    Question, Rounded, RoundedBlock, RoundedLinear, add_golden, assembled, pack, tensor_name,
+};
 use crate::reference::{Inputs, NormWeights};
 use kinglet_model::write::{Finished, Kind, Outline, WriteError, Writer, folder};
 
@@ -48,15 +52,15 @@ pub(super) fn write(
     interface: &Interface,
     target: &Path,
 ) -> Result<(Finished, usize), AdaptError> {
-    let record = *model.record();
+    let record = model.record();
     let last = record.stacks - 1;
     let mut rewrite = Rewrite::new(model, interface)?;
     let (mut stacks, mut blocks) = (vec![], vec![]);
     let old_blocks = |stack: u32| -> Result<Vec<BlockRecord>, AdaptError> {
         let (first, end) = model.stack(stack)?.blocks;
-        (first..end).map(|index| Ok(model.block(index)?.record)).collect()
+        (first..end).map(|index| Ok(model.record_of_block(index)?)).collect()
     };
-    stacks.push(model.stack(0)?.record);
+    stacks.push(model.record_of_stack(0)?);
     blocks.extend(old_blocks(0)?);
     for (number, stage) in (1..).zip(&interface.stages) {
         let (stack, of_stack) = rewrite.stage(number, stage)?;
@@ -71,27 +75,27 @@ pub(super) fn write(
         }
         blocks.push(block);
     }
-    stacks.push(model.stack(last)?.record);
+    stacks.push(model.record_of_stack(last)?);
     rewrite.finish(record, stacks, blocks, target)
 }
 
 impl<'m> Rewrite<'m> {
     fn new(model: &'m Model<'m>, interface: &Interface) -> Result<Self, AdaptError> {
-        let record = model.record();
+        let mut record = model.record();
         let mut others = HashSet::new();
         let learned = |block: u32| interface.norms.iter().any(|(number, _)| *number == block);
         for number in [0, record.stacks - 1] {
             let stack = model.stack(number)?;
-            others.extend(stack.record.clone().tensors_mut().map(|index| *index));
+            others.extend(model.record_of_stack(number)?.tensors_mut().map(|index| *index));
             for index in stack.blocks.0..stack.blocks.1 {
-                let mut block = model.block(index)?.record;
+                let mut block = model.record_of_block(index)?;
                 if learned(index) {
                     (block.norm, block.norm_bias) = (NONE, NONE);
                 }
                 others.extend(block.tensors_mut().map(|index| *index));
             }
         }
-        others.extend(record.clone().tensors_mut().map(|index| *index));
+        others.extend(record.tensors_mut().map(|index| *index));
         Ok(Self { model, pieces: (0..record.tensors).map(Piece::Old).collect(), others })
     }
 
@@ -112,13 +116,13 @@ impl<'m> Rewrite<'m> {
     fn vector(&mut self, old: u32, name: String, numbers: Option<&[f32]>) -> u32 {
         let Some(numbers) = numbers else { return NONE };
         let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        let (kind, cols, inputs) = (Kind::F32, numbers.len(), Inputs::Exact);
+        let (kind, cols, inputs) = (Kind::F32, numbers.len(), Inputs::Rounded);
         self.put(old, Piece::New { name, kind, rows: 1, cols, inputs, bytes })
     }
 
     fn norm(&mut self, name: &str, old: [u32; 2], norm: &NormWeights) -> (u32, u32) {
         let weight = self.vector(old[0], name.to_owned(), Some(&norm.weight));
-        (weight, self.vector(old[1], format!("{name} bias"), norm.stored_bias().as_deref()))
+        (weight, self.vector(old[1], format!("{name} bias"), norm.bias.as_deref()))
     }
 
     /// A matrix and its bias.
@@ -161,46 +165,16 @@ impl<'m> Rewrite<'m> {
         }
         let mut blocks = vec![];
         for (part, products) in stage.parts.iter().zip(&rounded.parts) {
-            blocks.push(self.part(&prefix, part, products)?);
+            let block = assembled(&part.weights, products.clone());
+            let (prefix, old) = (&prefix, &part.old);
+            let mut tensors = Tensors { rewrite: self, prefix, old, block: &block };
+            blocks.push(lower(&block, &mut tensors)?);
         }
         if let Some(norm) = &stage.norm {
             let old = [record.norm, record.norm_bias];
             (record.norm, record.norm_bias) = self.norm(&format!("{prefix} norm"), old, norm);
         }
         Ok((record, blocks))
-    }
-
-    fn part(
-        &mut self,
-        prefix: &str,
-        part: &Part,
-        [input, memory, output]: &[Option<RoundedLinear>; 3],
-    ) -> Result<BlockRecord, AdaptError> {
-        let mut record = part.record;
-        let (kind, names) = names(&part.weights.middle);
-        let name = |part: &str| format!("{prefix} layer {} {kind} {part}", record.layer);
-        if let Some(norm) = &part.weights.norm {
-            (record.norm, record.norm_bias) =
-                self.norm(&name("norm"), [record.norm, record.norm_bias], norm);
-        }
-        if let Some(norm) = &part.weights.stream_norm {
-            let old = [record.stream_norm, record.stream_norm_bias];
-            (record.stream_norm, record.stream_norm_bias) =
-                self.norm(&name("stream norm"), old, norm);
-        }
-        if let Some(of) = input {
-            (record.input, record.input_bias) =
-                self.product(&name(names[0]), [record.input, record.input_bias], of)?;
-        }
-        if let Some(of) = memory {
-            let old = [record.memory, record.memory_bias];
-            (record.memory, record.memory_bias) = self.product(&name("key value"), old, of)?;
-        }
-        if let Some(of) = output {
-            let old = [record.output, record.output_bias];
-            (record.output, record.output_bias) = self.product(&name(names[1]), old, of)?;
-        }
-        Ok(record)
     }
 
     /// Writes everything.
@@ -237,7 +211,7 @@ impl<'m> Rewrite<'m> {
                 Piece::Gone => {}
                 Piece::New { name, kind, rows, cols, inputs, .. } => {
                     let index = outline.tensor(name, *kind, *rows, *cols)?;
-                    outline.inputs(index, inputs.code());
+                    outline.inputs(index, *inputs);
                 }
                 Piece::Old(index) => _ = outline.tensor_of(model, &model.tensor(*index)?)?,
             }
@@ -273,11 +247,13 @@ impl<'m> Rewrite<'m> {
         blocks
             .iter()
             .for_each(|block| used.extend(block.clone().tensors_mut().map(|index| *index)));
-        for number in 1..self.model.record().stacks - 1 {
+        for number in 1..self.model.stacks() - 1 {
             let stack = self.model.stack(number)?;
-            let mut old: Vec<u32> = stack.record.clone().tensors_mut().map(|index| *index).into();
+            let mut record = self.model.record_of_stack(number)?;
+            let mut old: Vec<u32> = record.tensors_mut().map(|index| *index).into();
             for index in stack.blocks.0..stack.blocks.1 {
-                old.extend(self.model.block(index)?.record.tensors_mut().map(|index| *index));
+                let mut record = self.model.record_of_block(index)?;
+                old.extend(record.tensors_mut().map(|index| *index));
             }
             for index in old.into_iter().filter(|index| !used.contains(index)) {
                 if let Some(piece) = self.pieces.get_mut(index as usize) {
@@ -286,5 +262,89 @@ impl<'m> Rewrite<'m> {
             }
         }
         Ok(())
+    }
+}
+
+/// The tensors of a block of the interface on their way into the new file.
+struct Tensors<'t, 'm> {
+    rewrite: &'t mut Rewrite<'m>,
+    prefix: &'t str,
+    /// The block that it takes the place of.
+    old: &'t BlockRecord,
+    block: &'t RoundedBlock,
+}
+
+impl Tensors<'_, '_> {
+    /// The index of the old tensor, and the name of a new one.
+    fn place(&self, part: Part) -> (u32, String) {
+        let old = self.old;
+        let index = match part {
+            Part::Norm => old.norm,
+            Part::NormBias => old.norm_bias,
+            Part::StreamNorm => old.stream_norm,
+            Part::StreamNormBias => old.stream_norm_bias,
+            Part::Input => old.input,
+            Part::InputBias => old.input_bias,
+            Part::States => old.states,
+            Part::StatesBias => old.states_bias,
+            Part::Output => old.output,
+            Part::OutputBias => old.output_bias,
+            Part::QueryNorm => old.query_norm,
+            Part::KeyNorm => old.key_norm,
+            Part::Frequencies => old.rope,
+            Part::Relative => old.relative,
+        };
+        (index, format!("{} {}", self.prefix, tensor_name(self.block, part)))
+    }
+
+    /// What is not learned stays where it is.
+    fn kept(&self, part: Part) -> Option<u32> {
+        Some(self.place(part).0).filter(|&index| index != NONE)
+    }
+}
+
+impl Lower<Rounded> for Tensors<'_, '_> {
+    type Error = AdaptError;
+
+    fn linear(&mut self, part: Part, of: &RoundedLinear) -> Result<(u32, u32), AdaptError> {
+        let (matrix, name) = self.place(part);
+        let bias = match part {
+            Part::Input => Part::InputBias,
+            Part::States => Part::StatesBias,
+            _ => Part::OutputBias,
+        };
+        self.rewrite.product(&name, [matrix, self.place(bias).0], of)
+    }
+
+    fn vector(&mut self, part: Part, of: &Vec<f32>) -> Result<u32, AdaptError> {
+        if matches!(part, Part::QueryNorm | Part::KeyNorm)
+            && let Some(index) = self.kept(part)
+        {
+            return Ok(index);
+        }
+        let (old, name) = self.place(part);
+        Ok(self.rewrite.vector(old, name, Some(of)))
+    }
+
+    fn zeros(&mut self, part: Part, like: &Vec<f32>) -> Result<u32, AdaptError> {
+        self.vector(part, &vec![0.0; like.len()])
+    }
+
+    fn frequencies(&mut self, _: &Vec<f64>) -> Result<u32, AdaptError> {
+        Ok(self.kept(Part::Frequencies).unwrap_or(NONE))
+    }
+
+    fn relative(&mut self, _: &Arc<Vec<f32>>) -> Result<u32, AdaptError> {
+        Ok(self.kept(Part::Relative).unwrap_or(NONE))
+    }
+
+    fn cols(&self, of: &RoundedLinear) -> usize {
+        of.cols
+    }
+}
+
+impl From<Unstorable> for AdaptError {
+    fn from(what: Unstorable) -> Self {
+        Self::Golden(what.into())
     }
 }

@@ -1,18 +1,8 @@
-//! What a checkpoint computes, in terms of layers.
+//! What a checkpoint computes, by the names of its tensors.
 //!
-//! A model is a chain of stacks. Each stack turns its input into a residual stream of its own
-//! width, takes it through its blocks and perhaps a final norm; the next goes on from there, or
-//! attends to those states (its *memory*). A decoder or an encoder is one stack, an encoder-decoder
-//! two, and a model that reads pictures may have a third between them.
-//!
-//! ```text
-//! input + positions -> block -> ... -> block -> norm = states --+--> head of each position, or pooling -> dense -> head
-//!                                                               +--> memory of the next stack's cross attention, or its input
-//! ```
-//!
-//! A block is one residual branch, so attention and feed-forward are two; nothing here says which
-//! family they came from, except a name to show. Blocks name their tensors; the numbers stay in the
-//! checkpoint's files until [`Checkpoint::read_rows`](super::Checkpoint::read_rows).
+//! The description is that of `kinglet_model`; its tensors here are [`Named`]. Nothing says which
+//! family a model came from, except a name to show. The numbers stay in the checkpoint's files
+//! until [`Checkpoint::read_rows`](super::Checkpoint::read_rows).
 //!
 //! Invariants of every value made by this crate: there is a stack, all sizes are at least 1, each
 //! tensor exists with the shape given, the shapes of a block agree with each other and with the
@@ -22,6 +12,35 @@
 //! branches, are without a norm.
 
 use std::sync::Arc;
+
+use kinglet_model::{Mask, Parts, Pooling};
+
+/// Tensors of a checkpoint, by their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named;
+
+impl Parts for Named {
+    type Linear = Linear;
+    type Vector = Values;
+    /// Radians for each position, pair by pair.
+    type Frequencies = Vec<f64>;
+    type Relative = Relative;
+    type Table = Values;
+    type Blocks = Vec<Block>;
+}
+
+/// A stack of a checkpoint.
+pub type Stack = kinglet_model::Stack<Named>;
+/// Where its rows come from.
+pub type Input = kinglet_model::Input<Named>;
+/// What becomes of the states of the last.
+pub type Output = kinglet_model::Output<Named>;
+/// A block of a checkpoint.
+pub type Block = kinglet_model::Block<Named>;
+/// A norm of a checkpoint.
+pub type Norm = kinglet_model::Norm<Values>;
+/// Rotary positions of a checkpoint.
+pub type Rope = kinglet_model::Rope<Vec<f64>>;
 
 /// The model.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,13 +108,13 @@ impl Architecture {
 
     /// Tokens that the last stack knows; 0 if it reads none.
     pub fn vocab(&self) -> usize {
-        self.last().input.embedding().map_or(0, TensorRef::rows)
+        embedding(self.last()).map_or(0, TensorRef::rows)
     }
 
     /// Numbers of an output: logits of a position, or of what is pooled.
     pub fn outputs(&self) -> usize {
         let dense = self.output.dense.as_ref().map(|(linear, _)| linear);
-        self.output.head.as_ref().or(dense).map_or(self.last().end_width(), Linear::rows)
+        self.output.head.as_ref().or(dense).map_or(end_width(self.last()), Linear::rows)
     }
 
     /// Whether each position of the last stack predicts a token.
@@ -105,16 +124,14 @@ impl Architecture {
 
     /// Whether it is the token behind each position, since none sees later ones.
     pub fn is_causal(&self) -> bool {
-        let earlier = |block: &Block| matches!(&block.middle, Middle::Attention(a) if a.sight == Sight::Earlier);
-        self.is_language_model() && self.last().blocks.iter().any(earlier)
+        let causal = |block: &Block| block.attention().is_some_and(|a| a.mask == Mask::Causal);
+        self.is_language_model() && self.last().blocks.iter().any(causal)
     }
 
     /// Whether the head is the embedding of the last stack.
     pub fn tied(&self) -> bool {
-        self.output
-            .head
-            .as_ref()
-            .is_some_and(|head| self.last().input.embedding() == Some(&head.weight))
+        let head = self.output.head.as_ref().and_then(Linear::alone);
+        head.is_some() && embedding(self.last()) == head
     }
 
     /// All tables and matrices that blocks do not have: those of inputs and output. A tied head is
@@ -122,16 +139,14 @@ impl Architecture {
     pub fn tables(&self) -> Vec<&TensorRef> {
         let mut tables: Vec<&TensorRef> = vec![];
         for stack in &self.stacks {
-            tables.extend(match &stack.input {
-                Input::Tokens { embed, .. } => Some(embed),
-                Input::Features { linear, .. } | Input::Pixels { linear, .. } => {
-                    Some(&linear.weight)
-                }
-                Input::Queries(_) | Input::States => None,
-            });
+            match &stack.input {
+                Input::Tokens { embedding, .. } => tables.extend(embedding.tensor()),
+                Input::Features { linear, .. } => tables.extend(linear.tensors()),
+                Input::Queries(_) | Input::States => {}
+            }
         }
-        tables.extend(self.output.dense.as_ref().map(|(linear, _)| &linear.weight));
-        tables.extend(self.output.head.as_ref().map(|head| &head.weight));
+        let dense = self.output.dense.as_ref().map(|(linear, _)| linear);
+        tables.extend(dense.into_iter().chain(&self.output.head).flat_map(Linear::tensors));
         let mut all: Vec<&TensorRef> = vec![];
         for table in tables {
             if !all.contains(&table) {
@@ -142,141 +157,150 @@ impl Architecture {
     }
 }
 
-/// Blocks that share a residual stream.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Stack {
-    /// Numbers in a row of its input.
-    pub width: usize,
-    /// The most rows of a sequence, with those that it adds itself.
-    pub context: usize,
-    /// Where its rows come from.
-    pub input: Input,
-    /// What is added to them, by their position.
-    pub positions: Option<Positions>,
-    /// In order.
-    pub blocks: Vec<Block>,
-    /// The norm behind the last block.
-    pub norm: Option<Norm>,
+/// Numbers in a row after the last block: that of replacing blocks may differ from the first.
+pub fn end_width(stack: &Stack) -> usize {
+    let changed = stack.blocks.iter().rev().find(|block| block.replaces());
+    changed.map_or(stack.width, |block| block.output.rows())
 }
 
-impl Stack {
-    /// Numbers in a row behind the last block: that of replacing blocks may differ from the first.
-    pub fn end_width(&self) -> usize {
-        let changed = self.blocks.iter().rev().find(|block| block.join == Join::Replace);
-        changed
-            .and_then(|block| block.products().last().map(|linear| linear.rows()))
-            .unwrap_or(self.width)
+/// The table of a stack's tokens, if it reads those.
+pub fn embedding(stack: &Stack) -> Option<&TensorRef> {
+    match &stack.input {
+        Input::Tokens { embedding, .. } => embedding.tensor(),
+        _ => None,
     }
 }
 
-/// Where the rows of a stack come from.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Input {
-    /// Tokens: a row of a table each.
-    Tokens {
-        /// One row of the stack's width for each token.
-        embed: TensorRef,
-        /// Factor of those rows.
-        scale: f32,
-        /// One row of the stack's width for each type of token, added.
-        types: Option<TensorRef>,
-    },
-    /// Rows of numbers, such as frames of sound: a product each.
-    Features {
-        /// From their size to the stack's width.
-        linear: Linear,
-        /// A row of the stack's width in front of them.
-        class: Option<TensorRef>,
-    },
-    /// A picture of red, green and blue bytes, cut into square patches: a product each.
-    Pixels {
-        /// From `patch * patch * channels` numbers in the order (y, x, channel) to the stack's
-        /// width.
-        linear: Linear,
-        /// A row of the stack's width in front of them.
-        class: Option<TensorRef>,
-        /// What pictures look like.
-        picture: Picture,
-    },
-    /// Learned rows, always the same, which ask the memory: the stack before.
-    Queries(TensorRef),
-    /// The states of the stack before.
-    States,
+/// Numbers in the matrices of a block.
+pub fn weights(block: &Block) -> usize {
+    block.products().map(|(_, linear)| linear.len()).sum()
 }
 
-impl Input {
-    /// The table of tokens.
-    pub fn embedding(&self) -> Option<&TensorRef> {
-        match self {
-            Self::Tokens { embed, .. } => Some(embed),
+/// A product: matrices with the same inputs, whose outputs follow each other.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Linear {
+    pub(super) parts: Vec<Product>,
+}
+
+/// A matrix with an optional bias: `weight * x + bias`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Product {
+    /// One row for each output, one column for each input.
+    pub weight: TensorRef,
+    /// One number for each output.
+    pub bias: Option<TensorRef>,
+}
+
+impl Product {
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.weight.rows
+    }
+
+    /// Inputs.
+    pub fn cols(&self) -> usize {
+        self.weight.cols
+    }
+}
+
+impl From<Product> for Linear {
+    fn from(product: Product) -> Self {
+        Self { parts: vec![product] }
+    }
+}
+
+impl Linear {
+    /// Its matrices, in the order of their outputs.
+    pub fn parts(&self) -> &[Product] {
+        &self.parts
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.parts.iter().map(Product::rows).sum()
+    }
+
+    /// Inputs.
+    pub fn cols(&self) -> usize {
+        self.parts.first().map_or(0, Product::cols)
+    }
+
+    /// Numbers of its matrices.
+    pub fn len(&self) -> usize {
+        self.tensors().map(TensorRef::len).sum()
+    }
+
+    /// Never: sizes are at least 1.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The tensors of its matrices.
+    pub fn tensors(&self) -> impl Iterator<Item = &TensorRef> {
+        self.parts.iter().map(|part| &part.weight)
+    }
+
+    /// The tensor of its matrix, if there is but one.
+    pub fn alone(&self) -> Option<&TensorRef> {
+        match self.parts.as_slice() {
+            [part] => Some(&part.weight),
             _ => None,
+        }
+    }
+
+    /// Whether any of its outputs has a bias.
+    pub fn has_bias(&self) -> bool {
+        self.parts.iter().any(|part| part.bias.is_some())
+    }
+}
+
+/// Numbers of a checkpoint: a vector, or the rows of a table.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// A tensor.
+    Tensor(TensorRef),
+    /// Computed at import: rows of so many numbers, one after the other.
+    Computed(Arc<Vec<f32>>, usize),
+}
+
+impl Values {
+    /// Rows; 1 for a vector.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Tensor(tensor) => tensor.rows,
+            Self::Computed(numbers, cols) => numbers.len() / cols,
+        }
+    }
+
+    /// Numbers in a row.
+    pub fn cols(&self) -> usize {
+        match self {
+            Self::Tensor(tensor) => tensor.cols,
+            Self::Computed(_, cols) => *cols,
+        }
+    }
+
+    /// The tensor, if it is one.
+    pub fn tensor(&self) -> Option<&TensorRef> {
+        match self {
+            Self::Tensor(tensor) => Some(tensor),
+            Self::Computed(..) => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(super) fn tensor_mut(&mut self) -> Option<&mut TensorRef> {
+        match self {
+            Self::Tensor(tensor) => Some(tensor),
+            Self::Computed(..) => None,
         }
     }
 }
 
-/// The pictures that a model reads.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Picture {
-    /// Rows of pixels, a multiple of `patch`.
-    pub height: usize,
-    /// Pixels in a row, a multiple of `patch`.
-    pub width: usize,
-    /// Pixels on a side of a patch.
-    pub patch: usize,
-    /// Bytes in a pixel.
-    pub channels: usize,
-    /// Factor of a byte, channel by channel.
-    pub scale: Vec<f32>,
-    /// What is added to it then.
-    pub offset: Vec<f32>,
-}
-
-impl Picture {
-    /// Patches of a picture, row by row.
-    pub fn patches(&self) -> usize {
-        (self.height / self.patch) * (self.width / self.patch)
+impl From<TensorRef> for Values {
+    fn from(tensor: TensorRef) -> Self {
+        Self::Tensor(tensor)
     }
-
-    /// Bytes of a picture.
-    pub fn bytes(&self) -> usize {
-        self.height * self.width * self.channels
-    }
-}
-
-/// What is added to the rows of a stack, by their position: `context` rows of the stack's width.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Positions {
-    /// A tensor.
-    Learned(TensorRef),
-    /// Computed at import (sinusoids), row after row.
-    Table(Arc<Vec<f32>>),
-}
-
-/// What becomes of the states of the last stack: pooling, then a dense layer, then the head, then a
-/// length of 1.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Output {
-    /// What is taken from them.
-    pub pooling: Pooling,
-    /// A layer in front of the head.
-    pub dense: Option<(Linear, Activation)>,
-    /// To logits; its weight equals the embedding where they are tied.
-    pub head: Option<Linear>,
-    /// Whether results are divided by their length.
-    pub normalize: bool,
-}
-
-/// What is taken from the states of a sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pooling {
-    /// Each of them: a result for each position.
-    None,
-    /// The first.
-    First,
-    /// Their mean.
-    Mean,
-    /// The largest number in each channel.
-    Max,
 }
 
 /// A tensor of a checkpoint: a matrix, or a vector as a matrix of one row.
@@ -377,150 +401,6 @@ impl TensorRef {
     }
 }
 
-/// The kinds of norms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum NormKind {
-    /// `x / sqrt(mean(x^2) + eps)`.
-    Rms,
-    /// `(x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps)`.
-    Layer,
-}
-
-/// A norm: what its kind says, times a weight, plus a bias.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Norm {
-    /// What is divided by what.
-    pub kind: NormKind,
-    /// One number for each of the inputs.
-    pub weight: TensorRef,
-    /// One number for each of the inputs.
-    pub bias: Option<TensorRef>,
-    /// Keeps the division finite.
-    pub eps: f32,
-}
-
-/// A matrix product with an optional bias: `weight * x + bias`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Linear {
-    /// One row for each output, one column for each input.
-    pub weight: TensorRef,
-    /// One number for each output.
-    pub bias: Option<TensorRef>,
-}
-
-impl Linear {
-    /// Outputs.
-    pub fn rows(&self) -> usize {
-        self.weight.rows
-    }
-
-    /// Inputs.
-    pub fn cols(&self) -> usize {
-        self.weight.cols
-    }
-}
-
-/// One branch, and how it joins the stream.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Block {
-    /// The layer of the checkpoint it belongs to, counted from 0 in each stack.
-    pub layer: usize,
-    /// The norm before it. Without one are some blocks that replace the stream, and the first of a
-    /// stack whose norms follow its branches and whose input has none: it joins as [`Join::Pre`],
-    /// `x + f(x)`.
-    pub norm: Option<Norm>,
-    /// How its result joins the stream.
-    pub join: Join,
-    /// What it computes.
-    pub middle: Middle,
-}
-
-impl Block {
-    /// Its matrix products: those of the stream first, then those of the memory, the one back to
-    /// the stream last.
-    pub fn products(&self) -> Vec<&Linear> {
-        match &self.middle {
-            Middle::Attention(a) => vec![&a.query, &a.key, &a.value, &a.output],
-            Middle::FeedForward(f) => f.gate.iter().chain([&f.up, &f.down]).collect(),
-            Middle::Projection(linear) => vec![linear],
-        }
-    }
-
-    /// Whether it reads the memory.
-    pub fn is_cross(&self) -> bool {
-        matches!(&self.middle, Middle::Attention(a) if a.sight == Sight::Cross)
-    }
-}
-
-/// How the result of a branch f joins the stream x.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Join {
-    /// `x + f(norm(x))`.
-    Pre,
-    /// `norm(x) + f(norm(x))`. A model whose norms follow its branches has each norm in the block
-    /// after, and the last as the stack's.
-    Post,
-    /// `f(norm(x))`, whose width may be another.
-    Replace,
-}
-
-/// What a block computes.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "half of all blocks are of the larger kind, and there are few"
-)]
-pub enum Middle {
-    /// Attention.
-    Attention(Attention),
-    /// A feed-forward.
-    FeedForward(FeedForward),
-    /// One product.
-    Projection(Linear),
-}
-
-/// What a query sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Sight {
-    /// Keys of its own position and earlier ones.
-    Earlier,
-    /// All keys of its sequence.
-    All,
-    /// All keys of the memory: keys and values are made from the states of the stack before.
-    Cross,
-}
-
-/// Attention with grouped heads.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Attention {
-    /// `heads * head_dim` rows.
-    pub query: Linear,
-    /// `kv_heads * head_dim` rows; its columns are the memory's where that is read.
-    pub key: Linear,
-    /// As `key`.
-    pub value: Linear,
-    /// Back to the width of the stream.
-    pub output: Linear,
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads; query head `h` reads number `h / (heads / kv_heads)`.
-    pub kv_heads: usize,
-    /// Numbers in a head.
-    pub head_dim: usize,
-    /// Factor of the scores before the softmax.
-    pub scale: f32,
-    /// Norm of each query head, before the rotation.
-    pub query_norm: Option<Norm>,
-    /// Norm of each key head, before the rotation.
-    pub key_norm: Option<Norm>,
-    /// Rotary positions.
-    pub rope: Option<Rope>,
-    /// What queries see.
-    pub sight: Sight,
-    /// What is added to the scaled scores.
-    pub relative: Option<Relative>,
-}
-
 /// Numbers added to scores by the distance of key and query, in buckets that widen with it (T5:
 /// Raffel et al., arXiv 1910.10683).
 #[derive(Debug, Clone, PartialEq)]
@@ -552,47 +432,6 @@ impl Relative {
         let wide = exact + (along * (side - exact) as f32) as usize;
         first + wide.min(side.saturating_sub(1))
     }
-}
-
-/// Rotary positions in the half-split pairing: of a head's first
-/// `2 * inv_freq.len()` numbers, `i` and `i + inv_freq.len()` turn together.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rope {
-    /// Radians for each position, pair by pair.
-    pub inv_freq: Vec<f64>,
-    /// Factor of both sine and cosine.
-    pub magnitude: f32,
-}
-
-/// A feed-forward: `down * (activation(gate * x) .* (up * x))`, or without a gate `down *
-/// activation(up * x)`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FeedForward {
-    /// Passes through the activation.
-    pub gate: Option<Linear>,
-    /// Is multiplied by it; passes through it where there is no gate.
-    pub up: Linear,
-    /// Back to the width of the stream.
-    pub down: Linear,
-    /// The activation.
-    pub activation: Activation,
-}
-
-/// An activation function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Activation {
-    /// `x / (1 + exp(-x))`.
-    Silu,
-    /// `x * (1 + erf(x / sqrt(2))) / 2`.
-    Gelu,
-    /// GELU by the hyperbolic tangent of a cubic.
-    GeluTanh,
-    /// `max(x, 0)`.
-    Relu,
-    /// The hyperbolic tangent.
-    Tanh,
-    /// x itself.
-    Identity,
 }
 
 #[cfg(test)]

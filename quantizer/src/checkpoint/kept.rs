@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::architecture::Order;
-use super::{Checkpoint, CheckpointError, Input, TensorRef};
+use super::{Checkpoint, CheckpointError, Input, TensorRef, embedding};
 
 /// The tokens that a checkpoint was cut down to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Checkpoint {
         if self.kept.is_some() {
             return refuse("others were taken out before; open the checkpoint again");
         }
-        let tables = || architecture.stacks.iter().filter_map(|stack| stack.input.embedding());
+        let tables = || architecture.stacks.iter().filter_map(embedding);
         if tables().any(|table| Some(table) != tables().next()) {
             return refuse("source and target have vocabularies of their own");
         }
@@ -57,14 +57,11 @@ impl Checkpoint {
         // One vocabulary serves source and target; a head of other outputs than tokens stays.
         let embeddings =
             architecture.stacks.iter_mut().filter_map(|stack| match &mut stack.input {
-                Input::Tokens { embed, .. } => Some(embed),
+                Input::Tokens { embedding, .. } => embedding.tensor_mut(),
                 _ => None,
             });
-        let head = architecture
-            .output
-            .head
-            .iter_mut()
-            .flat_map(|head| [&mut head.weight].into_iter().chain(&mut head.bias));
+        let head = architecture.output.head.iter_mut().flat_map(|head| &mut head.parts);
+        let head = head.flat_map(|part| [&mut part.weight].into_iter().chain(&mut part.bias));
         let of_tokens =
             |table: &&mut TensorRef| table.rows == of || (table.rows, table.cols) == (1, of);
         for table in embeddings.chain(head).filter(of_tokens) {

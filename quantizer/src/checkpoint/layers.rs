@@ -5,12 +5,15 @@
 //! that are known to mean nothing. So a checkpoint that computes something else
 //! than its settings say cannot pass for an ordinary one.
 
-use super::architecture::{Input, Join, Middle, Order, Output, Pooling, Sight, Stack};
+use super::architecture::Order;
 use super::config::Config;
 use super::finder::Finder;
 use super::names::Names;
 use super::tensors::Tensors;
-use super::{Architecture, Attention, Block, CheckpointError, FeedForward, Linear, Norm, NormKind};
+use super::{
+    Architecture, AttentionBranch, Block, Branch, CheckpointError, FeedForwardBranch, Input, Mask,
+    Norm, NormKind, Output, Pooling, Product, Residual, Stack,
+};
 
 /// Describes the model; fails unless settings and tensors agree entirely.
 pub(super) fn describe(
@@ -40,12 +43,12 @@ pub(super) fn describe(
     let stack = Stack {
         width: config.width,
         context: config.context,
-        input: Input::Tokens { embed, scale: 1.0, types: None },
+        input: Input::Tokens { embedding: embed.into(), scale: 1.0, types: None },
         positions: None,
         blocks,
         norm: Some(norm),
     };
-    let head = Some(Linear { weight: head, bias: None });
+    let head = Some(Product { weight: head, bias: None }.into());
     Ok(Architecture {
         family: config.family.name.to_owned(),
         stacks: vec![stack],
@@ -78,7 +81,7 @@ impl Layers<'_> {
             key_norm = Some(self.norm(&at(names.key_norm), config.head_dim)?);
         }
         let norm = Some(self.norm(&at(names.attention_norm), width)?);
-        let attention = Attention {
+        let attention = AttentionBranch {
             query: self.turning(&at(names.query), inner, width, bias)?,
             key: self.turning(&at(names.key), kv_inner, width, bias)?,
             value: self.linear(&at(names.value), kv_inner, width, bias)?,
@@ -86,14 +89,14 @@ impl Layers<'_> {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
-            scale: (1.0 / (config.head_dim as f64).sqrt()) as f32,
+            score_scale: (1.0 / (config.head_dim as f64).sqrt()) as f32,
             query_norm,
             key_norm,
             rope: Some(config.rope.clone()),
-            sight: Sight::Earlier,
+            mask: Mask::Causal,
             relative: None,
         };
-        Ok(Block { layer, norm, join: Join::Pre, middle: Middle::Attention(attention) })
+        Ok(Branch::Attention(attention).block(layer, norm, Residual::Pre))
     }
 
     fn feed_forward(&mut self, layer: usize) -> Result<Block, CheckpointError> {
@@ -101,17 +104,17 @@ impl Layers<'_> {
         let at = |part: &str| format!("{}{layer}.{part}", names.layer);
         let (width, hidden, bias) = (config.width, config.hidden, config.feed_forward_bias);
         let norm = Some(self.norm(&at(names.feed_forward_norm), width)?);
-        let feed_forward = FeedForward {
+        let feed_forward = FeedForwardBranch {
             gate: Some(self.linear(&at(names.gate), hidden, width, bias)?),
             up: self.linear(&at(names.up), hidden, width, bias)?,
             down: self.linear(&at(names.down), width, hidden, bias)?,
             activation: config.activation,
         };
-        Ok(Block { layer, norm, join: Join::Pre, middle: Middle::FeedForward(feed_forward) })
+        Ok(Branch::FeedForward(feed_forward).block(layer, norm, Residual::Pre))
     }
 
     fn norm(&mut self, name: &str, len: usize) -> Result<Norm, CheckpointError> {
-        let weight = self.finder.vector(name, len)?;
+        let weight = self.finder.vector(name, len)?.into();
         Ok(Norm { kind: NormKind::Rms, weight, bias: None, eps: self.config.eps })
     }
 
@@ -122,7 +125,7 @@ impl Layers<'_> {
         rows: usize,
         cols: usize,
         bias: bool,
-    ) -> Result<Linear, CheckpointError> {
+    ) -> Result<Product, CheckpointError> {
         let mut linear = self.linear(name, rows, cols, bias)?;
         if self.names.interleaved {
             linear.weight.order = Order::Interleaved(self.config.head_dim);
@@ -140,12 +143,12 @@ impl Layers<'_> {
         rows: usize,
         cols: usize,
         bias: bool,
-    ) -> Result<Linear, CheckpointError> {
+    ) -> Result<Product, CheckpointError> {
         let weight = self.finder.matrix(&format!("{name}.weight"), rows, cols)?;
         let bias = match bias {
             true => Some(self.finder.vector(&format!("{name}.bias"), rows)?),
             false => None,
         };
-        Ok(Linear { weight, bias })
+        Ok(Product { weight, bias })
     }
 }

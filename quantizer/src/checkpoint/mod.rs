@@ -32,6 +32,7 @@
 
 mod architecture;
 mod blocks;
+mod branch;
 mod coded;
 mod config;
 mod directory;
@@ -57,13 +58,16 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub use architecture::{
-    Activation, Architecture, Attention, Block, FeedForward, Input, Join, Linear, Middle, Norm,
-    NormKind, Output, Picture, Pooling, Positions, Relative, Rope, Sight, Stack, TensorRef,
+    Architecture, Block, Input, Linear, Named, Norm, Output, Product, Relative, Rope, Stack,
+    TensorRef, Values, embedding, end_width, weights,
 };
 pub use coded::{Coded, Coding};
 pub use error::CheckpointError;
 pub use kept::Kept;
 
+pub use kinglet_model::{Activation, Mask, NormKind, Picture, Pooling, Residual};
+
+pub(crate) use branch::{AttentionBranch, Branch, FeedForwardBranch};
 use families::PREPROCESSOR;
 use file::PositionedFile;
 use gguf::Gguf;
@@ -166,7 +170,8 @@ impl Checkpoint {
     /// The file that says how pictures are made ready (their size and the way to it), of models
     /// that read pictures. Scale and offset of their bytes are in [`Picture`] already.
     pub fn preparation(&self) -> Option<PathBuf> {
-        let reads = matches!(self.architecture.first().input, Input::Pixels { .. });
+        let reads =
+            matches!(self.architecture.first().input, Input::Features { picture: Some(_), .. });
         reads.then(|| self.path.join(PREPROCESSOR))
     }
 
@@ -196,7 +201,7 @@ impl Checkpoint {
 
     /// The section for a list of tokens, of a stack that reads them.
     fn listed(&self, side: Side, stack: &Stack) -> Result<Vec<u8>, TokenizerImportError> {
-        let Some(embed) = stack.input.embedding() else { return Ok(Vec::new()) };
+        let Some(embed) = embedding(stack) else { return Ok(Vec::new()) };
         let Architecture { bos, eos, .. } = &self.architecture;
         // Ends are those of answers.
         words::import(&self.path, side, Tokens { count: embed.rows(), bos: *bos, eos })
@@ -225,6 +230,18 @@ impl Checkpoint {
         out: &mut [f32],
     ) -> Result<(), CheckpointError> {
         self.tensors.read_rows(tensor, rows, out)
+    }
+
+    /// Numbers: those of a tensor, or what was computed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read_rows`].
+    pub fn values(&self, of: &Values) -> Result<Vec<f32>, CheckpointError> {
+        match of {
+            Values::Tensor(tensor) => self.read(tensor),
+            Values::Computed(numbers, _) => Ok(numbers.to_vec()),
+        }
     }
 
     /// Reads a whole tensor.

@@ -59,7 +59,7 @@ impl RopeSettings {
             let settings = abbreviate(&format!("base {}, {:?}", self.theta, self.scaling));
             return Err(CheckpointError::Rotation { settings });
         }
-        Ok(Rope { inv_freq, magnitude })
+        Ok(Rope { frequencies: inv_freq, magnitude })
     }
 
     /// The base to the power of `2 i / head_dim`, for each pair `i`.
@@ -151,7 +151,7 @@ mod tests {
     }
 
     fn frequencies(scaling: Scaling, context: usize) -> Vec<f64> {
-        settings(scaling).rope(context).unwrap().inv_freq
+        settings(scaling).rope(context).unwrap().frequencies
     }
 
     #[test]

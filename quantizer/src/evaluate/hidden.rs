@@ -5,7 +5,6 @@
 //! the same half of the same layer.
 
 use kinglet::Model;
-use kinglet::format::layout::block;
 
 use super::{EvaluateError, Hidden, Part, Place, StateError};
 use crate::checkpoint::Architecture;
@@ -24,15 +23,15 @@ impl Alignment {
         architecture: &Architecture,
     ) -> Result<Self, EvaluateError> {
         let mut places = vec![None];
-        for index in 0..model.record().blocks {
-            let record = model.block(index).map_err(EvaluateError::run)?.record;
-            let part =
-                if record.kind == block::ATTENTION { Part::Attention } else { Part::FeedForward };
-            places.push(Some(Place { stack: 0, layer: record.layer as usize, part }));
+        for index in 0..model.blocks() {
+            let block = model.block(index).map_err(EvaluateError::run)?;
+            let part = match block.attention() {
+                Some(_) => Part::Attention,
+                None => Part::FeedForward,
+            };
+            places.push(Some(Place { stack: 0, layer: block.layer, part }));
         }
-        let same_width = model
-            .last()
-            .is_ok_and(|stack| stack.record.width as usize == architecture.last().width);
+        let same_width = model.last().is_ok_and(|stack| stack.width == architecture.last().width);
         let partner = |own: &Option<Place>| match own {
             _ if !same_width => None,
             None => Some(0),

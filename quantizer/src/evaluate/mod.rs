@@ -41,7 +41,9 @@ pub use self::samples::{Agreement, Nearness, Outputs, compare, cosine};
 pub(crate) use self::samples::{Runner, begin};
 use self::score::Score;
 use self::windows::{Machine, Window};
-use crate::checkpoint::{Architecture, Middle, Sight};
+use kinglet_model::{Mask, Operation, Parts};
+
+use crate::checkpoint::Architecture;
 use crate::reference::{Reference, ReferenceError};
 
 /// What to evaluate on.
@@ -88,13 +90,15 @@ pub enum Part {
     Projection,
 }
 
-impl From<&Middle> for Part {
-    fn from(middle: &Middle) -> Self {
-        match middle {
-            Middle::Attention(attention) if attention.sight == Sight::Cross => Self::CrossAttention,
-            Middle::Attention(_) => Self::Attention,
-            Middle::FeedForward(_) => Self::FeedForward,
-            Middle::Projection(_) => Self::Projection,
+impl<T: Parts> From<&Operation<T>> for Part {
+    fn from(operation: &Operation<T>) -> Self {
+        match operation {
+            Operation::Attention(attention) if attention.mask == Mask::Cross => {
+                Self::CrossAttention
+            }
+            Operation::Attention(_) => Self::Attention,
+            Operation::FeedForward { .. } => Self::FeedForward,
+            Operation::Projection => Self::Projection,
         }
     }
 }
@@ -134,7 +138,7 @@ impl Place {
             of.blocks.iter().map(move |block| Self {
                 stack,
                 layer: block.layer,
-                part: (&block.middle).into(),
+                part: (&block.operation).into(),
             })
         })
     }
@@ -319,8 +323,8 @@ pub fn evaluate_beside(
     if tokens.len() < 2 {
         return Err(EvaluateError::TooShort { tokens: tokens.len() });
     }
-    let want = models[0].vocab();
-    if let Some(got) = models.iter().map(Model::vocab).find(|&got| got != want) {
+    let want = models[0].outputs();
+    if let Some(got) = models.iter().map(Model::outputs).find(|&got| got != want) {
         return Err(EvaluateError::OtherVocabulary { want, got });
     }
     let causal =

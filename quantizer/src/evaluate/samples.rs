@@ -156,7 +156,7 @@ pub fn compare(
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Agreement, EvaluateError> {
     let architecture = reference.architecture();
-    let (want, got) = (model.vocab(), architecture.outputs());
+    let (want, got) = (model.outputs(), architecture.outputs());
     if want != got {
         return Err(EvaluateError::Vocabulary { want, got });
     }
@@ -227,7 +227,7 @@ impl Wave<'_> {
         let (runner, kind) = (self.runner, self.kind);
         let jobs: Vec<_> = self.samples[self.first..].iter().zip(&self.expected).collect();
         let memory = || Memory::new(runner.bytes);
-        let width = runner.model.vocab();
+        let width = runner.model.outputs();
         let one = |memory: &mut Memory, (sample, expected): (&Sample, &Vec<f32>)| {
             let own = if expected.is_empty() { vec![] } else { runner.outputs(sample, memory)? };
             if own.len() != expected.len() {
@@ -272,16 +272,16 @@ impl<'m> Runner<'m> {
         let source = samples.iter().map(|sample| sample.source.tokens().len()).max().unwrap_or(0);
         let target = samples.iter().map(|sample| sample.target.len()).max().unwrap_or(0);
         let of = Options::of(model).map_err(EvaluateError::run)?;
-        let own = if model.is_decoder() && model.record().stacks == 1 { source } else { target };
+        let own = if model.is_decoder() && model.stacks() == 1 { source } else { target };
         // Pictures and recordings take the room that the model has for them.
         let source = if source > 0 { source.min(of.source) } else { of.source };
         let context = if model.is_decoder() { own.max(1) } else { 1 };
         let together = context.min(CHUNK);
         let logits = if model.is_decoder() { together } else { source };
-        let pooled = model.record().pooling != kinglet::format::layout::pooling::NONE;
+        let pooled = model.pooling() != Pooling::None;
         let logits = if pooled { 1 } else { logits };
         let options =
-            Options { context, prefill: together, logits, source, targets: 1, ..Options::ONE };
+            Options { context, prefill: together, logits, source, targets: 1, ..Options::DECODE };
         let bytes = Plan::new(model, options).map_err(EvaluateError::run)?.bytes();
         Ok(Self { model, isa, options, bytes })
     }

@@ -95,7 +95,7 @@ impl<'r> Machine<'r> {
             prefill: together,
             logits: together,
             values,
-            ..Options::ONE
+            ..Options::DECODE
         };
         let plan =
             |model| Plan::new(model, options).map(|plan| plan.bytes()).map_err(EvaluateError::run);
@@ -196,7 +196,7 @@ impl<'r> Machine<'r> {
             .scan(0, |start, window| Some(std::mem::replace(start, *start + window.input.len())));
         let jobs: Vec<_> =
             windows.iter().zip(starts).filter(|(window, _)| !window.input.is_empty()).collect();
-        let vocab = self.models[0].vocab();
+        let vocab = self.models[0].outputs();
         let memories = || self.bytes.iter().map(|&bytes| Memory::new(bytes)).collect::<Vec<_>>();
         jobs.into_par_iter()
             .map_init(memories, |memories, (window, start)| {
@@ -232,7 +232,7 @@ impl<'r> Machine<'r> {
             .unwrap_or_default();
         let mut scores = vec![Score::default(); sessions.len() + self.peers.len()];
         scores.iter_mut().zip(alignments).for_each(|(score, a)| score.states = States::new(a));
-        let vocab = self.models[0].vocab();
+        let vocab = self.models[0].outputs();
         let of_peers = self.of_peers(&window.input, vocab)?;
         let mut targets = window.targets.iter();
         for (number, chunk) in window.input.chunks(CHUNK).enumerate() {
@@ -344,7 +344,7 @@ mod tests {
         };
         let whole = run(Limits::default());
         // Two windows of 19 to a group, 5 tokens of which have states; each window a wave.
-        let states = models[0].record().blocks as usize + 1;
+        let states = models[0].blocks() as usize + 1;
         let small =
             run(Limits { streams: 40 * width * 4, states: 5 * states * width * 4, logits: 0 });
         assert_eq!((whole.tokens, small.tokens), (142, 142));

@@ -213,8 +213,8 @@ impl BlockLatent {
         if let Some(norm) = &mut of.norm {
             self.norm.step(norm, &gradient.norm.weight, pace);
         }
-        let gradients = [&gradient.input, &gradient.memory, &gradient.output];
-        let products = [of.input.as_mut(), of.memory.as_mut(), Some(&mut of.output)];
+        let gradients = [&gradient.input, &gradient.states, &gradient.output];
+        let products = [of.input.as_mut(), of.states.as_mut(), Some(&mut of.output)];
         for ((latent, product), gradient) in self.products.iter_mut().zip(products).zip(gradients) {
             if let (Some(latent), Some(product)) = (latent, product) {
                 latent.step(product, gradient, pace);

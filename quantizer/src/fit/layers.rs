@@ -11,9 +11,9 @@
 use super::latent::{Aims, BlockLatent, Pace};
 use super::tape::{self, Learns};
 use super::{FitOutcome, LOOKS, held_out};
-use crate::quantize::RoundedBlock;
+use crate::quantize::{RoundedBlock, block_weights};
 use crate::random::Random;
-use crate::reference::{Batch, BlockWeights, Part, joined, ops};
+use crate::reference::{Batch, BlockWeights, Forward, Part, joined, ops};
 
 /// Tokens of a step, at most.
 const TOKENS: usize = 1024;
@@ -102,7 +102,7 @@ pub(crate) fn learn(
 /// over tokens, since norms stand before what reads the stream, and a few tokens have one that is a
 /// hundred times larger.
 fn error(blocks: &[RoundedBlock], lessons: &[Lesson<'_>]) -> f64 {
-    let weights: Vec<BlockWeights> = blocks.iter().map(RoundedBlock::weights).collect();
+    let weights: Vec<BlockWeights> = blocks.iter().map(block_weights).collect();
     let mut sums = [0.0; 2];
     for Lesson { part, wanted, width } in lessons {
         let mut stream = part.stream.to_vec();
@@ -123,13 +123,13 @@ fn error(blocks: &[RoundedBlock], lessons: &[Lesson<'_>]) -> f64 {
 /// One step along the gradient.
 fn take(blocks: &mut [RoundedBlock], latents: &mut [BlockLatent], lesson: &Lesson<'_>, pace: Pace) {
     let Lesson { part, wanted, width } = lesson;
-    let weights: Vec<BlockWeights> = blocks.iter().map(RoundedBlock::weights).collect();
+    let weights: Vec<BlockWeights> = blocks.iter().map(block_weights).collect();
     let mut streams = vec![part.stream.to_vec()];
     for block in &weights[..weights.len() - 1] {
         streams.push(block.advance(part.sequences, &streams[streams.len() - 1]));
     }
     let mut gradient = vec![];
-    let mut to_memory = vec![0.0; part.sequences.memory.len()];
+    let mut to_states = vec![0.0; part.sequences.states.len()];
     let all = blocks.iter_mut().zip(latents).zip(weights.iter().zip(&streams));
     for ((block, latent), (weights, stream)) in all.rev() {
         // Behind the last block the gradient is what is left to the f32 model's stream.
@@ -149,7 +149,7 @@ fn take(blocks: &mut [RoundedBlock], latents: &mut [BlockLatent], lesson: &Lesso
             part.sequences,
             stream,
             &mut gradient,
-            &mut to_memory,
+            &mut to_states,
             Learns::All,
             see,
         );
@@ -163,8 +163,8 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::Activation;
-    use crate::quantize::linear;
-    use crate::reference::{Inputs, LinearWeights, Middle, Sequences, Site, product};
+    use crate::quantize::{assembled, linear};
+    use crate::reference::{LinearWeights, Operation, Sequences, Site, product};
     use crate::testing::{self, numbers};
 
     const WIDTH: usize = 32;
@@ -174,26 +174,17 @@ mod tests {
     fn block() -> BlockWeights {
         let linear = |rows: usize, cols: usize, seed: u32| {
             let weight = numbers(rows * cols, seed).iter().map(|w| w * 0.3).collect();
-            LinearWeights { weight, bias: None, cols, inputs: Inputs::Exact }
+            LinearWeights { weight, bias: None, cols, inputs: None }
         };
-        let middle = Middle::FeedForward { activation: Activation::Silu, gated: true };
-        testing::block(vec![1.0; WIDTH], linear(128, WIDTH, 3), middle, linear(WIDTH, 64, 4))
+        let operation = Operation::FeedForward { activation: Activation::Silu, gated: true };
+        testing::block(vec![1.0; WIDTH], linear(128, WIDTH, 3), operation, linear(WIDTH, 64, 4))
     }
 
     /// The block rounded to the nearest values, and what was rounded.
     fn rounded(of: &BlockWeights, format: Format) -> (RoundedBlock, Aims) {
         let product = |of: &LinearWeights| linear(of, format, None).unwrap().0;
         let (input, output) = (of.input.as_ref().unwrap(), &of.output);
-        let block = RoundedBlock {
-            layer: 0,
-            norm: of.norm.clone(),
-            join: of.join,
-            stream_norm: None,
-            input: Some(product(input)),
-            memory: None,
-            middle: of.middle.clone(),
-            output: product(output),
-        };
+        let block = assembled(of, [Some(product(input)), None, Some(product(output))]);
         (block, [Some(input.weight.clone()), None, Some(output.weight.clone())])
     }
 

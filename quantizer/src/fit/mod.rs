@@ -20,10 +20,13 @@ use rayon::prelude::*;
 pub(crate) use self::latent::Aims;
 use self::latent::{BlockLatent, NormLatent, Pace};
 use self::tape::Learns;
-use crate::checkpoint::{Architecture, Block, Join, Middle, Norm, NormKind, Sight};
-use crate::quantize::RoundedBlock;
+use kinglet_model::{Mask, NormKind, Operation, Residual};
+
+use crate::checkpoint::{Architecture, Block, Norm};
+use crate::quantize::{RoundedBlock, block_weights};
 use crate::reference::{
-    Batch, Inputs, LinearWeights, NormWeights, Reference, ReferenceError, Sample, Sequences,
+    ApplyNorm, Batch, Forward, LinearWeights, NormWeights, Reference, ReferenceError, Sample,
+    Sequences,
 };
 
 /// Tokens of a step.
@@ -54,12 +57,12 @@ pub(crate) fn knows(architecture: &Architecture) -> bool {
         norm.as_ref().is_some_and(|n| n.kind == NormKind::Rms && n.bias.is_none())
     };
     let block = |block: &Block| {
-        let middle = match &block.middle {
-            Middle::Attention(a) => a.sight == Sight::Earlier && a.relative.is_none(),
-            Middle::FeedForward(f) => f.gate.is_some(),
-            Middle::Projection(_) => false,
+        let operation = match &block.operation {
+            Operation::Attention(a) => a.mask == Mask::Causal && a.relative.is_none(),
+            Operation::FeedForward { gated, .. } => *gated,
+            Operation::Projection => false,
         };
-        middle && block.join == Join::Pre && rms(&block.norm)
+        operation && matches!(block.residual, Residual::Pre) && rms(&block.norm)
     };
     let output = &architecture.output;
     architecture.stacks.len() == 1
@@ -68,7 +71,7 @@ pub(crate) fn knows(architecture: &Architecture) -> bool {
         && rms(&architecture.last().norm)
         && output.dense.is_none()
         && !output.normalize
-        && output.head.as_ref().is_some_and(|head| head.bias.is_none())
+        && output.head.as_ref().is_some_and(|head| !head.has_bias())
 }
 
 /// A rounded model in memory.
@@ -117,7 +120,7 @@ pub(crate) fn fit(
 ) -> Result<FitOutcome, ReferenceError> {
     let teacher = Teacher {
         norm: student.norm.clone(),
-        head: LinearWeights { inputs: Inputs::Exact, ..student.head.clone() },
+        head: LinearWeights { inputs: None, ..student.head.clone() },
     };
     let (seen, held) = all.split_at(all.len() - held_out(all.len()));
     let lessons = |of: &[Sample]| -> Result<Vec<Lesson>, ReferenceError> {
@@ -189,7 +192,7 @@ fn divergence(student: &Student, teacher: &Teacher, samples: &[Lesson]) -> f64 {
         let lengths = sample.batch.lengths();
         let mut stream = sample.batch.stream().to_vec();
         for block in &student.blocks {
-            stream = block.weights().advance(Sequences::alone(lengths), &stream);
+            stream = block_weights(block).advance(Sequences::alone(lengths), &stream);
         }
         let mut logits = student.head.apply(&student.norm.apply(&stream));
         let targets = teacher.head.apply(&teacher.norm.apply(&sample.teacher));
@@ -223,7 +226,7 @@ pub(crate) fn loss(logits: &mut [f32], targets: &[f32], vocab: usize) -> f64 {
 /// One step along the gradient.
 fn take(student: &mut Student, teacher: &Teacher, sample: &Lesson, state: &mut State, pace: Pace) {
     let lengths = sample.batch.lengths();
-    let weights: Vec<_> = student.blocks.iter().map(RoundedBlock::weights).collect();
+    let weights: Vec<_> = student.blocks.iter().map(block_weights).collect();
     let mut streams = vec![sample.batch.stream().to_vec()];
     for block in &weights {
         streams.push(block.advance(Sequences::alone(lengths), &streams[streams.len() - 1]));

@@ -10,10 +10,13 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
-use crate::checkpoint::{Activation, Join, NormKind, Sight};
+use crate::checkpoint::{Activation, Mask, NormKind, Residual};
 use crate::reference::attention::{self, Turns, attend};
 use crate::reference::product::{columns, multiply, part, view, view_mut};
-use crate::reference::{BlockWeights, Heads, LinearWeights, Middle, NormWeights, Sequences, ops};
+use crate::reference::{
+    BlockWeights, Forward, Heads, LinearWeights, NormWeights, Operation, Sequences, mix, ops,
+    prepare, relative_of,
+};
 
 /// Which weights' gradients are wanted; that of the inputs always is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,21 +52,21 @@ pub(crate) struct BlockGradient {
     pub(crate) norm: NormGradient,
     pub(crate) stream_norm: NormGradient,
     pub(crate) input: LinearGradient,
-    pub(crate) memory: LinearGradient,
+    pub(crate) states: LinearGradient,
     pub(crate) output: LinearGradient,
 }
 
 /// Takes `gradient`, that of the stream behind a block, back to the stream before it, which is
-/// `stream`, and adds to `to_memory` that of the memory, where the block looks at it.
+/// `stream`, and adds to `to_states` that of the states, where the block looks at it.
 pub(crate) fn block(
     of: &BlockWeights,
     sequences: Sequences<'_>,
     stream: &[f32],
     gradient: &mut Vec<f32>,
-    to_memory: &mut [f32],
+    to_states: &mut [f32],
     learns: Learns,
 ) -> BlockGradient {
-    block_seen(of, sequences, stream, gradient, to_memory, learns, |_, _| ())
+    block_seen(of, sequences, stream, gradient, to_states, learns, |_, _| ())
 }
 
 /// The same for who makes the gradient of what the last product sees, once that is known.
@@ -72,66 +75,66 @@ pub(crate) fn block_seen(
     sequences: Sequences<'_>,
     stream: &[f32],
     gradient: &mut Vec<f32>,
-    to_memory: &mut [f32],
+    to_states: &mut [f32],
     learns: Learns,
     see: impl FnOnce(&[f32], &mut Vec<f32>),
 ) -> BlockGradient {
     let mut found = BlockGradient::default();
     let normed = of.normed(stream);
     let projected = of.input.as_ref().map_or_else(|| normed.clone(), |input| input.apply(&normed));
-    let others = of.memory.as_ref().map_or_else(Vec::new, |memory| memory.apply(sequences.memory));
+    let others = of.states.as_ref().map_or_else(Vec::new, |memory| memory.apply(sequences.states));
     // Queries and keys in place, as `mix` leaves them nowhere.
     let mut turned = [vec![], vec![]];
-    let mixed = match &of.middle {
-        Middle::Attention(heads) => {
+    let mixed = match &of.operation {
+        Operation::Attention(heads) => {
             turned = [projected.clone(), others.clone()];
             let [own, across] = &mut turned;
-            if heads.sight == Sight::Cross {
+            if heads.mask == Mask::Cross {
                 attention::turn_queries(heads, sequences.lengths, own);
-                attention::turn_keys(heads, sequences.memory_lengths, across);
+                attention::turn_keys(heads, sequences.states_lengths, across);
                 attend(heads, sequences, own, across)
             } else {
                 attention::turn(heads, sequences.lengths, own);
                 attend(heads, sequences, own, own)
             }
         }
-        middle => middle.mix(sequences, projected.clone(), vec![]),
+        operation => mix(operation, sequences, projected.clone(), vec![]),
     };
     see(&mixed, gradient);
     let to_mixed;
     (found.output, to_mixed) = linear(&of.output, &mixed, gradient, learns);
-    let [to_projected, to_others] = match &of.middle {
-        Middle::Attention(heads) => {
+    let [to_projected, to_others] = match &of.operation {
+        Operation::Attention(heads) => {
             attended(heads, sequences, [&projected, &others], &turned, &to_mixed)
         }
-        Middle::FeedForward { activation, gated: true } => {
+        Operation::FeedForward { activation, gated: true } => {
             [gate(*activation, &projected, &to_mixed, of.output.cols), vec![]]
         }
-        Middle::FeedForward { activation, gated: false } => {
+        Operation::FeedForward { activation, gated: false } => {
             [plain(*activation, &projected, to_mixed), vec![]]
         }
-        Middle::Projection => [to_mixed, vec![]],
+        Operation::Projection => [to_mixed, vec![]],
     };
     let mut to_normed = to_projected;
     if let Some(input) = &of.input {
         (found.input, to_normed) = linear(input, &normed, &to_normed, learns);
     }
-    if let Some(memory) = &of.memory {
+    if let Some(states) = &of.states {
         let to;
-        (found.memory, to) = linear(memory, sequences.memory, &to_others, learns);
-        ops::add(to_memory, &to);
+        (found.states, to) = linear(states, sequences.states, &to_others, learns);
+        ops::add(to_states, &to);
     }
     let mut to_stream = to_normed;
     if let Some(of) = &of.norm {
         (found.norm, to_stream) = norm(of, stream, &to_stream);
     }
-    match (of.join, &of.stream_norm) {
-        (Join::Replace, _) => *gradient = to_stream,
-        (Join::Post, Some(of)) => {
+    match &of.residual {
+        Residual::Replace => *gradient = to_stream,
+        Residual::Post(of) => {
             (found.stream_norm, *gradient) = norm(of, stream, gradient);
             ops::add(gradient, &to_stream);
         }
-        (Join::Pre | Join::Post, _) => ops::add(gradient, &to_stream),
+        Residual::Pre => ops::add(gradient, &to_stream),
     }
     found
 }
@@ -148,7 +151,7 @@ fn linear(
     }
     let (rows, cols) = (of.rows(), of.cols);
     let tokens = x.len() / cols;
-    let x = &*of.inputs.prepare(x, cols);
+    let x = &*prepare(of.inputs, x, cols);
     let from = view(gradient, tokens, rows);
     let mut weight = vec![0.0; rows * cols];
     multiply(from.t(), view(x, tokens, cols), view_mut(&mut weight, rows, cols));
@@ -234,10 +237,10 @@ fn attended(
     turned: &[Vec<f32>; 2],
     gradient: &[f32],
 ) -> [Vec<f32>; 2] {
-    let cross = heads.sight == Sight::Cross;
+    let cross = heads.mask == Mask::Cross;
     let (lengths, queries, dim, width) =
-        (sequences.lengths, heads.queries().end, heads.dim, heads.values().end);
-    let (seen, stride) = if cross { (sequences.memory_lengths, queries) } else { (lengths, width) };
+        (sequences.lengths, heads.queries().end, heads.head_dim, heads.values().end);
+    let (seen, stride) = if cross { (sequences.states_lengths, queries) } else { (lengths, width) };
     let tokens: usize = lengths.iter().sum();
     let own = view(&turned[0], tokens, stride);
     let others = if cross { view(&turned[1], seen.iter().sum(), width) } else { own };
@@ -316,8 +319,8 @@ fn turn_back(
     let rows = to.par_chunks_mut(stride).zip(projected.par_chunks(stride)).zip(positions);
     rows.with_min_len(32).for_each(|((to, projected), position)| {
         let heads = to[columns.clone()]
-            .chunks_mut(heads.dim)
-            .zip(projected[columns.clone()].chunks(heads.dim));
+            .chunks_mut(heads.head_dim)
+            .zip(projected[columns.clone()].chunks(heads.head_dim));
         for (to, projected) in heads {
             if let Some(turns) = &turns {
                 turns.apply::<true>(to, position);
@@ -346,7 +349,11 @@ impl<'a> Shared<'a> {
     fn run(mut self) {
         let (heads, length, keys) = (self.heads, self.own.nrows(), self.others.nrows());
         let at = |of: ArrayView2<'a, f32>, first: usize, head: usize| {
-            part(of, 0..of.nrows(), first + head * heads.dim..first + (head + 1) * heads.dim)
+            part(
+                of,
+                0..of.nrows(),
+                first + head * heads.head_dim..first + (head + 1) * heads.head_dim,
+            )
         };
         let key = at(self.others, heads.keys().start, self.shared);
         let value = at(self.others, heads.values().start, self.shared);
@@ -357,7 +364,7 @@ impl<'a> Shared<'a> {
             let query = at(self.own, 0, head);
             let gradient = at(self.gradient, 0, head);
             general_mat_mul(
-                heads.scale,
+                heads.score_scale,
                 &query,
                 &key.t(),
                 0.0,
@@ -373,9 +380,9 @@ impl<'a> Shared<'a> {
             for (row, (weights, slopes)) in
                 weights.chunks_mut(keys).zip(slopes.chunks_mut(keys)).enumerate()
             {
-                let last = if heads.sight == Sight::Earlier { row + 1 } else { keys };
+                let last = if heads.mask == Mask::Causal { row + 1 } else { keys };
                 let (seen, later) = weights.split_at_mut(last);
-                if let Some(table) = heads.relative_of(head) {
+                if let Some(table) = relative_of(heads, head) {
                     attention::add_relative(table, row, seen);
                 }
                 ops::softmax(seen);
@@ -384,7 +391,7 @@ impl<'a> Shared<'a> {
                 later.fill(0.0);
                 let mean: f32 = seen.iter().zip(&*slopes).map(|(w, s)| w * s).sum();
                 for (slope, weight) in slopes.iter_mut().zip(seen) {
-                    *slope = heads.scale * *weight * (*slope - mean);
+                    *slope = heads.score_scale * *weight * (*slope - mean);
                 }
             }
             let (weights, slopes) = (view(&weights, length, keys), view(&slopes, length, keys));
@@ -406,7 +413,7 @@ mod tests {
 
     fn linear_of(rows: usize, cols: usize, seed: u32) -> LinearWeights {
         let weight = numbers(rows * cols, seed).iter().map(|w| w * 0.5).collect();
-        LinearWeights { weight, bias: Some(numbers(rows, seed + 1)), cols, inputs: Inputs::Exact }
+        LinearWeights { weight, bias: Some(numbers(rows, seed + 1)), cols, inputs: None }
     }
 
     fn norm_of(kind: NormKind, n: usize, seed: u32) -> NormWeights {
@@ -433,29 +440,29 @@ mod tests {
 
     /// Compares all gradients of a block with differences of the loss.
     fn check(name: &str, mut of: BlockWeights) {
-        let (mut stream, mut memory) = (numbers(8 * WIDTH, 11), numbers(8 * MEMORY, 13));
+        let (mut stream, mut states) = (numbers(8 * WIDTH, 11), numbers(8 * MEMORY, 13));
         let weighting = numbers(8 * of.output.rows(), 12);
-        let across = of.memory.is_some();
+        let across = of.states.is_some();
         macro_rules! sequences {
             () => {
                 match across {
                     true => Sequences {
                         lengths: &LENGTHS,
-                        memory: &memory,
-                        memory_lengths: &MEMORY_LENGTHS,
+                        states: &states,
+                        states_lengths: &MEMORY_LENGTHS,
                     },
                     false => Sequences::alone(&LENGTHS),
                 }
             };
         }
         let mut to_stream = weighting.clone();
-        let mut to_memory = vec![0.0; memory.len()];
-        let found = block(&of, sequences!(), &stream, &mut to_stream, &mut to_memory, Learns::All);
-        let (mut frozen, mut frozen_memory) = (weighting.clone(), vec![0.0; memory.len()]);
+        let mut to_states = vec![0.0; states.len()];
+        let found = block(&of, sequences!(), &stream, &mut to_stream, &mut to_states, Learns::All);
+        let (mut frozen, mut frozen_states) = (weighting.clone(), vec![0.0; states.len()]);
         let none =
-            block(&of, sequences!(), &stream, &mut frozen, &mut frozen_memory, Learns::Norms);
+            block(&of, sequences!(), &stream, &mut frozen, &mut frozen_states, Learns::Norms);
         assert!(
-            frozen == to_stream && frozen_memory == to_memory && none.output.weight.is_empty(),
+            frozen == to_stream && frozen_states == to_states && none.output.weight.is_empty(),
             "{name}"
         );
         let step = 1e-2;
@@ -478,36 +485,43 @@ mod tests {
             )*};
         }
         if across {
-            check! { "memory's states": memory, to_memory, 3; }
+            check! { "states": states, to_states, 3; }
         }
         check! {
             "stream": stream, to_stream, 5;
             "norm": of.norm.as_mut().unwrap().weight, found.norm.weight, 1;
             "norm bias": of.norm.as_mut().unwrap().bias.as_mut().unwrap(), found.norm.bias, 1;
-            "stream norm": of.stream_norm.as_mut().unwrap().weight, found.stream_norm.weight, 1;
-            "stream norm bias": of.stream_norm.as_mut().unwrap().bias.as_mut().unwrap(), found.stream_norm.bias, 1;
+            "stream norm": stream_norm(&mut of).weight, found.stream_norm.weight, 1;
+            "stream norm bias": stream_norm(&mut of).bias.as_mut().unwrap(), found.stream_norm.bias, 1;
             "input": of.input.as_mut().unwrap().weight, found.input.weight, 7;
             "input bias": of.input.as_mut().unwrap().bias.as_mut().unwrap(), found.input.bias, 3;
-            "memory": of.memory.as_mut().unwrap().weight, found.memory.weight, 7;
-            "memory bias": of.memory.as_mut().unwrap().bias.as_mut().unwrap(), found.memory.bias, 3;
+            "of states": of.states.as_mut().unwrap().weight, found.states.weight, 7;
+            "bias of states": of.states.as_mut().unwrap().bias.as_mut().unwrap(), found.states.bias, 3;
             "output": of.output.weight, found.output.weight, 7;
             "output bias": of.output.bias.as_mut().unwrap(), found.output.bias, 3;
         }
     }
 
-    fn heads(sight: Sight) -> Heads {
+    fn stream_norm(of: &mut BlockWeights) -> &mut NormWeights {
+        match &mut of.residual {
+            Residual::Post(norm) => norm,
+            _ => panic!("the stream has no norm"),
+        }
+    }
+
+    fn heads(mask: Mask) -> Heads {
         let (query_norm, key_norm, rope, relative) = (None, None, None, None);
         Heads {
             heads: 4,
             kv_heads: 2,
-            dim: 4,
-            scale: 0.5,
+            head_dim: 4,
+            score_scale: 0.5,
             query_norm,
             key_norm,
             rope,
-            sight,
+            mask,
             relative,
-            transforms: false,
+            head_inputs: Inputs::Rounded,
         }
     }
 
@@ -518,31 +532,25 @@ mod tests {
             testing::block(
                 norm,
                 linear_of(32, WIDTH, 3),
-                Middle::Attention(heads),
+                Operation::Attention(heads),
                 linear_of(WIDTH, 16, 4),
             )
         };
-        let rope = Some(Rope { inv_freq: vec![1.0, 0.1], magnitude: 1.1 });
+        let rope = Some(Rope { frequencies: vec![1.0, 0.1], magnitude: 1.1 });
         let [query_norm, key_norm] = [7, 8].map(|seed| Some(norm_of(NormKind::Rms, 4, seed)));
-        check(
-            "causal, turned",
-            block(Heads { query_norm, key_norm, rope, ..heads(Sight::Earlier) }),
-        );
+        check("causal, turned", block(Heads { query_norm, key_norm, rope, ..heads(Mask::Causal) }));
         let relative = Some(Arc::new(numbers(4 * 5, 9)));
         let norm = Some(norm_of(NormKind::Layer, WIDTH, 5));
-        let all = block(Heads { relative: relative.clone(), ..heads(Sight::All) });
+        let all = block(Heads { relative: relative.clone(), ..heads(Mask::Full) });
         check("to all, by distance", BlockWeights { norm: norm.clone(), ..all.clone() });
-        let stream_norm = Some(norm_of(NormKind::Layer, WIDTH, 6));
-        check(
-            "behind a norm",
-            BlockWeights { norm: norm.clone(), stream_norm, join: Join::Post, ..all },
-        );
+        let residual = Residual::Post(norm_of(NormKind::Layer, WIDTH, 6));
+        check("after a norm", BlockWeights { norm: norm.clone(), residual, ..all });
         let query_norm = Some(norm_of(NormKind::Rms, 4, 3));
         let across = BlockWeights {
             norm,
             input: Some(linear_of(16, WIDTH, 3)),
-            memory: Some(linear_of(16, MEMORY, 8)),
-            ..block(Heads { relative, query_norm, ..heads(Sight::Cross) })
+            states: Some(linear_of(16, MEMORY, 8)),
+            ..block(Heads { relative, query_norm, ..heads(Mask::Cross) })
         };
         check("across", across);
     }
@@ -553,18 +561,19 @@ mod tests {
         for (activation, gated) in
             [(Silu, true), (GeluTanh, true), (Gelu, false), (Tanh, false), (Identity, false)]
         {
-            let middle = Middle::FeedForward { activation, gated };
+            let operation = Operation::FeedForward { activation, gated };
             let rows = if gated { 20 } else { 10 };
             let norm = norm_of(NormKind::Rms, WIDTH, 7).weight;
             let block =
-                testing::block(norm, linear_of(rows, WIDTH, 5), middle, linear_of(WIDTH, 10, 6));
+                testing::block(norm, linear_of(rows, WIDTH, 5), operation, linear_of(WIDTH, 10, 6));
             check(&format!("{activation:?} {gated}"), block.clone());
             let output = linear_of(14, 10, 6);
-            let replaces = BlockWeights { norm: None, join: Join::Replace, output, ..block };
+            let replaces =
+                BlockWeights { norm: None, residual: Residual::Replace, output, ..block };
             check(&format!("{activation:?} {gated}, replacing"), replaces.clone());
-            let (input, middle, output) = (None, Middle::Projection, linear_of(9, WIDTH, 2));
+            let (input, operation, output) = (None, Operation::Projection, linear_of(9, WIDTH, 2));
             let norm = Some(norm_of(NormKind::Layer, WIDTH, 4));
-            check("a projection", BlockWeights { input, middle, output, norm, ..replaces });
+            check("a projection", BlockWeights { input, operation, output, norm, ..replaces });
         }
     }
 }

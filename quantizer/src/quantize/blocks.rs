@@ -10,8 +10,13 @@
 //! (massive activations: Sun et al., arXiv 2402.17762), and a norm stands before whatever reads it.
 //! So errors of the stream count as parts of its size at each token.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+
 use kinglet::Format;
 use kinglet_kernels::scalar::transforms;
+use kinglet_model::description::Convert;
+use kinglet_model::{Inputs, NormKind, Operation, Residual, Site};
 use serde::{Deserialize, Serialize};
 
 use super::evidence::{Aim, Evidence};
@@ -20,13 +25,13 @@ use super::heads;
 use super::linear::{self, Way, calibrated, nearest};
 use super::moments::{Moments, MomentsError};
 use super::packed::{self, Packed, Rows, TOKENS};
-use super::rounded::{RoundedBlock, RoundedLinear};
+use super::rounded::{Rounded, RoundedBlock, RoundedLinear};
 use super::store::as_name;
-use crate::checkpoint::{Coding, Join, NormKind};
+use crate::checkpoint::Coding;
 use crate::fit::{Aims, FitOutcome};
 use crate::prune::{self, Refit};
 use crate::reference::{
-    Batch, BlockWeights, Inputs, LinearWeights, Middle, Part, Site, joined, ops, product,
+    Batch, BlockWeights, Forward, LinearWeights, Numbers, Part, joined, ops, prepare, product,
 };
 
 /// Tokens that folding is tried on.
@@ -61,13 +66,13 @@ impl Transforms {
     /// have no outliers.
     fn choose(block: &BlockWeights, task: &Task, seen: impl Fn(Site) -> Option<Vec<f32>>) -> Self {
         Self(Site::OF_BLOCK.map(|site| {
-            let mixed = site == Site::Output && matches!(block.middle, Middle::Attention(_));
+            let mixed = site == Site::Output && matches!(block.operation, Operation::Attention(_));
             let of = block.product(site).filter(|of| task.transform && !mixed && spreads(of.cols));
             let format = task.formats[site as usize];
             // States are rounded once for all blocks that look at them, so no block may choose for
             // itself.
             of.is_some_and(|of| {
-                format.is_int8() || site == Site::Memory || gains(of, format, seen(site))
+                format.is_int8() || site == Site::States || gains(of, format, seen(site))
             })
         }))
     }
@@ -77,7 +82,7 @@ impl Transforms {
         let of = block.product(site)?;
         Some(match self.0[site as usize] {
             true => of.transformed(),
-            false => LinearWeights { inputs: Inputs::Rounded, ..of.clone() },
+            false => LinearWeights { inputs: Some(Inputs::Rounded), ..of.clone() },
         })
     }
 }
@@ -90,7 +95,7 @@ fn gains(of: &LinearWeights, format: Format, seen: Option<Vec<f32>>) -> bool {
     const MORE: f64 = 1.15;
     let step = of.rows().div_ceil(ROWS);
     let weight: Vec<f32> = of.weight.chunks(of.cols).step_by(step).flatten().copied().collect();
-    let plain = LinearWeights { weight, bias: None, cols: of.cols, inputs: Inputs::Rounded };
+    let plain = LinearWeights { weight, bias: None, cols: of.cols, inputs: Some(Inputs::Rounded) };
     let transformed = plain.transformed();
     let Some(x) = seen else {
         let lost = |of: &LinearWeights| {
@@ -100,7 +105,7 @@ fn gains(of: &LinearWeights, format: Format, seen: Option<Vec<f32>>) -> bool {
     };
     let wanted = product::rows_by_rows(&x, &plain.weight, plain.cols);
     let lost = |of: &LinearWeights| -> f64 {
-        let prepared = of.inputs.prepare(&x, of.cols);
+        let prepared = prepare(of.inputs, &x, of.cols);
         let found =
             nearest(of, format, &ops::squares(&prepared, of.cols)).weights().outputs(&prepared);
         found.iter().zip(&wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum()
@@ -120,11 +125,6 @@ fn spread(cols: usize) -> usize {
 /// Whether the inputs of a product with so many columns are spread enough to be transformed.
 pub(super) fn spreads(cols: usize) -> bool {
     spread(cols) >= PRODUCTS
-}
-
-/// Whether queries and keys of so many numbers are spread enough to be transformed.
-pub(super) fn spreads_heads(dim: usize) -> bool {
-    spread(dim) >= HEADS
 }
 
 /// The least block of a product's inputs that is worth a transform.
@@ -160,17 +160,14 @@ pub(super) struct Streams {
 /// Rounds a block for the inputs that `streams` give it, and takes them through it; without
 /// streams, to the nearest values. Also tells what was rounded, where there are streams.
 pub(super) fn quantize(
-    layer: usize,
     mut block: BlockWeights,
     task: Task,
     streams: Option<&mut Streams>,
 ) -> Result<(RoundedBlock, Done, Aims), MomentsError> {
-    if let Middle::Attention(heads) = &mut block.middle {
-        heads.transforms = task.transform && spreads_heads(heads.dim);
-    }
+    transform_heads(&mut block, task);
     heads::balance_keys(&mut block);
     heads::turn_values(&mut block);
-    let Some(streams) = streams else { return to_nearest(layer, block, task) };
+    let Some(streams) = streams else { return to_nearest(block, task) };
     let mut done = Done::default();
     let original = streams.exact.as_ref().map(|_| block.clone());
     if task.cut > 0 {
@@ -180,7 +177,7 @@ pub(super) fn quantize(
         let part = streams.own.parts(SAMPLE).next()?;
         Some(match site {
             Site::Output => block.mixed(part.sequences, block.normed(part.stream)),
-            Site::Input | Site::Memory | Site::Head => seen(&block, site, &part),
+            Site::Input | Site::States | Site::Head => seen(&block, site, &part),
         })
     });
     if task.fold {
@@ -194,7 +191,7 @@ pub(super) fn quantize(
         aims: Aims::default(),
         done,
     };
-    for site in [Site::Input, Site::Memory] {
+    for site in [Site::Input, Site::States] {
         rounding.first(site, streams)?;
     }
     if let (Some(exact), Some(original)) = (&mut streams.exact, original) {
@@ -202,15 +199,21 @@ pub(super) fn quantize(
     }
     rounding.last(streams)?;
     let Rounding { block, products, aims, done, .. } = rounding;
-    Ok((assembled(layer, block, products), done, aims))
+    Ok((assembled(&block, products), done, aims))
+}
+
+/// Has queries and keys of heads transformed where that is wanted and spreads them enough.
+pub(super) fn transform_heads(block: &mut BlockWeights, task: Task) {
+    if let Operation::Attention(heads) = &mut block.operation
+        && task.transform
+        && spread(heads.head_dim) >= HEADS
+    {
+        heads.head_inputs = Inputs::Transformed;
+    }
 }
 
 /// Rounds a block to the nearest values.
-fn to_nearest(
-    layer: usize,
-    block: BlockWeights,
-    task: Task,
-) -> Result<(RoundedBlock, Done, Aims), MomentsError> {
+fn to_nearest(block: BlockWeights, task: Task) -> Result<(RoundedBlock, Done, Aims), MomentsError> {
     let transforms = Transforms::choose(&block, &task, |_| None);
     let (mut products, mut done) = ([None, None, None], Done::default());
     for site in Site::OF_BLOCK {
@@ -219,7 +222,7 @@ fn to_nearest(
             (products[site as usize], done.errors[site as usize]) = (Some(product), error);
         }
     }
-    Ok((assembled(layer, block, products), done, Aims::default()))
+    Ok((assembled(&block, products), done, Aims::default()))
 }
 
 /// Takes heads or channels out of a block; also tells what its outputs lose.
@@ -235,7 +238,7 @@ fn cut(block: BlockWeights, task: Task, own: &Batch) -> Result<(BlockWeights, f6
 /// What the first products of a block see.
 fn seen(block: &BlockWeights, site: Site, part: &Part<'_>) -> Vec<f32> {
     match site {
-        Site::Memory => part.sequences.memory.to_vec(),
+        Site::States => part.sequences.states.to_vec(),
         Site::Input | Site::Output | Site::Head => block.normed(part.stream),
     }
 }
@@ -267,7 +270,7 @@ struct Rounding {
 }
 
 impl Rounding {
-    /// A product that sees the stream or the memory.
+    /// A product that sees the stream, or the states of the stack before.
     fn first(&mut self, site: Site, streams: &Streams) -> Result<(), MomentsError> {
         let Self { block, transforms, .. } = self;
         let Some(of) = transforms.prepared(block, site) else { return Ok(()) };
@@ -276,17 +279,17 @@ impl Rounding {
         let mut evidence = Evidence::new(of.cols, aim, own.lengths());
         let mut exact = exact.as_ref().map(|exact| exact.parts(TOKENS));
         for part in own.parts(TOKENS) {
-            let mut x = of.inputs.prepare(&seen(block, site, &part), of.cols).into_owned();
+            let mut x = prepare(of.inputs, &seen(block, site, &part), of.cols).into_owned();
             let mut aimed = match exact.as_mut().and_then(Iterator::next) {
                 Some(exact) => seen(block, site, &exact),
                 None => vec![],
             };
-            if of.inputs == Inputs::Transformed {
+            if of.inputs == Some(Inputs::Transformed) {
                 aimed = ops::transformed(&aimed, of.cols);
             }
             if site == Site::Input
-                && matches!(block.middle, Middle::FeedForward { .. })
-                && block.join == Join::Pre
+                && matches!(block.operation, Operation::FeedForward { .. })
+                && matches!(block.residual, Residual::Pre)
             {
                 weigh(part.stream, own.width(), [&mut x, &mut aimed]);
             }
@@ -303,18 +306,18 @@ impl Rounding {
         let mut evidence = Evidence::new(of.cols, aim, own.lengths());
         let mut kept = vec![];
         {
-            let [mut input, mut memory] =
+            let [mut input, mut states] =
                 [0, 1].map(|site: usize| self.products[site].as_ref().map(Packed::new));
             let mut exact = exact.as_ref().map(|exact| exact.parts(TOKENS));
             for part in own.parts(TOKENS) {
                 let mixed = packed::mixed(
                     block.norm.as_ref(),
-                    &block.middle,
+                    &block.operation,
                     input.as_mut(),
-                    memory.as_mut(),
+                    states.as_mut(),
                     &part,
                 );
-                let mixed = Rows::new(&mixed, of.cols, of.inputs);
+                let mixed = Rows::new(&mixed, of.cols, of.inputs.unwrap_or_default());
                 let mut x = mixed.values();
                 kept.push(mixed);
                 let mut aimed = vec![];
@@ -326,7 +329,7 @@ impl Rounding {
                     if let Some(bias) = &of.bias {
                         aimed.chunks_mut(bias.len()).for_each(|row| ops::subtract(row, bias));
                     }
-                    if block.join == Join::Pre {
+                    if matches!(block.residual, Residual::Pre) {
                         weigh(exact.stream, of.rows(), [&mut x, &mut aimed]);
                     }
                 }
@@ -364,15 +367,35 @@ impl Rounding {
 }
 
 /// A block with rounded products in the place of its own.
-pub(super) fn assembled(
-    layer: usize,
-    block: BlockWeights,
+pub(crate) fn assembled(
+    block: &BlockWeights,
     products: [Option<RoundedLinear>; 3],
 ) -> RoundedBlock {
-    let BlockWeights { norm, join, stream_norm, middle, .. } = block;
-    let [input, memory, output] = products;
-    let output = output.expect("every block has a last product");
-    RoundedBlock { layer, norm, join, stream_norm, input, memory, middle, output }
+    let Ok(block) = block.convert(&mut Replace(products.into_iter().flatten()));
+    block
+}
+
+/// Gives products in the order of a block.
+struct Replace<I>(I);
+
+impl<I: Iterator<Item = RoundedLinear>> Convert<Numbers, Rounded> for Replace<I> {
+    type Error = Infallible;
+
+    fn linear(&mut self, _: &LinearWeights) -> Result<RoundedLinear, Infallible> {
+        Ok(self.0.next().expect("each product was rounded"))
+    }
+
+    fn vector(&mut self, of: &Vec<f32>) -> Result<Vec<f32>, Infallible> {
+        Ok(of.clone())
+    }
+
+    fn frequencies(&mut self, of: &Vec<f64>) -> Result<Vec<f64>, Infallible> {
+        Ok(of.clone())
+    }
+
+    fn relative(&mut self, of: &Arc<Vec<f32>>) -> Result<Arc<Vec<f32>>, Infallible> {
+        Ok(Arc::clone(of))
+    }
 }
 
 /// Folds offsets and outliers away where that helps; tells at which products.

@@ -23,7 +23,7 @@ use super::round::{Levels, Row, round};
 use super::store::Store;
 use super::taken;
 use super::{LABELS, Options, QuantizeError, Summary, Target};
-use crate::checkpoint::{Architecture, Block, Checkpoint, CheckpointError, Middle, TensorRef};
+use crate::checkpoint::{self, Architecture, Block, Checkpoint, CheckpointError, TensorRef};
 use crate::fit::{self, Aims, FitOutcome, Student};
 use crate::media;
 use crate::reference::{Inputs, LinearWeights, NormWeights, RESIDENT_BYTES, Reference, ops};
@@ -114,8 +114,12 @@ pub fn quantize(
                 table(checkpoint, (&of, format, inputs, taken), put, &mut step)
             }
             Source::Rows(values, cols, format) => {
-                let weights =
-                    LinearWeights { weight: values, bias: None, cols, inputs: Inputs::Rounded };
+                let weights = LinearWeights {
+                    weight: values,
+                    bias: None,
+                    cols,
+                    inputs: Some(Inputs::Rounded),
+                };
                 Ok(pack::write(&nearest(&weights, format, &vec![1.0; cols]), put)?)
             }
             Source::Product { block: index, site } => {
@@ -176,7 +180,7 @@ fn metadata(
 
 /// Numbers in matrices.
 fn weights(architecture: &Architecture) -> u64 {
-    let blocks = architecture.blocks().flat_map(Block::products).map(|linear| linear.weight.len());
+    let blocks = architecture.blocks().map(checkpoint::weights);
     blocks.sum::<usize>() as u64 + tables(architecture)
 }
 
@@ -247,14 +251,11 @@ fn overhead(
     let vector = |len: usize| NAMED + (4 * len).next_multiple_of(64);
     let widest = architecture.stacks.iter().map(|stack| stack.width).max().unwrap_or(0);
     let of_block = |block: &Block| {
-        let biases: usize =
-            block.products().iter().filter(|l| l.bias.is_some()).map(|l| vector(l.rows())).sum();
-        let heads = match &block.middle {
-            Middle::Attention(a) => {
-                [&a.query_norm, &a.key_norm].into_iter().flatten().count() * vector(a.head_dim)
-            }
-            _ => 0,
-        };
+        let biased = block.products().filter(|(_, linear)| linear.has_bias());
+        let biases: usize = biased.map(|(_, linear)| vector(linear.rows())).sum();
+        let heads = block.attention().map_or(0, |a| {
+            [&a.query_norm, &a.key_norm].into_iter().flatten().count() * vector(a.head_dim)
+        });
         128 + 2 * NAMED + vector(widest) + biases + heads
     };
     let blocks: usize = architecture.blocks().map(of_block).sum();
@@ -287,8 +288,7 @@ fn refuse(architecture: &Architecture, options: &Options) -> Result<(), Quantize
                 .into(),
         });
     }
-    let weights: usize =
-        architecture.blocks().flat_map(Block::products).map(|linear| linear.weight.len()).sum();
+    let weights: usize = architecture.blocks().map(checkpoint::weights).sum();
     if options.fit.steps > 0 && weights > fit::MOST_CODES {
         return Err(QuantizeError::Unsupported {
             what: format!("moving all {weights} codes at once"),
@@ -325,8 +325,7 @@ pub(super) fn round_blocks(
         if layer.ends_before(description.layer) {
             layer.finish(options, store, streams.as_mut(), &mut all)?;
         }
-        weights +=
-            description.products().iter().map(|linear| linear.weight.len() as u64).sum::<u64>();
+        weights += checkpoint::weights(description) as u64;
         let Some(task) = task else {
             if let Some(exact) = streams.as_mut().and_then(|streams| streams.exact.as_mut()) {
                 reference.advance(exact, number, &mut ())?;
@@ -354,7 +353,7 @@ pub(super) fn round_blocks(
                 let rounded =
                     match taken::block(checkpoint, source, (options, *task), streams.as_mut())? {
                         Some((block, done)) => (block, done, Aims::default()),
-                        None => blocks::quantize(description.layer, block, *task, streams.as_mut())
+                        None => blocks::quantize(block, *task, streams.as_mut())
                             .map_err(|source| QuantizeError::Moments { block: number, source })?,
                     };
                 layer.push(rounded);
@@ -399,7 +398,7 @@ fn fitted(
     if let Some((weight, fitted)) = store.kept(NORM) {
         return Ok((Some(NormWeights { weight, ..norm }), fitted));
     }
-    let head = LinearWeights { inputs: Inputs::Rounded, ..head };
+    let head = LinearWeights { inputs: Some(Inputs::Rounded), ..head };
     let blocks = (0..done.len()).map(|index| block(store, index)).collect::<Result<Vec<_>, _>>()?;
     let aims = (0..done.len()).map(|index| layer::kept(store, index)).collect();
     let mut student = Student { blocks, norm, head };

@@ -16,9 +16,9 @@ use kinglet::Format;
 use rayon::prelude::*;
 
 use super::linear::nearest;
-use crate::checkpoint::{Activation, Sight};
+use crate::checkpoint::{Activation, Mask};
 use crate::reference::product::rows_by_rows;
-use crate::reference::{BlockWeights, Inputs, LinearWeights, Middle, Site, ops};
+use crate::reference::{BlockWeights, Inputs, LinearWeights, Operation, Site, ops};
 
 /// Rows of weights that factors are tried on.
 const ROWS: usize = 256;
@@ -69,7 +69,7 @@ pub(super) fn factors(
                 .flat_map(|row| row.iter().zip(&factors).map(|(w, f)| w * f))
                 .collect();
             let linear =
-                LinearWeights { weight: scaled, bias: None, cols, inputs: Inputs::Rounded };
+                LinearWeights { weight: scaled, bias: None, cols, inputs: Some(Inputs::Rounded) };
             let rounded = nearest(&linear, format, &ops::squares(&divided, cols)).weights();
             let found = rows_by_rows(&ops::rounded(&divided, cols), &rounded.weight, cols);
             let error = found.iter().zip(&wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum();
@@ -148,7 +148,7 @@ pub(super) fn helpful_offsets(of: &LinearWeights, x: &[f32], format: Format) -> 
         x.chunks(of.cols).flat_map(|row| row.iter().zip(&offsets).map(|(x, c)| x - c)).collect();
     let step = of.rows().div_ceil(ROWS);
     let weight: Vec<f32> = of.weight.chunks(of.cols).step_by(step).flatten().copied().collect();
-    let linear = LinearWeights { weight, bias: None, cols: of.cols, inputs: Inputs::Rounded };
+    let linear = LinearWeights { weight, bias: None, cols: of.cols, inputs: Some(Inputs::Rounded) };
     let error = |x: &[f32]| -> f64 {
         let rounded = nearest(&linear, format, &ops::squares(x, of.cols)).weights();
         let (found, wanted) = (rounded.apply(x), rows_by_rows(x, &linear.weight, of.cols));
@@ -182,16 +182,16 @@ pub(super) fn into_norm(block: &mut BlockWeights, factors: &[f32]) {
 
 /// Folds factors of the last product's inputs into the one that makes them.
 pub(super) fn into_input(block: &mut BlockWeights, factors: &[f32]) {
-    let (site, first, of_rows): (Site, usize, Vec<f32>) = match &block.middle {
-        Middle::FeedForward { gated: true, .. } => {
+    let (site, first, of_rows): (Site, usize, Vec<f32>) = match &block.operation {
+        Operation::FeedForward { gated: true, .. } => {
             (Site::Input, block.output.cols, factors.to_vec())
         }
-        Middle::FeedForward { .. } | Middle::Projection => (Site::Input, 0, factors.to_vec()),
-        Middle::Attention(heads) => {
-            let first_of = |kv: usize| kv * heads.group() * heads.dim;
-            let of_values =
-                (0..heads.kv_heads).flat_map(|kv| factors[first_of(kv)..][..heads.dim].to_vec());
-            let site = if heads.sight == Sight::Cross { Site::Memory } else { Site::Input };
+        Operation::FeedForward { .. } | Operation::Projection => (Site::Input, 0, factors.to_vec()),
+        Operation::Attention(heads) => {
+            let first_of = |kv: usize| kv * heads.group() * heads.head_dim;
+            let of_values = (0..heads.kv_heads)
+                .flat_map(|kv| factors[first_of(kv)..][..heads.head_dim].to_vec());
+            let site = if heads.mask == Mask::Cross { Site::States } else { Site::Input };
             (site, heads.values().start, of_values.collect())
         }
     };
@@ -212,15 +212,15 @@ pub(super) fn into_input(block: &mut BlockWeights, factors: &[f32]) {
 /// factors cannot pass what makes them.
 pub(super) fn groups(block: &BlockWeights) -> Option<Vec<usize>> {
     let cols = 0..block.output.cols;
-    match &block.middle {
-        Middle::Attention(h) => {
-            Some(cols.map(|c| c / h.dim / h.group() * h.dim + c % h.dim).collect())
+    match &block.operation {
+        Operation::Attention(h) => {
+            Some(cols.map(|c| c / h.head_dim / h.group() * h.head_dim + c % h.head_dim).collect())
         }
-        Middle::FeedForward { gated: true, .. }
-        | Middle::FeedForward { activation: Activation::Relu | Activation::Identity, .. } => {
+        Operation::FeedForward { gated: true, .. }
+        | Operation::FeedForward { activation: Activation::Relu | Activation::Identity, .. } => {
             Some(cols.collect())
         }
-        Middle::FeedForward { .. } | Middle::Projection => None,
+        Operation::FeedForward { .. } | Operation::Projection => None,
     }
 }
 

@@ -7,7 +7,9 @@ use kinglet::{
 };
 
 use super::{Options, QuantizeError};
-use crate::checkpoint::{Architecture, Input, Middle, Sight};
+use kinglet_model::Mask;
+
+use crate::checkpoint::{Architecture, Block, Input, embedding};
 use crate::memory::Memory;
 use kinglet_model::write::Finished;
 
@@ -49,11 +51,9 @@ pub(super) fn question(
     options: &Options,
 ) -> Option<Question> {
     let (first, last) = (architecture.first(), architecture.last());
-    let earlier =
-        |middle: &Middle| matches!(middle, Middle::Attention(a) if a.sight == Sight::Earlier);
+    let causal = |block: &Block| block.attention().is_some_and(|a| a.mask == Mask::Causal);
     let alone = architecture.stacks.len() == 1;
-    let answers = last.input.embedding().is_some()
-        && (!alone || last.blocks.iter().any(|b| earlier(&b.middle)));
+    let answers = embedding(last).is_some() && (!alone || last.blocks.iter().any(causal));
     let mut question = Question::default();
     let text = |vocab: usize, most: usize| {
         let encoded = Tokenizer::parse(tokenizer)
@@ -69,11 +69,11 @@ pub(super) fn question(
     }
     if !(alone && answers) {
         match &first.input {
-            Input::Tokens { embed, .. } => {
-                question.source = text(embed.rows(), first.context);
+            Input::Tokens { embedding, .. } => {
+                question.source = text(embedding.rows(), first.context);
                 question.rows = question.source.len();
             }
-            Input::Pixels { picture, .. } => question.rows = picture.patches(),
+            Input::Features { picture: Some(picture), .. } => question.rows = picture.patches(),
             Input::Features { class, .. } => {
                 question.rows = first.context - usize::from(class.is_some())
             }

@@ -3,8 +3,8 @@
 //! anything.
 
 use super::rounded::RoundedLinear;
-use crate::checkpoint::Sight;
-use crate::reference::{BlockWeights, LinearWeights, Middle, Site, ops};
+use crate::checkpoint::Mask;
+use crate::reference::{BlockWeights, Inputs, LinearWeights, Operation, Site, ops};
 
 /// Factors for the rows of the first product that share the size of keys with their queries: a
 /// channel of the keys is divided by what the same channel of the queries is multiplied with, and
@@ -17,14 +17,16 @@ use crate::reference::{BlockWeights, LinearWeights, Middle, Site, ops};
 /// pair that is rotated together have one factor. Factors are powers of two, so the function is the
 /// same bit for bit.
 pub(super) fn key_factors(block: &BlockWeights) -> Option<Vec<f32>> {
-    let (Middle::Attention(heads), Some(of)) = (&block.middle, &block.input) else { return None };
+    let (Operation::Attention(heads), Some(of)) = (&block.operation, &block.input) else {
+        return None;
+    };
     let (rope, bias) = (heads.rope.as_ref()?, of.bias.as_ref()?);
     let normed = heads.query_norm.is_some() || heads.key_norm.is_some();
-    if normed || heads.sight == Sight::Cross || bias[heads.keys()].iter().all(|bias| *bias == 0.0) {
+    if normed || heads.mask == Mask::Cross || bias[heads.keys()].iter().all(|bias| *bias == 0.0) {
         return None;
     }
     let size = sizes(block, of, bias);
-    let (dim, pairs) = (heads.dim, rope.inv_freq.len());
+    let (dim, pairs) = (heads.head_dim, rope.frequencies.len());
     let mut factors = vec![1.0; of.rows()];
     for kv in 0..heads.kv_heads {
         let key = heads.keys().start + kv * dim;
@@ -89,10 +91,10 @@ pub(super) fn balance_taken(factors: &[f32], of: &mut RoundedLinear) {
 /// them: the same function, with values that share a scale better. Values are not rotated, so this
 /// costs the runtime nothing.
 pub(super) fn turn_values(block: &mut BlockWeights) {
-    let (dim, values, site) = match &block.middle {
-        Middle::Attention(heads) if heads.transforms => {
-            let site = if heads.sight == Sight::Cross { Site::Memory } else { Site::Input };
-            (heads.dim, heads.values(), site)
+    let (dim, values, site) = match &block.operation {
+        Operation::Attention(heads) if heads.head_inputs == Inputs::Transformed => {
+            let site = if heads.mask == Mask::Cross { Site::States } else { Site::Input };
+            (heads.head_dim, heads.values(), site)
         }
         _ => return,
     };
@@ -116,7 +118,7 @@ pub(super) fn turn_values(block: &mut BlockWeights) {
 mod tests {
     use super::*;
     use crate::checkpoint::Rope;
-    use crate::reference::{Heads, Inputs, Sequences};
+    use crate::reference::{Forward, Heads, Sequences};
     use crate::testing::{self, numbers};
 
     const WIDTH: usize = 16;
@@ -128,15 +130,15 @@ mod tests {
         let heads = Heads {
             heads: 4,
             kv_heads: 2,
-            dim: DIM,
-            scale: 0.3,
+            head_dim: DIM,
+            score_scale: 0.3,
             query_norm: None,
             key_norm: None,
             // The last two channels are not rotated.
-            rope: Some(Rope { inv_freq: vec![1.0, 0.1, 0.001], magnitude: 1.0 }),
-            sight: Sight::Earlier,
+            rope: Some(Rope { frequencies: vec![1.0, 0.1, 0.001], magnitude: 1.0 }),
+            mask: Mask::Causal,
             relative: None,
-            transforms: true,
+            head_inputs: Inputs::Transformed,
         };
         let rows = (4 + 2 + 2) * DIM;
         let mut bias = numbers(rows, 2);
@@ -145,15 +147,15 @@ mod tests {
             weight: numbers(rows * WIDTH, 1),
             bias: Some(bias),
             cols: WIDTH,
-            inputs: Inputs::Exact,
+            inputs: None,
         };
         let output = LinearWeights {
             weight: numbers(WIDTH * 4 * DIM, 3),
             bias: None,
             cols: 4 * DIM,
-            inputs: Inputs::Exact,
+            inputs: None,
         };
-        testing::block(vec![1.0; WIDTH], input, Middle::Attention(heads), output)
+        testing::block(vec![1.0; WIDTH], input, Operation::Attention(heads), output)
     }
 
     #[test]
@@ -163,7 +165,7 @@ mod tests {
         let stream = numbers(TOKENS * WIDTH, 4);
         let run = |block: &BlockWeights| block.advance(Sequences::alone(&[TOKENS]), &stream);
         assert_eq!(run(&before), run(&after));
-        let Middle::Attention(heads) = &before.middle else { panic!("it is attention") };
+        let Operation::Attention(heads) = &before.operation else { panic!("it is attention") };
         let largest = |block: &BlockWeights| {
             let bias = block.input.as_ref().and_then(|of| of.bias.as_ref()).unwrap();
             bias[heads.keys()].iter().fold(0.0f32, |most, b| most.max(b.abs()))
@@ -179,7 +181,7 @@ mod tests {
             bias.fill(0.0);
         }
         assert_eq!(key_factors(&of), None);
-        let Middle::Attention(heads) = &mut of.middle else { panic!("it is attention") };
+        let Operation::Attention(heads) = &mut of.operation else { panic!("it is attention") };
         *heads = Heads { rope: None, ..heads.clone() };
         assert_eq!(key_factors(&of), None);
     }

@@ -16,7 +16,7 @@ use super::gptq::Hessian;
 use super::moments::{Moments, MomentsError};
 use super::round::{Levels, Row, round};
 use super::rounded::RoundedLinear;
-use crate::reference::{Inputs, LinearWeights, ops};
+use crate::reference::{LinearWeights, ops};
 
 /// Weights that a codebook is fitted to, about: some thousands for each level.
 const CODEBOOK: usize = 1 << 16;
@@ -47,7 +47,7 @@ fn nearest_rows(weights: &[f32], format: Format, importance: &[f32], levels: &Le
 }
 
 fn assemble(of: &LinearWeights, format: Format, levels: Levels, rows: Vec<Row>) -> RoundedLinear {
-    let inputs = if of.inputs == Inputs::Exact { Inputs::Rounded } else { of.inputs };
+    let inputs = of.inputs.unwrap_or_default();
     RoundedLinear { format, levels, rows, cols: of.cols, inputs, bias: of.bias.clone() }
 }
 
@@ -186,6 +186,8 @@ pub(super) fn error(weights: &[f32], rounded: &RoundedLinear) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::super::evidence::Aim;
+    use kinglet_model::Inputs;
+
     use super::*;
     use crate::reference::product;
     use crate::testing::numbers;
@@ -198,7 +200,7 @@ mod tests {
             weight: numbers(ROWS * COLS, 1),
             bias: None,
             cols: COLS,
-            inputs: Inputs::Rounded,
+            inputs: Some(Inputs::Rounded),
         }
     }
 

@@ -35,15 +35,16 @@ use std::path::{Path, PathBuf};
 
 use kinglet::Format;
 
+pub(crate) use blocks::assembled;
 pub use convert::quantize;
 pub(crate) use golden::{Question, add as add_golden};
 pub use linear::linear;
 pub(crate) use moments::cholesky;
 pub use moments::{Moments, MomentsError};
-pub(crate) use outline::names;
+pub(crate) use outline::tensor_name;
 pub use reach::reachable;
 pub use record::{TAKEN, record_path};
-pub use rounded::{RoundedBlock, RoundedLinear};
+pub use rounded::{Rounded, RoundedBlock, RoundedLinear, block_weights};
 pub use taken::could_be_kept;
 
 use crate::checkpoint::CheckpointError;

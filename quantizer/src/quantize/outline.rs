@@ -1,22 +1,21 @@
 //! Which tensors and records the tables and rounded blocks of a checkpoint become.
 
 use std::f64::consts::TAU;
+use std::sync::Arc;
 
 use kinglet::Format;
-use kinglet::format::layout::{
-    BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, inputs, join, norm,
-    pooling, sight,
+use kinglet_model::layout::{ModelRecord, NONE, StackRecord, input};
+use kinglet_model::lowering::{
+    Lower, Part, Unstorable, activation_code, lower, norm_code, pooling_code,
 };
+use kinglet_model::write::{Kind, Outline};
+use kinglet_model::{Inputs, Mask, NormKind, Operation, Parts, Picture, Site};
 
 use super::blocks::spreads;
-use super::rounded::{RoundedBlock, RoundedLinear};
+use super::rounded::{Rounded, RoundedBlock, RoundedLinear};
 use super::{Options, QuantizeError, pack, taken};
-use crate::checkpoint::{
-    Activation, Checkpoint, Input, Join, Linear, NormKind, Pooling, Positions, Rope, Sight, Stack,
-    TensorRef,
-};
-use crate::reference::{Heads, Inputs, Middle, NormWeights, Site};
-use kinglet_model::write::{Kind, Outline};
+use crate::checkpoint::{Checkpoint, Input, Linear, Stack, TensorRef, Values, end_width};
+use crate::reference::{NormWeights, read_norm};
 
 /// Where a tensor's numbers come from.
 #[derive(Clone, Debug)]
@@ -73,97 +72,67 @@ impl<'c> Build<'c> {
         }
         let mut record = StackRecord {
             width: stack.width as u32,
-            out: stack.end_width() as u32,
+            out: end_width(stack) as u32,
             context: stack.context as u32,
             ..StackRecord::EMPTY
         };
         match &stack.input {
-            Input::Tokens { embed, scale, types } => {
-                let head =
-                    self.checkpoint.architecture().output.head.as_ref().map(|head| &head.weight);
-                let inputs = if head == Some(embed) {
-                    self.inputs(embed, self.options.embeddings)
-                } else {
-                    Inputs::Rounded
+            Input::Tokens { embedding, scale, types } => {
+                let head = self.checkpoint.architecture().output.head.as_ref();
+                let format = self.options.embeddings;
+                let inputs = match embedding.tensor() {
+                    Some(of) if head.and_then(Linear::alone) == Some(of) => self.inputs(of, format),
+                    _ => Inputs::Rounded,
                 };
-                record.embedding =
-                    self.table("embedding", embed, self.options.embeddings, inputs)?;
+                record.embedding = self.values("embedding", embedding, format, inputs)?;
                 record.embedding_scale = *scale;
-                record.types = types.as_ref().map_or(Ok(NONE), |types| {
-                    self.table("types", types, TABLES, Inputs::Rounded)
-                })?;
+                record.types = self.plain("types", types.as_ref())?;
             }
-            Input::Features { linear, class } => {
+            Input::Features { linear, class, picture } => {
                 record.input = input::FEATURES;
-                self.features(&mut record, linear, class.as_ref())?;
-            }
-            Input::Pixels { linear, class, picture } => {
-                record.input = input::PIXELS;
-                self.features(&mut record, linear, class.as_ref())?;
-                let size = |n: usize| {
-                    let what = format!("pictures with {n} rows, columns or channels");
-                    u16::try_from(n).map_err(|_| QuantizeError::Unsupported {
-                        what,
-                        instead: "at most 65535".into(),
-                    })
-                };
-                (record.picture_height, record.picture_width) =
-                    (size(picture.height)?, size(picture.width)?);
-                (record.patch, record.channels) = (size(picture.patch)?, size(picture.channels)?);
-                record.pixel =
-                    self.vector("pixel", &[&picture.scale[..], &picture.offset].concat())?;
+                record.embedding = self.product("input", linear, TABLES, |_| Inputs::Rounded)?;
+                record.input_bias = self.bias("input bias", linear)?;
+                if let Some(class) = class {
+                    let class = self.checkpoint.values(class)?;
+                    record.class = self.vector("class", &class)?;
+                }
+                if let Some(picture) = picture {
+                    self.picture(&mut record, picture)?;
+                }
             }
             Input::Queries(queries) => {
                 record.input = input::QUERIES;
-                record.embedding = self.table("queries", queries, TABLES, Inputs::Rounded)?;
+                record.embedding = self.plain("queries", Some(queries))?;
             }
             Input::States => record.input = input::STATES,
         }
-        record.positions = match &stack.positions {
-            None => NONE,
-            Some(Positions::Learned(table)) => {
-                self.table("positions", table, TABLES, Inputs::Rounded)?
-            }
-            Some(Positions::Table(rows)) => {
-                let source = Source::Rows(rows.to_vec(), stack.width, TABLES);
-                self.add(
-                    "positions",
-                    Kind::Matrix(TABLES),
-                    rows.len() / stack.width,
-                    stack.width,
-                    source,
-                )?
-            }
-        };
+        record.positions = self.plain("positions", stack.positions.as_ref())?;
         self.outline.stacks.push(record);
         Ok(())
     }
 
-    fn features(
+    fn picture(
         &mut self,
         record: &mut StackRecord,
-        linear: &Linear,
-        class: Option<&TensorRef>,
+        of: &Picture<Values>,
     ) -> Result<(), QuantizeError> {
-        record.embedding = self.table("input", &linear.weight, TABLES, Inputs::Rounded)?;
-        record.input_bias = self.read("input bias", linear.bias.as_ref())?;
-        record.class = self.read("class", class)?;
+        record.input = input::PIXELS;
+        let size = |n: usize| {
+            let what = format!("pictures with {n} rows, columns or channels");
+            u16::try_from(n)
+                .map_err(|_| QuantizeError::Unsupported { what, instead: "at most 65535".into() })
+        };
+        (record.picture_height, record.picture_width) = (size(of.height)?, size(of.width)?);
+        (record.patch, record.channels) = (size(of.patch)?, size(of.channels)?);
+        let pixel = self.checkpoint.values(&of.pixel)?;
+        record.pixel = self.vector("pixel", &pixel)?;
         Ok(())
     }
 
     /// Adds the next block of the last stack begun.
     pub(super) fn block(&mut self, block: &RoundedBlock) -> Result<(), QuantizeError> {
         let index = self.outline.blocks.len();
-        let mut record = self.common(index, block)?;
-        match &block.middle {
-            Middle::Attention(heads) => self.attention(&mut record, index, block, heads)?,
-            Middle::FeedForward { activation, gated } => {
-                let plain = if *gated { 0 } else { activation::PLAIN };
-                (record.kind, record.variant) = (block::FEED_FORWARD, code(*activation) | plain);
-                record.inner = block.output.cols as u32;
-            }
-            Middle::Projection => record.kind = block::PROJECTION,
-        }
+        let record = lower(block, &mut Tensors { build: self, block, number: index })?;
         self.outline.blocks.push(record);
         if let Some(stack) = self.outline.stacks.last_mut() {
             stack.blocks += 1;
@@ -173,16 +142,21 @@ impl<'c> Build<'c> {
 
     /// The norm behind a stack of the checkpoint.
     pub(super) fn norm(&self, stack: &Stack) -> Result<Option<NormWeights>, QuantizeError> {
-        Ok(NormWeights::maybe(self.checkpoint, &stack.norm)?)
+        Ok(read_norm(self.checkpoint, &stack.norm)?)
     }
 
     /// Ends the last stack begun, with the norm behind it.
     pub(super) fn end(&mut self, norm: Option<&NormWeights>) -> Result<(), QuantizeError> {
         let Some(of) = norm else { return Ok(()) };
-        let (weight, bias) = (self.vector("norm", &of.weight)?, self.norm_bias("norm bias", of)?);
+        let weight = self.vector("norm", &of.weight)?;
+        let bias = match (&of.bias, of.kind) {
+            (Some(bias), _) => self.vector("norm bias", bias)?,
+            (None, NormKind::Layer) => self.vector("norm bias", &vec![0.0; of.weight.len()])?,
+            (None, NormKind::Rms) => NONE,
+        };
         if let Some(stack) = self.outline.stacks.last_mut() {
             (stack.norm_kind, stack.norm, stack.norm_bias, stack.norm_eps) =
-                (kind(of.kind), weight, bias, of.eps);
+                (norm_code(of.kind), weight, bias, of.eps);
         }
         Ok(())
     }
@@ -193,35 +167,21 @@ impl<'c> Build<'c> {
         let architecture = self.checkpoint.architecture();
         let output = &architecture.output;
         let mut model = self.outline.model;
-        model.pooling = match output.pooling {
-            Pooling::None => pooling::NONE,
-            Pooling::First => pooling::FIRST,
-            Pooling::Mean => pooling::MEAN,
-            Pooling::Max => pooling::MAX,
-        };
+        model.pooling = pooling_code(output.pooling);
         model.normalize = u8::from(output.normalize);
         model.start = architecture.start.unwrap_or(NONE);
+        let format = self.options.head;
         if let Some((dense, activation)) = &output.dense {
-            model.dense = self.table(
-                "dense",
-                &dense.weight,
-                self.options.head,
-                self.inputs(&dense.weight, self.options.head),
-            )?;
-            model.dense_bias = self.read("dense bias", dense.bias.as_ref())?;
-            model.dense_activation = code(*activation);
+            model.dense = self.product("dense", dense, format, |build| build.of(dense, format))?;
+            model.dense_bias = self.bias("dense bias", dense)?;
+            model.dense_activation = activation_code(*activation);
         }
         if let Some(head) = &output.head {
             model.head = match self.outline.stacks.last() {
                 Some(stack) if architecture.tied() => stack.embedding,
-                _ => self.table(
-                    "head",
-                    &head.weight,
-                    self.options.head,
-                    self.inputs(&head.weight, self.options.head),
-                )?,
+                _ => self.product("head", head, format, |build| build.of(head, format))?,
             };
-            model.head_bias = self.read("head bias", head.bias.as_ref())?;
+            model.head_bias = self.bias("head bias", head)?;
         }
         self.outline.model = model;
         Ok((self.outline, self.sources))
@@ -241,7 +201,7 @@ impl<'c> Build<'c> {
         }
         let source = Source::Table(of.clone(), format, inputs);
         let index = self.add(name, Kind::Matrix(format), of.rows(), of.cols(), source)?;
-        self.outline.inputs(index, inputs.code());
+        self.outline.inputs(index, inputs);
         Ok(index)
     }
 
@@ -257,12 +217,56 @@ impl<'c> Build<'c> {
         }
     }
 
-    /// A vector of the checkpoint.
-    fn read(&mut self, name: &str, of: Option<&TensorRef>) -> Result<u32, QuantizeError> {
-        of.map_or(Ok(NONE), |of| {
-            let vector = self.checkpoint.read(of)?;
+    /// What the inputs of a product of one tensor go through.
+    fn of(&self, linear: &Linear, format: Format) -> Inputs {
+        linear.alone().map_or(Inputs::Rounded, |of| self.inputs(of, format))
+    }
+
+    /// A product of one tensor, which follows or precedes all blocks.
+    fn product(
+        &mut self,
+        name: &str,
+        of: &Linear,
+        format: Format,
+        inputs: impl FnOnce(&Self) -> Inputs,
+    ) -> Result<u32, QuantizeError> {
+        let inputs = inputs(self);
+        let tensor = of.alone().ok_or_else(|| QuantizeError::Unsupported {
+            what: format!("the {name} of several tensors"),
+            instead: "one".into(),
+        })?;
+        self.table(name, tensor, format, inputs)
+    }
+
+    /// Its bias.
+    fn bias(&mut self, name: &str, of: &Linear) -> Result<u32, QuantizeError> {
+        let bias = of.parts().first().and_then(|part| part.bias.as_ref());
+        bias.map_or(Ok(NONE), |bias| {
+            let vector = self.checkpoint.read(bias)?;
             self.vector(name, &vector)
         })
+    }
+
+    /// A table whose rows are as they are, if there is one.
+    fn plain(&mut self, name: &str, of: Option<&Values>) -> Result<u32, QuantizeError> {
+        of.map_or(Ok(NONE), |of| self.values(name, of, TABLES, Inputs::Rounded))
+    }
+
+    /// A table of the checkpoint, or one that was computed.
+    fn values(
+        &mut self,
+        name: &str,
+        of: &Values,
+        format: Format,
+        inputs: Inputs,
+    ) -> Result<u32, QuantizeError> {
+        match of {
+            Values::Tensor(tensor) => self.table(name, tensor, format, inputs),
+            Values::Computed(numbers, cols) => {
+                let source = Source::Rows(numbers.to_vec(), *cols, format);
+                self.add(name, Kind::Matrix(format), of.rows(), *cols, source)
+            }
+        }
     }
 
     fn add(
@@ -278,154 +282,122 @@ impl<'c> Build<'c> {
         Ok(index)
     }
 
-    fn product(
-        &mut self,
-        name: &str,
-        of: &RoundedLinear,
-        block: usize,
-        site: Site,
-    ) -> Result<u32, QuantizeError> {
-        let source = Source::Product { block, site };
-        let index = self.add(name, pack::kind(of), of.rows.len(), of.cols, source)?;
-        self.outline.inputs(index, of.inputs.code());
-        Ok(index)
-    }
-
     fn vector(&mut self, name: &str, vector: &[f32]) -> Result<u32, QuantizeError> {
         self.add(name, Kind::F32, 1, vector.len(), Source::Vector(vector.to_vec()))
     }
+}
 
-    fn maybe(&mut self, name: &str, vector: Option<&Vec<f32>>) -> Result<u32, QuantizeError> {
-        vector.map_or(Ok(NONE), |vector| self.vector(name, vector))
+/// The tensors of one block on their way into an outline.
+struct Tensors<'b, 'c> {
+    build: &'b mut Build<'c>,
+    block: &'b RoundedBlock,
+    /// Its number.
+    number: usize,
+}
+
+impl Lower<Rounded> for Tensors<'_, '_> {
+    type Error = QuantizeError;
+
+    fn linear(&mut self, part: Part, of: &RoundedLinear) -> Result<(u32, u32), QuantizeError> {
+        let (site, bias) = match part {
+            Part::Input => (Site::Input, Part::InputBias),
+            Part::States => (Site::States, Part::StatesBias),
+            _ => (Site::Output, Part::OutputBias),
+        };
+        let source = Source::Product { block: self.number, site };
+        let (name, rows) = (tensor_name(self.block, part), of.rows.len());
+        let index = self.build.add(&name, pack::kind(of), rows, of.cols, source)?;
+        self.build.outline.inputs(index, of.inputs);
+        let bias = match &of.bias {
+            Some(vector) => self.vector(bias, vector)?,
+            None => NONE,
+        };
+        Ok((index, bias))
     }
 
-    /// The rotary table of a block; equal ones are stored once.
-    fn rope(&mut self, rope: &Rope) -> Result<u32, QuantizeError> {
-        if rope.inv_freq.is_empty() {
+    fn vector(&mut self, part: Part, of: &Vec<f32>) -> Result<u32, QuantizeError> {
+        self.build.vector(&tensor_name(self.block, part), of)
+    }
+
+    fn zeros(&mut self, part: Part, like: &Vec<f32>) -> Result<u32, QuantizeError> {
+        self.build.vector(&tensor_name(self.block, part), &vec![0.0; like.len()])
+    }
+
+    /// As phases; equal ones are stored once.
+    fn frequencies(&mut self, of: &Vec<f64>) -> Result<u32, QuantizeError> {
+        if of.is_empty() {
             return Ok(NONE);
         }
         let turns = |radians: f64| (radians / TAU * 4_294_967_296.0).round() as u64 as u32;
-        let phases: Vec<u32> = rope.inv_freq.iter().map(|&f| turns(f)).collect();
+        let phases: Vec<u32> = of.iter().map(|&f| turns(f)).collect();
         let same = |source: &Source| matches!(source, Source::Phases(old) if *old == phases);
-        match self.sources.iter().position(same) {
+        if let Some(index) = self.build.sources.iter().position(same) {
+            return Ok(index as u32);
+        }
+        let (name, count) = (tensor_name(self.block, Part::Frequencies), phases.len());
+        self.build.add(&name, Kind::U32, 1, count, Source::Phases(phases))
+    }
+
+    /// In powers of two, as the runtime computes the softmax; equal ones are stored once.
+    fn relative(&mut self, of: &Arc<Vec<f32>>) -> Result<u32, QuantizeError> {
+        let scaled: Vec<f32> = of.iter().map(|x| x * std::f32::consts::LOG2_E).collect();
+        let same = |source: &Source| matches!(source, Source::Vector(old) if *old == scaled);
+        match self.build.sources.iter().position(same) {
             Some(index) => Ok(index as u32),
-            None => self.add("rope", Kind::U32, 1, phases.len(), Source::Phases(phases)),
+            None => self.vector(Part::Relative, &scaled),
         }
     }
 
-    /// What all kinds of blocks have.
-    fn common(&mut self, index: usize, b: &RoundedBlock) -> Result<BlockRecord, QuantizeError> {
-        let (kind, [first, last]) = names(&b.middle);
-        let name = |part: &str| format!("layer {} {kind} {part}", b.layer);
-        let mut record = BlockRecord { layer: b.layer as u32, ..BlockRecord::EMPTY };
-        if let Some(norm) = &b.norm {
-            (record.norm_kind, record.norm_eps) = (self::kind(norm.kind), norm.eps);
-            record.norm = self.vector(&name("norm"), &norm.weight)?;
-            record.norm_bias = self.norm_bias(&name("norm bias"), norm)?;
-        }
-        record.join = match b.join {
-            Join::Pre => join::PRE,
-            Join::Post => join::POST,
-            Join::Replace => join::REPLACE,
-        };
-        if let Some(norm) = &b.stream_norm {
-            record.stream_norm = self.vector(&name("stream norm"), &norm.weight)?;
-            record.stream_norm_bias = self.norm_bias(&name("stream norm bias"), norm)?;
-        }
-        if let Some(input) = &b.input {
-            record.input = self.product(&name(first), input, index, Site::Input)?;
-            record.input_bias = self.maybe(&name(&format!("{first} bias")), input.bias.as_ref())?;
-        }
-        if let Some(memory) = &b.memory {
-            record.memory = self.product(&name("key value"), memory, index, Site::Memory)?;
-            record.memory_bias = self.maybe(&name("key value bias"), memory.bias.as_ref())?;
-        }
-        record.output = self.product(&name(last), &b.output, index, Site::Output)?;
-        record.output_bias = self.maybe(&name(&format!("{last} bias")), b.output.bias.as_ref())?;
-        Ok(record)
+    fn cols(&self, of: &RoundedLinear) -> usize {
+        of.cols
     }
+}
 
-    fn norm_bias(&mut self, name: &str, norm: &NormWeights) -> Result<u32, QuantizeError> {
-        norm.stored_bias().map_or(Ok(NONE), |bias| self.vector(name, &bias))
+impl From<Unstorable> for QuantizeError {
+    fn from(what: Unstorable) -> Self {
+        let (what, instead) = match what {
+            Unstorable::Heads(count) => (format!("{count} attention heads"), "at most 65535"),
+            Unstorable::CrossKeys => (
+                "a norm or rotation of the keys that a block looks at across".to_owned(),
+                "leave them out",
+            ),
+        };
+        Self::Unsupported { what, instead: instead.into() }
     }
+}
 
-    fn attention(
-        &mut self,
-        record: &mut BlockRecord,
-        index: usize,
-        b: &RoundedBlock,
-        heads: &Heads,
-    ) -> Result<(), QuantizeError> {
-        let name = |part: &str| format!("layer {} attention {part}", b.layer);
-        let eps = |norm: &Option<NormWeights>| norm.as_ref().map_or(0.0, |n| n.eps);
-        let count = |n: usize| {
-            let what = format!("{n} attention heads");
-            u16::try_from(n)
-                .map_err(|_| QuantizeError::Unsupported { what, instead: "at most 65535".into() })
-        };
-        (record.kind, record.variant) = match heads.sight {
-            Sight::Earlier => (block::ATTENTION, sight::EARLIER),
-            Sight::All => (block::ATTENTION, sight::ALL),
-            Sight::Cross => (block::ATTENTION, sight::CROSS),
-        };
-        (record.heads, record.kv_heads) = (count(heads.heads)?, count(heads.kv_heads)?);
-        (record.head_dim, record.score_scale) = (heads.dim as u32, heads.scale);
-        record.query_norm =
-            self.maybe(&name("query norm"), heads.query_norm.as_ref().map(|n| &n.weight))?;
-        record.key_norm =
-            self.maybe(&name("key norm"), heads.key_norm.as_ref().map(|n| &n.weight))?;
-        if heads.transforms {
-            record.heads_inputs = inputs::TRANSFORMED.into();
-        }
-        record.head_norm_eps = eps(&heads.query_norm).max(eps(&heads.key_norm));
-        if heads.sight == Sight::Cross && (heads.key_norm.is_some() || heads.rope.is_some()) {
-            let what = format!("a norm or rotation of the keys that block {index} looks at across");
-            return Err(QuantizeError::Unsupported { what, instead: "leave them out".into() });
-        }
-        if let Some(rope) = &heads.rope {
-            (record.rope, record.rope_magnitude) = (self.rope(rope)?, rope.magnitude);
-        }
-        if let Some(relative) = &heads.relative {
-            // In powers of two, as the runtime computes the softmax.
-            let scaled: Vec<f32> = relative.iter().map(|x| x * std::f32::consts::LOG2_E).collect();
-            let same = |source: &Source| matches!(source, Source::Vector(old) if *old == scaled);
-            record.relative = match self.sources.iter().position(same) {
-                Some(index) => index as u32,
-                None => self.vector("bias by distance", &scaled)?,
-            };
-        }
-        Ok(())
-    }
+/// What a tensor of a block is called.
+pub(crate) fn tensor_name(block: &RoundedBlock, part: Part) -> String {
+    let (kind, [first, last]) = names(&block.operation);
+    let part = match part {
+        Part::Norm => "norm",
+        Part::NormBias => "norm bias",
+        Part::StreamNorm => "stream norm",
+        Part::StreamNormBias => "stream norm bias",
+        Part::Input => first,
+        Part::InputBias => &format!("{first} bias"),
+        Part::States => "key value",
+        Part::StatesBias => "key value bias",
+        Part::Output => last,
+        Part::OutputBias => &format!("{last} bias"),
+        Part::QueryNorm => return format!("layer {} attention query norm", block.layer),
+        Part::KeyNorm => return format!("layer {} attention key norm", block.layer),
+        Part::Frequencies => return "rope".to_owned(),
+        Part::Relative => return "bias by distance".to_owned(),
+    };
+    format!("layer {} {kind} {part}", block.layer)
 }
 
 /// What a block is called in the names of its tensors, and its products of the stream and back to
 /// it.
-pub(crate) fn names(middle: &Middle) -> (&'static str, [&'static str; 2]) {
-    match middle {
-        Middle::Attention(heads) if heads.sight == Sight::Cross => {
+pub(crate) fn names<T: Parts>(operation: &Operation<T>) -> (&'static str, [&'static str; 2]) {
+    match operation {
+        Operation::Attention(heads) if heads.mask == Mask::Cross => {
             ("cross attention", ["query", "output"])
         }
-        Middle::Attention(_) => ("attention", ["query key value", "output"]),
-        Middle::FeedForward { gated: true, .. } => ("feed-forward", ["gate up", "down"]),
-        Middle::FeedForward { gated: false, .. } => ("feed-forward", ["up", "down"]),
-        Middle::Projection => ("projection", ["", "output"]),
-    }
-}
-
-fn kind(of: NormKind) -> u8 {
-    match of {
-        NormKind::Rms => norm::RMS,
-        NormKind::Layer => norm::LAYER,
-    }
-}
-
-fn code(of: Activation) -> u8 {
-    match of {
-        Activation::Silu => activation::SILU,
-        Activation::Gelu => activation::GELU,
-        Activation::GeluTanh => activation::GELU_TANH,
-        Activation::Relu => activation::RELU,
-        Activation::Tanh => activation::TANH,
-        Activation::Identity => activation::IDENTITY,
+        Operation::Attention(_) => ("attention", ["query key value", "output"]),
+        Operation::FeedForward { gated: true, .. } => ("feed-forward", ["gate up", "down"]),
+        Operation::FeedForward { gated: false, .. } => ("feed-forward", ["up", "down"]),
+        Operation::Projection => ("projection", ["", "output"]),
     }
 }

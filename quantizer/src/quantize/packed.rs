@@ -11,7 +11,9 @@ use rayon::prelude::*;
 use super::pack;
 use super::rounded::{RoundedBlock, RoundedLinear};
 use crate::memory::Memory;
-use crate::reference::{Batch, Inputs, Middle, NormWeights, Part, base, joined, ops};
+use crate::reference::{
+    ApplyNorm, Batch, Inputs, NormWeights, Operation, Part, Vectors, base, joined, mix, ops,
+};
 use kinglet_model::write::Kind;
 
 /// Tokens that go through a product at once.
@@ -39,7 +41,7 @@ impl Rows {
                 transformed = ops::transformed(x, cols);
                 &transformed
             }
-            Inputs::Exact | Inputs::Rounded | Inputs::Planes => x,
+            Inputs::Rounded | Inputs::Planes => x,
         };
         if inputs == Inputs::Planes {
             return Self::in_planes(x, cols);
@@ -168,11 +170,11 @@ impl<'l> Packed<'l> {
 }
 
 /// What the last product of a block sees, the others being rounded.
-pub(super) fn mixed(
+pub(super) fn mixed<T: Vectors>(
     norm: Option<&NormWeights>,
-    middle: &Middle,
+    operation: &Operation<T>,
     input: Option<&mut Packed<'_>>,
-    memory: Option<&mut Packed<'_>>,
+    states: Option<&mut Packed<'_>>,
     part: &Part<'_>,
 ) -> Vec<f32> {
     let normed = norm.map_or_else(|| part.stream.to_vec(), |norm| norm.apply(part.stream));
@@ -180,21 +182,21 @@ pub(super) fn mixed(
         Some(input) => input.apply(&Rows::new(&normed, input.of.cols, input.of.inputs)),
         None => normed,
     };
-    let of_memory = memory.map_or_else(Vec::new, |of| {
-        of.apply(&Rows::new(part.sequences.memory, of.of.cols, of.of.inputs))
+    let of_states = states.map_or_else(Vec::new, |of| {
+        of.apply(&Rows::new(part.sequences.states, of.of.cols, of.of.inputs))
     });
-    middle.mix(part.sequences, projected, of_memory)
+    mix(operation, part.sequences, projected, of_states)
 }
 
 /// Takes a batch through a rounded block.
 pub(super) fn advance(block: &RoundedBlock, batch: &mut Batch) {
-    let [mut input, mut memory] =
-        [&block.input, &block.memory].map(|of| of.as_ref().map(Packed::new));
+    let [mut input, mut states] =
+        [&block.input, &block.states].map(|of| of.as_ref().map(Packed::new));
     let mut output = Packed::new(&block.output);
     batch.step(TOKENS, |part| {
         let mixed =
-            mixed(block.norm.as_ref(), &block.middle, input.as_mut(), memory.as_mut(), &part);
+            mixed(block.norm.as_ref(), &block.operation, input.as_mut(), states.as_mut(), &part);
         let branch = output.apply(&Rows::new(&mixed, block.output.cols, block.output.inputs));
-        joined(base(block.join, block.stream_norm.as_ref(), part.stream), branch)
+        joined(base(&block.residual, part.stream), branch)
     });
 }

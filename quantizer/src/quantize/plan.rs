@@ -16,12 +16,12 @@ use super::budget::{self, Form, Limit};
 use super::linear::nearest;
 use super::store::as_name;
 use super::{Moments, Options, QuantizeError, Target};
-use crate::checkpoint::{Architecture, Sight};
+use crate::checkpoint::{Architecture, Mask};
 use crate::memory::Memory;
 use crate::probe::Probe;
 use crate::prune::{self, Units};
 use crate::reference::{
-    BlockWeights, Inputs, Middle, Reference, ReferenceError, Sample, Site, ops,
+    BlockWeights, Forward, Operation, Reference, ReferenceError, Sample, Site, ops,
 };
 
 /// Tokens that damage is measured on, at most.
@@ -146,18 +146,18 @@ impl Shape {
     fn of(block: &BlockWeights) -> Self {
         let units = prune::units(block);
         let whole = Site::OF_BLOCK.map(|site| block.product(site).map(|of| (of.rows(), of.cols)));
-        let (kind, input, memory) = match &block.middle {
-            Middle::Attention(heads) => {
+        let (kind, input, memory) = match &block.operation {
+            Operation::Attention(heads) => {
                 let query = heads.queries().end / units;
                 // A single key and value head belongs to no unit.
-                let others = if heads.kv_heads > 1 { 2 * heads.dim } else { 0 };
-                match heads.sight {
-                    Sight::Cross => (0, query, others),
-                    Sight::Earlier | Sight::All => (0, query + others, 0),
+                let others = if heads.kv_heads > 1 { 2 * heads.head_dim } else { 0 };
+                match heads.mask {
+                    Mask::Cross => (0, query, others),
+                    Mask::Causal | Mask::Full => (0, query + others, 0),
                 }
             }
-            Middle::FeedForward { gated, .. } => (1, if *gated { 2 } else { 1 }, 0),
-            Middle::Projection => (2, 0, 0),
+            Operation::FeedForward { gated, .. } => (1, if *gated { 2 } else { 1 }, 0),
+            Operation::Projection => (2, 0, 0),
         };
         let columns = if kind == 2 { 0 } else { block.output.cols / units };
         Self { kind, units, whole, unit: [(input, 0), (memory, 0), (0, columns)] }
@@ -344,7 +344,7 @@ fn measure_rounding(
             let Some(product) = block.product(site) else { continue };
             let seen = match site {
                 Site::Input => &normed,
-                Site::Memory => part.sequences.memory,
+                Site::States => part.sequences.states,
                 Site::Output | Site::Head => &mixed,
             };
             let importance = ops::squares(seen, product.cols);
@@ -352,7 +352,7 @@ fn measure_rounding(
                 let mut with = block.clone().into_owned();
                 if let Some(of) = with.product_mut(site) {
                     *of = nearest(of, format, &importance).weights();
-                    of.inputs = Inputs::Exact;
+                    of.inputs = None;
                 }
                 let damage = probe.damage(index, Some(&with))?;
                 plan.figures[index].rounding[site as usize].push(Rounding { format, damage });

@@ -4,9 +4,7 @@ use kinglet::Format;
 
 use super::plan::formats;
 use super::{Options, QuantizeError, Target, convert};
-use crate::checkpoint::{
-    Architecture, Block, Checkpoint, Input, Linear, Middle, Positions, TensorRef,
-};
+use crate::checkpoint::{Architecture, Block, Checkpoint, Input, Linear, Values};
 use crate::prune::Units;
 
 /// Refuses a target that no choice of formats can meet; the error tells the nearest that one can. A
@@ -55,46 +53,29 @@ pub(super) fn tables(architecture: &Architecture, options: &Options, named: usiz
     let matrix = |format: Format, rows, cols| {
         format.bytes(rows, cols).unwrap_or(usize::MAX / 64).saturating_add(named)
     };
-    let table = |format, of: &TensorRef| matrix(format, of.rows(), of.cols());
+    let values = |format, of: &Values| matrix(format, of.rows(), of.cols());
+    let product = |format, of: &Linear| matrix(format, of.rows(), of.cols());
     let eight = Format::Int8;
     let mut all = vec![];
     for stack in &architecture.stacks {
         match &stack.input {
-            Input::Tokens { embed, types, .. } => {
-                all.push(table(options.embeddings, embed));
-                all.extend(types.as_ref().map(|types| table(eight, types)));
+            Input::Tokens { embedding, types, .. } => {
+                all.push(values(options.embeddings, embedding));
+                all.extend(types.as_ref().map(|types| values(eight, types)));
             }
-            Input::Features { linear, .. } | Input::Pixels { linear, .. } => {
-                all.push(table(eight, &linear.weight))
-            }
-            Input::Queries(queries) => all.push(table(eight, queries)),
+            Input::Features { linear, .. } => all.push(product(eight, linear)),
+            Input::Queries(queries) => all.push(values(eight, queries)),
             Input::States => {}
         }
-        all.extend(stack.positions.as_ref().map(|positions| match positions {
-            Positions::Learned(of) => table(eight, of),
-            Positions::Table(rows) => matrix(eight, rows.len() / stack.width.max(1), stack.width),
-        }));
+        all.extend(stack.positions.as_ref().map(|positions| values(eight, positions)));
     }
-    all.extend(
-        architecture.output.dense.as_ref().map(|(linear, _)| table(options.head, &linear.weight)),
-    );
+    all.extend(architecture.output.dense.as_ref().map(|(of, _)| product(options.head, of)));
     let head = architecture.output.head.as_ref().filter(|_| !architecture.tied());
-    all.extend(head.map(|head| table(options.head, &head.weight)));
+    all.extend(head.map(|head| product(options.head, head)));
     all.into_iter().fold(0, usize::saturating_add)
 }
 
-/// Rows and columns of the matrices of a block in the file: products of the same inputs are one.
+/// Rows and columns of the matrices of a block in the file.
 fn products(block: &Block) -> Vec<(usize, usize)> {
-    let joined = |of: &[&Linear]| (of.iter().map(|l| l.rows()).sum(), of[0].cols());
-    match &block.middle {
-        Middle::Attention(a) if block.is_cross() => {
-            vec![joined(&[&a.query]), joined(&[&a.key, &a.value]), joined(&[&a.output])]
-        }
-        Middle::Attention(a) => vec![joined(&[&a.query, &a.key, &a.value]), joined(&[&a.output])],
-        Middle::FeedForward(f) => match &f.gate {
-            Some(gate) => vec![joined(&[gate, &f.up]), joined(&[&f.down])],
-            None => vec![joined(&[&f.up]), joined(&[&f.down])],
-        },
-        Middle::Projection(linear) => vec![joined(&[linear])],
-    }
+    block.products().map(|(_, linear)| (linear.rows(), linear.cols())).collect()
 }

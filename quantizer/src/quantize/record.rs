@@ -11,8 +11,8 @@ use super::pack;
 use super::plan::{Plan, Rounding};
 use super::rounded::RoundedBlock;
 use super::store::as_name::name;
-use super::{Options, convert, taken};
-use crate::checkpoint::{Architecture, Block, Checkpoint, Coding, Middle, Sight};
+use super::{Options, convert, outline, taken};
+use crate::checkpoint::{Architecture, Block, Checkpoint, Coding, Linear, embedding};
 use crate::evaluate::Place;
 use crate::fit::FitOutcome;
 use crate::prune::Refit;
@@ -28,23 +28,17 @@ pub fn record_path(file: &Path) -> PathBuf {
 
 /// Names of the products of a block.
 pub(super) fn names(place: Place, block: &Block) -> [String; 3] {
-    let parts = match &block.middle {
-        Middle::Attention(a) if a.sight == Sight::Cross => ["query", "key value", "output"],
-        Middle::Attention(_) => ["query key value", "", "output"],
-        Middle::FeedForward(f) if f.gate.is_none() => ["up", "", "down"],
-        Middle::FeedForward(_) => ["gate up", "", "down"],
-        Middle::Projection(_) => return std::array::from_fn(|_| place.to_string()),
+    let parts = match (outline::names(&block.operation).1, block.is_cross()) {
+        (["", _], _) => return std::array::from_fn(|_| place.to_string()),
+        ([first, last], true) => [first, "key value", last],
+        ([first, last], false) => [first, "", last],
     };
     parts.map(|part| format!("{place} {part}"))
 }
 
 /// Products of the rounded block.
 fn count(block: &Block) -> usize {
-    match &block.middle {
-        Middle::Projection(_) => 1,
-        _ if block.is_cross() => 3,
-        _ => 2,
-    }
+    block.products().count()
 }
 
 /// What damage is measured in.
@@ -74,11 +68,12 @@ fn taken(checkpoint: &Checkpoint, options: &Options, done: &[Done]) -> Option<St
         how = String::new();
     }
     let mut tables = vec![];
-    if let Some(embedding) = architecture.last().input.embedding() {
+    if let Some(embedding) = embedding(architecture.last()) {
         tables.push(("embedding", embedding, options.embeddings));
     }
-    if let Some(head) = architecture.output.head.as_ref().filter(|_| !architecture.tied()) {
-        tables.push(("head", &head.weight, options.head));
+    let head = architecture.output.head.as_ref().filter(|_| !architecture.tied());
+    if let Some(head) = head.and_then(Linear::alone) {
+        tables.push(("head", head, options.head));
     }
     for (name, of, format) in tables {
         if let Some(coding) = taken::of_table(checkpoint, of, format, options) {

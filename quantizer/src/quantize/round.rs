@@ -18,7 +18,7 @@ const ACTIVATION: i64 = 127;
 pub(crate) const SUB_SCALE: f32 = 127.0;
 
 /// What codes stand for: one of 16 ascending levels (int4), or themselves (int8).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Levels {
     /// Values of int4 codes.
     pub values: [i8; 16],

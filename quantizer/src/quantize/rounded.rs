@@ -1,13 +1,17 @@
 //! A rounded block in memory, between rounding and the file.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+
 use kinglet::Format;
+use kinglet_model::description::{Convert, Parts};
+use kinglet_model::{Block, Inputs};
 
 use super::round::{Levels, Row};
-use crate::checkpoint::Join;
-use crate::reference::{BlockWeights, Inputs, LinearWeights, Middle, NormWeights, Site};
+use crate::reference::{BlockWeights, LinearWeights, Numbers};
 
 /// A rounded matrix, with the bias of its product.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RoundedLinear {
     /// How it is coded.
     pub format: Format,
@@ -27,57 +31,55 @@ impl RoundedLinear {
     /// The product that the runtime computes.
     pub fn weights(&self) -> LinearWeights {
         let weight = self.rows.iter().flat_map(|row| row.values(&self.levels)).collect();
-        LinearWeights { weight, bias: self.bias.clone(), cols: self.cols, inputs: self.inputs }
+        LinearWeights {
+            weight,
+            bias: self.bias.clone(),
+            cols: self.cols,
+            inputs: Some(self.inputs),
+        }
     }
 }
 
-/// A rounded block: as [`BlockWeights`], with rounded products.
-#[derive(Clone, Debug)]
-pub struct RoundedBlock {
-    /// The layer of the checkpoint that it belongs to.
-    pub layer: usize,
-    /// The norm before the branch.
-    pub norm: Option<NormWeights>,
-    /// How the branch joins the stream.
-    pub join: Join,
-    /// With [`Join::Post`] the norm of the stream itself.
-    pub stream_norm: Option<NormWeights>,
-    /// From the stream; a projection has none.
-    pub input: Option<RoundedLinear>,
-    /// From the states of the stack before: keys, then values.
-    pub memory: Option<RoundedLinear>,
-    /// What happens between the products.
-    pub middle: Middle,
-    /// Back to the stream.
-    pub output: RoundedLinear,
+/// Rounded tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rounded;
+
+impl Parts for Rounded {
+    type Linear = RoundedLinear;
+    type Vector = Vec<f32>;
+    type Frequencies = Vec<f64>;
+    type Relative = Arc<Vec<f32>>;
+    type Table = RoundedLinear;
+    type Blocks = Vec<RoundedBlock>;
 }
 
-impl RoundedBlock {
-    /// One of its products, if it has that.
-    pub fn product(&self, site: Site) -> Option<&RoundedLinear> {
-        match site {
-            Site::Input => self.input.as_ref(),
-            Site::Memory => self.memory.as_ref(),
-            Site::Output => Some(&self.output),
-            Site::Head => None,
-        }
+/// A rounded block.
+pub type RoundedBlock = Block<Rounded>;
+
+/// The block that the runtime computes, but for the rounding of keys and values.
+pub fn block_weights(of: &RoundedBlock) -> BlockWeights {
+    let Ok(block) = of.convert(&mut Unrounded);
+    block
+}
+
+struct Unrounded;
+
+impl Convert<Rounded, Numbers> for Unrounded {
+    type Error = Infallible;
+
+    fn linear(&mut self, of: &RoundedLinear) -> Result<LinearWeights, Infallible> {
+        Ok(of.weights())
     }
 
-    /// All products, in order.
-    pub fn products(&self) -> impl Iterator<Item = (Site, &RoundedLinear)> {
-        Site::OF_BLOCK.into_iter().filter_map(|site| Some((site, self.product(site)?)))
+    fn vector(&mut self, of: &Vec<f32>) -> Result<Vec<f32>, Infallible> {
+        Ok(of.clone())
     }
 
-    /// The block that the runtime computes, but for the rounding of keys and values.
-    pub fn weights(&self) -> BlockWeights {
-        BlockWeights {
-            norm: self.norm.clone(),
-            join: self.join,
-            stream_norm: self.stream_norm.clone(),
-            input: self.input.as_ref().map(RoundedLinear::weights),
-            memory: self.memory.as_ref().map(RoundedLinear::weights),
-            middle: self.middle.clone(),
-            output: self.output.weights(),
-        }
+    fn frequencies(&mut self, of: &Vec<f64>) -> Result<Vec<f64>, Infallible> {
+        Ok(of.clone())
+    }
+
+    fn relative(&mut self, of: &Arc<Vec<f32>>) -> Result<Arc<Vec<f32>>, Infallible> {
+        Ok(Arc::clone(of))
     }
 }

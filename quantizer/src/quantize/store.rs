@@ -13,21 +13,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kinglet::Format;
+use kinglet_model::layout::{BlockRecord, NONE};
+use kinglet_model::lowering::{Lower, Part, Raise, inputs_code, inputs_of, lower, raise};
+use kinglet_model::write::WriteError;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::QuantizeError;
 use super::round::{Levels, Row};
-use super::rounded::{RoundedBlock, RoundedLinear};
-use crate::checkpoint::{Activation, Join, NormKind, Rope, Sight};
-use crate::reference::{Heads, Inputs, Middle, NormWeights, Site};
-use kinglet_model::write::WriteError;
+use super::rounded::{Rounded, RoundedBlock, RoundedLinear};
 
 const KEY: &str = "key";
 const ABOUT: &str = "about";
-/// Of the products of a block.
-const NAMES: [&str; 3] = ["input", "memory", "output"];
+/// The record of a block, which says what its tensors are.
+const RECORD: &str = "record";
 
 /// The directory of a command at work.
 #[derive(Debug)]
@@ -63,31 +63,177 @@ impl View for &Tensor<'_> {
 /// What is not a tensor.
 #[derive(Serialize, Deserialize)]
 struct About<T> {
-    layer: usize,
     #[serde(with = "as_name::all")]
     formats: [Format; 3],
-    inputs: [Inputs; 3],
-    norms: [Option<(NormKind, f32)>; 2],
-    join: Join,
-    middle: AboutMiddle,
+    inputs: [u8; 3],
     extra: T,
 }
 
-#[derive(Serialize, Deserialize)]
-enum AboutMiddle {
-    Attention {
-        heads: [usize; 3],
-        scale: f32,
-        norms: [Option<(NormKind, f32)>; 2],
-        rope: Option<(Vec<f64>, f32)>,
-        sight: Sight,
-        transforms: bool,
-    },
-    FeedForward {
-        activation: Activation,
-        gated: bool,
-    },
-    Projection,
+/// The tensors of a block on their way into a file of their own, where each is under the number of
+/// its [`Part`].
+struct Keeping<'b> {
+    tensors: Vec<(String, Tensor<'b>)>,
+}
+
+fn f32s(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+impl Keeping<'_> {
+    fn put(&mut self, name: String, dtype: Dtype, shape: Vec<usize>, bytes: Vec<u8>) {
+        self.tensors.push((name, Tensor { dtype, shape, bytes: bytes.into() }));
+    }
+
+    fn numbers(&mut self, part: Part, values: &[f32]) -> u32 {
+        self.put(name_of(part as u32), Dtype::F32, vec![values.len()], f32s(values));
+        part as u32
+    }
+}
+
+fn name_of(part: u32) -> String {
+    format!("part{part}")
+}
+
+/// The part after a product's, which is its bias.
+fn bias_of(part: Part) -> Part {
+    match part {
+        Part::Input => Part::InputBias,
+        Part::States => Part::StatesBias,
+        _ => Part::OutputBias,
+    }
+}
+
+impl Lower<Rounded> for Keeping<'_> {
+    type Error = QuantizeError;
+
+    fn linear(&mut self, part: Part, of: &RoundedLinear) -> Result<(u32, u32), QuantizeError> {
+        let name = |what: &str| format!("{}.{what}", name_of(part as u32));
+        let bytes = |get: fn(&Row) -> &[i8]| -> Vec<u8> {
+            of.rows.iter().flat_map(|row| get(row).iter().map(|&c| c as u8)).collect()
+        };
+        let rows = of.rows.len();
+        let groups = |bytes: &[u8]| vec![rows, bytes.len() / rows.max(1)];
+        let scales = |get: fn(&Row) -> f32| f32s(&of.rows.iter().map(get).collect::<Vec<_>>());
+        let subs = bytes(|row| &row.sub_scales);
+        self.put(name("codes"), Dtype::I8, vec![rows, of.cols], bytes(|row| &row.codes));
+        self.put(name("sub_scales"), Dtype::I8, groups(&subs), subs);
+        self.put(name("scales"), Dtype::F32, vec![rows], scales(|row| row.scale));
+        if of.format.has_offsets() {
+            let offsets = bytes(|row| &row.offsets);
+            self.put(name("offsets"), Dtype::I8, groups(&offsets), offsets);
+            self.put(name("offset_scales"), Dtype::F32, vec![rows], scales(|row| row.offset_scale));
+        }
+        self.put(name("levels"), Dtype::I8, vec![16], of.levels.values.map(|v| v as u8).to_vec());
+        let bias = of.bias.as_ref().map_or(NONE, |bias| self.numbers(bias_of(part), bias));
+        Ok((part as u32, bias))
+    }
+
+    fn vector(&mut self, part: Part, of: &Vec<f32>) -> Result<u32, QuantizeError> {
+        Ok(self.numbers(part, of))
+    }
+
+    /// Zeros are made again where a block becomes part of a file.
+    fn zeros(&mut self, _: Part, _: &Vec<f32>) -> Result<u32, QuantizeError> {
+        Ok(NONE)
+    }
+
+    fn frequencies(&mut self, of: &Vec<f64>) -> Result<u32, QuantizeError> {
+        let part = Part::Frequencies as u32;
+        let bytes = of.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.put(name_of(part), Dtype::F64, vec![of.len()], bytes);
+        Ok(part)
+    }
+
+    fn relative(&mut self, of: &Arc<Vec<f32>>) -> Result<u32, QuantizeError> {
+        Ok(self.numbers(Part::Relative, of))
+    }
+
+    fn cols(&self, of: &RoundedLinear) -> usize {
+        of.cols
+    }
+}
+
+/// A block's file, read again.
+struct Kept<'t, T> {
+    tensors: SafeTensors<'t>,
+    about: About<T>,
+}
+
+/// A part that is not in the file: it was not written to its end.
+struct Lost;
+
+impl<T> Kept<'_, T> {
+    fn bytes(&self, name: &str) -> Result<&[u8], Lost> {
+        self.tensors.tensor(name).map(|tensor| tensor.data()).map_err(|_| Lost)
+    }
+
+    fn f32s(&self, name: &str) -> Result<Vec<f32>, Lost> {
+        Ok(self.bytes(name)?.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+
+    fn rows(&self, part: &str, format: Format) -> Result<(Vec<Row>, usize), Lost> {
+        let of = |what: &str| {
+            let tensor = self.tensors.tensor(&format!("{part}.{what}")).map_err(|_| Lost)?;
+            let &[_, cols] = tensor.shape() else { return Err(Lost) };
+            Ok((tensor.data().iter().map(|&b| b as i8).collect::<Vec<i8>>(), cols))
+        };
+        let ((codes, cols), (subs, groups)) = (of("codes")?, of("sub_scales")?);
+        let scales = self.f32s(&format!("{part}.scales"))?;
+        let (offsets, offset_scales) = match format.has_offsets() {
+            true => (of("offsets")?.0, self.f32s(&format!("{part}.offset_scales"))?),
+            false => (vec![], vec![]),
+        };
+        let row = |(r, &scale): (usize, &f32)| {
+            let of_row = |all: &[i8], count: usize| {
+                all.get(r * count..(r + 1) * count).map(<[i8]>::to_vec).ok_or(Lost)
+            };
+            let (codes, sub_scales) = (of_row(&codes, cols)?, of_row(&subs, groups)?);
+            let offsets = if offsets.is_empty() { vec![] } else { of_row(&offsets, groups)? };
+            let offset_scale = offset_scales.get(r).copied().unwrap_or_default();
+            Ok(Row { codes, sub_scales, scale, offsets, offset_scale })
+        };
+        Ok((scales.iter().enumerate().map(row).collect::<Result<_, _>>()?, cols))
+    }
+}
+
+impl<T> Raise<Rounded> for Kept<'_, T> {
+    type Error = Lost;
+
+    fn linear(&self, matrix: u32, bias: u32) -> Result<RoundedLinear, Lost> {
+        let products = [Part::Input, Part::States, Part::Output];
+        let site = products.iter().position(|&part| part as u32 == matrix).ok_or(Lost)?;
+        let (part, format) = (name_of(matrix), self.about.formats[site]);
+        let (rows, cols) = self.rows(&part, format)?;
+        let levels = self.bytes(&format!("{part}.levels"))?.iter().map(|&b| b as i8);
+        Ok(RoundedLinear {
+            format,
+            levels: match format.is_int8() {
+                true => Levels::bytes(),
+                false => Levels::new(levels.collect::<Vec<_>>().try_into().map_err(|_| Lost)?),
+            },
+            rows,
+            cols,
+            inputs: inputs_of(self.about.inputs[site]).ok_or(Lost)?,
+            bias: if bias == NONE { None } else { Some(self.vector(bias)?) },
+        })
+    }
+
+    fn vector(&self, index: u32) -> Result<Vec<f32>, Lost> {
+        self.f32s(&name_of(index))
+    }
+
+    fn frequencies(&self, index: u32) -> Result<Vec<f64>, Lost> {
+        let bytes = self.bytes(&name_of(index))?;
+        Ok(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect())
+    }
+
+    fn relative(&self, index: u32) -> Result<Arc<Vec<f32>>, Lost> {
+        Ok(Arc::new(self.vector(index)?))
+    }
+
+    fn missing_norm(&self) -> Lost {
+        Lost
+    }
 }
 
 impl Store {
@@ -180,92 +326,19 @@ impl Store {
         block: &RoundedBlock,
         extra: &T,
     ) -> Result<(), QuantizeError> {
-        let mut tensors: Vec<(String, Tensor<'_>)> = vec![];
-        let mut put = |name: &str, dtype, shape: Vec<usize>, bytes: Vec<u8>| {
-            tensors.push((name.to_owned(), Tensor { dtype, shape, bytes: bytes.into() }));
-        };
-        let f32s =
-            |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-        let mut norm = |name: &str, norm: &Option<NormWeights>| {
-            let norm = norm.as_ref()?;
-            put(name, Dtype::F32, vec![norm.weight.len()], f32s(&norm.weight));
-            if let Some(bias) = &norm.bias {
-                put(&format!("{name}.bias"), Dtype::F32, vec![bias.len()], f32s(bias));
-            }
-            Some((norm.kind, norm.eps))
-        };
-        let norms = [norm("norm", &block.norm), norm("stream_norm", &block.stream_norm)];
-        let middle = match &block.middle {
-            Middle::FeedForward { activation, gated } => {
-                AboutMiddle::FeedForward { activation: *activation, gated: *gated }
-            }
-            Middle::Projection => AboutMiddle::Projection,
-            Middle::Attention(h) => {
-                let norms = [norm("query_norm", &h.query_norm), norm("key_norm", &h.key_norm)];
-                if let Some(relative) = &h.relative {
-                    put("relative", Dtype::F32, vec![relative.len()], f32s(relative));
-                }
-                AboutMiddle::Attention {
-                    heads: [h.heads, h.kv_heads, h.dim],
-                    scale: h.scale,
-                    norms,
-                    rope: h.rope.as_ref().map(|rope| (rope.inv_freq.clone(), rope.magnitude)),
-                    sight: h.sight,
-                    transforms: h.transforms,
-                }
-            }
-        };
-        let (mut formats, mut inputs) = ([block.output.format; 3], [block.output.inputs; 3]);
+        let mut keeping = Keeping { tensors: vec![] };
+        let record = lower(block, &mut keeping)?.write().to_vec();
+        keeping.put(RECORD.to_owned(), Dtype::U8, vec![record.len()], record);
+        let (mut formats, mut inputs) = ([block.output.format; 3], [0; 3]);
         for (site, linear) in block.products() {
-            let name = NAMES[site as usize];
             formats[site as usize] = linear.format;
-            inputs[site as usize] = linear.inputs;
-            let bytes = |of: fn(&Row) -> &[i8]| -> Vec<u8> {
-                linear.rows.iter().flat_map(|row| of(row).iter().map(|&c| c as u8)).collect()
-            };
-            let rows = linear.rows.len();
-            let subs = bytes(|row| &row.sub_scales);
-            put(
-                &format!("{name}.codes"),
-                Dtype::I8,
-                vec![rows, linear.cols],
-                bytes(|row| &row.codes),
-            );
-            put(
-                &format!("{name}.sub_scales"),
-                Dtype::I8,
-                vec![rows, subs.len() / rows.max(1)],
-                subs,
-            );
-            let scales: Vec<f32> = linear.rows.iter().map(|row| row.scale).collect();
-            put(&format!("{name}.scales"), Dtype::F32, vec![rows], f32s(&scales));
-            if linear.format.has_offsets() {
-                let offsets = bytes(|row| &row.offsets);
-                put(
-                    &format!("{name}.offsets"),
-                    Dtype::I8,
-                    vec![rows, offsets.len() / rows.max(1)],
-                    offsets,
-                );
-                let scales: Vec<f32> = linear.rows.iter().map(|row| row.offset_scale).collect();
-                put(&format!("{name}.offset_scales"), Dtype::F32, vec![rows], f32s(&scales));
-            }
-            put(
-                &format!("{name}.levels"),
-                Dtype::I8,
-                vec![16],
-                linear.levels.values.map(|v| v as u8).to_vec(),
-            );
-            if let Some(bias) = &linear.bias {
-                put(&format!("{name}.bias"), Dtype::F32, vec![bias.len()], f32s(bias));
-            }
+            inputs[site as usize] = inputs_code(linear.inputs);
         }
-        let about =
-            About { layer: block.layer, formats, inputs, norms, join: block.join, middle, extra };
+        let about = About { formats, inputs, extra };
         let about = serde_json::to_string(&about).map_err(|e| self.fail(e.into()))?;
         let about = HashMap::from([(ABOUT.to_owned(), about)]);
         let tensors: Vec<(&str, &Tensor<'_>)> =
-            tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+            keeping.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let bytes = safetensors::serialize(tensors, Some(about))
             .map_err(|e| self.fail(std::io::Error::other(e)))?;
         self.write(&Self::name(index), &bytes)
@@ -277,101 +350,13 @@ impl Store {
         let (_, metadata) = SafeTensors::read_metadata(&bytes).ok()?;
         let about: About<T> =
             serde_json::from_str(metadata.metadata().as_ref()?.get(ABOUT)?).ok()?;
-        let tensors = SafeTensors::deserialize(&bytes).ok()?;
-        let f32s = |name: &str| -> Option<Vec<f32>> {
-            let tensor = tensors.tensor(name).ok()?;
-            Some(tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
-        };
-        let linear = |name: &str, format: Format, inputs: Inputs| -> Option<RoundedLinear> {
-            let part = |part: &str| tensors.tensor(&format!("{name}.{part}")).ok();
-            let i8s = |of: &[u8]| of.iter().map(|&b| b as i8).collect::<Vec<i8>>();
-            let (codes, subs) = (part("codes")?, part("sub_scales")?);
-            let (&[_, cols], &[_, groups]) = (codes.shape(), subs.shape()) else { return None };
-            let scales = f32s(&format!("{name}.scales"))?;
-            let (offsets, offset_scales) = match format.has_offsets() {
-                true => (i8s(part("offsets")?.data()), f32s(&format!("{name}.offset_scales"))?),
-                false => (vec![], vec![]),
-            };
-            let row = |(r, &scale): (usize, &f32)| -> Option<Row> {
-                let of_row =
-                    |all: &[u8], count: usize| all.get(r * count..(r + 1) * count).map(i8s);
-                let (codes, sub_scales) =
-                    (of_row(codes.data(), cols)?, of_row(subs.data(), groups)?);
-                let offsets = match format.has_offsets() {
-                    true => offsets.get(r * groups..(r + 1) * groups)?.to_vec(),
-                    false => vec![],
-                };
-                let offset_scale = offset_scales.get(r).copied().unwrap_or_default();
-                Some(Row { codes, sub_scales, scale, offsets, offset_scale })
-            };
-            Some(RoundedLinear {
-                format,
-                levels: match format.is_int8() {
-                    true => Levels::bytes(),
-                    false => Levels::new(i8s(part("levels")?.data()).try_into().ok()?),
-                },
-                rows: scales.iter().enumerate().map(row).collect::<Option<_>>()?,
-                cols,
-                inputs,
-                bias: f32s(&format!("{name}.bias")),
-            })
-        };
-        let norm = |name: &str, about: Option<(NormKind, f32)>| {
-            about.and_then(|(kind, eps)| {
-                Some(NormWeights {
-                    kind,
-                    weight: f32s(name)?,
-                    bias: f32s(&format!("{name}.bias")),
-                    eps,
-                })
-            })
-        };
-        let middle = match about.middle {
-            AboutMiddle::FeedForward { activation, gated } => {
-                Middle::FeedForward { activation, gated }
-            }
-            AboutMiddle::Projection => Middle::Projection,
-            AboutMiddle::Attention {
-                heads: [heads, kv_heads, dim],
-                scale,
-                norms,
-                rope,
-                sight,
-                transforms,
-            } => {
-                let rope = rope.map(|(inv_freq, magnitude)| Rope { inv_freq, magnitude });
-                let [query_norm, key_norm] =
-                    [norm("query_norm", norms[0]), norm("key_norm", norms[1])];
-                let relative = f32s("relative").map(Arc::new);
-                Middle::Attention(Heads {
-                    heads,
-                    kv_heads,
-                    dim,
-                    scale,
-                    query_norm,
-                    key_norm,
-                    rope,
-                    sight,
-                    relative,
-                    transforms,
-                })
-            }
-        };
-        let [input, memory, output] = Site::OF_BLOCK.map(|site| {
-            let name = NAMES[site as usize];
-            linear(name, about.formats[site as usize], about.inputs[site as usize])
-        });
-        let block = RoundedBlock {
-            layer: about.layer,
-            norm: norm("norm", about.norms[0]),
-            join: about.join,
-            stream_norm: norm("stream_norm", about.norms[1]),
-            input,
-            memory,
-            middle,
-            output: output?,
-        };
-        Some((block, about.extra))
+        let kept = Kept { tensors: SafeTensors::deserialize(&bytes).ok()?, about };
+        // In words, as records lie in a file.
+        let words: Vec<u32> =
+            kept.bytes(RECORD).ok()?.as_chunks().0.iter().map(|b| u32::from_ne_bytes(*b)).collect();
+        let record = BlockRecord::read(bytemuck::cast_slice(&words))?;
+        let block = raise(&record, &kept).ok()?;
+        Some((block, kept.about.extra))
     }
 
     /// Removes the directory.

@@ -30,10 +30,8 @@ use super::packed::{self, TOKENS};
 use super::round::{Levels, Row};
 use super::rounded::{RoundedBlock, RoundedLinear};
 use super::{Options, QuantizeError};
-use crate::checkpoint::{
-    Block, Checkpoint, CheckpointError, Coded, Coding, Linear, Middle, TensorRef,
-};
-use crate::reference::{self, BlockWeights, Inputs, LinearWeights, Site};
+use crate::checkpoint::{Block, Checkpoint, CheckpointError, Coded, Coding, Linear, TensorRef};
+use crate::reference::{BlockWeights, Forward, Inputs, LinearWeights, Site};
 
 /// Sub-scales up to these are tried, until no sum of the row can leave i32. With less the scales
 /// would lose more than rounding again does.
@@ -64,15 +62,6 @@ fn format(coding: Coding, asked: Format) -> Option<Format> {
     }
 }
 
-/// The tensors that each product of a block is made of, which does not look across.
-fn parts(block: &Block) -> [Vec<&Linear>; 3] {
-    match &block.middle {
-        Middle::Attention(a) => [vec![&a.query, &a.key, &a.value], vec![], vec![&a.output]],
-        Middle::FeedForward(f) => [f.gate.iter().chain([&f.up]).collect(), vec![], vec![&f.down]],
-        Middle::Projection(linear) => [vec![], vec![], vec![linear]],
-    }
-}
-
 /// How the source codes each product of a block, if all can be taken over.
 fn codings(checkpoint: &Checkpoint, block: &Block, asked: Format) -> Option<[Option<Coding>; 3]> {
     // States are rounded once for all blocks that look at them, so none may choose for itself.
@@ -80,14 +69,14 @@ fn codings(checkpoint: &Checkpoint, block: &Block, asked: Format) -> Option<[Opt
         return None;
     }
     let mut codings = [None; 3];
-    for (to, parts) in codings.iter_mut().zip(parts(block)) {
-        let Some(first) = parts.first() else { continue };
-        let coding = checkpoint.coding(&first.weight)?;
+    for (site, linear) in block.products() {
+        let mut found = linear.tensors().map(|tensor| checkpoint.coding(tensor));
+        let coding = found.next()??;
         format(coding, asked)?;
-        if parts.iter().any(|part| checkpoint.coding(&part.weight) != Some(coding)) {
+        if found.any(|other| other != Some(coding)) {
             return None;
         }
-        *to = Some(coding);
+        codings[site as usize] = Some(coding);
     }
     Some(codings)
 }
@@ -136,11 +125,11 @@ pub(super) fn block(
     let mut done = Done { taken: codings, ..Done::default() };
     let factors = heads::key_factors(weights);
     let mut products = [None, None, None];
-    for (site, parts) in Site::OF_BLOCK.into_iter().zip(parts(description)) {
+    for (site, parts) in description.products() {
         let (Some(coding), Some(of)) = (codings[site as usize], weights.product(site)) else {
             continue;
         };
-        let Some(mut product) = product(checkpoint, &parts, (coding, options.weights), of)? else {
+        let Some(mut product) = product(checkpoint, parts, (coding, options.weights), of)? else {
             return Ok(None);
         };
         done.errors[site as usize] = linear::error(&of.weight, &product);
@@ -152,10 +141,8 @@ pub(super) fn block(
         products[site as usize] = Some(product);
     }
     let mut kept = weights.clone();
-    if let reference::Middle::Attention(heads) = &mut kept.middle {
-        heads.transforms = task.transform && blocks::spreads_heads(heads.dim);
-    }
-    let rounded = blocks::assembled(description.layer, kept, products);
+    blocks::transform_heads(&mut kept, task);
+    let rounded = blocks::assembled(&kept, products);
     if let Some(Streams { own, exact }) = streams {
         packed::advance(&rounded, own);
         if let Some(exact) = exact {
@@ -168,15 +155,15 @@ pub(super) fn block(
 /// A product of tensors that lie one below the other; nothing where a row's sums could leave i32.
 fn product(
     checkpoint: &Checkpoint,
-    parts: &[&Linear],
+    parts: &Linear,
     (coding, asked): (Coding, Format),
     of: &LinearWeights,
 ) -> Result<Option<RoundedLinear>, CheckpointError> {
     let Some(format) = format(coding, asked) else { return Ok(None) };
     let levels = Levels::of(format);
     let mut rows = vec![];
-    for part in parts {
-        let coded = checkpoint.coded_rows(&part.weight, 0..part.rows())?;
+    for tensor in parts.tensors() {
+        let coded = checkpoint.coded_rows(tensor, 0..tensor.rows())?;
         let Some(taken) = self::rows(&coded, of.cols, &levels) else { return Ok(None) };
         rows.extend(taken);
     }

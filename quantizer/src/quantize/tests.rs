@@ -2,6 +2,7 @@
 
 use kinglet::Format;
 
+use super::block_weights;
 use super::blocks::Task;
 use super::convert::round_blocks;
 use super::plan::{self, Plan};
@@ -11,7 +12,7 @@ use crate::calibrate::{self, Passages};
 use crate::checkpoint::Checkpoint;
 use crate::models;
 use crate::prune::{Prune, Refit, Units};
-use crate::reference::{BlockWeights, Inputs, Reference, Sample, Site};
+use crate::reference::{BlockWeights, Forward, Reference, Sample, Site};
 use crate::testing::numbers;
 
 /// The rounded blocks of a model.
@@ -105,7 +106,7 @@ fn blocks_are_kept_and_found_again() {
         let store = Store::open(&dir.path().join("m.kinglet"), "").unwrap();
         let round = || round_blocks(&checkpoint, &options, &plan, &store, &mut |_| ()).unwrap();
         let first = round();
-        let weights = |index| store.get::<super::blocks::Done>(index).unwrap().0.weights();
+        let weights = |index| block_weights(&store.get::<super::blocks::Done>(index).unwrap().0);
         let before: Vec<BlockWeights> = (0..first.len()).map(weights).collect();
         // The second half again, behind the first half as it was kept.
         for index in first.len() / 2..first.len() {
@@ -225,7 +226,7 @@ fn what_taking_over_costs_the_weights_alone() {
         }
         let mut batch = reference.begin(&samples).unwrap();
         for (index, done) in done.iter().enumerate() {
-            let mut block = store.get::<super::blocks::Done>(index).unwrap().0.weights();
+            let mut block = block_weights(&store.get::<super::blocks::Done>(index).unwrap().0);
             for site in Site::OF_BLOCK {
                 // Only what is on the source's own grid: transformed weights are not those of these
                 // inputs.
@@ -234,7 +235,7 @@ fn what_taking_over_costs_the_weights_alone() {
                 else {
                     continue;
                 };
-                of.inputs = Inputs::Exact;
+                of.inputs = None;
             }
             batch.enter(index);
             batch.step(packed::TOKENS, |part| block.advance(part.sequences, part.stream));

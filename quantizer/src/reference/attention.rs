@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use kinglet_model::Attention;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
@@ -9,21 +10,25 @@ use rayon::prelude::*;
 use super::batch::Sequences;
 use super::ops::softmax;
 use super::product::{columns, part, view, view_mut};
-use super::weights::{Heads, NormWeights};
-use crate::checkpoint::{Rope, Sight};
+use super::weights::{ApplyNorm, NormWeights, Vectors, relative_of};
+use crate::checkpoint::{Mask, Rope};
 
 /// Queries that go together; later keys than theirs are left out of the product.
 const QUERIES_AT_ONCE: usize = 64;
 
 /// Norms queries and keys that lie together and turns them by their positions.
-pub(crate) fn turn(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
+pub(crate) fn turn<T: Vectors>(heads: &Attention<T>, lengths: &[usize], projected: &mut [f32]) {
     let stride = heads.values().end;
     turn_columns(heads, heads.query_norm.as_ref(), lengths, heads.queries(), stride, projected);
     turn_columns(heads, heads.key_norm.as_ref(), lengths, heads.keys(), stride, projected);
 }
 
 /// The same for queries alone.
-pub(crate) fn turn_queries(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
+pub(crate) fn turn_queries<T: Vectors>(
+    heads: &Attention<T>,
+    lengths: &[usize],
+    projected: &mut [f32],
+) {
     let columns = heads.queries();
     turn_columns(
         heads,
@@ -36,7 +41,11 @@ pub(crate) fn turn_queries(heads: &Heads, lengths: &[usize], projected: &mut [f3
 }
 
 /// The same for keys, behind which there are values.
-pub(crate) fn turn_keys(heads: &Heads, lengths: &[usize], projected: &mut [f32]) {
+pub(crate) fn turn_keys<T: Vectors>(
+    heads: &Attention<T>,
+    lengths: &[usize],
+    projected: &mut [f32],
+) {
     turn_columns(
         heads,
         heads.key_norm.as_ref(),
@@ -48,8 +57,8 @@ pub(crate) fn turn_keys(heads: &Heads, lengths: &[usize], projected: &mut [f32])
 }
 
 /// Norms and turns the heads in some columns of rows of `stride` numbers.
-fn turn_columns(
-    heads: &Heads,
+fn turn_columns<T: Vectors>(
+    heads: &Attention<T>,
     norm: Option<&NormWeights>,
     lengths: &[usize],
     columns: Range<usize>,
@@ -65,7 +74,7 @@ fn turn_columns(
     let positions = lengths.iter().flat_map(|length| 0..*length);
     let rows: Vec<(&mut [f32], usize)> = rows.into_iter().zip(positions).collect();
     rows.into_par_iter().with_min_len(32).for_each(|(row, position)| {
-        for head in row[columns.clone()].chunks_mut(heads.dim) {
+        for head in row[columns.clone()].chunks_mut(heads.head_dim) {
             if let Some(norm) = norm {
                 head.copy_from_slice(&norm.apply(head));
             }
@@ -86,12 +95,12 @@ impl Turns {
     pub(crate) fn new(rope: &Rope, positions: usize) -> Self {
         let magnitude = f64::from(rope.magnitude);
         let turns = (0..positions).flat_map(|position| {
-            rope.inv_freq.iter().map(move |frequency| {
+            rope.frequencies.iter().map(move |frequency| {
                 let (sin, cos) = (position as f64 * frequency).sin_cos();
                 ((cos * magnitude) as f32, (sin * magnitude) as f32)
             })
         });
-        Self { pairs: rope.inv_freq.len(), table: turns.collect() }
+        Self { pairs: rope.frequencies.len(), table: turns.collect() }
     }
 
     /// Turns a head, or the gradient of a turned one back.
@@ -107,19 +116,19 @@ impl Turns {
 
 /// What each head has gathered, a row for each token. Keys and values are among the columns of
 /// `others`, which are the memory's rows where that is what queries see, and `projected` elsewhere.
-pub(crate) fn attend(
-    heads: &Heads,
+pub(crate) fn attend<T: Vectors>(
+    heads: &Attention<T>,
     sequences: Sequences<'_>,
     projected: &[f32],
     others: &[f32],
 ) -> Vec<f32> {
     let lengths = sequences.lengths;
-    let (seen, stride) = match heads.sight {
-        Sight::Cross => (sequences.memory_lengths, heads.queries().end),
-        Sight::Earlier | Sight::All => (lengths, heads.values().end),
+    let (seen, stride) = match heads.mask {
+        Mask::Cross => (sequences.states_lengths, heads.queries().end),
+        Mask::Causal | Mask::Full => (lengths, heads.values().end),
     };
     let tokens: usize = lengths.iter().sum();
-    let (dim, width) = (heads.dim, heads.queries().end);
+    let (dim, width) = (heads.head_dim, heads.queries().end);
     let mut out = vec![0.0; tokens * width];
     let projected = view(projected, tokens, stride);
     let others = view(others, seen.iter().sum(), heads.values().end);
@@ -137,9 +146,9 @@ pub(crate) fn attend(
                 query: part(projected, rows.clone(), at(0, head)),
                 key: part(others, seen.clone(), at(heads.keys().start, shared)),
                 value: part(others, seen.clone(), at(heads.values().start, shared)),
-                scale: heads.scale,
-                causal: heads.sight == Sight::Earlier,
-                relative: heads.relative_of(head),
+                scale: heads.score_scale,
+                causal: heads.mask == Mask::Causal,
+                relative: relative_of(heads, head),
                 out,
             });
         }
@@ -210,24 +219,27 @@ pub(crate) fn add_relative(table: &[f32], query: usize, scores: &mut [f32]) {
 mod tests {
     use std::sync::Arc;
 
+    use kinglet_model::Inputs;
+
+    use super::super::weights::Heads;
     use super::*;
     use crate::testing::numbers;
 
-    fn heads(sight: Sight, relative: bool) -> Heads {
+    fn heads(mask: Mask, relative: bool) -> Heads {
         // A reach of 2, so that most keys are beyond it.
         let relative = relative.then(|| Arc::new(numbers(4 * 5, 9)));
         let (query_norm, key_norm, rope) = (None, None, None);
         Heads {
             heads: 4,
             kv_heads: 2,
-            dim: 3,
-            scale: 0.7,
+            head_dim: 3,
+            score_scale: 0.7,
             query_norm,
             key_norm,
             rope,
-            sight,
+            mask,
             relative,
-            transforms: false,
+            head_inputs: Inputs::Rounded,
         }
     }
 
@@ -238,15 +250,15 @@ mod tests {
         projected: &[f32],
         others: &[f32],
     ) -> Vec<f64> {
-        let cross = heads.sight == Sight::Cross;
-        let seen = if cross { sequences.memory_lengths } else { sequences.lengths };
+        let cross = heads.mask == Mask::Cross;
+        let seen = if cross { sequences.states_lengths } else { sequences.lengths };
         let (stride, other_stride) = (if cross { 12 } else { 24 }, if cross { 12 } else { 24 });
         let (mut out, mut first, mut first_seen) = (vec![], 0, 0);
         for (&length, &keys) in sequences.lengths.iter().zip(seen) {
             for i in 0..length {
                 for head in 0..4 {
                     let query = &projected[(first + i) * stride + head * 3..][..3];
-                    let last = if heads.sight == Sight::Earlier { i + 1 } else { keys };
+                    let last = if heads.mask == Mask::Causal { i + 1 } else { keys };
                     let at = |j: usize, column: usize| {
                         &others[(first_seen + j) * other_stride + column + head / 2 * 3..][..3]
                     };
@@ -274,20 +286,20 @@ mod tests {
 
     #[test]
     fn every_sight_is_what_it_says() {
-        let (lengths, memory_lengths) = ([70, 3], [5, 90]);
-        for sight in [Sight::Earlier, Sight::All, Sight::Cross] {
+        let (lengths, states_lengths) = ([70, 3], [5, 90]);
+        for mask in [Mask::Causal, Mask::Full, Mask::Cross] {
             for relative in [false, true] {
-                let heads = heads(sight, relative);
-                let cross = sight == Sight::Cross;
+                let heads = heads(mask, relative);
+                let cross = mask == Mask::Cross;
                 let projected = numbers(73 * if cross { 12 } else { 24 }, 1);
                 let others = if cross { numbers(95 * 12, 2) } else { projected.clone() };
                 let sequences =
-                    Sequences { lengths: &lengths, memory: &[], memory_lengths: &memory_lengths };
+                    Sequences { lengths: &lengths, states: &[], states_lengths: &states_lengths };
                 let found = attend(&heads, sequences, &projected, &others);
                 let expected = plain(&heads, sequences, &projected, &others);
                 assert_eq!(found.len(), expected.len());
                 for (found, expected) in found.iter().zip(expected) {
-                    assert!((f64::from(*found) - expected).abs() < 1e-5, "{sight:?} {relative}");
+                    assert!((f64::from(*found) - expected).abs() < 1e-5, "{mask:?} {relative}");
                 }
             }
         }

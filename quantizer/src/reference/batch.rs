@@ -7,10 +7,9 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::weights::{ApplyNorm, read_norm};
 use super::{LinearWeights, NormWeights, ReferenceError, ops};
-use crate::checkpoint::{
-    Architecture, Checkpoint, CheckpointError, Input, Picture, Positions, Stack, TensorRef,
-};
+use crate::checkpoint::{Architecture, Checkpoint, CheckpointError, Input, Picture, Stack, Values};
 
 /// What a model is given.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,7 +60,9 @@ impl Sample {
             (Source::Features(numbers), Input::Features { linear, .. }) => {
                 numbers.len() / linear.cols()
             }
-            (Source::Pixels(_), Input::Pixels { picture, .. }) => picture.patches(),
+            (Source::Pixels(_), Input::Features { picture: Some(picture), .. }) => {
+                picture.patches()
+            }
             _ => 0,
         };
         own + self.target.len()
@@ -93,7 +94,7 @@ struct Entry {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     own: States,
-    memory: Option<Arc<States>>,
+    states: Option<Arc<States>>,
     later: Arc<Vec<Entry>>,
     /// How many of those have begun.
     entered: usize,
@@ -105,15 +106,15 @@ pub struct Sequences<'b> {
     /// Rows of each sequence.
     pub lengths: &'b [usize],
     /// The states of the stack before, as rows.
-    pub memory: &'b [f32],
+    pub states: &'b [f32],
     /// Rows of each sequence there.
-    pub memory_lengths: &'b [usize],
+    pub states_lengths: &'b [usize],
 }
 
 impl<'b> Sequences<'b> {
     /// Sequences that attend to themselves.
     pub fn alone(lengths: &'b [usize]) -> Self {
-        Self { lengths, memory: &[], memory_lengths: &[] }
+        Self { lengths, states: &[], states_lengths: &[] }
     }
 }
 
@@ -134,22 +135,22 @@ impl Batch {
         for (number, stack) in architecture.stacks.iter().enumerate().skip(1) {
             let reader = Reader { checkpoint, stack };
             let rows = match &stack.input {
-                Input::Tokens { embed, .. } => {
+                Input::Tokens { embedding, .. } => {
                     let target = |sample: &Cow<'_, Sample>| sample.target.clone();
                     Some(reader.all(samples, |at, sample| {
-                        reader.tokens(at, embed, &target(sample), &[])
+                        reader.tokens(at, embedding, &target(sample), &[])
                     })?)
                 }
                 Input::Queries(queries) => {
-                    let rows = checkpoint.read(queries)?;
+                    let rows = checkpoint.values(queries)?;
                     Some(reader.all(samples, |_, _| Ok(rows.clone()))?)
                 }
                 Input::States => None,
-                Input::Features { .. } | Input::Pixels { .. } => return Err(ReferenceError::Chain),
+                Input::Features { .. } => return Err(ReferenceError::Chain),
             };
             later.push(Entry {
                 start: architecture.numbers(number).start,
-                norm: NormWeights::maybe(checkpoint, &architecture.stacks[number - 1].norm)?,
+                norm: read_norm(checkpoint, &architecture.stacks[number - 1].norm)?,
                 // Positions are those of the rows, and known for them already.
                 positions: if rows.is_none() { reader.positions()? } else { None },
                 rows,
@@ -157,14 +158,14 @@ impl Batch {
         }
         let reader = Reader { checkpoint, stack: architecture.first() };
         let own = reader.all(samples, |at, sample| reader.source(at, &sample.source))?;
-        Ok(Self { own, memory: None, later: Arc::new(later), entered: 0 })
+        Ok(Self { own, states: None, later: Arc::new(later), entered: 0 })
     }
 
     /// Rows of these sequences, in a model of one stack.
     #[cfg(test)]
     pub(crate) fn of(width: usize, lengths: &[usize], numbers: Vec<f32>) -> Self {
         let own = States { width, lengths: lengths.to_vec(), numbers };
-        Self { own, memory: None, later: Arc::new(vec![]), entered: 0 }
+        Self { own, states: None, later: Arc::new(vec![]), entered: 0 }
     }
 
     /// Hands over to the stack of a block, unless that was done.
@@ -175,7 +176,7 @@ impl Batch {
             }
             match &entry.rows {
                 Some(rows) => {
-                    self.memory = Some(Arc::new(std::mem::replace(&mut self.own, rows.clone())))
+                    self.states = Some(Arc::new(std::mem::replace(&mut self.own, rows.clone())))
                 }
                 None => {
                     if let Some(positions) = &entry.positions {
@@ -243,14 +244,14 @@ impl Batch {
             let size = lengths.iter().sum::<usize>() * self.own.width;
             let stream = &self.own.numbers[start..start + size];
             start += size;
-            let Some(memory) = &self.memory else {
+            let Some(memory) = &self.states else {
                 return Part { sequences: Sequences::alone(lengths), stream };
             };
-            let memory_lengths = &memory.lengths[group];
-            let size = memory_lengths.iter().sum::<usize>() * memory.width;
+            let states_lengths = &memory.lengths[group];
+            let size = states_lengths.iter().sum::<usize>() * memory.width;
             let states = &memory.numbers[memory_start..memory_start + size];
             memory_start += size;
-            Part { sequences: Sequences { lengths, memory: states, memory_lengths }, stream }
+            Part { sequences: Sequences { lengths, states, states_lengths }, stream }
         })
     }
 
@@ -282,7 +283,7 @@ struct Reader<'c> {
     stack: &'c Stack,
 }
 
-impl Reader<'_> {
+impl<'s> Reader<'s> {
     /// The rows of all samples, with their positions.
     fn all(
         &self,
@@ -313,21 +314,18 @@ impl Reader<'_> {
     }
 
     fn positions(&self) -> Result<Option<Vec<f32>>, CheckpointError> {
-        Ok(match &self.stack.positions {
-            None => None,
-            Some(Positions::Learned(table)) => Some(self.checkpoint.read(table)?),
-            Some(Positions::Table(table)) => Some(table.to_vec()),
-        })
+        let positions = self.stack.positions.as_ref();
+        positions.map(|table| self.checkpoint.values(table)).transpose()
     }
 
     fn source(&self, sequence: usize, source: &Source) -> Result<Vec<f32>, ReferenceError> {
         let wrong = |reads| Err(ReferenceError::Source { sequence, reads });
         match (&self.stack.input, source) {
-            (Input::Tokens { embed, .. }, Source::Tokens { tokens, types }) => {
-                self.tokens(sequence, embed, tokens, types)
+            (Input::Tokens { embedding, .. }, Source::Tokens { tokens, types }) => {
+                self.tokens(sequence, embedding, tokens, types)
             }
             (Input::Tokens { .. }, _) => wrong("tokens"),
-            (Input::Features { linear, class }, Source::Features(numbers)) => {
+            (Input::Features { linear, class, picture: None }, Source::Features(numbers)) => {
                 if numbers.len() % linear.cols() != 0 {
                     return Err(ReferenceError::Size {
                         sequence,
@@ -337,8 +335,8 @@ impl Reader<'_> {
                 }
                 self.features(linear, class.as_ref(), numbers)
             }
-            (Input::Features { .. }, _) => wrong("rows of numbers"),
-            (Input::Pixels { linear, class, picture }, Source::Pixels(bytes)) => {
+            (Input::Features { picture: None, .. }, _) => wrong("rows of numbers"),
+            (Input::Features { linear, class, picture: Some(picture) }, Source::Pixels(bytes)) => {
                 if bytes.len() != picture.bytes() {
                     return Err(ReferenceError::Size {
                         sequence,
@@ -346,9 +344,13 @@ impl Reader<'_> {
                         of: picture.bytes(),
                     });
                 }
-                self.features(linear, class.as_ref(), &patches(picture, bytes))
+                self.features(
+                    linear,
+                    class.as_ref(),
+                    &patches(picture, &self.checkpoint.values(&picture.pixel)?, bytes),
+                )
             }
-            (Input::Pixels { .. }, _) => wrong("a picture"),
+            (Input::Features { .. }, _) => wrong("a picture"),
             (Input::Queries(_) | Input::States, _) => Err(ReferenceError::Chain),
         }
     }
@@ -356,7 +358,7 @@ impl Reader<'_> {
     fn tokens(
         &self,
         sequence: usize,
-        embed: &TensorRef,
+        embed: &'s Values,
         tokens: &[u32],
         types: &[u32],
     ) -> Result<Vec<f32>, ReferenceError> {
@@ -370,21 +372,18 @@ impl Reader<'_> {
         for (position, (stream, &token)) in
             stream.chunks_mut(self.stack.width).zip(tokens).enumerate()
         {
-            let find = |id: u32, table: &TensorRef| {
-                let at = usize::try_from(id).ok().filter(|at| *at < table.rows());
-                at.ok_or(ReferenceError::Token {
-                    sequence,
-                    position,
-                    token: id,
-                    vocab: table.rows(),
-                })
+            let find = |id: u32, table: &'s Values| {
+                let (vocab, at) = (table.rows(), usize::try_from(id).unwrap_or(usize::MAX));
+                let table = table.tensor().filter(|_| at < vocab);
+                let wrong = ReferenceError::Token { sequence, position, token: id, vocab };
+                table.map(|table| (table, at..at + 1)).ok_or(wrong)
             };
-            let at = find(token, embed)?;
-            self.checkpoint.read_rows(embed, at..at + 1, stream)?;
+            let (table, at) = find(token, embed)?;
+            self.checkpoint.read_rows(table, at, stream)?;
             stream.iter_mut().for_each(|number| *number *= scale);
             if let Some(table) = of_types {
-                let at = find(types.get(position).copied().unwrap_or(0), table)?;
-                self.checkpoint.read_rows(table, at..at + 1, &mut row)?;
+                let (table, at) = find(types.get(position).copied().unwrap_or(0), table)?;
+                self.checkpoint.read_rows(table, at, &mut row)?;
                 ops::add(stream, &row);
             }
         }
@@ -394,18 +393,19 @@ impl Reader<'_> {
     fn features(
         &self,
         linear: &crate::checkpoint::Linear,
-        class: Option<&TensorRef>,
+        class: Option<&Values>,
         numbers: &[f32],
     ) -> Result<Vec<f32>, ReferenceError> {
-        let mut rows = class.map_or(Ok(vec![]), |class| self.checkpoint.read(class))?;
-        rows.append(&mut LinearWeights::read(self.checkpoint, &[linear])?.apply(numbers));
+        let mut rows = class.map_or(Ok(vec![]), |class| self.checkpoint.values(class))?;
+        rows.append(&mut LinearWeights::read(self.checkpoint, linear)?.apply(numbers));
         Ok(rows)
     }
 }
 
 /// The numbers of each patch, row by row; in a patch in the order (y, x, channel).
-fn patches(picture: &Picture, bytes: &[u8]) -> Vec<f32> {
-    let Picture { height, width, patch, channels, scale, offset } = picture;
+fn patches<V>(picture: &Picture<V>, pixel: &[f32], bytes: &[u8]) -> Vec<f32> {
+    let Picture { height, width, patch, channels, .. } = picture;
+    let (scale, offset) = pixel.split_at(*channels);
     let mut numbers = Vec::with_capacity(bytes.len());
     for (top, left) in (0..*height)
         .step_by(*patch)
@@ -430,16 +430,10 @@ mod tests {
 
     #[test]
     fn pictures_are_cut_into_patches() {
-        let picture = Picture {
-            height: 2,
-            width: 4,
-            patch: 2,
-            channels: 2,
-            scale: vec![1.0, 2.0],
-            offset: vec![0.0, 0.5],
-        };
+        let picture =
+            Picture { height: 2, width: 4, patch: 2, channels: 2, pixel: [1.0, 2.0, 0.0, 0.5] };
         let bytes: Vec<u8> = (0..16).collect();
-        let found = patches(&picture, &bytes);
+        let found = patches(&picture, &picture.pixel, &bytes);
         assert_eq!(found[..8], [0.0, 2.5, 2.0, 6.5, 8.0, 18.5, 10.0, 22.5]);
         assert_eq!(found[8..], [4.0, 10.5, 6.0, 14.5, 12.0, 26.5, 14.0, 30.5]);
     }

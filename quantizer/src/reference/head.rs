@@ -9,6 +9,7 @@ use ndarray::Axis;
 
 use super::batch::Batch;
 use super::product::{rows_by_rows_into, view_mut};
+use super::weights::{ApplyNorm, read_norm};
 use super::{LinearWeights, NormWeights, Observation, Observer, ReferenceError, Site, ops};
 use crate::checkpoint::{Checkpoint, Pooling, TensorRef};
 
@@ -28,14 +29,12 @@ pub(super) fn run(
     let batch = batch.finished();
     let architecture = checkpoint.architecture();
     let output = &architecture.output;
-    let norm = NormWeights::maybe(checkpoint, &architecture.last().norm)?;
+    let norm = read_norm(checkpoint, &architecture.last().norm)?;
     let dense = match &output.dense {
-        Some((linear, activation)) => {
-            Some((LinearWeights::read(checkpoint, &[linear])?, *activation))
-        }
+        Some((linear, activation)) => Some((LinearWeights::read(checkpoint, linear)?, *activation)),
         None => None,
     };
-    let bias = output.head.as_ref().and_then(|head| head.bias.as_ref());
+    let bias = output.head.as_ref().and_then(|head| head.parts().first()?.bias.as_ref());
     let bias = bias.map(|bias| checkpoint.read(bias)).transpose()?;
     let width = batch.width();
     let rows = match output.pooling {
@@ -65,7 +64,8 @@ pub(super) fn run(
                 cols,
             });
             results.resize(rows.len() / cols * outputs, 0.0);
-            product(checkpoint, &head.weight, resident, &rows, &mut results)?;
+            let weight = head.alone().ok_or(ReferenceError::Chain)?;
+            product(checkpoint, weight, resident, &rows, &mut results)?;
         } else {
             results = rows;
         }

@@ -36,8 +36,11 @@ use crate::checkpoint::{Architecture, Checkpoint, CheckpointError};
 
 pub(crate) use batch::Part;
 pub use batch::{Batch, Sample, Sequences, Source};
-pub use weights::{BlockWeights, Heads, Inputs, LinearWeights, Middle, NormWeights};
-pub(crate) use weights::{base, joined};
+pub use kinglet_model::{Inputs, Operation, Site};
+pub use weights::{
+    ApplyNorm, BlockWeights, Forward, Heads, LinearWeights, NormWeights, Numbers, Vectors,
+};
+pub(crate) use weights::{base, joined, mix, prepare, read_norm, relative_of};
 
 /// Weights up to this many bytes as f32 are kept in memory by [`Reference::new`].
 pub const RESIDENT_BYTES: usize = 1 << 29;
@@ -104,24 +107,6 @@ pub enum ReferenceError {
          please report it"
     )]
     Chain,
-}
-
-/// Which products see some activations as their input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Site {
-    /// The first product of a block.
-    Input,
-    /// The product of the memory, in blocks that attend to it.
-    Memory,
-    /// The last.
-    Output,
-    /// The head, with the number of blocks as its block.
-    Head,
-}
-
-impl Site {
-    /// Those of a block, in order: `site as usize` is the place of each.
-    pub const OF_BLOCK: [Self; 3] = [Self::Input, Self::Memory, Self::Output];
 }
 
 /// The input of one or several products, for some tokens.
@@ -330,8 +315,8 @@ impl<'c> Reference<'c> {
             if let Some(input) = &weights.input {
                 observe(Site::Input, &normed, input.cols);
             }
-            if let Some(memory) = &weights.memory {
-                observe(Site::Memory, part.sequences.memory, memory.cols);
+            if let Some(states) = &weights.states {
+                observe(Site::States, part.sequences.states, states.cols);
             }
             let mixed = weights.mixed(part.sequences, normed);
             observe(Site::Output, &mixed, weights.output.cols);
@@ -349,7 +334,7 @@ impl<'c> Reference<'c> {
     ///
     /// If there is no such block.
     pub fn block_weights(&self, block: usize) -> Result<BlockWeights, ReferenceError> {
-        Ok(BlockWeights::read(
+        Ok(weights::read(
             self.checkpoint,
             self.architecture().block(block).expect("a block of this number"),
         )?)
@@ -361,7 +346,7 @@ impl<'c> Reference<'c> {
     ///
     /// What is wrong with it.
     pub fn final_norm(&self) -> Result<Option<NormWeights>, ReferenceError> {
-        Ok(NormWeights::maybe(self.checkpoint, &self.architecture().last().norm)?)
+        Ok(read_norm(self.checkpoint, &self.architecture().last().norm)?)
     }
 
     /// Reads the head, if there is one.
@@ -371,7 +356,7 @@ impl<'c> Reference<'c> {
     /// What is wrong with it.
     pub fn head_weights(&self) -> Result<Option<LinearWeights>, ReferenceError> {
         let head = self.architecture().output.head.as_ref();
-        Ok(head.map(|head| LinearWeights::read(self.checkpoint, &[head])).transpose()?)
+        Ok(head.map(|head| LinearWeights::read(self.checkpoint, head)).transpose()?)
     }
 
     /// Ends: hands over the results, as [`Self::run_samples`] does.

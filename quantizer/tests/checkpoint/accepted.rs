@@ -1,22 +1,27 @@
 //! What opens, and as what.
 
+use kinglet_model::{Attention, Operation, Site};
 use kinglet_quantizer::checkpoint::{
-    Activation, Attention, Checkpoint, CheckpointError, FeedForward, Middle,
+    Activation, Checkpoint, CheckpointError, Named, Product, embedding,
 };
 use serde_json::json;
 
 use super::support::{LAYER, Model, Tensor, write_json};
 
-fn attention(checkpoint: &Checkpoint) -> &Attention {
-    match &checkpoint.architecture().block(0).unwrap().middle {
-        Middle::Attention(attention) => attention,
-        _ => panic!("attention comes first"),
-    }
+fn attention(checkpoint: &Checkpoint) -> &Attention<Named> {
+    let block = checkpoint.architecture().block(0).unwrap();
+    block.attention().expect("attention comes first")
 }
 
-fn feed_forward(checkpoint: &Checkpoint) -> &FeedForward {
-    match &checkpoint.architecture().block(1).unwrap().middle {
-        Middle::FeedForward(feed_forward) => feed_forward,
+/// Matrix `part` of a product of block `block`.
+fn product(checkpoint: &Checkpoint, block: usize, site: Site, part: usize) -> &Product {
+    let block = checkpoint.architecture().block(block).unwrap();
+    &block.product(site).unwrap().parts()[part]
+}
+
+fn activation(checkpoint: &Checkpoint) -> Activation {
+    match checkpoint.architecture().block(1).unwrap().operation {
+        Operation::FeedForward { activation, .. } => activation,
         _ => panic!("the feed-forward comes second"),
     }
 }
@@ -32,15 +37,16 @@ fn a_small_model_is_described_as_blocks() {
     assert!(!architecture.tied());
     assert_eq!(architecture.count(), 2);
     let attention = attention(&checkpoint);
+    let [query, key] = [0, 1].map(|part| product(&checkpoint, 0, Site::Input, part));
     assert_eq!((attention.heads, attention.kv_heads, attention.head_dim), (2, 1, 4));
-    assert_eq!((attention.key.rows(), attention.key.cols()), (4, 8));
-    assert_eq!(attention.key.weight.name(), "model.layers.0.self_attn.k_proj.weight");
-    assert_eq!(attention.scale, 0.5);
-    assert_eq!((attention.query_norm.is_none(), attention.query.bias.is_none()), (true, true));
+    assert_eq!((key.rows(), key.cols()), (4, 8));
+    assert_eq!(key.weight.name(), "model.layers.0.self_attn.k_proj.weight");
+    assert_eq!(attention.score_scale, 0.5);
+    assert_eq!((attention.query_norm.is_none(), query.bias.is_none()), (true, true));
     let rope = attention.rope.as_ref().unwrap();
-    assert_eq!((rope.inv_freq.as_slice(), rope.magnitude), ([1.0, 0.01].as_slice(), 1.0));
+    assert_eq!((rope.frequencies.as_slice(), rope.magnitude), ([1.0, 0.01].as_slice(), 1.0));
     assert_eq!(architecture.block(0).unwrap().norm.as_ref().unwrap().eps, 1e-6);
-    assert_eq!(feed_forward(&checkpoint).activation, Activation::Silu);
+    assert_eq!(activation(&checkpoint), Activation::Silu);
 }
 
 #[test]
@@ -54,7 +60,7 @@ fn rows_of_every_type_are_read_from_several_threads() {
         }
         let checkpoint = Model::new().with_tensor(NAME, tensor).open().unwrap();
         shared(&checkpoint);
-        let gate = &feed_forward(&checkpoint).gate.as_ref().unwrap().weight;
+        let gate = &product(&checkpoint, 1, Site::Input, 0).weight;
         let all: Vec<f32> = (0..48).map(|i| i as f32 / 64.0).collect();
         assert_eq!(checkpoint.read(gate).unwrap(), all, "{dtype}");
         std::thread::scope(|scope| {
@@ -79,10 +85,8 @@ fn large_tensors_are_read_in_pieces() {
     let tensor = Tensor::f32(&[rows, 8]);
     let expected: Vec<f32> = (0..rows * 8).map(|i| i as f32 / 64.0).collect();
     let checkpoint = model.with_tensor("model.embed_tokens.weight", tensor).open().unwrap();
-    assert!(
-        checkpoint.read(checkpoint.architecture().last().input.embedding().unwrap()).unwrap()
-            == expected
-    );
+    let table = embedding(checkpoint.architecture().last()).unwrap();
+    assert!(checkpoint.read(table).unwrap() == expected);
 }
 
 #[test]
@@ -93,7 +97,7 @@ fn shards_are_found_by_the_index() {
     assert_eq!(checkpoint.architecture(), Model::new().open().unwrap().architecture());
     let norm = &checkpoint.architecture().last().norm.as_ref().unwrap().weight;
     let expected: Vec<f32> = (0..8).map(|i| i as f32 / 64.0).collect();
-    assert_eq!(checkpoint.read(norm).unwrap(), expected);
+    assert_eq!(checkpoint.values(norm).unwrap(), expected);
 }
 
 #[test]
@@ -105,7 +109,7 @@ fn harmless_leftovers_are_tolerated() {
     assert!(tied.open().unwrap().architecture().tied());
     let tied = tied.without_tensor("lm_head.weight");
     assert_eq!(
-        tied.open().unwrap().architecture().output.head.as_ref().unwrap().weight.name(),
+        tied.open().unwrap().architecture().output.head.as_ref().unwrap().alone().unwrap().name(),
         "model.embed_tokens.weight"
     );
 }
@@ -133,8 +137,8 @@ fn families_have_their_own_tensors() {
         qwen2 = qwen2.with_tensor(&format!("{LAYER}self_attn.{name}.bias"), Tensor::f32(&[rows]));
     }
     let qwen2 = qwen2.open().unwrap();
-    assert_eq!(attention(&qwen2).value.bias.as_ref().unwrap().cols(), 4);
-    assert!(attention(&qwen2).output.bias.is_none());
+    assert_eq!(product(&qwen2, 0, Site::Input, 2).bias.as_ref().unwrap().cols(), 4);
+    assert!(product(&qwen2, 0, Site::Output, 0).bias.is_none());
 }
 
 #[test]
@@ -171,7 +175,7 @@ fn ends_of_text_come_from_the_generation_settings_first() {
 
 #[test]
 fn activations_have_several_names() {
-    for (name, activation) in [
+    for (name, wanted) in [
         ("swish", Activation::Silu),
         ("gelu", Activation::Gelu),
         ("gelu_new", Activation::GeluTanh),
@@ -179,7 +183,7 @@ fn activations_have_several_names() {
         ("relu", Activation::Relu),
     ] {
         let checkpoint = Model::new().with("hidden_act", json!(name)).open().unwrap();
-        assert_eq!(feed_forward(&checkpoint).activation, activation);
+        assert_eq!(activation(&checkpoint), wanted);
     }
 }
 
@@ -199,7 +203,7 @@ fn references_of_another_checkpoint_are_refused() {
         .without_tensor("lm_head.weight")
         .open()
         .unwrap();
-    let head = &checkpoint.architecture().output.head.as_ref().unwrap().weight;
+    let head = checkpoint.architecture().output.head.as_ref().unwrap().alone().unwrap();
     assert!(matches!(tied.read(head), Err(CheckpointError::UnknownTensor { .. })));
     let mut out = [0.0; 8];
     for (rows, length) in [(10..11, 8), (0..1, 7), (0..2, 8)] {

@@ -177,7 +177,8 @@ fn numbers_that_are_not_finite_are_found() {
         one("BF16", &half::bf16::NAN.to_le_bytes()),
     ] {
         // The second block is a feed-forward.
-        let gate = &checkpoint.architecture().block(1).unwrap().products()[0].weight;
+        let gate =
+            &checkpoint.architecture().block(1).unwrap().input.as_ref().unwrap().parts()[0].weight;
         let mut out = [0.0; 16];
         checkpoint.read_rows(gate, 0..2, &mut out).unwrap();
         let error = checkpoint.read_rows(gate, 3..5, &mut out).unwrap_err();

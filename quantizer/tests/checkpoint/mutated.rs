@@ -4,7 +4,8 @@
 //! settings only after a file has shown to hold as much. A violation shows here
 //! as an abort or as minutes, for the sizes tried would not fit any machine.
 
-use kinglet_quantizer::checkpoint::{Checkpoint, Middle};
+use kinglet_model::Operation;
+use kinglet_quantizer::checkpoint::Checkpoint;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -25,9 +26,9 @@ fn exercise(config: &[u8], weights: &[u8]) {
 fn read_all(checkpoint: &Checkpoint) {
     let architecture = checkpoint.architecture();
     let mut tensors = architecture.tables();
-    tensors.extend(architecture.last().norm.iter().map(|norm| &norm.weight));
+    tensors.extend(architecture.last().norm.iter().filter_map(|norm| norm.weight.tensor()));
     for block in architecture.blocks() {
-        tensors.extend(block.products().iter().map(|linear| &linear.weight));
+        tensors.extend(block.products().flat_map(|(_, linear)| linear.tensors()));
     }
     for tensor in tensors {
         // Damaged numbers are an error, and all right.
@@ -139,11 +140,11 @@ proptest! {
         }
         if let Ok(checkpoint) = Model::new().with("rope_parameters", settings).open() {
             for block in checkpoint.architecture().blocks() {
-                if let Middle::Attention(attention) = &block.middle {
+                if let Operation::Attention(attention) = &block.operation {
                     let rope = attention.rope.as_ref().unwrap();
-                    prop_assert!(rope.inv_freq.iter().all(|f| f.is_finite() && *f >= 0.0));
+                    prop_assert!(rope.frequencies.iter().all(|f| f.is_finite() && *f >= 0.0));
                     prop_assert!(rope.magnitude.is_finite());
-                    prop_assert_eq!(rope.inv_freq.len(), 2);
+                    prop_assert_eq!(rope.frequencies.len(), 2);
                 }
             }
         }

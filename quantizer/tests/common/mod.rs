@@ -2,12 +2,13 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
-use kinglet::format::layout::{
-    BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, inputs, join, norm,
-    pooling, sight,
-};
 use kinglet::{Format, Isa, Model, Options, Parallel, Plan, Session, Threads};
 use kinglet_kernels::layout::{GROUP, PANEL};
+use kinglet_model::Inputs;
+use kinglet_model::layout::{
+    BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, join, mask, norm,
+    pooling,
+};
 use kinglet_model::write::{Kind, Outline, WriteError, Writer};
 use kinglet_quantizer::Memory;
 
@@ -139,7 +140,7 @@ impl Build {
         if format.has_offsets()
             || format == Format::Int8Grouped && self.tensors.len().is_multiple_of(3)
         {
-            self.outline.inputs(index, inputs::PLANES);
+            self.outline.inputs(index, Inputs::Planes);
         }
         index
     }
@@ -248,7 +249,7 @@ pub fn model(shape: &Shape, seed: u64, tokenizer: Vec<u8>) -> Vec<u8> {
     let mut build = Build { outline: Outline::new(ModelRecord::EMPTY), tensors: vec![] };
     let embedding = build.tensor(Kind::Matrix(Format::Int8), shape.vocab, shape.width);
     if shape.tied && shape.format.has_offsets() {
-        build.outline.inputs(embedding, inputs::PLANES);
+        build.outline.inputs(embedding, Inputs::Planes);
     }
     for layer in 0..shape.layers {
         build.block(shape, layer, true);
@@ -375,7 +376,7 @@ impl Build {
         memory: usize,
         relative: bool,
     ) {
-        let (heads, kv_heads, dim) = (3, if variant == sight::EARLIER { 1 } else { 3 }, 12);
+        let (heads, kv_heads, dim) = (3, if variant == mask::CAUSAL { 1 } else { 3 }, 12);
         let mut record = BlockRecord {
             kind: block::ATTENTION,
             variant,
@@ -388,15 +389,15 @@ impl Build {
         self.norms(&mut record, kind, post, width);
         let (queries, pairs) =
             (usize::from(heads) * dim as usize, 2 * usize::from(kv_heads) * dim as usize);
-        let rows = if variant == sight::CROSS { queries } else { queries + pairs };
+        let rows = if variant == mask::CROSS { queries } else { queries + pairs };
         record.input = self.matrix(format, rows, width);
         record.input_bias = self.vector(rows);
-        if variant == sight::CROSS {
-            record.memory = self.table(format, pairs, memory);
+        if variant == mask::CROSS {
+            record.states = self.table(format, pairs, memory);
             if format.has_offsets() {
-                self.outline.inputs(record.memory, inputs::PLANES);
+                self.outline.inputs(record.states, Inputs::Planes);
             }
-            record.memory_bias = self.vector(pairs);
+            record.states_bias = self.vector(pairs);
         }
         record.output = self.matrix(format, width, queries);
         record.output_bias = self.vector(width);
@@ -454,7 +455,7 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
         Chain::Encoder(pooling) => {
             let mut stack = StackRecord { types: b.matrix(Format::Int8, 2, 44), ..tokens(b, 44) };
             for i in 0..2 {
-                b.attends(format, 44, (layer, true), sight::ALL, 0, i == 0);
+                b.attends(format, 44, (layer, true), mask::FULL, 0, i == 0);
                 b.feeds(format, 44, layer, true, activation::GELU | activation::PLAIN);
             }
             (stack.norm_kind, stack.norm, stack.norm_bias, stack.norm_eps) =
@@ -476,14 +477,14 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
         }
         Chain::Translator => {
             let stack = StackRecord { embedding_scale: 3.5, ..tokens(b, 40) };
-            b.attends(format, 40, (norm::RMS, false), sight::ALL, 0, true);
+            b.attends(format, 40, (norm::RMS, false), mask::FULL, 0, true);
             b.feeds(format, 40, norm::RMS, false, activation::RELU | activation::PLAIN);
             let stack = StackRecord { norm: b.vector(40), norm_eps: 1e-6, ..stack };
             b.stack(0, stack);
             let stack = tokens(b, 56);
             for variant in [activation::GELU_TANH, activation::IDENTITY | activation::PLAIN] {
-                b.attends(format, 56, (norm::RMS, false), sight::EARLIER, 0, true);
-                b.attends(format, 56, (layer, false), sight::CROSS, 40, false);
+                b.attends(format, 56, (norm::RMS, false), mask::CAUSAL, 0, true);
+                b.attends(format, 56, (layer, false), mask::CROSS, 40, false);
                 b.feeds(format, 56, layer, true, variant);
             }
             let stack = StackRecord { norm: b.vector(56), norm_eps: 1e-6, ..stack };
@@ -510,7 +511,7 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
                 pixel: b.vector(2 * channels),
                 ..StackRecord::EMPTY
             };
-            b.attends(format, 36, (layer, false), sight::ALL, 0, false);
+            b.attends(format, 36, (layer, false), mask::FULL, 0, false);
             b.feeds(format, 36, layer, false, activation::GELU | activation::PLAIN);
             b.stack(0, StackRecord { norm_kind: layer, norm: 0, norm_bias: NONE, ..stack });
             let last = b.outline.stacks.len() - 1;
@@ -534,13 +535,13 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
                 embedding: b.matrix(Format::Int8, 5, 32),
                 ..StackRecord::EMPTY
             };
-            b.attends(format, 32, (layer, false), sight::CROSS, 28, false);
-            b.attends(format, 32, (layer, false), sight::ALL, 0, false);
+            b.attends(format, 32, (layer, false), mask::CROSS, 28, false);
+            b.attends(format, 32, (layer, false), mask::FULL, 0, false);
             b.feeds(format, 32, layer, false, activation::SILU);
             b.stack(4, stack);
             let stack = tokens(b, 44);
-            b.attends(format, 44, (layer, false), sight::EARLIER, 0, false);
-            b.attends(format, 44, (layer, false), sight::CROSS, 32, true);
+            b.attends(format, 44, (layer, false), mask::CAUSAL, 0, false);
+            b.attends(format, 44, (layer, false), mask::CROSS, 32, true);
             b.feeds(format, 44, layer, false, activation::GELU_TANH | activation::PLAIN);
             let stack = StackRecord {
                 norm_kind: layer,
@@ -560,7 +561,7 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
                 positions: b.matrix(Format::Int8, context, 40),
                 ..StackRecord::EMPTY
             };
-            b.attends(format, 40, (layer, true), sight::ALL, 0, false);
+            b.attends(format, 40, (layer, true), mask::FULL, 0, false);
             b.feeds(format, 40, layer, true, activation::RELU);
             b.stack(0, stack);
         }

@@ -2,7 +2,7 @@
 //! sources with a mask; here nothing is padded.
 
 use kinglet::tokenizer::Tokenizer;
-use kinglet_quantizer::checkpoint::{Checkpoint, Input, Join, Pooling};
+use kinglet_quantizer::checkpoint::{Block, Checkpoint, Input, Norm, Pooling, Residual};
 use kinglet_quantizer::reference::{Sample, Source};
 use serde_json::Value;
 
@@ -68,27 +68,22 @@ fn open(name: &str) -> Checkpoint {
 fn norms_behind_branches_belong_to_the_next_block() {
     let bert = open("bert_mean");
     let stack = bert.architecture().first();
-    let norms: Vec<&str> =
-        stack.blocks.iter().map(|block| block.norm.as_ref().unwrap().weight.name()).collect();
+    fn name(norm: &Option<Norm>) -> &str {
+        norm.as_ref().unwrap().weight.tensor().unwrap().name()
+    }
+    let norms: Vec<&str> = stack.blocks.iter().map(|block| name(&block.norm)).collect();
     assert_eq!(norms[0], "embeddings.LayerNorm.weight");
     assert_eq!(norms[1], "encoder.layer.0.attention.output.LayerNorm.weight");
     assert_eq!(norms[2], "encoder.layer.0.output.LayerNorm.weight");
-    assert_eq!(
-        stack.norm.as_ref().unwrap().weight.name(),
-        "encoder.layer.1.output.LayerNorm.weight"
-    );
-    assert!(stack.blocks.iter().all(|block| block.join == Join::Post));
+    assert_eq!(name(&stack.norm), "encoder.layer.1.output.LayerNorm.weight");
+    let post = |block: &Block| block.norm.is_some() && block.stream_norm() == block.norm.as_ref();
+    assert!(stack.blocks.iter().all(post));
     // Without a norm of the input the first block has none, and there is nothing to replace.
     for name in ["marian", "opennmt_post", "kwt"] {
         for stack in &open(name).architecture().stacks {
             let first = &stack.blocks[0];
-            assert!(first.norm.is_none() && first.join == Join::Pre, "{name}");
-            assert!(
-                stack.blocks[1..]
-                    .iter()
-                    .all(|block| block.norm.is_some() && block.join == Join::Post),
-                "{name}"
-            );
+            assert!(first.norm.is_none() && first.residual == Residual::Pre, "{name}");
+            assert!(stack.blocks[1..].iter().all(post), "{name}");
         }
     }
 }
@@ -170,14 +165,16 @@ fn a_shorter_context_cuts_the_positions() {
 #[test]
 fn pictures_are_described() {
     let checkpoint = open("vit");
-    let Input::Pixels { picture, .. } = &checkpoint.architecture().first().input else {
+    let Input::Features { picture: Some(picture), .. } = &checkpoint.architecture().first().input
+    else {
         panic!("no picture")
     };
     assert_eq!((picture.height, picture.width, picture.patch, picture.channels), (12, 8, 4, 3));
     assert!(checkpoint.preparation().unwrap().ends_with("preprocessor_config.json"));
     assert_eq!(open("kwt").preparation(), None);
-    assert!(difference(&picture.scale, &[2.0 / 255.0, 4.0 / 255.0, 5.0 / 255.0]) < 1e-9);
-    assert!(difference(&picture.offset, &[-1.0, -1.6, -1.5]) < 1e-6);
+    let pixel = checkpoint.values(&picture.pixel).unwrap();
+    assert!(difference(&pixel[..3], &[2.0 / 255.0, 4.0 / 255.0, 5.0 / 255.0]) < 1e-9);
+    assert!(difference(&pixel[3..], &[-1.0, -1.6, -1.5]) < 1e-6);
 }
 
 #[test]

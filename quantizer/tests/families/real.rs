@@ -71,8 +71,8 @@ fn names_are_transliterated() {
     }
     let norm = checkpoint.architecture().first().norm.as_ref().unwrap();
     let (weight, bias) = (
-        checkpoint.read(&norm.weight).unwrap(),
-        checkpoint.read(norm.bias.as_ref().unwrap()).unwrap(),
+        checkpoint.values(&norm.weight).unwrap(),
+        checkpoint.values(norm.bias.as_ref().unwrap()).unwrap(),
     );
     let states = batch.stream().chunks(32).flat_map(|row| {
         let mean = row.iter().sum::<f32>() / 32.0;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kinglet_quantizer::checkpoint::{Architecture, Checkpoint, CheckpointError, Middle, TensorRef};
+use kinglet_quantizer::checkpoint::{Architecture, Checkpoint, CheckpointError, Norm, TensorRef};
 
 /// The repository's `fixtures`.
 pub(crate) fn fixtures() -> PathBuf {
@@ -15,17 +15,18 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 }
 
 /// Every tensor of a model.
-pub(crate) fn tensors(architecture: &Architecture) -> Vec<&TensorRef> {
+pub(crate) fn tensors<'a>(architecture: &'a Architecture) -> Vec<&'a TensorRef> {
     let mut all = architecture.tables();
-    all.extend(architecture.last().norm.iter().map(|norm| &norm.weight));
+    let weight = |norm: &'a Norm| norm.weight.tensor();
+    all.extend(architecture.last().norm.iter().filter_map(weight));
     for block in architecture.blocks() {
-        if let Middle::Attention(a) = &block.middle {
-            all.extend(a.query_norm.iter().chain(&a.key_norm).map(|norm| &norm.weight));
+        if let Some(a) = block.attention() {
+            all.extend(a.query_norm.iter().chain(&a.key_norm).filter_map(weight));
         }
-        all.extend(block.norm.iter().map(|norm| &norm.weight));
-        for linear in block.products() {
-            all.push(&linear.weight);
-            all.extend(&linear.bias);
+        all.extend(block.norm.iter().filter_map(weight));
+        for part in block.products().flat_map(|(_, linear)| linear.parts()) {
+            all.push(&part.weight);
+            all.extend(&part.bias);
         }
     }
     all

@@ -1,11 +1,11 @@
 //! Sources that are quantized already: codes are taken over, not rounded again.
 
 use half::f16;
-use kinglet::format::{Block, Inputs, Linear};
 use kinglet::{Format, Matrix, Model, Options as Capacity, Plan, Session};
 use kinglet_kernels::layout::{GROUP, PANEL, int4_index, int8_index};
+use kinglet_model::{InPlace, Inputs, Linear};
 use kinglet_quantizer::Memory;
-use kinglet_quantizer::checkpoint::{Checkpoint, Middle, TensorRef};
+use kinglet_quantizer::checkpoint::{Block, Checkpoint, TensorRef};
 use kinglet_quantizer::quantize::{Options, Summary, TAKEN, quantize};
 use kinglet_quantizer::reference::{Reference, Sample};
 
@@ -167,18 +167,12 @@ fn lost(checkpoint: &Checkpoint, of: &Linear<'_>, parts: &[&TensorRef]) -> f64 {
 }
 
 /// Both products of a block of the file, with the tensors that they are made of.
-fn products<'a, 'c>(block: &'a Block<'_>, of: &'c Middle) -> [(Linear<'a>, Vec<&'c TensorRef>); 2] {
-    let tensors = match of {
-        Middle::Attention(a) => {
-            [vec![&a.query.weight, &a.key.weight, &a.value.weight], vec![&a.output.weight]]
-        }
-        Middle::FeedForward(f) => {
-            [vec![&f.gate.as_ref().unwrap().weight, &f.up.weight], vec![&f.down.weight]]
-        }
-        Middle::Projection(_) => unreachable!("a Llama has none"),
-    };
-    let [first, last] = tensors;
-    [(*block.input().unwrap(), first), (block.output, last)]
+fn products<'a, 'c>(
+    block: &kinglet_model::Block<InPlace<'a>>,
+    of: &'c Block,
+) -> Vec<(Linear<'a>, Vec<&'c TensorRef>)> {
+    let pairs = block.products().zip(of.products());
+    pairs.map(|((_, product), (_, of))| (*product, of.tensors().collect())).collect()
 }
 
 #[test]
@@ -195,7 +189,7 @@ fn codes_are_those_of_the_source() {
         let model = Model::open(memory.bytes()).unwrap();
         for (index, of) in (0..4).zip(checkpoint.architecture().blocks()) {
             let block = model.block(index).unwrap();
-            for (product, parts) in products(&block, &of.middle) {
+            for (product, parts) in products(&block, of) {
                 assert_eq!((product.matrix.format(), product.inputs), (format, Inputs::Planes));
                 let lost = lost(&checkpoint, &product, &parts);
                 assert!(lost < 4e-5, "{kind}: {lost}");
@@ -203,7 +197,7 @@ fn codes_are_those_of_the_source() {
             // Rows of these are in the file's own order.
             let part = if index % 2 == 0 { "attn_output" } else { "ffn_down" };
             let tensor = file.tensor(&format!("blk.{}.{part}.weight", index / 2));
-            let bytes = model.tensor(block.record.output).unwrap().bytes;
+            let bytes = model.tensor(model.record_of_block(index).unwrap().output).unwrap().bytes;
             for row in 0..block.output.matrix.rows() {
                 let source = stored(tensor, row, block.output.matrix.cols());
                 assert_eq!(
@@ -243,7 +237,7 @@ fn divergence(checkpoint: &Checkpoint, memory: &mut Memory) -> f64 {
     let mut wanted = vec![];
     reference.run(&[&tokens[..]], |_, _, row| wanted.push(row.to_vec())).unwrap();
     let model = Model::open(memory.bytes()).unwrap();
-    let options = Capacity { context: 48, prefill: 16, logits: 16, ..Capacity::ONE };
+    let options = Capacity { context: 48, prefill: 16, logits: 16, ..Capacity::DECODE };
     let mut arena = Memory::new(Plan::new(&model, options).unwrap().bytes());
     let mut session = Session::new(&model, options, arena.bytes()).unwrap();
     let mut sum = 0.0;
@@ -282,11 +276,9 @@ fn little_is_lost_and_less_than_by_rounding_again() {
         let model = Model::open(again.bytes()).unwrap();
         for index in 0..4 {
             let block = model.block(index).unwrap();
-            let mut all = vec![block.output];
-            all.extend(block.input().copied());
-            assert!(
-                all.iter().all(|of| of.matrix.format() == weights && of.inputs != Inputs::Planes)
-            );
+            let again =
+                |of: &Linear<'_>| of.matrix.format() == weights && of.inputs != Inputs::Planes;
+            assert!(block.products().all(|(_, of)| again(of)));
         }
     }
 }

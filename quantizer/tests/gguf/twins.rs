@@ -1,7 +1,8 @@
 //! The same model as a directory and as a file.
 
 use kinglet::{Map, Model};
-use kinglet_quantizer::checkpoint::{Architecture, Attention, Checkpoint, Middle};
+use kinglet_model::Attention;
+use kinglet_quantizer::checkpoint::{Architecture, Checkpoint, Named};
 use kinglet_quantizer::quantize::{Options, quantize};
 use kinglet_quantizer::reference::Reference;
 
@@ -47,18 +48,16 @@ fn what_is_made_of_both_computes_the_same() {
 }
 
 /// The first block.
-fn attention(checkpoint: &Checkpoint) -> &Attention {
-    match &checkpoint.architecture().block(0).unwrap().middle {
-        Middle::Attention(attention) => attention,
-        _ => panic!("attention comes first"),
-    }
+fn attention(checkpoint: &Checkpoint) -> &Attention<Named> {
+    let block = checkpoint.architecture().block(0).unwrap();
+    block.attention().expect("attention comes first")
 }
 
 /// Radians a position and the magnitude.
 fn rope(file: &File) -> (Vec<f64>, f32) {
     let checkpoint = file.open().unwrap();
     let rope = attention(&checkpoint).rope.as_ref().unwrap();
-    (rope.inv_freq.clone(), rope.magnitude)
+    (rope.frequencies.clone(), rope.magnitude)
 }
 
 #[test]

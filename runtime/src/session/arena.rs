@@ -5,8 +5,8 @@ use core::ops::Range;
 
 use bytemuck::Pod;
 
-use crate::format::layout::ALIGN;
 use crate::plan::Plan;
+use kinglet_model::layout::ALIGN;
 
 /// Why memory cannot be an arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,19 +1,17 @@
 //! The kernels' operations that a build without the feature `families` does not have. There no
 //! model needs them: it is refused when it is opened.
 
-use kinglet_kernels::{Activation, Activations, ActivationsMut, Isa, Sight as View};
-
-use crate::format::Inputs;
+use kinglet_kernels::{Activation, Activations, ActivationsMut, Isa, Mask as Visible};
+use kinglet_model::{Inputs, Norm};
 
 #[cfg(feature = "families")]
 mod built {
     use super::*;
-    use crate::format::Norm;
     use kinglet_kernels::Bias;
 
     pub(in super::super) fn layer_norm(
         isa: Isa,
-        norm: &Norm<'_>,
+        norm: &Norm<&[f32]>,
         bias: &[f32],
         x: &[f32],
         out: &mut [f32],
@@ -35,17 +33,17 @@ mod built {
     }
 
     /// The view of all `len` positions.
-    pub(in super::super) fn all(len: usize) -> View<'static> {
-        View::all(len)
+    pub(in super::super) fn all(len: usize) -> Visible<'static> {
+        Visible::all(len)
     }
 
     /// Scores by distance: `2 r + 1` numbers for each head of `table`, the first row is position
     /// `first`.
     pub(in super::super) fn by_distance<'a>(
-        view: View<'a>,
+        view: Visible<'a>,
         table: &'a [f32],
         first: usize,
-    ) -> View<'a> {
+    ) -> Visible<'a> {
         if table.is_empty() { view } else { view.with_bias(Bias { table, first }) }
     }
 
@@ -76,17 +74,27 @@ mod built {
 #[cfg(not(feature = "families"))]
 mod built {
     use super::*;
-    use crate::format::Norm;
 
-    pub(in super::super) fn layer_norm(_: Isa, _: &Norm<'_>, _: &[f32], _: &[f32], _: &mut [f32]) {}
+    pub(in super::super) fn layer_norm(
+        _: Isa,
+        _: &Norm<&[f32]>,
+        _: &[f32],
+        _: &[f32],
+        _: &mut [f32],
+    ) {
+    }
 
     pub(in super::super) fn activate(_: Isa, _: Activation, _: &mut [f32], _: Option<&[f32]>) {}
 
-    pub(in super::super) fn all(len: usize) -> View<'static> {
-        View::earlier(len)
+    pub(in super::super) fn all(len: usize) -> Visible<'static> {
+        Visible::causal(len)
     }
 
-    pub(in super::super) fn by_distance<'a>(view: View<'a>, _: &'a [f32], _: usize) -> View<'a> {
+    pub(in super::super) fn by_distance<'a>(
+        view: Visible<'a>,
+        _: &'a [f32],
+        _: usize,
+    ) -> Visible<'a> {
         view
     }
 

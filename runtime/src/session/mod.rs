@@ -11,8 +11,9 @@
 
 mod arena;
 mod families;
+mod forward;
 mod source;
-mod steps;
+
 mod tap;
 
 use core::fmt;
@@ -21,13 +22,13 @@ use kinglet_kernels::Isa;
 
 use self::arena::Arena;
 pub use self::arena::{Aligned, ArenaError};
+use self::forward::{Run, Setting};
 pub use self::source::Source;
-use self::steps::{Run, Setting};
 pub use self::tap::TapError;
-use crate::format::{FAMILIES, Golden, LogitsHash, Model, OpenError, Stack};
 use crate::parallel::{Parallel, Serial};
 use crate::plan::{MAX_TARGETS, Options, Plan, PlanError};
 use crate::sampler::argmax;
+use kinglet_model::{FAMILIES, Golden, InPlace, LogitsHash, Model, OpenError, Pooling, Stack};
 
 /// Why there is no session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +143,7 @@ pub struct Session<'m, 'a, P = Serial> {
     arena: Arena<'a>,
     position: usize,
     /// Rows and width of the source's states whose keys and values are there; 0 for none.
-    memory: (usize, usize),
+    states: (usize, usize),
     run: Option<Run>,
     /// Rows of logits that the last run left.
     rows: usize,
@@ -179,7 +180,7 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
             setting,
             arena,
             position: 0,
-            memory: (0, 0),
+            states: (0, 0),
             run: None,
             rows: 0,
         })
@@ -197,7 +198,7 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Rows of the source that targets look at; 0 when there is none.
     pub fn source(&self) -> usize {
-        self.memory.0
+        self.states.0
     }
 
     /// The instruction set it uses.
@@ -239,11 +240,11 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         self.begin_run(tokens, tokens.len(), true)
     }
 
-    fn begin_run(&mut self, tokens: &[u32], logits: usize, apart: bool) -> Result<(), RunError> {
-        let stack = self.check(tokens, if apart { 1 } else { tokens.len() })?;
+    fn begin_run(&mut self, tokens: &[u32], logits: usize, batched: bool) -> Result<(), RunError> {
+        let stack = self.check(tokens, if batched { 1 } else { tokens.len() })?;
         let start = self.position;
         source::embed(&stack, tokens, &[], self.setting.isa, &mut self.arena, |row| {
-            start + if apart { 0 } else { row }
+            start + if batched { 0 } else { row }
         });
         self.rows = 0;
         let mut run = Run::new(
@@ -252,10 +253,10 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
             start,
             tokens.len(),
             logits,
-            self.memory,
+            self.states,
         );
-        if apart {
-            run.set_apart();
+        if batched {
+            run.set_batched();
         }
         self.run = Some(run);
         Ok(())
@@ -263,7 +264,7 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Whether `tokens` can be run on the target, which gets longer by `positions`; the stack that
     /// runs them.
-    fn check(&self, tokens: &[u32], positions: usize) -> Result<Stack<'m>, RunError> {
+    fn check(&self, tokens: &[u32], positions: usize) -> Result<Stack<InPlace<'m>>, RunError> {
         if self.run.is_some() {
             return Err(RunError::Unfinished);
         }
@@ -273,7 +274,7 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         if FAMILIES && !self.setting.is_decoder {
             return Err(RunError::Reads { what: "a source and no target" });
         }
-        if self.model.stacks() > 1 && self.memory.0 == 0 {
+        if self.model.stacks() > 1 && self.states.0 == 0 {
             return Err(RunError::NoSource);
         }
         let (needed, context) = (self.position.saturating_add(positions), self.options().context);
@@ -379,14 +380,14 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
             source::read(&stack, source, self.options().source, self.setting.isa, &mut self.arena)?;
         let logits = match self.setting.is_decoder {
             true => 0,
-            false if self.model.record().pooling != 0 => 1,
+            false if self.model.pooling() != Pooling::None => 1,
             false => rows.min(self.options().logits),
         };
         let mut run = Run::new((0, &stack), &self.setting, 0, rows, logits, (0, 0));
         if features {
             run.set_features();
         }
-        (self.run, self.rows, self.position, self.memory) = (Some(run), 0, 0, (0, 0));
+        (self.run, self.rows, self.position, self.states) = (Some(run), 0, 0, (0, 0));
         Ok(())
     }
 

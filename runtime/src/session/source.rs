@@ -4,8 +4,8 @@ use kinglet_kernels::Isa;
 
 use super::RunError;
 use super::arena::Arena;
-use super::steps::{quantize_row, rows_of};
-use crate::format::{FAMILIES, Input, Inputs, Picture, Stack};
+use super::forward::{quantize_row, rows_of};
+use kinglet_model::{FAMILIES, InPlace, Input, Inputs, Picture, Stack};
 
 /// A source.
 ///
@@ -34,7 +34,7 @@ fn pattern(i: usize) -> u8 {
 /// stream, features into quantized rows. Returns the rows of the run, and whether they are
 /// features.
 pub(super) fn read(
-    stack: &Stack<'_>,
+    stack: &Stack<InPlace<'_>>,
     source: Source<'_>,
     most: usize,
     isa: Isa,
@@ -92,7 +92,7 @@ pub(super) fn read(
 }
 
 /// The numbers of patch `index`: rows, pixels, channels.
-fn patch(picture: &Picture<'_>, index: usize, byte: impl Fn(usize) -> u8, numbers: &mut [f32]) {
+fn patch(picture: &Picture<&[f32]>, index: usize, byte: impl Fn(usize) -> u8, numbers: &mut [f32]) {
     let across = picture.width / picture.patch;
     let (top, left) = (index / across * picture.patch, index % across * picture.patch);
     let (scales, offsets) = picture.pixel.split_at(picture.channels);
@@ -107,7 +107,7 @@ fn patch(picture: &Picture<'_>, index: usize, byte: impl Fn(usize) -> u8, number
 }
 
 fn read_tokens(
-    stack: &Stack<'_>,
+    stack: &Stack<InPlace<'_>>,
     tokens: &[u32],
     types: &[u8],
     most: usize,
@@ -119,7 +119,7 @@ fn read_tokens(
     }
     check_tokens(stack, tokens)?;
     if let Input::Tokens { types: table, .. } = &stack.input {
-        let known = table.map_or(1, |table| table.rows());
+        let known = table.map_or(1, |table| table.matrix.rows());
         let bad = types.iter().position(|&t| usize::from(t) >= known);
         if !types.is_empty() && types.len() != tokens.len() {
             return Err(RunError::Source { most: tokens.len(), found: types.len() });
@@ -133,11 +133,11 @@ fn read_tokens(
 }
 
 /// Whether the stack reads tokens and has all of these.
-pub(super) fn check_tokens(stack: &Stack<'_>, tokens: &[u32]) -> Result<(), RunError> {
+pub(super) fn check_tokens(stack: &Stack<InPlace<'_>>, tokens: &[u32]) -> Result<(), RunError> {
     let Input::Tokens { embedding, .. } = &stack.input else {
         return Err(RunError::Reads { what: "no tokens" });
     };
-    let vocab = embedding.rows();
+    let vocab = embedding.matrix.rows();
     match tokens.iter().position(|&t| t as usize >= vocab) {
         Some(index) => Err(RunError::Token { index, token: tokens[index], vocab }),
         None => Ok(()),
@@ -146,18 +146,19 @@ pub(super) fn check_tokens(stack: &Stack<'_>, tokens: &[u32]) -> Result<(), RunE
 
 /// The rows of tokens that are known to exist, into the stream.
 pub(super) fn embed(
-    stack: &Stack<'_>,
+    stack: &Stack<InPlace<'_>>,
     tokens: &[u32],
     types: &[u8],
     isa: Isa,
     arena: &mut Arena<'_>,
     position: impl Fn(usize) -> usize,
 ) {
-    let Input::Tokens { embedding, inputs, scale, types: table } = &stack.input else { return };
+    let Input::Tokens { embedding, scale, types: table } = &stack.input else { return };
+    let (embedding, inputs) = (&embedding.matrix, embedding.inputs);
     let rows = arena.residual.chunks_exact_mut(embedding.cols()).zip(tokens);
     for (row, (to, &token)) in rows.enumerate() {
         embedding.dequantize_row(token as usize, to);
-        if *inputs == Inputs::Transformed {
+        if inputs == Inputs::Transformed {
             isa.transform(to);
         }
         if !FAMILIES {
@@ -167,10 +168,10 @@ pub(super) fn embed(
             to.iter_mut().for_each(|x| *x *= scale);
         }
         if let Some(table) = table {
-            table.add_row(types.get(row).copied().unwrap_or(0).into(), to);
+            table.matrix.add_row(types.get(row).copied().unwrap_or(0).into(), to);
         }
         if let Some(positions) = &stack.positions {
-            positions.add_row(position(row), to);
+            positions.matrix.add_row(position(row), to);
         }
     }
 }

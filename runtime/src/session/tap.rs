@@ -58,7 +58,7 @@ impl<P: Parallel> Session<'_, '_, P> {
                 if run.is_target(&self.setting) {
                     self.position += run.positions();
                 } else {
-                    self.memory = (run.rows(), run.width());
+                    self.states = (run.rows(), run.width());
                 }
                 self.rows = run.logits();
                 return Ok(Progress::Done);
@@ -81,8 +81,8 @@ impl<P: Parallel> Session<'_, '_, P> {
     ) -> Result<&mut [f32], TapError> {
         self.check(tokens, tokens.len()).map_err(TapError::Run)?;
         let stack = self.model.last().map_err(|error| TapError::Run(RunError::Model(error)))?;
-        let (width, record) = (stack.record.width as usize, self.model.record());
-        let last = record.blocks + record.stacks - 1;
+        let width = stack.width;
+        let last = self.model.blocks() + self.model.stacks() - 1;
         if let Some(&asked) = states.iter().find(|&&state| state > last) {
             return Err(TapError::State { asked, last });
         }

@@ -44,7 +44,7 @@ fn main() -> ! {
     let model = engine::open();
     let needed = model.golden().next().map_or(0, |golden| engine::positions(&golden));
     let context = needed.max(settings.prompt + settings.tokens);
-    let options = Options { context, prefill: settings.prefill, ..Options::ONE };
+    let options = Options { context, prefill: settings.prefill, ..Options::DECODE };
     let mut arena = Arena::take().expect("nothing took it before");
     let (mut session, _) = engine::session(&model, options, &mut arena);
     match model.golden().next() {

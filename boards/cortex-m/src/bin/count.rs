@@ -20,7 +20,7 @@ use kinglet_cortex_m::host::{ARGUMENT_BYTES, Arguments, Exit, exit};
 use kinglet_cortex_m::memory::{Memory, Random};
 use kinglet_cortex_m::{marks, say};
 use kinglet_kernels::cache::{CHUNK, CacheShape, Head};
-use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, Sight, ValueFormat, activations};
+use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, Mask, ValueFormat, activations};
 
 /// What is measured.
 #[derive(Clone, Copy)]
@@ -191,7 +191,7 @@ fn run(isa: Isa, case: Case, mut memory: Memory<'_>) -> usize {
             random.floats(q, 1.0);
             let head = Head::new(shape, codes, scales);
             marks::begin();
-            isa.attend(&head, Sight::earlier(positions), 0.125, q, 1, dim);
+            isa.attend(&head, Mask::causal(positions), 0.125, q, 1, dim);
             marks::end();
             2 * positions * dim
         }

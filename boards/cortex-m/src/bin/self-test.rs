@@ -20,7 +20,7 @@ use kinglet_cortex_m::host::{ARGUMENT_BYTES, Arguments, Exit, exit};
 use kinglet_cortex_m::memory::{Memory, Random};
 use kinglet_cortex_m::{board, engine, faults, say, stack};
 use kinglet_kernels::cache::{CacheShape, Head};
-use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, Sight, ValueFormat, activations};
+use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, Mask, ValueFormat, activations};
 
 /// Multiply-accumulates between two interruptions: little enough to stop within every matrix.
 const BUDGET: u64 = 1000;
@@ -172,7 +172,7 @@ fn attention(
     let [got, want] = [isa, Isa::SCALAR].map(|isa| {
         let out = memory.floats(q.len());
         out.copy_from_slice(q);
-        isa.attend(&head, Sight::earlier(len), scale, out, heads, out.len() / rows);
+        isa.attend(&head, Mask::causal(len), scale, out, heads, out.len() / rows);
         out
     });
     same(
@@ -249,11 +249,11 @@ mod families {
         random.floats(table, 8.0);
         table.iter_mut().step_by(5).for_each(|add| *add = f32::NEG_INFINITY);
         table[random.bits() as usize % 81] = odd;
-        let sight = Sight::all(len).with_bias(Bias { table, first: len / 2 });
+        let mask = Mask::all(len).with_bias(Bias { table, first: len / 2 });
         let [got, want] = [isa, Isa::SCALAR].map(|isa| {
             let out = memory.floats(q.len());
             out.copy_from_slice(q);
-            isa.attend(head, sight, scale, out, heads, out.len() / 2);
+            isa.attend(head, mask, scale, out, heads, out.len() / 2);
             out
         });
         same(

@@ -42,7 +42,7 @@ fn main() -> ! {
     let length = engine::or_exit(encode(&tokenizer, text, &mut prompt), "prompt", Exit::Unusable);
 
     let context = model.context().min(length + arguments.number("tokens", 200));
-    let options = Options { context, prefill: arguments.number("prefill", 8), ..Options::ONE };
+    let options = Options { context, prefill: arguments.number("prefill", 8), ..Options::DECODE };
     let mut arena = Arena::take().expect("nothing took it before");
     let (mut session, planned) = engine::session(&model, options, &mut arena);
     let told = tell(&mut session, &tokenizer, &mut sampler, &prompt[..length]);

@@ -50,7 +50,7 @@ fn main() -> ! {
     let ticks = Ticks::start(Peripherals::take().expect("nothing took them before").SYST);
     let model = engine::open();
     let marks = Marks::of(&model);
-    let options = Options { context: TARGET, source: SOURCE, targets: beams, ..Options::ONE };
+    let options = Options { context: TARGET, source: SOURCE, targets: beams, ..Options::DECODE };
     let plan = engine::or_exit(Plan::new(&model, options), "plan", Exit::Unusable);
     let mut arena = Arena::take().expect("nothing took it before");
     let (mut session, planned) = engine::session(&model, options, &mut arena);

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use kinglet::format::{Input, layout::NONE};
 use kinglet::{Isa, Model, Options, Parallel, Plan, Sampler, Sampling, Session};
+use kinglet_model::Input;
 use kinglet_quantizer::Memory;
 use kinglet_quantizer::evaluate::activations::{EVEN, Shape, bimodality};
 use serde::Serialize;
@@ -79,9 +79,9 @@ pub(crate) fn show(model: &Model<'_>, input: &str, json: bool) -> Result<()> {
 
 fn places(model: &Model<'_>) -> Result<Vec<Place>> {
     let mut places = vec![];
-    for index in 0..model.record().stacks {
+    for index in 0..model.stacks() {
         let stack = model.stack(index)?;
-        places.push(Place { stack: index, after: None, width: stack.record.width as usize });
+        places.push(Place { stack: index, after: None, width: stack.width });
         for block in stack.blocks.0..stack.blocks.1 {
             places.push(Place {
                 stack: index,
@@ -127,7 +127,7 @@ impl Work for Shapes<'_, '_> {
         let Self { model, given, places } = self;
         let stack = model.stack(0)?;
         let rows = given.iter().map(|given| given.rows(&stack)).max().unwrap_or(1);
-        let alone = model.is_decoder() && model.record().stacks == 1;
+        let alone = model.is_decoder() && model.stacks() == 1;
         let of = Options::of(model)?;
         let context = if alone { rows } else { ANSWER.min(of.context) };
         // All positions in one run, so that each state is seen whole.
@@ -160,8 +160,7 @@ impl Work for Shapes<'_, '_> {
             let target = match model.is_decoder() && !alone {
                 // The states of a decoder are those of the answer.
                 true => {
-                    let start =
-                        Some(model.record().start).filter(|&start| start != NONE).unwrap_or(0);
+                    let start = model.start().unwrap_or(0);
                     let answer = sampled(
                         &mut session,
                         &mut Sampler::new(Sampling::GREEDY, 0),

@@ -100,7 +100,7 @@ fn check<P: Parallel>(
     for (first, part) in inputs.chunks(chunk).enumerate() {
         session.begin(part, part.len())?;
         while session.resume(10_007)? == kinglet::Progress::Pending {}
-        for (i, logits) in session.logits().chunks(model.vocab()).enumerate() {
+        for (i, logits) in session.logits().chunks(model.outputs()).enumerate() {
             if first * chunk + i + 1 >= golden.prompt.len() {
                 pieces.update(logits);
             }

@@ -90,7 +90,7 @@ fn names(model: &Model<'_>) -> Result<Vec<String>> {
         }
         None => vec![],
     };
-    names.extend((names.len()..model.vocab()).map(|index| format!("label {index}")));
+    names.extend((names.len()..model.outputs()).map(|index| format!("label {index}")));
     Ok(names)
 }
 

@@ -54,7 +54,7 @@ impl Args {
         let given = Reader::new(&model, self.ids)?.all(&inputs)?;
         let vectors = with_threads(&model, self.threads, Outputs { model, given: &given })?;
         if self.similarity {
-            let width = model.vocab();
+            let width = model.outputs();
             ensure!(
                 vectors.iter().all(|v| v.len() == width),
                 "this model has a vector for each token and none for a text"
@@ -75,7 +75,7 @@ impl Args {
                 .map(|(input, vector)| json!({ "input": input, "vector": vector }));
             println!("{}", serde_json::Value::from_iter(each));
         } else {
-            let rows = vectors.iter().flat_map(|vector| vector.chunks(model.vocab()));
+            let rows = vectors.iter().flat_map(|vector| vector.chunks(model.outputs()));
             rows.for_each(|row| println!("{}", line(row.iter().map(f32::to_string))));
         }
         Ok(())

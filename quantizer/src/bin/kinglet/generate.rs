@@ -135,7 +135,7 @@ impl Writing {
             .context("the file carries no tokenizer; quantize a directory that has one")?;
         let tokenizer = tokenizer.context("cannot read the file's tokenizer")?;
         let start =
-            Some(model.record().start).filter(|&start| start != kinglet::format::layout::NONE);
+            Some(model.start().unwrap()).filter(|&start| start != kinglet_model::layout::NONE);
         let start = start
             .or(tokenizer.bos())
             .context("the file does not say which token an answer begins with; quantize again")?;

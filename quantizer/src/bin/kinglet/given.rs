@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use kinglet::format::layout::pooling;
-use kinglet::format::{Input, Stack};
 use kinglet::tokenizer::Tokenizer;
 use kinglet::{Isa, Model, Options, Parallel, Plan, Session, Source};
+use kinglet_model::{InPlace, Input, Pooling, Stack};
 use kinglet_quantizer::cut::Pooled;
 use kinglet_quantizer::media::{PictureSettings, SoundSettings, picture, sound};
 use kinglet_quantizer::reference::{self, Sample};
@@ -46,13 +45,13 @@ impl Given {
     }
 
     /// Positions that it takes.
-    pub(crate) fn rows(&self, stack: &Stack<'_>) -> usize {
+    pub(crate) fn rows(&self, stack: &Stack<InPlace<'_>>) -> usize {
         match (self, &stack.input) {
             (Self::Tokens(tokens, _), _) => tokens.len(),
             (Self::Features(numbers), Input::Features { class, .. }) => {
                 numbers.len() / stack.features().max(1) + usize::from(class.is_some())
             }
-            _ => stack.record.context as usize,
+            _ => stack.context,
         }
     }
 }
@@ -67,7 +66,7 @@ pub(crate) fn token_ids(text: &str) -> Result<Vec<u32>> {
 /// Makes what a model reads of what people write.
 pub(crate) struct Reader<'a> {
     model: Model<'a>,
-    stack: Stack<'a>,
+    stack: Stack<InPlace<'a>>,
     tokenizer: Option<Tokenizer<'a>>,
     ids: bool,
 }
@@ -132,7 +131,7 @@ impl<'a> Reader<'a> {
             Err(_) => serde_json::from_str(&text)
                 .with_context(|| format!("{name} is not a JSON list of numbers"))?,
         };
-        let (cols, rows) = (self.stack.features(), self.stack.record.context);
+        let (cols, rows) = (self.stack.features(), self.stack.context);
         ensure!(
             !numbers.is_empty() && numbers.len().is_multiple_of(cols),
             "{name} has {} numbers: give rows of {cols}, up to {rows} of them",
@@ -173,7 +172,7 @@ impl<'a> Reader<'a> {
                 kinds = (0..tokens.len()).map(|i| u8::from(i >= first)).collect();
             }
         }
-        let most = self.stack.record.context as usize;
+        let most = self.stack.context;
         ensure!(!tokens.is_empty(), "the text is empty: give some words");
         ensure!(
             tokens.len() <= most,
@@ -202,9 +201,9 @@ impl Work for Outputs<'_, '_> {
                 context: rows,
                 prefill: rows.min(64),
                 logits: rows.min(64),
-                ..Options::ONE
+                ..Options::DECODE
             },
-            false if model.record().pooling == pooling::NONE => {
+            false if model.pooling() == Pooling::None => {
                 Options { source: rows, logits: rows, ..Options::of(&model)? }
             }
             false => Options { source: rows, ..Options::of(&model)? },
@@ -218,7 +217,7 @@ impl Work for Outputs<'_, '_> {
                 let mut states = vec![];
                 session.rewind(0)?;
                 session.feed_each(tokens, |_, state| states.extend_from_slice(state))?;
-                Ok(pooled.pool(&states, model.vocab()))
+                Ok(pooled.pool(&states, model.outputs()))
             }
             _ => Ok(session.encode(given.source())?.to_vec()),
         };

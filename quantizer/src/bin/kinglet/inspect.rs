@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use kinglet::format::layout::pooling;
-use kinglet::format::{Input, Inputs, Join, Middle, Sight, Values};
 use kinglet::{Activation, Model, Options, Plan, ValueFormat};
+use kinglet_model::{Input, Inputs, Mask, Operation, Pooling, Residual, Values};
 use kinglet_quantizer::size::Matrices;
 use serde::Serialize;
 
@@ -75,7 +74,7 @@ struct Report {
 #[derive(Serialize)]
 struct BlockRow {
     index: u32,
-    layer: u32,
+    layer: usize,
     kind: &'static str,
     shape: String,
 }
@@ -159,17 +158,15 @@ impl Args {
 
 fn report(model: &Model<'_>, options: Options) -> Result<Report> {
     let plan = Plan::new(model, options)?;
-    let tensors =
-        (0..model.record().tensors).map(|i| tensor(model, i)).collect::<Result<Vec<_>>>()?;
+    let tensors = (0..model.tensors()).map(|i| tensor(model, i)).collect::<Result<Vec<_>>>()?;
     let (blocks, all) = (Matrices::of_blocks(model)?, Matrices::of_file(model)?);
-    let record = model.record();
     Ok(Report {
         file_bytes: model.bytes().len() as u64,
-        stacks: (0..record.stacks).map(|i| stack(model, i)).collect::<Result<_>>()?,
+        stacks: (0..model.stacks()).map(|i| stack(model, i)).collect::<Result<_>>()?,
         output: output(model)?,
         tokenizer: model.tokenizer().is_some(),
         metadata: model.metadata().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
-        blocks: (0..record.blocks).map(|i| block(model, i)).collect::<Result<_>>()?,
+        blocks: (0..model.blocks()).map(|i| block(model, i)).collect::<Result<_>>()?,
         weights: all.weights,
         weight_bytes: all.bytes,
         bits_of_all: all.bits(),
@@ -217,7 +214,7 @@ fn tensor(model: &Model<'_>, index: u32) -> Result<TensorRow> {
         _ => None,
     };
     let inputs = match tensor.inputs {
-        Inputs::Plain => None,
+        Inputs::Rounded => None,
         Inputs::Transformed => Some("transformed"),
         Inputs::Planes => Some("in two planes"),
     };
@@ -243,8 +240,9 @@ fn stack(model: &Model<'_>, index: u32) -> Result<String> {
     let class = |class: bool| if class { ", a class token" } else { "" };
     let input = match &stack.input {
         Input::Tokens { embedding, types, .. } => {
-            let types = types.map_or(String::new(), |types| format!(" of {} types", types.rows()));
-            format!("{} tokens{types}", embedding.rows())
+            let types =
+                types.map_or(String::new(), |types| format!(" of {} types", types.matrix.rows()));
+            format!("{} tokens{types}", embedding.matrix.rows())
         }
         Input::Features { picture: Some(p), class: c, .. } => format!(
             "pictures of {} x {} x {}, patches of {}{}",
@@ -257,7 +255,7 @@ fn stack(model: &Model<'_>, index: u32) -> Result<String> {
         Input::Features { linear, class: c, .. } => {
             format!("rows of {} features{}", linear.matrix.cols(), class(c.is_some()))
         }
-        Input::Queries(queries) => format!("{} queries", queries.rows()),
+        Input::Queries(queries) => format!("{} queries", queries.matrix.rows()),
         Input::States => "the states before".to_owned(),
     };
     let positions = if stack.positions.is_some() { ", positions added" } else { "" };
@@ -267,33 +265,29 @@ fn stack(model: &Model<'_>, index: u32) -> Result<String> {
     } else {
         format!("blocks {first} to {}", end - 1)
     };
-    Ok(format!(
-        "{input}, width {}, context {}{positions}, {blocks}",
-        stack.record.width, stack.record.context
-    ))
+    Ok(format!("{input}, width {}, context {}{positions}, {blocks}", stack.width, stack.context))
 }
 
 fn output(model: &Model<'_>) -> Result<String> {
     let output = model.output()?;
     let mut text = match output.pooling {
-        pooling::FIRST => "the first state".to_owned(),
-        pooling::MEAN => "the mean of all states".to_owned(),
-        pooling::MAX => "the largest of all states".to_owned(),
-        _ => "each state".to_owned(),
+        Pooling::First => "the first state".to_owned(),
+        Pooling::Mean => "the mean of all states".to_owned(),
+        Pooling::Max => "the largest of all states".to_owned(),
+        Pooling::None => "each state".to_owned(),
     };
     if let Some((dense, activation)) = &output.dense {
         text += &format!(", a layer of {} ({})", dense.matrix.rows(), name(*activation));
     }
     match &output.head {
         Some(head) => {
-            let tied = model.record().head == model.last()?.record.embedding;
             text += &format!(
                 ", {} logits{}",
                 head.matrix.rows(),
-                if tied { " by the embedding" } else { "" }
+                if model.is_tied() { " by the embedding" } else { "" }
             );
         }
-        None => text += &format!(", {} numbers", model.vocab()),
+        None => text += &format!(", {} numbers", model.outputs()),
     }
     Ok(text + if output.normalize { ", of length 1" } else { "" })
 }
@@ -311,44 +305,45 @@ fn name(activation: Activation) -> &'static str {
 
 fn block(model: &Model<'_>, index: u32) -> Result<BlockRow> {
     let block = model.block(index)?;
-    let (kind, mut shape) = match &block.middle {
-        Middle::Attention(a) => {
+    let (kind, mut shape) = match &block.operation {
+        Operation::Attention(a) => {
             let mut shape =
                 format!("{} query, {} key/value heads of {}", a.heads, a.kv_heads, a.head_dim);
-            if !a.rope.is_empty() {
-                shape += &format!(", rotary over {}", 2 * a.rope.len());
+            if let Some(rope) = &a.rope {
+                shape += &format!(", rotary over {}", 2 * rope.frequencies.len());
             }
             if a.query_norm.is_some() || a.key_norm.is_some() {
                 shape += ", head norms";
             }
-            if !a.relative.is_empty() {
-                shape += &format!(", bias by distance up to {}", a.relative.len() / a.heads / 2);
+            if let Some(relative) = a.relative {
+                shape += &format!(", bias by distance up to {}", relative.len() / a.heads / 2);
             }
-            match &a.sight {
-                Sight::Earlier => ("attention", shape),
-                Sight::All => ("attention", shape + ", to all positions"),
-                Sight::Cross(_) => ("across", shape),
+            match a.mask {
+                Mask::Causal => ("attention", shape),
+                Mask::Full => ("attention", shape + ", to all positions"),
+                Mask::Cross => ("across", shape),
             }
         }
-        Middle::FeedForward { inner, gated, activation, .. } => {
+        Operation::FeedForward { gated, activation } => {
+            let inner = block.output.matrix.cols();
             let gated = if *gated { ", gated" } else { "" };
             ("feed-forward", format!("width {inner}, {}{gated}", name(*activation)))
         }
-        Middle::Projection => ("projection", format!("to width {}", block.output.matrix.rows())),
+        Operation::Projection => ("projection", format!("to width {}", block.output.matrix.rows())),
     };
-    let input_bias = block.input().is_some_and(|input| input.bias.is_some());
+    let input_bias = block.input.is_some_and(|input| input.bias.is_some());
     if input_bias || block.output.bias.is_some() {
         shape += ", biases";
     }
     if block.norm.is_some_and(|norm| norm.is_layer()) {
         shape += ", layer norm";
     }
-    match block.join {
-        Join::Pre => {}
-        Join::Post(_) => shape += ", the stream is normed, too",
-        Join::Replace => shape += ", in place of the stream",
+    match block.residual {
+        Residual::Pre => {}
+        Residual::Post(_) => shape += ", the stream is normed, too",
+        Residual::Replace => shape += ", in place of the stream",
     }
-    Ok(BlockRow { index, layer: block.record.layer, kind, shape })
+    Ok(BlockRow { index, layer: block.layer, kind, shape })
 }
 
 impl Report {

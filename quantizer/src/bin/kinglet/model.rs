@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use kinglet::format::{Linear, Norm};
 use kinglet::{Isa, Map, Model, Parallel, Serial, Threads};
+use kinglet_model::{Linear, Norm};
 
 /// The models that are part of the command; their names can stand where a file's can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,14 +80,14 @@ impl Source {
 pub(crate) fn bytes_per_token(model: &Model<'_>) -> Result<u64> {
     let linear =
         |linear: &Linear<'_>| linear.matrix.bytes() + linear.bias.map_or(0, |bias| bias.len() * 4);
-    let norm = |norm: Option<Norm<'_>>| {
+    let norm = |norm: Option<Norm<&[f32]>>| {
         norm.map_or(0, |norm| 4 * (norm.weight.len() + norm.bias.map_or(0, <[f32]>::len)))
     };
     let stack = model.last()?;
     let mut bytes = model.output()?.head.as_ref().map_or(0, linear) + norm(stack.norm);
     for index in stack.blocks.0..stack.blocks.1 {
         let block = model.block(index)?;
-        bytes += block.input().map_or(0, linear) + linear(&block.output) + norm(block.norm);
+        bytes += block.input.as_ref().map_or(0, linear) + linear(&block.output) + norm(block.norm);
     }
     Ok(bytes as u64)
 }

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use kinglet::Model;
-use kinglet::format::layout::NONE;
 use kinglet::tokenizer::Tokenizer;
 use kinglet_quantizer::continued::{How, continued, greedy};
 use kinglet_quantizer::encode;
@@ -111,7 +110,7 @@ impl<'a> Answers<'a> {
             ids || tokenizer.is_some(),
             "the file carries no tokenizer: give token numbers, with --ids"
         );
-        let start = Some(model.record().start).filter(|&start| start != NONE);
+        let start = model.start();
         let start = start.or(tokenizer.as_ref().and_then(Tokenizer::bos));
         let start = start
             .context("the file does not say which token an answer begins with; quantize again")?;

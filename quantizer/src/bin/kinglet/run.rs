@@ -131,7 +131,7 @@ impl Work for Generate<'_> {
             context,
             prefill: args.prefill.clamp(1, prompt.len()),
             logits: 1,
-            ..Options::ONE
+            ..Options::DECODE
         };
         let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
         let planned = memory.bytes().len();

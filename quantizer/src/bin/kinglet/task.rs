@@ -2,8 +2,7 @@
 
 use anyhow::{Result, bail};
 use kinglet::Model;
-use kinglet::format::Input;
-use kinglet::format::layout::pooling;
+use kinglet_model::{Input, Pooling};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
@@ -18,12 +17,12 @@ impl Task {
     pub(crate) fn of(model: &Model<'_>) -> Result<Self> {
         let output = model.output()?;
         let reads_text = matches!(model.stack(0)?.input, Input::Tokens { .. });
-        Ok(match (model.is_decoder(), model.record().stacks) {
+        Ok(match (model.is_decoder(), model.stacks()) {
             (true, 1) if output.head.is_none() => Self::Embed,
             (true, 1) => Self::Run,
             (true, _) if reads_text => Self::Translate,
             (true, _) => Self::Caption,
-            (false, _) if output.head.is_some() && output.pooling != pooling::NONE => {
+            (false, _) if output.head.is_some() && output.pooling != Pooling::None => {
                 Self::Classify
             }
             (false, _) => Self::Embed,

@@ -6,13 +6,13 @@
 //! | BART | behind the branches | learned | that of the first block |
 //! | mBART | before the branches | learned | one more, in front of a branch that is zero |
 
-use super::super::architecture::{Input, Output, Pooling, Sight, Stack};
 use super::super::config::{self, MAX_LAYERS};
 use super::super::fields::{Fields, MAX_SIZE};
 use super::super::{
-    Activation, Architecture, CheckpointError, Linear, Middle, Norm, Positions, TensorRef,
+    Activation, Architecture, Branch, CheckpointError, Norm, Product, TensorRef, Values,
     special_tokens,
 };
+use super::super::{Input, Mask, Output, Pooling, Stack};
 use super::parts::{Chain, Parts, attention, plain};
 use super::{Source, settings};
 
@@ -128,7 +128,7 @@ fn import(family: &Family, source: Source<'_>) -> Result<Architecture, Checkpoin
         output: Output {
             pooling: Pooling::None,
             dense: None,
-            head: Some(Linear { weight, bias }),
+            head: Some(Product { weight, bias }.into()),
             normalize: false,
         },
         bos: special_tokens::bos(fields, generation, family.bos, vocab)?,
@@ -217,21 +217,16 @@ impl<'f> Model<'f> {
         Ok(([shared.clone(), shared], vec![SHARED, OWN[0], OWN[1]]))
     }
 
-    fn positions(&self, parts: &mut Parts<'_>, name: &str) -> Result<Positions, CheckpointError> {
+    fn positions(&self, parts: &mut Parts<'_>, name: &str) -> Result<Values, CheckpointError> {
         let name = format!("model.{name}.embed_positions.weight");
         let (width, used) = (self.width, self.context);
         if !self.family.sinusoids {
             let rows = self.longest.saturating_add(OFFSET);
-            return Ok(Positions::Learned(parts.positions(
-                &name,
-                rows,
-                width,
-                OFFSET..OFFSET + used,
-            )?));
+            return Ok(parts.positions(&name, rows, width, OFFSET..OFFSET + used)?.into());
         }
         // Older files store them.
         if parts.finder.has(&name) {
-            return Ok(Positions::Learned(parts.positions(&name, self.longest, width, 0..used)?));
+            return Ok(parts.positions(&name, self.longest, width, 0..used)?.into());
         }
         settings::sinusoids(used, width, 0, |pair| {
             10_000_f64.powf(-2.0 * pair as f64 / width as f64)
@@ -258,11 +253,11 @@ impl<'f> Model<'f> {
         for number in 0..side.layers {
             let at = format!("model.{name}.layers.{number}.");
             let mut layer = Layer { parts: &mut *parts, width, side, at };
-            let sight = if decodes { Sight::Earlier } else { Sight::All };
-            let (middle, norm) = layer.attention("self_attn", sight)?;
+            let mask = if decodes { Mask::Causal } else { Mask::Full };
+            let (middle, norm) = layer.attention("self_attn", mask)?;
             chain.push(number, norm, middle);
             if decodes {
-                let (middle, norm) = layer.attention("encoder_attn", Sight::Cross)?;
+                let (middle, norm) = layer.attention("encoder_attn", Mask::Cross)?;
                 chain.push(number, norm, middle);
             }
             let (middle, norm) = layer.feed_forward(self.activation)?;
@@ -276,7 +271,8 @@ impl<'f> Model<'f> {
             chain.norm_input(input);
         }
         let (blocks, norm) = chain.finish(last);
-        let input = Input::Tokens { embed: embed.clone(), scale: self.scale, types: None };
+        let input =
+            Input::Tokens { embedding: embed.clone().into(), scale: self.scale, types: None };
         Ok(Stack { width, context: self.context, input, positions, blocks, norm })
     }
 }
@@ -293,17 +289,17 @@ impl Layer<'_, '_> {
         self.parts.layer_norm(&format!("{}{of}_layer_norm", self.at), self.width)
     }
 
-    fn attention(&mut self, name: &str, sight: Sight) -> Result<(Middle, Norm), CheckpointError> {
+    fn attention(&mut self, name: &str, mask: Mask) -> Result<(Branch, Norm), CheckpointError> {
         let (at, width) = (&self.at, self.width);
         let mut square =
             |part: &str| self.parts.linear(&format!("{at}{name}.{part}"), width, width, true);
         let products =
             [square("q_proj")?, square("k_proj")?, square("v_proj")?, square("out_proj")?];
-        let middle = Middle::Attention(attention(products, self.side.heads, sight));
+        let middle = Branch::Attention(attention(products, self.side.heads, mask));
         Ok((middle, self.norm(name)?))
     }
 
-    fn feed_forward(&mut self, activation: Activation) -> Result<(Middle, Norm), CheckpointError> {
+    fn feed_forward(&mut self, activation: Activation) -> Result<(Branch, Norm), CheckpointError> {
         let (width, hidden) = (self.width, self.side.hidden);
         let up = self.parts.linear(&format!("{}fc1", self.at), hidden, width, true)?;
         let down = self.parts.linear(&format!("{}fc2", self.at), width, hidden, true)?;

@@ -3,12 +3,12 @@
 //! A model without a head gives the mean of its states unless modules of
 //! sentence-transformers say something else; its pooler is trained for another task and left out.
 
-use super::super::architecture::{Input, Output, Pooling, Sight, Stack};
 use super::super::config::{self, MAX_LAYERS};
 use super::super::fields::{Fields, MAX_SIZE};
 use super::super::{
-    Activation, Architecture, CheckpointError, Linear, Middle, Positions, special_tokens,
+    Activation, Architecture, Branch, CheckpointError, Product, end_width, special_tokens,
 };
+use super::super::{Input, Mask, Output, Pooling, Stack};
 use super::parts::{Chain, Parts, attention, plain};
 use super::{Source, settings};
 
@@ -109,8 +109,9 @@ impl<'a> Bert<'a> {
             None => None,
         };
         let (blocks, norm) = chain.finish(last);
-        let positions = Some(Positions::Learned(positions));
-        let input = Input::Tokens { embed, scale: 1.0, types };
+        let positions = Some(positions.into());
+        let input =
+            Input::Tokens { embedding: embed.into(), scale: 1.0, types: types.map(Into::into) };
         Ok(Self {
             family,
             parts,
@@ -123,7 +124,7 @@ impl<'a> Bert<'a> {
     /// With what modules say, or the mean.
     fn pooled(mut self, source: Source<'_>) -> Result<Architecture, CheckpointError> {
         let output = match source.modules {
-            Some(modules) => modules.output(&mut self.parts, self.stack.end_width())?,
+            Some(modules) => modules.output(&mut self.parts, end_width(&self.stack))?,
             None => Output { pooling: Pooling::Mean, dense: None, head: None, normalize: false },
         };
         let pooler = format!("{}pooler.", self.prefix);
@@ -138,8 +139,9 @@ impl<'a> Bert<'a> {
         let dense =
             self.parts.linear(&format!("{}pooler.dense", self.prefix), width, width, true)?;
         let head = self.parts.linear("classifier", classes, width, true)?;
-        let dense = Some((dense, Activation::Tanh));
-        let output = Output { pooling: Pooling::First, dense, head: Some(head), normalize: false };
+        let dense = Some((dense.into(), Activation::Tanh));
+        let output =
+            Output { pooling: Pooling::First, dense, head: Some(head.into()), normalize: false };
         self.finish(source, output, labels, |_| false)
     }
 
@@ -195,14 +197,14 @@ impl Layer {
         let square = |parts: &mut Parts<'_>, name: &str| {
             parts.linear(&format!("{at}attention.{name}"), width, width, true)
         };
-        let products: [Linear; 4] = [
+        let products: [Product; 4] = [
             square(parts, "self.query")?,
             square(parts, "self.key")?,
             square(parts, "self.value")?,
             square(parts, "output.dense")?,
         ];
         let norm = parts.layer_norm(&format!("{at}{}", names.attention_norm), width)?;
-        chain.push(number, norm, Middle::Attention(attention(products, self.heads, Sight::All)));
+        chain.push(number, norm, Branch::Attention(attention(products, self.heads, Mask::Full)));
         let up = parts.linear(&format!("{at}intermediate.dense"), hidden, width, true)?;
         let down = parts.linear(&format!("{at}output.dense"), width, hidden, true)?;
         let norm = parts.layer_norm(&format!("{at}{}", names.feed_forward_norm), width)?;

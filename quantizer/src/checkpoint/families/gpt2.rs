@@ -1,12 +1,12 @@
 //! GPT-2, alone or attending to the states of another stack.
 
-use super::super::architecture::{Input, Join, Output, Pooling, Sight, Stack};
 use super::super::config::{self, MAX_LAYERS};
 use super::super::fields::{Fields, MAX_SIZE};
 use super::super::{
-    Activation, Architecture, Attention, Block, CheckpointError, Linear, Middle, Norm, Positions,
+    Activation, Architecture, AttentionBranch, Block, Branch, CheckpointError, Norm, Product,
     special_tokens,
 };
+use super::super::{Input, Mask, Output, Pooling, Residual, Stack};
 use super::parts::{Parts, attention, plain, unbiased};
 use super::{Source, settings};
 
@@ -29,7 +29,12 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
     Ok(Architecture {
         family: "gpt2".to_owned(),
         stacks: vec![stack],
-        output: Output { pooling: Pooling::None, dense: None, head: Some(head), normalize: false },
+        output: Output {
+            pooling: Pooling::None,
+            dense: None,
+            head: Some(head.into()),
+            normalize: false,
+        },
         bos: special_tokens::bos(fields, source.generation, Some(END), vocab)?,
         eos: special_tokens::eos(fields, source.generation, Some(END), vocab)?,
         start: None,
@@ -92,7 +97,7 @@ impl Settings {
         prefix: &str,
         head: &str,
         cross: bool,
-    ) -> Result<(Stack, Linear), CheckpointError> {
+    ) -> Result<(Stack, Product), CheckpointError> {
         let (width, vocab) = (self.width, self.vocab);
         let embed = parts.finder.matrix(&format!("{prefix}wte.weight"), vocab, width)?;
         let positions = parts.positions(
@@ -120,8 +125,8 @@ impl Settings {
             true => embed.clone(),
             false => parts.finder.matrix(head, vocab, width)?,
         };
-        let input = Input::Tokens { embed, scale: 1.0, types: None };
-        let positions = Some(Positions::Learned(positions));
+        let input = Input::Tokens { embedding: embed.into(), scale: 1.0, types: None };
+        let positions = Some(positions.into());
         Ok((Stack { width, context: self.context, input, positions, blocks, norm }, unbiased(head)))
     }
 }
@@ -138,16 +143,11 @@ impl Layer<'_, '_> {
         &mut self,
         norm: &str,
         blocks: &mut Vec<Block>,
-        middle: impl FnOnce(&mut Self) -> Result<Middle, CheckpointError>,
+        middle: impl FnOnce(&mut Self) -> Result<Branch, CheckpointError>,
     ) -> Result<(), CheckpointError> {
         let norm: Norm =
             self.parts.layer_norm(&format!("{}{norm}", self.at), self.settings.width)?;
-        blocks.push(Block {
-            layer: self.number,
-            norm: Some(norm),
-            join: Join::Pre,
-            middle: middle(self)?,
-        });
+        blocks.push(middle(self)?.block(self.number, Some(norm), Residual::Pre));
         Ok(())
     }
 
@@ -158,11 +158,11 @@ impl Layer<'_, '_> {
         shape: [usize; 2],
         first: usize,
         count: usize,
-    ) -> Result<Linear, CheckpointError> {
+    ) -> Result<Product, CheckpointError> {
         self.parts.columns(&format!("{}{name}", self.at), shape, first, count)
     }
 
-    fn attention(&mut self) -> Result<Middle, CheckpointError> {
+    fn attention(&mut self) -> Result<Branch, CheckpointError> {
         let width = self.settings.width;
         let fused = [width, 3 * width];
         let products = [
@@ -171,10 +171,10 @@ impl Layer<'_, '_> {
             self.product("attn.c_attn", fused, 2 * width, width)?,
             self.product("attn.c_proj", [width, width], 0, width)?,
         ];
-        Ok(self.scaled(products, Sight::Earlier))
+        Ok(self.scaled(products, Mask::Causal))
     }
 
-    fn cross(&mut self) -> Result<Middle, CheckpointError> {
+    fn cross(&mut self) -> Result<Branch, CheckpointError> {
         let width = self.settings.width;
         let fused = [width, 2 * width];
         let products = [
@@ -183,21 +183,21 @@ impl Layer<'_, '_> {
             self.product("crossattention.c_attn", fused, width, width)?,
             self.product("crossattention.c_proj", [width, width], 0, width)?,
         ];
-        Ok(self.scaled(products, Sight::Cross))
+        Ok(self.scaled(products, Mask::Cross))
     }
 
-    fn scaled(&self, products: [Linear; 4], sight: Sight) -> Middle {
-        let mut found: Attention = attention(products, self.settings.heads, sight);
+    fn scaled(&self, products: [Product; 4], mask: Mask) -> Branch {
+        let mut found: AttentionBranch = attention(products, self.settings.heads, mask);
         if !self.settings.scaled {
-            found.scale = 1.0;
+            found.score_scale = 1.0;
         }
         if self.settings.by_layer {
-            found.scale /= (self.number + 1) as f32;
+            found.score_scale /= (self.number + 1) as f32;
         }
-        Middle::Attention(found)
+        Branch::Attention(found)
     }
 
-    fn feed_forward(&mut self) -> Result<Middle, CheckpointError> {
+    fn feed_forward(&mut self) -> Result<Branch, CheckpointError> {
         let (width, hidden) = (self.settings.width, self.settings.hidden);
         let up = self.product("mlp.c_fc", [width, hidden], 0, hidden)?;
         let down = self.product("mlp.c_proj", [hidden, width], 0, width)?;

@@ -3,10 +3,10 @@
 //!
 //! The tensors under `frontend.` make those numbers of sound; they are no part of the stack.
 
-use super::super::architecture::{Input, Output, Pooling, Sight, Stack};
 use super::super::config::{self, MAX_LAYERS};
 use super::super::fields::{Fields, MAX_SIZE};
-use super::super::{Architecture, CheckpointError, Middle, Positions};
+use super::super::{Architecture, Branch, CheckpointError};
+use super::super::{Input, Mask, Output, Pooling, Stack};
 use super::parts::{Chain, Parts, attention, plain};
 use super::{Source, settings};
 
@@ -22,8 +22,8 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
     let context = settings::fixed_context(source.context, frames + 1)?;
     let mut parts = Parts::new(source.tensors, config::eps(fields, "layer_norm_eps", 1e-6)?);
     let linear = parts.linear("patch_embed", width, numbers, true)?;
-    let class = Some(parts.finder.vector("cls_token", width)?);
-    let positions = Some(Positions::Learned(parts.finder.matrix("pos_embed", context, width)?));
+    let class = Some(parts.finder.vector("cls_token", width)?.into());
+    let positions = Some(parts.finder.matrix("pos_embed", context, width)?.into());
     let norms_first = norms_first(fields)?;
     let mut chain = if norms_first { Chain::before() } else { Chain::behind(None) };
     for number in 0..fields.required_size("num_layers", MAX_LAYERS)? {
@@ -35,9 +35,9 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
     };
     let (blocks, norm) = chain.finish(last);
     let (classes, labels) = labels(fields)?;
-    let head = Some(parts.linear("head", classes, width, true)?);
+    let head = Some(parts.linear("head", classes, width, true)?.into());
     parts.finder.refuse_extra(|name| name.starts_with("frontend."))?;
-    let input = Input::Features { linear, class };
+    let input = Input::Features { linear: linear.into(), class, picture: None };
     Ok(Architecture {
         family: "kwt".to_owned(),
         stacks: vec![Stack { width, context, input, positions, blocks, norm }],
@@ -76,7 +76,7 @@ fn layer(
         square("attn.proj", true)?,
     ];
     let norm = parts.layer_norm(&at("norm1"), width)?;
-    chain.push(number, norm, Middle::Attention(attention(products, heads, Sight::All)));
+    chain.push(number, norm, Branch::Attention(attention(products, heads, Mask::Full)));
     let up = parts.linear(&at("mlp.fc1"), hidden, width, true)?;
     let down = parts.linear(&at("mlp.fc2"), width, hidden, true)?;
     let norm = parts.layer_norm(&at("norm2"), width)?;

@@ -4,13 +4,13 @@
 //! with position 1. A vocabulary may have one row more than `vocab.json`: that of all unknown
 //! tokens.
 
-use super::super::architecture::{Input, Output, Pooling, Sight, Stack};
 use super::super::config::{self, MAX_LAYERS};
 use super::super::fields::{Fields, MAX_SIZE};
 use super::super::{
-    Activation, Architecture, CheckpointError, Linear, Middle, Norm, Positions, TensorRef,
+    Activation, Architecture, Branch, CheckpointError, Norm, Product, TensorRef, Values,
     special_tokens,
 };
+use super::super::{Input, Mask, Output, Pooling, Stack};
 use super::parts::{Chain, Parts, attention, plain, rows};
 use super::{Source, settings};
 
@@ -52,7 +52,7 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
         output: Output {
             pooling: Pooling::None,
             dense: None,
-            head: Some(Linear { weight, bias }),
+            head: Some(Product { weight, bias }.into()),
             normalize: false,
         },
         bos,
@@ -124,7 +124,7 @@ impl Settings {
         &self,
         parts: &mut Parts<'_>,
         stack: &str,
-    ) -> Result<(Positions, usize), CheckpointError> {
+    ) -> Result<(Values, usize), CheckpointError> {
         let width = self.width;
         if self.sinusoids {
             let step = 10_000_f64.ln() / ((width / 2) as f64 - 1.0).max(1.0);
@@ -135,7 +135,7 @@ impl Settings {
         let name = format!("{stack}.position_encodings.encodings");
         let longest = parts.finder.rows(&name).unwrap_or(self.context);
         let context = self.context.min(longest);
-        Ok((Positions::Learned(parts.positions(&name, longest, width, 0..context)?), context))
+        Ok((parts.positions(&name, longest, width, 0..context)?.into(), context))
     }
 
     fn stack(
@@ -152,7 +152,7 @@ impl Settings {
             let mut layer =
                 Layer { settings: self, parts: &mut *parts, at: format!("{name}.layer_{number}.") };
             let (middle, norm) =
-                layer.attention(if decodes { Sight::Earlier } else { Sight::All })?;
+                layer.attention(if decodes { Mask::Causal } else { Mask::Full })?;
             chain.push(number, norm, middle);
             if decodes {
                 let (middle, norm) = layer.cross()?;
@@ -166,7 +166,7 @@ impl Settings {
             false => None,
         };
         let (blocks, norm) = chain.finish(last);
-        let input = Input::Tokens { embed, scale: self.scale, types: None };
+        let input = Input::Tokens { embedding: embed.into(), scale: self.scale, types: None };
         Ok(Stack { width: self.width, context, input, positions: Some(positions), blocks, norm })
     }
 }
@@ -182,7 +182,7 @@ struct Layer<'s, 'a> {
 }
 
 impl Layer<'_, '_> {
-    fn linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Linear, CheckpointError> {
+    fn linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Product, CheckpointError> {
         self.parts.linear(&format!("{}{name}", self.at), rows, cols, true)
     }
 
@@ -190,27 +190,27 @@ impl Layer<'_, '_> {
         norm(self.parts, &format!("{}{part}.layer_norm", self.at), self.settings.width)
     }
 
-    fn attention(&mut self, sight: Sight) -> Result<(Middle, Norm), CheckpointError> {
+    fn attention(&mut self, mask: Mask) -> Result<(Branch, Norm), CheckpointError> {
         let width = self.settings.width;
         let fused = self.linear("self_attention.linear_0", 3 * width, width)?;
         let output = self.linear("self_attention.linear_1", width, width)?;
         let part = |number: usize| rows(&fused, number * width, width);
         let products = [part(0), part(1), part(2), output];
-        let middle = Middle::Attention(attention(products, self.settings.heads, sight));
+        let middle = Branch::Attention(attention(products, self.settings.heads, mask));
         Ok((middle, self.norm("self_attention")?))
     }
 
-    fn cross(&mut self) -> Result<(Middle, Norm), CheckpointError> {
+    fn cross(&mut self) -> Result<(Branch, Norm), CheckpointError> {
         let width = self.settings.width;
         let query = self.linear("attention.linear_0", width, width)?;
         let fused = self.linear("attention.linear_1", 2 * width, width)?;
         let output = self.linear("attention.linear_2", width, width)?;
         let products = [query, rows(&fused, 0, width), rows(&fused, width, width), output];
-        let middle = Middle::Attention(attention(products, self.settings.heads, Sight::Cross));
+        let middle = Branch::Attention(attention(products, self.settings.heads, Mask::Cross));
         Ok((middle, self.norm("attention")?))
     }
 
-    fn feed_forward(&mut self) -> Result<(Middle, Norm), CheckpointError> {
+    fn feed_forward(&mut self) -> Result<(Branch, Norm), CheckpointError> {
         let (width, hidden) = (self.settings.width, self.settings.hidden);
         let up = self.linear("ffn.linear_0", hidden, width)?;
         let down = self.linear("ffn.linear_1", width, hidden)?;

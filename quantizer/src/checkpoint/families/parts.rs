@@ -1,11 +1,12 @@
 //! What importers share: products and norms by name, and the order of norms and blocks.
 
-use super::super::architecture::{Join, Middle, Sight};
 use super::super::finder::Finder;
 use super::super::tensors::Tensors;
 use super::super::{
-    Activation, Attention, Block, CheckpointError, FeedForward, Linear, Norm, NormKind, TensorRef,
+    Activation, AttentionBranch, Block, CheckpointError, FeedForwardBranch, Norm, NormKind,
+    Product, TensorRef,
 };
+use super::super::{Branch, Mask, Residual};
 
 const INCOMPLETE: &str = "the files are incomplete, or config.json belongs to another model";
 
@@ -34,13 +35,13 @@ impl<'a> Parts<'a> {
         rows: usize,
         cols: usize,
         bias: bool,
-    ) -> Result<Linear, CheckpointError> {
+    ) -> Result<Product, CheckpointError> {
         let weight = self.finder.matrix(&format!("{name}.weight"), rows, cols)?;
         let bias = match bias {
             true => Some(self.finder.vector(&format!("{name}.bias"), rows)?),
             false => None,
         };
-        Ok(Linear { weight, bias })
+        Ok(Product { weight, bias })
     }
 
     /// So many outputs of a product that is stored with a row for each input, from one on.
@@ -50,10 +51,10 @@ impl<'a> Parts<'a> {
         shape: [usize; 2],
         first: usize,
         count: usize,
-    ) -> Result<Linear, CheckpointError> {
+    ) -> Result<Product, CheckpointError> {
         let weight = self.finder.matrix(&format!("{name}.weight"), shape[0], shape[1])?;
         let bias = self.finder.vector(&format!("{name}.bias"), shape[1])?;
-        Ok(Linear { weight: weight.transposed(first, count), bias: Some(bias.part(first, count)) })
+        Ok(Product { weight: weight.transposed(first, count), bias: Some(bias.part(first, count)) })
     }
 
     /// A layer norm.
@@ -67,18 +68,18 @@ impl<'a> Parts<'a> {
         [weight, bias]: [&str; 2],
         width: usize,
     ) -> Result<Norm, CheckpointError> {
-        let weight = self.finder.vector(weight, width)?;
-        let bias = Some(self.finder.vector(bias, width)?);
+        let weight = self.finder.vector(weight, width)?.into();
+        let bias = Some(self.finder.vector(bias, width)?.into());
         Ok(Norm { kind: NormKind::Layer, weight, bias, eps: self.eps })
     }
 
     /// A norm without a bias, by the root of the mean of squares.
     pub(super) fn rms_norm(&mut self, name: &str, width: usize) -> Result<Norm, CheckpointError> {
-        let weight = self.finder.vector(&format!("{name}.weight"), width)?;
+        let weight = self.finder.vector(&format!("{name}.weight"), width)?.into();
         Ok(Norm { kind: NormKind::Rms, weight, bias: None, eps: self.eps })
     }
 
-    /// Positions: so many rows of a table, from one on.
+    /// Values: so many rows of a table, from one on.
     pub(super) fn positions(
         &mut self,
         name: &str,
@@ -92,26 +93,26 @@ impl<'a> Parts<'a> {
 }
 
 /// So many outputs of a product, from one on.
-pub(super) fn rows(of: &Linear, first: usize, count: usize) -> Linear {
+pub(super) fn rows(of: &Product, first: usize, count: usize) -> Product {
     let part = |tensor: &TensorRef| {
         if tensor.len() == count { tensor.clone() } else { tensor.clone().part(first, count) }
     };
-    Linear { weight: part(&of.weight), bias: of.bias.as_ref().map(part) }
+    Product { weight: part(&of.weight), bias: of.bias.as_ref().map(part) }
 }
 
 /// A product alone.
-pub(super) fn unbiased(weight: TensorRef) -> Linear {
-    Linear { weight, bias: None }
+pub(super) fn unbiased(weight: TensorRef) -> Product {
+    Product { weight, bias: None }
 }
 
-/// Attention with as many keys and values as queries, scores divided by the root of a head's size.
+/// AttentionBranch with as many keys and values as queries, scores divided by the root of a head's size.
 pub(super) fn attention(
-    [query, key, value, output]: [Linear; 4],
+    [query, key, value, output]: [Product; 4],
     heads: usize,
-    sight: Sight,
-) -> Attention {
+    mask: Mask,
+) -> AttentionBranch {
     let head_dim = query.rows() / heads;
-    Attention {
+    AttentionBranch {
         query,
         key,
         value,
@@ -119,18 +120,18 @@ pub(super) fn attention(
         heads,
         kv_heads: heads,
         head_dim,
-        scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+        score_scale: (1.0 / (head_dim as f64).sqrt()) as f32,
         query_norm: None,
         key_norm: None,
         rope: None,
-        sight,
+        mask,
         relative: None,
     }
 }
 
 /// A feed-forward without a gate.
-pub(super) fn plain(up: Linear, down: Linear, activation: Activation) -> Middle {
-    Middle::FeedForward(FeedForward { gate: None, up, down, activation })
+pub(super) fn plain(up: Product, down: Product, activation: Activation) -> Branch {
+    Branch::FeedForward(FeedForwardBranch { gate: None, up, down, activation })
 }
 
 /// Blocks in order, of a model whose norms precede the branches or follow them.
@@ -160,26 +161,27 @@ impl Chain {
     }
 
     /// One more branch, with its norm.
-    pub(super) fn push(&mut self, layer: usize, norm: Norm, middle: Middle) {
-        let (norm, join) = match &mut self.order {
-            Order::Before => (Some(norm), Join::Pre),
+    pub(super) fn push(&mut self, layer: usize, norm: Norm, middle: Branch) {
+        let (norm, residual) = match &mut self.order {
+            Order::Before => (Some(norm), Residual::Pre),
             Order::Behind(before) => match before.replace(norm) {
-                Some(before) => (Some(before), Join::Post),
-                None => (None, Join::Pre),
+                Some(before) => (Some(before.clone()), Residual::Post(before)),
+                None => (None, Residual::Pre),
             },
         };
-        self.blocks.push(Block { layer, norm, join, middle });
+        self.blocks.push(middle.block(layer, norm, residual));
     }
 
     /// Puts a norm of the input in front of blocks that have their own: a block whose branch is
     /// zero. It is small, a column and a row of the norm's numbers times 0.
     pub(super) fn norm_input(&mut self, norm: Norm) {
-        let width = norm.weight.cols;
-        let numbers =
-            |rows, cols| TensorRef { rows, cols, ..norm.weight.clone().part(0, width).times(0.0) };
+        let width = norm.weight.cols();
+        let Some(weight) = norm.weight.tensor().cloned() else { return };
+        let zeros = weight.part(0, width).times(0.0);
+        let numbers = |rows, cols| TensorRef { rows, cols, ..zeros.clone() };
         let middle =
             plain(unbiased(numbers(1, width)), unbiased(numbers(width, 1)), Activation::Identity);
-        self.blocks.insert(0, Block { layer: 0, norm: Some(norm), join: Join::Post, middle });
+        self.blocks.insert(0, middle.block(0, Some(norm.clone()), Residual::Post(norm)));
     }
 
     /// The blocks, and the norm behind the last one.

@@ -10,12 +10,12 @@ use std::path::{Component, Path};
 
 use serde_json::Value;
 
-use super::super::architecture::{Output, Pooling};
 use super::super::config::named_activation;
 use super::super::directory::CONFIG_LIMIT;
 use super::super::fields::{Fields, MAX_SIZE, read_list, read_object};
 use super::super::tensors::Tensors;
 use super::super::{Activation, CheckpointError};
+use super::super::{Output, Pooling};
 use super::parts::Parts;
 
 const MODULES: &str = "modules.json";
@@ -166,7 +166,7 @@ impl Dense {
             self.inputs,
             self.bias,
         )?;
-        Ok((linear, self.activation))
+        Ok((linear.into(), self.activation))
     }
 }
 

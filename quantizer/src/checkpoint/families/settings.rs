@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::super::config::{self, UNQUANTIZED};
 use super::super::fields::{Fields, MAX_SIZE};
-use super::super::{CheckpointError, Positions};
+use super::super::{CheckpointError, Values};
 
 /// The most numbers of a table of positions that is computed.
 const MAX_TABLE: usize = 1 << 26;
@@ -102,7 +102,7 @@ pub(super) fn sinusoids(
     width: usize,
     first: usize,
     frequency: impl Fn(usize) -> f64,
-) -> Result<Positions, CheckpointError> {
+) -> Result<Values, CheckpointError> {
     if rows.checked_mul(width).is_none_or(|numbers| numbers > MAX_TABLE) {
         return Err(CheckpointError::PositionTable { rows, width });
     }
@@ -113,5 +113,5 @@ pub(super) fn sinusoids(
         Some(col) => angle(row, col).cos() as f32,
     };
     let table = (0..rows).flat_map(|row| (0..width).map(move |col| (row, col)));
-    Ok(Positions::Table(Arc::new(table.map(|(row, col)| number(row, col)).collect())))
+    Ok(Values::Computed(Arc::new(table.map(|(row, col)| number(row, col)).collect()), width))
 }

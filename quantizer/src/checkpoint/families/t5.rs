@@ -4,13 +4,13 @@
 //! the embedding, it multiplies the states by the root of the width's reciprocal, which goes into
 //! the last norm.
 
-use super::super::architecture::{Input, Output, Pooling, Relative, Sight, Stack};
 use super::super::config::{self, ACTIVATIONS, MAX_LAYERS, named_activation};
 use super::super::fields::{Fields, MAX_SIZE};
 use super::super::{
-    Activation, Architecture, Attention, CheckpointError, FeedForward, Linear, Middle, TensorRef,
-    special_tokens,
+    Activation, Architecture, AttentionBranch, Branch, CheckpointError, FeedForwardBranch, Product,
+    TensorRef, special_tokens,
 };
+use super::super::{Input, Mask, Output, Pooling, Relative, Stack};
 use super::parts::{Chain, Parts, attention, unbiased};
 use super::{Source, settings};
 
@@ -29,7 +29,8 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
     let mut decoder = settings.stack(&mut parts, "decoder", &embed, settings.decoder_layers)?;
     if settings.scaled {
         let factor = (1.0 / (width as f64).sqrt()) as f32;
-        decoder.norm.iter_mut().for_each(|norm| norm.weight = norm.weight.clone().times(factor));
+        let weight = decoder.norm.as_mut().and_then(|norm| norm.weight.tensor_mut());
+        weight.into_iter().for_each(|weight| *weight = weight.clone().times(factor));
     }
     let head = match !settings.tied && parts.finder.has(HEAD) {
         true => parts.finder.matrix(HEAD, vocab, width)?,
@@ -46,7 +47,7 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
         output: Output {
             pooling: Pooling::None,
             dense: None,
-            head: Some(unbiased(head)),
+            head: Some(unbiased(head).into()),
             normalize: false,
         },
         bos: special_tokens::bos(config, generation, None, vocab)?,
@@ -131,22 +132,22 @@ impl Settings {
             let norm = |parts: &mut Parts<'_>, part| {
                 parts.rms_norm(&format!("{}layer_norm", at(part)), width)
             };
-            let sight = if decodes { Sight::Earlier } else { Sight::All };
-            let mut own = self.attention(parts, &format!("{}SelfAttention.", at(0)), sight)?;
+            let mask = if decodes { Mask::Causal } else { Mask::Full };
+            let mut own = self.attention(parts, &format!("{}SelfAttention.", at(0)), mask)?;
             own.relative = Some(relative.clone());
-            chain.push(number, norm(parts, 0)?, Middle::Attention(own));
+            chain.push(number, norm(parts, 0)?, Branch::Attention(own));
             if decodes {
                 let cross =
-                    self.attention(parts, &format!("{}EncDecAttention.", at(1)), Sight::Cross)?;
-                chain.push(number, norm(parts, 1)?, Middle::Attention(cross));
+                    self.attention(parts, &format!("{}EncDecAttention.", at(1)), Mask::Cross)?;
+                chain.push(number, norm(parts, 1)?, Branch::Attention(cross));
             }
             let part = if decodes { 2 } else { 1 };
             let feed_forward = self.feed_forward(parts, &format!("{}DenseReluDense.", at(part)))?;
-            chain.push(number, norm(parts, part)?, Middle::FeedForward(feed_forward));
+            chain.push(number, norm(parts, part)?, Branch::FeedForward(feed_forward));
         }
         let (blocks, norm) =
             chain.finish(Some(parts.rms_norm(&format!("{name}.final_layer_norm"), width)?));
-        let input = Input::Tokens { embed: embed.clone(), scale: 1.0, types: None };
+        let input = Input::Tokens { embedding: embed.clone().into(), scale: 1.0, types: None };
         Ok(Stack { width, context: self.context, input, positions: None, blocks, norm })
     }
 
@@ -154,15 +155,15 @@ impl Settings {
         &self,
         parts: &mut Parts<'_>,
         at: &str,
-        sight: Sight,
-    ) -> Result<Attention, CheckpointError> {
+        mask: Mask,
+    ) -> Result<AttentionBranch, CheckpointError> {
         // No tensor has a row count that saturates.
         let (width, inner) = (self.width, self.heads.saturating_mul(self.head_dim));
         let mut inward = |name: &str| parts.linear(&format!("{at}{name}"), inner, width, false);
         let [query, key, value] = [inward("q")?, inward("k")?, inward("v")?];
-        let output: Linear = parts.linear(&format!("{at}o"), width, inner, false)?;
-        let mut found = attention([query, key, value, output], self.heads, sight);
-        found.scale = 1.0;
+        let output: Product = parts.linear(&format!("{at}o"), width, inner, false)?;
+        let mut found = attention([query, key, value, output], self.heads, mask);
+        found.score_scale = 1.0;
         Ok(found)
     }
 
@@ -170,7 +171,7 @@ impl Settings {
         &self,
         parts: &mut Parts<'_>,
         at: &str,
-    ) -> Result<FeedForward, CheckpointError> {
+    ) -> Result<FeedForwardBranch, CheckpointError> {
         let mut up =
             |name: &str| parts.linear(&format!("{at}{name}"), self.hidden, self.width, false);
         let (gate, up) = match self.gated {
@@ -178,7 +179,7 @@ impl Settings {
             false => (None, up("wi")?),
         };
         let down = parts.linear(&format!("{at}wo"), self.width, self.hidden, false)?;
-        Ok(FeedForward { gate, up, down, activation: self.activation })
+        Ok(FeedForwardBranch { gate, up, down, activation: self.activation })
     }
 }
 

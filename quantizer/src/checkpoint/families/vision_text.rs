@@ -4,9 +4,9 @@
 //! picture -> ViT, its last norm -> [a product, where the widths differ] -> memory of GPT-2
 //! ```
 
-use super::super::architecture::{Input, Join, Output, Pooling, Stack};
 use super::super::fields::Fields;
-use super::super::{Architecture, Block, CheckpointError, Middle, special_tokens};
+use super::super::{Architecture, Branch, CheckpointError, special_tokens};
+use super::super::{Input, Output, Pooling, Residual, Stack};
 use super::parts::Parts;
 use super::{Source, gpt2, settings, vit};
 
@@ -45,7 +45,12 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
     Ok(Architecture {
         family: "vision-encoder-decoder".to_owned(),
         stacks,
-        output: Output { pooling: Pooling::None, dense: None, head: Some(head), normalize: false },
+        output: Output {
+            pooling: Pooling::None,
+            dense: None,
+            head: Some(head.into()),
+            normalize: false,
+        },
         bos: special_tokens::bos(said("bos_token_id"), generation, None, vocab)?,
         eos: special_tokens::eos(said("eos_token_id"), generation, None, vocab)?,
         start: special_tokens::start(said("decoder_start_token_id"), generation, None, vocab)?,
@@ -74,8 +79,7 @@ fn bridge(
     width: usize,
 ) -> Result<Stack, CheckpointError> {
     let linear = parts.linear("enc_to_dec_proj", width, from.width, true)?;
-    let block =
-        Block { layer: 0, norm: None, join: Join::Replace, middle: Middle::Projection(linear) };
+    let block = Branch::Projection(linear).block(0, None, Residual::Replace);
     Ok(Stack {
         width: from.width,
         context: from.rows(),

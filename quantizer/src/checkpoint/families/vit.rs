@@ -1,10 +1,10 @@
 //! The Vision Transformer: patches of a picture, a class token in front.
 
-use super::super::architecture::{Input, Output, Picture, Pooling, Sight, Stack};
 use super::super::config::{self, MAX_LAYERS};
 use super::super::directory::CONFIG_LIMIT;
 use super::super::fields::{Fields, MAX_SIZE, read_object};
-use super::super::{Activation, Architecture, CheckpointError, Linear, Middle, Positions};
+use super::super::{Activation, Architecture, Branch, CheckpointError, Product, Values};
+use super::super::{Input, Mask, Output, Picture, Pooling, Stack};
 use super::parts::{Chain, Parts, attention, plain};
 use super::{Source, settings};
 
@@ -30,7 +30,7 @@ pub(super) fn classifier(source: Source<'_>) -> Result<Architecture, CheckpointE
     let (mut parts, settings, pixels) = read(source)?;
     let (classes, labels) = settings::labels(source.config)?;
     let stack = settings.stack(&mut parts, "vit.", pixels)?;
-    let head = Some(parts.linear("classifier", classes, settings.width, true)?);
+    let head = Some(parts.linear("classifier", classes, settings.width, true)?.into());
     parts.finder.refuse_extra(|name| name == "vit.embeddings.mask_token")?;
     Ok(finish(
         stack,
@@ -120,15 +120,14 @@ impl Settings {
         let weight =
             parts.finder.matrix_of(&kernel, &[width, channels, patch, patch])?.patches(channels);
         let bias = Some(parts.finder.vector(&at("patch_embeddings.projection.bias"), width)?);
-        let class = Some(parts.finder.vector(&at("cls_token"), width)?);
+        let class = Some(parts.finder.vector(&at("cls_token"), width)?.into());
         let positions = parts.finder.matrix(&at("position_embeddings"), self.rows(), width)?;
         let picture = Picture {
             height: self.height,
             width: self.picture_width,
             patch,
             channels,
-            scale,
-            offset,
+            pixel: Values::Computed([scale, offset].concat().into(), 2 * channels),
         };
         let mut chain = Chain::before();
         for number in 0..self.layers {
@@ -136,8 +135,12 @@ impl Settings {
         }
         let (blocks, norm) =
             chain.finish(Some(parts.layer_norm(&format!("{prefix}layernorm"), width)?));
-        let input = Input::Pixels { linear: Linear { weight, bias }, class, picture };
-        let positions = Some(Positions::Learned(positions));
+        let input = Input::Features {
+            linear: Product { weight, bias }.into(),
+            class,
+            picture: Some(picture),
+        };
+        let positions = Some(positions.into());
         Ok(Stack { width, context: self.rows(), input, positions, blocks, norm })
     }
 
@@ -158,7 +161,7 @@ impl Settings {
             square("output.dense", true)?,
         ];
         let norm = parts.layer_norm(&format!("{at}layernorm_before"), width)?;
-        chain.push(number, norm, Middle::Attention(attention(products, self.heads, Sight::All)));
+        chain.push(number, norm, Branch::Attention(attention(products, self.heads, Mask::Full)));
         let up = parts.linear(&format!("{at}intermediate.dense"), hidden, width, true)?;
         let down = parts.linear(&format!("{at}output.dense"), width, hidden, true)?;
         let norm = parts.layer_norm(&format!("{at}layernorm_after"), width)?;

@@ -73,7 +73,7 @@ fn apply_factors(config: &mut Config, tensors: &Tensors) -> Result<(), Checkpoin
     let Some(stored) = tensors.get(GGUF.rotation) else {
         return Ok(());
     };
-    let pairs = config.rope.inv_freq.len();
+    let pairs = config.rope.frequencies.len();
     if stored.shape != [pairs] {
         return Err(CheckpointError::WrongShape {
             tensor: GGUF.rotation.to_owned(),
@@ -84,10 +84,11 @@ fn apply_factors(config: &mut Config, tensors: &Tensors) -> Result<(), Checkpoin
     let tensor = TensorRef::stored(GGUF.rotation, 1, pairs);
     let mut factors = vec![0.0; pairs];
     tensors.read_rows(&tensor, 0..1, &mut factors)?;
-    for (frequency, factor) in config.rope.inv_freq.iter_mut().zip(&factors) {
+    for (frequency, factor) in config.rope.frequencies.iter_mut().zip(&factors) {
         *frequency /= f64::from(*factor);
     }
-    match config.rope.inv_freq.iter().all(|frequency| frequency.is_finite() && *frequency >= 0.0) {
+    match config.rope.frequencies.iter().all(|frequency| frequency.is_finite() && *frequency >= 0.0)
+    {
         true => Ok(()),
         false => Err(CheckpointError::Rotation {
             settings: format!("divided by the tensor {}", GGUF.rotation),

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use kinglet::format::Input;
 use kinglet::{Isa, Model, Options, Parallel, Plan, Session, Source as Read};
+use kinglet_model::Input;
 use kinglet_quantizer::Memory;
 use serde::Serialize;
 
@@ -217,11 +217,11 @@ impl Work for Measure<'_> {
         let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
         let working_memory = memory.bytes().len();
         // Any tokens do: no step depends on which they are.
-        let token = |i: usize| (i * 7919 % model.vocab()) as u32;
+        let token = |i: usize| (i * 7919 % model.outputs()) as u32;
         let prompt: Vec<u32> = (0..longest.max(args.prompt)).map(token).collect();
         // An encoder's outputs may be more than it has tokens.
         let known = match &model.stack(0)?.input {
-            Input::Tokens { embedding, .. } => embedding.rows(),
+            Input::Tokens { embedding, .. } => embedding.matrix.rows(),
             _ => 1,
         };
         let asked: Vec<u32> = prompt.iter().map(|&token| token % known as u32).collect();

@@ -1,19 +1,19 @@
 //! What can be read off a file and its checkpoint.
 
 use anyhow::Result;
-use kinglet::format::{Input, Middle, Sight, Values};
 use kinglet::{Matrix, Model};
-use kinglet_quantizer::checkpoint::{Architecture, Block, Checkpoint, Kept, TensorRef};
+use kinglet_model::{Input, Values};
+use kinglet_quantizer::checkpoint::{Architecture, Checkpoint, Kept, TensorRef, weights};
 use kinglet_quantizer::report::{Component, Means, ModelFacts, Size, Tensor};
 use kinglet_quantizer::size::Matrices;
 
 pub(super) fn model(model: &Model<'_>, architecture: &Architecture) -> ModelFacts {
     ModelFacts {
         family: architecture.family.clone(),
-        width: model.last().map_or(0, |stack| stack.record.width as usize),
-        vocab: model.vocab(),
+        width: model.last().map_or(0, |stack| stack.width),
+        vocab: model.outputs(),
         context: model.context(),
-        blocks: model.record().blocks as usize,
+        blocks: model.blocks() as usize,
         checkpoint_blocks: Some(architecture.count()),
     }
 }
@@ -21,8 +21,7 @@ pub(super) fn model(model: &Model<'_>, architecture: &Architecture) -> ModelFact
 /// Matrices only; a pruned checkpoint's are those of the whole one.
 fn checkpoint_weights(checkpoint: &Checkpoint) -> u64 {
     let architecture = checkpoint.architecture();
-    let blocks =
-        architecture.blocks().flat_map(Block::products).map(|linear| linear.weight.len() as u64);
+    let blocks = architecture.blocks().map(|block| weights(block) as u64);
     let left = architecture.vocab();
     let vocab = checkpoint.kept().map_or(left, Kept::of);
     let whole = |table: &&TensorRef| if table.rows() == left { vocab } else { table.rows() };
@@ -43,7 +42,7 @@ pub(super) fn size(model: &Model<'_>, checkpoint: &Checkpoint) -> Result<Size> {
 /// What was done to a file, as far as its shapes and formats tell.
 pub(super) fn means(model: &Model<'_>, checkpoint: &Checkpoint) -> Result<Means> {
     let (mut sum, mut int8) = (Matrices::default(), true);
-    for index in 0..model.record().tensors {
+    for index in 0..model.tensors() {
         if let Values::Matrix(matrix) = model.tensor(index)?.values {
             sum.add(&matrix);
             int8 &= matrix.format().is_int8();
@@ -59,40 +58,33 @@ pub(super) fn means(model: &Model<'_>, checkpoint: &Checkpoint) -> Result<Means>
 
 pub(super) fn components(model: &Model<'_>) -> Result<Vec<Component>> {
     let [mut embedding, mut head, mut attention, mut feed_forward] = [Matrices::default(); 4];
-    let (mut tied, mut tables) = (false, vec![]);
-    for index in 0..model.record().stacks {
-        let stack = model.stack(index)?;
-        match &stack.input {
-            Input::Tokens { embedding: table, .. } | Input::Queries(table) => {
-                tied = model.record().head == stack.record.embedding;
-                tables.push((stack.record.embedding, *table));
-            }
-            Input::Features { linear, .. } => tables.push((stack.record.embedding, linear.matrix)),
-            Input::States => {}
+    let tied = model.is_tied();
+    let mut tables: Vec<Matrix<'_>> = vec![];
+    for index in 0..model.stacks() {
+        let table = match &model.stack(index)?.input {
+            Input::Tokens { embedding: table, .. } | Input::Queries(table) => table.matrix,
+            Input::Features { linear, .. } => linear.matrix,
+            Input::States => continue,
+        };
+        // Stacks may share one.
+        if !tables.contains(&table) {
+            tables.push(table);
         }
     }
-    tables.sort_by_key(|(index, _)| *index);
-    tables.dedup_by_key(|(index, _)| *index);
-    tables.iter().for_each(|(_, table)| embedding.add(table));
+    tables.iter().for_each(|table| embedding.add(table));
     let output = model.output()?;
     for linear in
         output.dense.iter().map(|(dense, _)| dense).chain(output.head.as_ref().filter(|_| !tied))
     {
         head.add(&linear.matrix);
     }
-    for index in 0..model.record().blocks {
+    for index in 0..model.blocks() {
         let block = model.block(index)?;
-        let sum = match &block.middle {
-            Middle::Attention(a) => {
-                if let Sight::Cross(memory) = &a.sight {
-                    attention.add(&memory.matrix);
-                }
-                &mut attention
-            }
-            Middle::FeedForward { .. } | Middle::Projection => &mut feed_forward,
+        let sum = match block.attention() {
+            Some(_) => &mut attention,
+            None => &mut feed_forward,
         };
-        block.input().into_iter().for_each(|input| sum.add(&input.matrix));
-        sum.add(&block.output.matrix);
+        block.products().for_each(|(_, product)| sum.add(&product.matrix));
     }
     let matrices = [
         (if tied { "embedding and head" } else { "embedding" }, embedding),
@@ -118,7 +110,7 @@ pub(super) fn components(model: &Model<'_>) -> Result<Vec<Component>> {
 /// The matrices as they lie.
 pub(super) fn tensors(model: &Model<'_>) -> Result<Vec<Tensor>> {
     let mut tensors = vec![];
-    for index in 0..model.record().tensors {
+    for index in 0..model.tensors() {
         let tensor = model.tensor(index)?;
         let Values::Matrix(matrix) = tensor.values else { continue };
         let weights = matrix.rows() as f64 * matrix.cols() as f64;

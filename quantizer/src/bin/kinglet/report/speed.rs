@@ -29,7 +29,7 @@ impl Work for Measure<'_> {
             context,
             prefill: golden.prompt.len().clamp(1, context),
             logits: 1,
-            ..Options::ONE
+            ..Options::DECODE
         };
         let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
         let threads = parallel.ways();
@@ -43,7 +43,7 @@ impl Work for Measure<'_> {
             let start = Instant::now();
             for i in 0..tokens {
                 // Any tokens do: no step depends on which they are.
-                session.feed(&[(i * 7919 % model.vocab()) as u32])?;
+                session.feed(&[(i * 7919 % model.outputs()) as u32])?;
             }
             rates.push(tokens as f64 / start.elapsed().as_secs_f64());
         }

@@ -6,15 +6,15 @@ use rest::Rest;
 
 /// The positions that each row sees: always from the first one of the cache, and how many.
 #[derive(Clone, Copy, Debug)]
-pub struct Sight<'a> {
+pub struct Mask<'a> {
     len: usize,
     rest: Rest<'a>,
 }
 
-impl Sight<'_> {
+impl Mask<'_> {
     /// Row `t` sees `len + t` positions: with its own at the end, a row of a decoder.
-    pub const fn earlier(len: usize) -> Self {
-        Self { len, rest: Rest::EARLIER }
+    pub const fn causal(len: usize) -> Self {
+        Self { len, rest: Rest::CAUSAL }
     }
 
     /// Positions that row `row` sees.
@@ -47,7 +47,7 @@ impl Sight<'_> {
 /// Everything that some families need.
 #[cfg(feature = "families")]
 mod rest {
-    use super::Sight;
+    use super::Mask;
 
     /// A bias by distance: `table[h][clamp(j - (first + t), -R, R) + R]` is added to the score of
     /// row `t`, head `h` of the call and position `j`, after scaling. The unit is log 2, so what a
@@ -67,7 +67,7 @@ mod rest {
         bias: Option<Bias<'a>>,
     }
 
-    impl<'a> Sight<'a> {
+    impl<'a> Mask<'a> {
         /// Every row sees the same `len` positions: a row of an encoder, or of cross attention.
         pub const fn all(len: usize) -> Self {
             Self { len, rest: Rest { step: 0, bias: None } }
@@ -80,7 +80,7 @@ mod rest {
     }
 
     impl Rest<'_> {
-        pub(super) const EARLIER: Self = Self { step: 1, bias: None };
+        pub(super) const CAUSAL: Self = Self { step: 1, bias: None };
 
         #[inline(always)]
         pub(super) fn more(&self, row: usize) -> usize {
@@ -133,7 +133,7 @@ mod rest {
     pub(super) struct Rest<'a>(PhantomData<&'a [f32]>);
 
     impl Rest<'_> {
-        pub(super) const EARLIER: Self = Self(PhantomData);
+        pub(super) const CAUSAL: Self = Self(PhantomData);
 
         #[inline(always)]
         pub(super) fn more(&self, row: usize) -> usize {
