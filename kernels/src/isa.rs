@@ -3,6 +3,7 @@
 use core::fmt;
 use core::ops::Range;
 
+use crate::activation::Activation;
 use crate::activations::{Activations, ActivationsMut};
 use crate::arch::Vector;
 use crate::cache::{CHUNK, Head};
@@ -17,24 +18,6 @@ use crate::scalar::{self, transforms};
 /// whose vectors are known when it is compiled, does not contain it.
 #[derive(Clone, Copy)]
 pub struct Isa(Result<Vector, &'static Reference>);
-
-/// The function of a feed-forward: finite of every finite number, and NaN of NaN. Errors against
-/// f64 are absolute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x / (1 + e^-x)`.
-    Silu,
-    /// `x (1 + erf(x / sqrt 2)) / 2`.
-    Gelu,
-    /// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
-    GeluTanh,
-    /// `max(x, 0)`.
-    Relu,
-    /// The hyperbolic tangent.
-    Tanh,
-    /// `x`.
-    Identity,
-}
 
 crate::vector::with_operations! { reference [] }
 

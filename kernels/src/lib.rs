@@ -54,6 +54,7 @@ macro_rules! fit {
     };
 }
 
+mod activation;
 pub mod activations;
 pub mod cache;
 mod gemm;
@@ -81,9 +82,10 @@ mod vector;
 )]
 mod arch;
 
+pub use activation::Activation;
 pub use activations::{Activations, ActivationsMut};
 pub use cache::ValueFormat;
-pub use isa::{Activation, Isa};
+pub use isa::Isa;
 pub use layout::{Format, LayoutError, Matrix};
 #[cfg(feature = "families")]
 pub use mask::Bias;

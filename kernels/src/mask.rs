@@ -4,7 +4,7 @@
 pub use rest::Bias;
 use rest::Rest;
 
-/// The positions that each row sees: always from the first one of the cache, and how many.
+/// The positions that each row sees: up to which one, and from which one on.
 #[derive(Clone, Copy, Debug)]
 pub struct Mask<'a> {
     len: usize,
@@ -17,17 +17,23 @@ impl Mask<'_> {
         Self { len, rest: Rest::CAUSAL }
     }
 
-    /// Positions that row `row` sees.
+    /// The end of the positions that row `row` sees.
     #[inline(always)]
-    pub(crate) fn len(&self, row: usize) -> usize {
+    pub(crate) fn end(&self, row: usize) -> usize {
         self.len + self.rest.more(row)
+    }
+
+    /// The first position that row `row` sees.
+    #[inline(always)]
+    pub(crate) fn start(&self, row: usize) -> usize {
+        self.rest.start(self.end(row))
     }
 
     /// Whether each row up to `last` sees a position and no more than there are, and a bias, if
     /// there is one, is a table for `heads` heads.
     #[inline(always)]
     pub(crate) fn fits(&self, positions: usize, heads: usize, last: usize) -> bool {
-        0 < self.len && self.len(last) <= positions && self.rest.fits(heads, last)
+        0 < self.len && self.end(last) <= positions && self.rest.fits(heads, last)
     }
 
     /// Adds the bias of head `head` of `heads` to scores of row `row`, of which the first is that
@@ -62,29 +68,43 @@ mod rest {
 
     #[derive(Clone, Copy, Debug)]
     pub(super) struct Rest<'a> {
-        /// How many positions more a row sees than the one before.
+        /// How many positions further a row sees than the one before.
         step: usize,
+        /// The most positions that a row sees, its own among them; at least 1.
+        window: usize,
         bias: Option<Bias<'a>>,
     }
 
     impl<'a> Mask<'a> {
         /// Every row sees the same `len` positions: a row of an encoder, or of cross attention.
         pub const fn all(len: usize) -> Self {
-            Self { len, rest: Rest { step: 0, bias: None } }
+            Self { len, rest: Rest { step: 0, window: usize::MAX, bias: None } }
         }
 
         /// The same positions with a bias.
         pub const fn with_bias(self, bias: Bias<'a>) -> Self {
-            Self { len: self.len, rest: Rest { step: self.rest.step, bias: Some(bias) } }
+            Self { len: self.len, rest: Rest { bias: Some(bias), ..self.rest } }
+        }
+
+        /// Of these positions the last `window`, at least one: a row of a decoder whose attention
+        /// slides.
+        pub const fn with_window(self, window: usize) -> Self {
+            let window = if window == 0 { 1 } else { window };
+            Self { len: self.len, rest: Rest { window, ..self.rest } }
         }
     }
 
     impl Rest<'_> {
-        pub(super) const CAUSAL: Self = Self { step: 1, bias: None };
+        pub(super) const CAUSAL: Self = Self { step: 1, window: usize::MAX, bias: None };
 
         #[inline(always)]
         pub(super) fn more(&self, row: usize) -> usize {
             self.step * row
+        }
+
+        #[inline(always)]
+        pub(super) fn start(&self, end: usize) -> usize {
+            end.saturating_sub(self.window)
         }
 
         pub(super) fn fits(&self, heads: usize, last: usize) -> bool {
@@ -138,6 +158,11 @@ mod rest {
         #[inline(always)]
         pub(super) fn more(&self, row: usize) -> usize {
             row
+        }
+
+        #[inline(always)]
+        pub(super) fn start(&self, _: usize) -> usize {
+            0
         }
 
         #[inline(always)]

@@ -215,6 +215,24 @@ pub enum Mask {
     Full,
     /// All keys of the states of the stack before.
     Cross,
+    /// Keys of its own position and those just before it, so many in all; at least 1.
+    Window(u32),
+}
+
+impl Mask {
+    /// Whether no key is later than its query, so that a decoder can go on from token to token.
+    pub fn is_causal(self) -> bool {
+        matches!(self, Self::Causal | Self::Window(_))
+    }
+
+    /// Which of `keys` keys query `query` sees.
+    pub fn seen(self, query: usize, keys: usize) -> Range<usize> {
+        match self {
+            Self::Causal => 0..query + 1,
+            Self::Full | Self::Cross => 0..keys,
+            Self::Window(count) => (query + 1).saturating_sub(count as usize)..query + 1,
+        }
+    }
 }
 
 /// The heads of attention.

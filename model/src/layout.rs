@@ -105,7 +105,7 @@ record! {
         pooling: u8,
         /// 1: outputs are divided by their Euclidean length.
         normalize: u8,
-        /// One of [`activation`]: what follows `dense`.
+        /// Code of the [`Activation`](kinglet_kernels::Activation) that follows `dense`.
         dense_activation: u8,
         /// Zero.
         reserved: u8,
@@ -241,23 +241,14 @@ pub mod mask {
     pub const FULL: u8 = 1;
     /// The final states of the stack before.
     pub const CROSS: u8 = 2;
+    /// The last positions up to its own, so many as the record's window.
+    pub const WINDOW: u8 = 3;
 }
 
-/// Activations.
+/// What a feed-forward's variant has beside the code of its
+/// [`Activation`](kinglet_kernels::Activation).
 pub mod activation {
-    /// `x / (1 + exp(-x))`.
-    pub const SILU: u8 = 0;
-    /// `x * (1 + erf(x / sqrt(2))) / 2`.
-    pub const GELU: u8 = 1;
-    /// GELU by the hyperbolic tangent.
-    pub const GELU_TANH: u8 = 2;
-    /// `max(x, 0)`.
-    pub const RELU: u8 = 3;
-    /// Hyperbolic tangent.
-    pub const TANH: u8 = 4;
-    /// `x`.
-    pub const IDENTITY: u8 = 5;
-    /// Added in a block's variant: there is no gate, the activation is all.
+    /// Added to it: there is no gate, the activation is all.
     pub const PLAIN: u8 = 16;
 }
 
@@ -271,7 +262,7 @@ record! {
         norm_kind: u8,
         /// One of [`join`].
         join: u8,
-        /// Attention: one of [`mask`]. Feed-forward: one of [`activation`], of the gate or plain.
+        /// Attention: one of [`mask`]. Feed-forward: the code of its activation, of the gate or plain.
         variant: u8,
         /// Layer of the source model, for people.
         layer: u32,
@@ -323,8 +314,10 @@ record! {
         relative: u32,
         /// One of [`inputs`]: what each head's queries and keys go through, behind their rotation.
         heads_inputs: u32,
+        /// [`mask::WINDOW`]: positions that a query sees, at least 1.
+        window: u32,
         /// Zero.
-        reserved: Zeros<32>,
+        reserved: Zeros<28>,
     }
 }
 
@@ -420,7 +413,7 @@ impl ModelRecord {
         tensors: 0,
         pooling: pooling::NONE,
         normalize: 0,
-        dense_activation: activation::SILU,
+        dense_activation: 0,
         reserved: 0,
         dense: NONE,
         dense_bias: NONE,
@@ -517,6 +510,7 @@ impl BlockRecord {
         states_bias: NONE,
         relative: NONE,
         heads_inputs: inputs::PLAIN as u32,
+        window: 0,
         reserved: Zeros::ZERO,
     };
 }

@@ -139,8 +139,7 @@ pub fn lower<T: Parts, L: Lower<T>>(of: &Block<T>, to: &mut L) -> Result<BlockRe
         Operation::Attention(attention) => lower_attention(attention, &mut record, to)?,
         Operation::FeedForward { activation, gated } => {
             let plain = if *gated { 0 } else { activation::PLAIN };
-            (record.kind, record.variant) =
-                (block::FEED_FORWARD, activation_code(*activation) | plain);
+            (record.kind, record.variant) = (block::FEED_FORWARD, activation.code() | plain);
             record.inner = to.cols(&of.output) as u32;
         }
         Operation::Projection => record.kind = block::PROJECTION,
@@ -172,7 +171,7 @@ fn lower_attention<T: Parts, L: Lower<T>>(
     if of.mask == Mask::Cross && (of.key_norm.is_some() || of.rope.is_some()) {
         return Err(Unstorable::CrossKeys.into());
     }
-    (record.kind, record.variant) = (block::ATTENTION, mask_code(of.mask));
+    (record.kind, (record.variant, record.window)) = (block::ATTENTION, mask_codes(of.mask));
     (record.heads, record.kv_heads) = (count(of.heads)?, count(of.kv_heads)?);
     (record.head_dim, record.score_scale) = (of.head_dim as u32, of.score_scale);
     for (part, norm) in [(Part::QueryNorm, &of.query_norm), (Part::KeyNorm, &of.key_norm)] {
@@ -257,7 +256,7 @@ fn raise_attention<T: Parts, R: Raise<T>>(
         kv_heads: record.kv_heads.into(),
         head_dim: record.head_dim as usize,
         score_scale: record.score_scale,
-        mask: mask_of(record.variant),
+        mask: mask_of(record).unwrap_or(Mask::Causal),
         query_norm: norm(record.query_norm)?,
         key_norm: norm(record.key_norm)?,
         rope: frequencies.map(|frequencies| Rope { frequencies, magnitude: record.rope_magnitude }),
@@ -291,19 +290,24 @@ pub(crate) fn norm_of(code: u8) -> NormKind {
     if FAMILIES && code == norm::LAYER { NormKind::Layer } else { NormKind::Rms }
 }
 
-fn mask_code(of: Mask) -> u8 {
+/// The code of a mask, and the window of a record.
+fn mask_codes(of: Mask) -> (u8, u32) {
     match of {
-        Mask::Causal => mask::CAUSAL,
-        Mask::Full => mask::FULL,
-        Mask::Cross => mask::CROSS,
+        Mask::Causal => (mask::CAUSAL, 0),
+        Mask::Full => (mask::FULL, 0),
+        Mask::Cross => (mask::CROSS, 0),
+        Mask::Window(count) => (mask::WINDOW, count),
     }
 }
 
-fn mask_of(code: u8) -> Mask {
-    match code {
-        mask::FULL if FAMILIES => Mask::Full,
-        mask::CROSS if FAMILIES => Mask::Cross,
-        _ => Mask::Causal,
+/// The mask of a record; nothing where it has none of this build's.
+pub(crate) fn mask_of(record: &BlockRecord) -> Option<Mask> {
+    match (record.variant, record.window) {
+        (mask::CAUSAL, 0) => Some(Mask::Causal),
+        (mask::FULL, 0) if FAMILIES => Some(Mask::Full),
+        (mask::CROSS, 0) if FAMILIES => Some(Mask::Cross),
+        (mask::WINDOW, 1..) if FAMILIES => Some(Mask::Window(record.window)),
+        _ => None,
     }
 }
 
@@ -326,29 +330,9 @@ pub fn inputs_of(code: u8) -> Option<Inputs> {
     }
 }
 
-/// The code of an activation.
-pub fn activation_code(of: Activation) -> u8 {
-    match of {
-        Activation::Silu => activation::SILU,
-        Activation::Gelu => activation::GELU,
-        Activation::GeluTanh => activation::GELU_TANH,
-        Activation::Relu => activation::RELU,
-        Activation::Tanh => activation::TANH,
-        Activation::Identity => activation::IDENTITY,
-    }
-}
-
 /// The activation of a code that was checked.
 pub(crate) fn activation_of(code: u8) -> Activation {
-    match code {
-        _ if !FAMILIES => Activation::Silu,
-        activation::GELU => Activation::Gelu,
-        activation::GELU_TANH => Activation::GeluTanh,
-        activation::RELU => Activation::Relu,
-        activation::TANH => Activation::Tanh,
-        activation::IDENTITY => Activation::Identity,
-        _ => Activation::Silu,
-    }
+    Activation::of_code(code).filter(|_| FAMILIES).unwrap_or(Activation::Silu)
 }
 
 /// The code of what is taken from a sequence's states.

@@ -3,13 +3,13 @@
 use kinglet_tokenizer::{Tokenizer, TokenizerError};
 
 use crate::crc::Crc32;
-use crate::description::{Block, InPlace, Input, Inputs, Mask, Stack};
+use crate::description::{Activation, Block, InPlace, Input, Inputs, Mask, Stack};
 use crate::error::{BlockProblem, ModelProblem, OpenError, StackProblem, TensorProblem};
 use crate::families::FAMILIES;
 use crate::golden::Golden;
 use crate::layout::{
     BlockRecord, GoldenRecord, MAX_BLOCKS, MAX_STACKS, MAX_TENSORS, ModelRecord, NONE, StackRecord,
-    TensorRecord, activation, pooling, section,
+    TensorRecord, pooling, section,
 };
 use crate::sections::Sections;
 use crate::view::Values;
@@ -158,7 +158,7 @@ impl<'a> Model<'a> {
         for at in stack.blocks.0..stack.blocks.1.min(self.record.blocks) {
             let block = self.block_at(at, width, states)?;
             if let Some(attention) = block.attention() {
-                causal |= attention.mask == Mask::Causal;
+                causal |= attention.mask.is_causal();
                 full |= attention.mask == Mask::Full;
             }
             // States are rounded once for all blocks that look at them.
@@ -402,7 +402,7 @@ fn check_record(record: &ModelRecord) -> Result<(), ModelProblem> {
     }
     if record.pooling > pooling::MAX
         || record.normalize > 1
-        || record.dense_activation > activation::IDENTITY
+        || Activation::of_code(record.dense_activation).is_none()
     {
         return Err(ModelProblem::Kind);
     }

@@ -6,14 +6,14 @@ use kinglet_kernels::cache::MAX_HEAD_DIM;
 use kinglet_kernels::scalar::transforms;
 
 use crate::description::{
-    Attention, Block, InPlace, Input, Inputs, Linear, Norm, Operation, Residual, Stack,
+    Activation, Attention, Block, InPlace, Input, Inputs, Linear, Norm, Operation, Residual, Stack,
 };
 use crate::error::{BlockProblem, StackProblem};
 use crate::families::FAMILIES;
 use crate::layout::{
-    BlockRecord, MAX_DIMENSION, NONE, StackRecord, activation, block, input, join, mask, norm,
+    BlockRecord, MAX_DIMENSION, NONE, StackRecord, activation, block, input, join, norm,
 };
-use crate::lowering::inputs_of;
+use crate::lowering::{inputs_of, mask_of};
 
 /// Whether a number can be an epsilon or scale.
 #[inline(never)]
@@ -48,6 +48,9 @@ pub(crate) fn check_block(record: &BlockRecord) -> Result<(), BlockProblem> {
     if !scales.into_iter().all(is_scale) {
         return Err(BlockProblem::Value);
     }
+    if record.window != 0 && record.kind != block::ATTENTION {
+        return Err(BlockProblem::Variant);
+    }
     match record.kind {
         block::ATTENTION => {
             let (heads, kv_heads) = (record.heads, record.kv_heads);
@@ -55,7 +58,7 @@ pub(crate) fn check_block(record: &BlockRecord) -> Result<(), BlockProblem> {
             if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 || wide {
                 return Err(BlockProblem::Heads);
             }
-            if record.variant > mask::CROSS {
+            if mask_of(record).is_none() {
                 return Err(BlockProblem::Variant);
             }
             if !has_head_inputs(record) {
@@ -65,7 +68,9 @@ pub(crate) fn check_block(record: &BlockRecord) -> Result<(), BlockProblem> {
         block::FEED_FORWARD if record.inner == 0 || record.inner > MAX_DIMENSION => {
             return Err(BlockProblem::Inner);
         }
-        block::FEED_FORWARD if record.variant & !activation::PLAIN > activation::IDENTITY => {
+        block::FEED_FORWARD
+            if Activation::of_code(record.variant & !activation::PLAIN).is_none() =>
+        {
             return Err(BlockProblem::Variant);
         }
         block::FEED_FORWARD => {}

@@ -144,9 +144,7 @@ fn without(block: &BlockWeights, kept: &[usize], weight: Vec<f32>) -> BlockWeigh
             let others = of(keys).chain(of(values));
             match heads.mask {
                 Mask::Cross => (columns, others.collect()),
-                Mask::Causal | Mask::Full => {
-                    (columns.iter().copied().chain(others).collect(), vec![])
-                }
+                _ => (columns.iter().copied().chain(others).collect(), vec![]),
             }
         }
     };

@@ -123,9 +123,14 @@ impl Queries<'_, '_> {
         &mut self.q[i / self.heads * self.stride + i % self.heads * self.dim..][..self.dim]
     }
 
-    /// Positions that query `i` sees.
-    fn len(&self, i: usize) -> usize {
-        self.mask.len(i / self.heads)
+    /// The end of the positions that query `i` sees.
+    fn end(&self, i: usize) -> usize {
+        self.mask.end(i / self.heads)
+    }
+
+    /// The first position that query `i` sees.
+    fn start(&self, i: usize) -> usize {
+        self.mask.start(i / self.heads)
     }
 
     /// Adds the bias, if there is one, to scores of query `i`, of which the first is that of
@@ -165,11 +170,13 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
     }
     let mut totals = [Partial::EMPTY; M];
     let mut weights = [Weights::EMPTY; M];
-    for chunk in 0..queries.len(first + M - 1).div_ceil(CHUNK) {
-        // Of a block that spans rows the first may not reach the last chunk.
-        let mut seen = [0; M];
+    for chunk in queries.start(first) / CHUNK..queries.end(first + M - 1).div_ceil(CHUNK) {
+        // Of a block that spans rows the first may not reach the last chunk, nor the last one the
+        // first.
+        let (mut seen, mut hidden) = ([0; M], [0; M]);
         for m in 0..M {
-            seen[m] = queries.len(first + m).saturating_sub(chunk * CHUNK).min(CHUNK);
+            seen[m] = queries.end(first + m).saturating_sub(chunk * CHUNK).min(CHUNK);
+            hidden[m] = queries.start(first + m).saturating_sub(chunk * CHUNK).min(CHUNK);
         }
         let mut scores = [[f32::NEG_INFINITY; CHUNK]; M];
         let key_scales = head.key_scales(chunk);
@@ -198,6 +205,7 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
         for m in 0..M {
             queries.add_bias(&mut scores[m][..seen[m]], first + m, chunk * CHUNK);
             scores[m][seen[m]..].fill(f32::NEG_INFINITY);
+            scores[m][..hidden[m]].fill(f32::NEG_INFINITY);
         }
         let (len, shape) = (head.shape().chunk_len(chunk), head.shape());
         let mut factors = [[0.0; 2]; M];
@@ -211,7 +219,7 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
                 let (w, plane) = (&weights[i / 2], i % 2);
                 rows[i] = Row { codes: &w.planes[plane][..len], sums: &w.sums[plane] };
             }
-            for m in (0..M).filter(|&m| seen[m] > 0) {
+            for m in (0..M).filter(|&m| seen[m] > hidden[m]) {
                 // Groups differ in their unit alone.
                 if group == 0 {
                     factors[m] = totals[m].merge(&weights[m]);
@@ -225,7 +233,7 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
                 |i, tiles| head.widen_values(chunk, i, tiles),
                 rows,
                 |i, sums| {
-                    for m in (0..M).filter(|&m| seen[m] > 0) {
+                    for m in (0..M).filter(|&m| seen[m] > hidden[m]) {
                         let [old, new] = [factors[m][0], weights[m].unit * factors[m][1]];
                         let out = &mut totals[m].out.as_chunks_mut::<PANEL>().0[i];
                         for (o, (&high, &low)) in

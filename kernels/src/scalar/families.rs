@@ -8,7 +8,7 @@
 use core::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
 use super::{exp, exp2, exp2_below, sqrt, sum};
-use crate::isa::Activation;
+use crate::activation::Activation;
 
 /// `x *= y`.
 #[inline(always)]
@@ -41,6 +41,7 @@ pub(crate) fn activate(activation: Activation, x: &mut [f32]) {
         Activation::Relu => each(x, relu),
         Activation::Tanh => each(x, tanh),
         Activation::Identity => {}
+        Activation::QuickGelu => each(x, |x| x / (1.0 + exp(-1.702 * x))),
     }
 }
 

@@ -91,9 +91,14 @@ fn assert_rows_are_single_queries(
     let table = table(heads, reach, random);
     let first = [len - 1, 0, 1000][rows % 3];
     let other = [(true, true), (false, false), (false, true)][(rows + heads + len) % 3];
-    for (earlier, biased) in [(true, false), other] {
+    // The last one hides nothing.
+    let window = [1, 5, 64, 70, usize::MAX][(2 * rows + heads + len) % 5];
+    for (earlier, biased, window) in
+        [(true, false, usize::MAX), (true, false, window), (other.0, other.1, window)]
+    {
         let mask = |len, row, table| {
             let mask = if earlier { Mask::causal(len + row) } else { Mask::all(len) };
+            let mask = mask.with_window(window);
             if biased { mask.with_bias(Bias { table, first: first + row }) } else { mask }
         };
         let mut want = q.clone();
@@ -107,7 +112,8 @@ fn assert_rows_are_single_queries(
             let mut got = q.clone();
             isa.attend(&cache.head(), mask(len, 0, &table), 0.3, &mut got, heads, stride);
             let what = format!(
-                "{heads} heads, {rows} rows from {len}, earlier {earlier}, biased {biased}"
+                "{heads} heads, {rows} rows from {len}, earlier {earlier}, biased {biased}, window \
+                 {window}"
             );
             assert_eq!(bits(&got), bits(&want), "{isa:?} {:?} {what}", cache.shape);
         }
@@ -117,7 +123,7 @@ fn assert_rows_are_single_queries(
 /// What every position and a bias of every reach make of a score.
 #[test]
 #[cfg_attr(miri, ignore = "safe code around the products")]
-fn bias_and_sight_are_attention() {
+fn bias_and_mask_are_attention() {
     let mut random = Random(6);
     let rows = 5;
     for (len, head_dim, heads) in
@@ -134,7 +140,9 @@ fn bias_and_sight_are_attention() {
         }
         let scale = 1.0 / (head_dim as f32).sqrt();
         let q = random.floats(rows * heads * head_dim);
-        for (reach, first) in [(0, 0), (2, 0), (30, 9), (128, 60), (500, 190), (3, 1000)] {
+        for (reach, first, window) in
+            [(0, 0, 1), (2, 0, 3), (30, 9, 64), (128, 60, 65), (500, 190, 130), (3, 1000, 1000)]
+        {
             let table = table(heads, reach, &mut random);
             for (earlier, seen) in [(false, len), (true, len.saturating_sub(rows - 1).max(1))] {
                 if earlier && len < rows {
@@ -142,21 +150,25 @@ fn bias_and_sight_are_attention() {
                 }
                 let mask = if earlier { Mask::causal(seen) } else { Mask::all(seen) };
                 let mut got = q.clone();
-                let mask = mask.with_bias(Bias { table: &table, first });
+                let mask = mask.with_bias(Bias { table: &table, first }).with_window(window);
                 Isa::SCALAR.attend(&cache.head(), mask, scale, &mut got, heads, heads * head_dim);
                 for (i, (q, got)) in q.chunks(head_dim).zip(got.chunks(head_dim)).enumerate() {
                     let (row, head) = (i / heads, i % heads);
                     let seen = if earlier { seen + row } else { seen };
+                    let from = seen.saturating_sub(window);
                     let distance = |j: usize| j as isize - (first + row) as isize;
                     let place = |j| {
                         (distance(j).clamp(-(reach as isize), reach as isize) + reach as isize)
                             as usize
                     };
-                    let bias = |j| {
+                    let bias = |j: usize| {
+                        let j = from + j;
                         f64::from(table[head * (2 * reach + 1) + place(j)]) * std::f64::consts::LN_2
                     };
                     for (exact, got) in
-                        plain(q, &keys[..seen], &values[..seen], scale, bias).iter().zip(got)
+                        plain(q, &keys[from..seen], &values[from..seen], scale, bias)
+                            .iter()
+                            .zip(got)
                     {
                         let error = (exact - f64::from(*got)).abs();
                         assert!(

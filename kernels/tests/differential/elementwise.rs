@@ -9,7 +9,7 @@ use crate::support::*;
 /// An operation on `x` with a second operand of the same length.
 type Op = fn(Isa, x: &mut [f32], y: &[f32]);
 
-const OPS: [(&str, Op); 14] = [
+const OPS: [(&str, Op); 15] = [
     ("rms_norm", |isa, x, y| rms_norm(isa, x, y, 1e-5)),
     ("rms_norm without eps", |isa, x, y| rms_norm(isa, x, y, 0.0)),
     ("add", Isa::add),
@@ -27,6 +27,7 @@ const OPS: [(&str, Op); 14] = [
     ("silu", |isa, x, _| isa.activate(Activation::Silu, x)),
     ("gelu", |isa, x, _| isa.activate(Activation::Gelu, x)),
     ("gelu_tanh", |isa, x, _| isa.activate(Activation::GeluTanh, x)),
+    ("quick_gelu", |isa, x, _| isa.activate(Activation::QuickGelu, x)),
     ("relu", |isa, x, _| isa.activate(Activation::Relu, x)),
     ("tanh", |isa, x, _| isa.activate(Activation::Tanh, x)),
 ];
@@ -120,15 +121,6 @@ fn special_numbers_at_every_place() {
     }
 }
 
-const ACTIVATIONS: [Activation; 6] = [
-    Activation::Silu,
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::Relu,
-    Activation::Tanh,
-    Activation::Identity,
-];
-
 /// Bit patterns at even distances through all f32: the whole range of the exponential.
 #[test]
 #[cfg_attr(miri, ignore = "safe code")]
@@ -144,7 +136,7 @@ fn activations_of_numbers_of_every_size() {
         isa.activate(activation, &mut out);
         out
     };
-    for activation in ACTIVATIONS {
+    for (activation, _) in Activation::ALL {
         let want = activated(Isa::SCALAR, activation);
         for (x, y) in x.iter().zip(&want) {
             assert!(!x.is_finite() || y.is_finite(), "{activation:?} of {x:e} is {y:e}");
@@ -191,13 +183,14 @@ fn erf(x: f64) -> f64 {
 fn activations_are_within_their_bounds() {
     let u = |x: f64| (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
     type Exact<'a> = &'a dyn Fn(f64) -> f64;
-    let all: [(Activation, Exact<'_>, f64); 6] = [
+    let all: [(Activation, Exact<'_>, f64); 7] = [
         (Activation::Silu, &|x| x / (1.0 + (-x).exp()), 1.1e-6),
         (Activation::Gelu, &|x| x * (1.0 + erf(x / 2f64.sqrt())) / 2.0, 7e-7),
         (Activation::GeluTanh, &|x| x * (1.0 + u(x).tanh()) / 2.0, 1.1e-6),
         (Activation::Relu, &|x| x.max(0.0), 0.0),
         (Activation::Tanh, &f64::tanh, 2e-6),
         (Activation::Identity, &|x| x, 0.0),
+        (Activation::QuickGelu, &|x| x / (1.0 + (-1.702 * x).exp()), 1.1e-6),
     ];
     for (activation, exact, bound) in all {
         let x: Vec<f32> =

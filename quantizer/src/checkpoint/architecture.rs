@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use kinglet_model::{Mask, Parts, Pooling};
+use kinglet_model::{Parts, Pooling};
 
 /// Tensors of a checkpoint, by their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +124,7 @@ impl Architecture {
 
     /// Whether it is the token behind each position, since none sees later ones.
     pub fn is_causal(&self) -> bool {
-        let causal = |block: &Block| block.attention().is_some_and(|a| a.mask == Mask::Causal);
+        let causal = |block: &Block| block.attention().is_some_and(|a| a.mask.is_causal());
         self.is_language_model() && self.last().blocks.iter().any(causal)
     }
 

@@ -83,7 +83,7 @@ impl Branch {
                 });
                 let (input, states) = match a.mask {
                     Mask::Cross => (vec![a.query], Some(Linear { parts: vec![a.key, a.value] })),
-                    Mask::Causal | Mask::Full => (vec![a.query, a.key, a.value], None),
+                    _ => (vec![a.query, a.key, a.value], None),
                 };
                 (Some(Linear { parts: input }), states, operation, a.output)
             }

@@ -9,7 +9,7 @@ use super::families;
 use super::family::{Bias, FAMILIES, Family};
 use super::fields::{Fields, MAX_SIZE};
 use super::rope_settings::RopeSettings;
-use super::{Activation, CheckpointError, Rope, special_tokens, window};
+use super::{Activation, CheckpointError, Mask, Rope, special_tokens, window};
 
 /// Deeper than any model; bounds the stack before its tensors are looked up.
 pub(super) const MAX_LAYERS: usize = 4096;
@@ -43,6 +43,8 @@ pub(super) struct Config {
     pub(super) vocab: usize,
     pub(super) context: usize,
     pub(super) layers: usize,
+    /// What the queries of each layer see.
+    pub(super) masks: Vec<Mask>,
     pub(super) hidden: usize,
     pub(super) heads: usize,
     pub(super) kv_heads: usize,
@@ -85,13 +87,14 @@ impl Config {
         let longest = fields.size("max_position_embeddings", MAX_SIZE)?.unwrap_or(family.context);
         let settings = RopeSettings::read(fields, head_dim, longest)?;
         let context = settings.context(context)?;
-        window::check(fields, family.window, layers, context)?;
+        let masks = window::masks(fields, family.window, layers, context)?;
         Ok(Self {
             family,
             width,
             vocab,
             context,
             layers,
+            masks,
             hidden: fields.required_size("intermediate_size", MAX_SIZE)?,
             heads,
             kv_heads: kv_heads(fields, family, heads)?,
@@ -216,7 +219,8 @@ pub(super) fn activation(
 }
 
 /// The activations, for messages.
-pub(super) const ACTIVATIONS: &str = "supported are silu, gelu, gelu_pytorch_tanh, relu and tanh";
+pub(super) const ACTIVATIONS: &str =
+    "supported are silu, gelu, gelu_pytorch_tanh, quick_gelu, relu and tanh";
 
 /// The activation of this name.
 pub(super) fn named_activation(name: &str) -> Option<Activation> {
@@ -225,6 +229,7 @@ pub(super) fn named_activation(name: &str) -> Option<Activation> {
         "gelu" => Some(Activation::Gelu),
         // Spellings of one formula.
         "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" | "gelu_tanh" => Some(Activation::GeluTanh),
+        "quick_gelu" => Some(Activation::QuickGelu),
         "relu" => Some(Activation::Relu),
         "tanh" => Some(Activation::Tanh),
         _ => None,

@@ -17,6 +17,8 @@ pub(super) enum Bias {
 /// How a family spells its sliding window.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Window {
+    /// None: the library of the family does not look at `sliding_window`.
+    Ignored,
     /// `sliding_window` holds for every layer; the value when absent.
     Plain(Option<usize>),
     /// Off unless `use_sliding_window`; then for the layers from
@@ -67,7 +69,7 @@ pub(super) const FAMILIES: &[Family] = &[
         head_dim: None,
         kv_heads: None,
         context: 2048,
-        window: Window::Plain(None),
+        window: Window::Ignored,
         bos: Some(1),
         eos: Some(2),
     },
@@ -127,7 +129,7 @@ const PLAIN: Family = Family {
     head_dim: None,
     kv_heads: None,
     context: 0,
-    window: Window::Plain(None),
+    window: Window::Ignored,
     bos: None,
     eos: None,
 };

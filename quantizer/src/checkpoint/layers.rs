@@ -93,7 +93,7 @@ impl Layers<'_> {
             query_norm,
             key_norm,
             rope: Some(config.rope.clone()),
-            mask: Mask::Causal,
+            mask: config.masks.get(layer).copied().unwrap_or(Mask::Causal),
             relative: None,
         };
         Ok(Branch::Attention(attention).block(layer, norm, Residual::Pre))

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 pub(crate) use self::latent::Aims;
 use self::latent::{BlockLatent, NormLatent, Pace};
 use self::tape::Learns;
-use kinglet_model::{Mask, NormKind, Operation, Residual};
+use kinglet_model::{NormKind, Operation, Residual};
 
 use crate::checkpoint::{Architecture, Block, Norm};
 use crate::quantize::{RoundedBlock, block_weights};
@@ -58,7 +58,7 @@ pub(crate) fn knows(architecture: &Architecture) -> bool {
     };
     let block = |block: &Block| {
         let operation = match &block.operation {
-            Operation::Attention(a) => a.mask == Mask::Causal && a.relative.is_none(),
+            Operation::Attention(a) => a.mask.is_causal() && a.relative.is_none(),
             Operation::FeedForward { gated, .. } => *gated,
             Operation::Projection => false,
         };

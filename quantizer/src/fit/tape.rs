@@ -380,15 +380,19 @@ impl<'a> Shared<'a> {
             for (row, (weights, slopes)) in
                 weights.chunks_mut(keys).zip(slopes.chunks_mut(keys)).enumerate()
             {
-                let last = if heads.mask == Mask::Causal { row + 1 } else { keys };
-                let (seen, later) = weights.split_at_mut(last);
+                let sees = heads.mask.seen(row, keys);
+                let (before, later) = weights.split_at_mut(sees.end);
                 if let Some(table) = relative_of(heads, head) {
-                    attention::add_relative(table, row, seen);
+                    attention::add_relative(table, row, before);
                 }
+                let (earlier, seen) = before.split_at_mut(sees.start);
                 ops::softmax(seen);
+                earlier.fill(0.0);
                 later.fill(0.0);
-                let (slopes, later) = slopes.split_at_mut(last);
+                let (slopes, later) = slopes.split_at_mut(sees.end);
                 later.fill(0.0);
+                let (earlier, slopes) = slopes.split_at_mut(sees.start);
+                earlier.fill(0.0);
                 let mean: f32 = seen.iter().zip(&*slopes).map(|(w, s)| w * s).sum();
                 for (slope, weight) in slopes.iter_mut().zip(seen) {
                     *slope = heads.score_scale * *weight * (*slope - mean);
@@ -539,6 +543,7 @@ mod tests {
         let rope = Some(Rope { frequencies: vec![1.0, 0.1], magnitude: 1.1 });
         let [query_norm, key_norm] = [7, 8].map(|seed| Some(norm_of(NormKind::Rms, 4, seed)));
         check("causal, turned", block(Heads { query_norm, key_norm, rope, ..heads(Mask::Causal) }));
+        check("a window", block(heads(Mask::Window(3))));
         let relative = Some(Arc::new(numbers(4 * 5, 9)));
         let norm = Some(norm_of(NormKind::Layer, WIDTH, 5));
         let all = block(Heads { relative: relative.clone(), ..heads(Mask::Full) });
@@ -557,10 +562,15 @@ mod tests {
 
     #[test]
     fn gradients_of_feed_forwards_and_projections_are_those_of_differences() {
-        use Activation::{Gelu, GeluTanh, Identity, Silu, Tanh};
-        for (activation, gated) in
-            [(Silu, true), (GeluTanh, true), (Gelu, false), (Tanh, false), (Identity, false)]
-        {
+        use Activation::{Gelu, GeluTanh, Identity, QuickGelu, Silu, Tanh};
+        for (activation, gated) in [
+            (Silu, true),
+            (GeluTanh, true),
+            (Gelu, false),
+            (QuickGelu, true),
+            (Tanh, false),
+            (Identity, false),
+        ] {
             let operation = Operation::FeedForward { activation, gated };
             let rows = if gated { 20 } else { 10 };
             let norm = norm_of(NormKind::Rms, WIDTH, 7).weight;

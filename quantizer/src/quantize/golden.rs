@@ -7,7 +7,6 @@ use kinglet::{
 };
 
 use super::{Options, QuantizeError};
-use kinglet_model::Mask;
 
 use crate::checkpoint::{Architecture, Block, Input, embedding};
 use crate::memory::Memory;
@@ -51,7 +50,7 @@ pub(super) fn question(
     options: &Options,
 ) -> Option<Question> {
     let (first, last) = (architecture.first(), architecture.last());
-    let causal = |block: &Block| block.attention().is_some_and(|a| a.mask == Mask::Causal);
+    let causal = |block: &Block| block.attention().is_some_and(|a| a.mask.is_causal());
     let alone = architecture.stacks.len() == 1;
     let answers = embedding(last).is_some() && (!alone || last.blocks.iter().any(causal));
     let mut question = Question::default();

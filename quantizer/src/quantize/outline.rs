@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use kinglet::Format;
 use kinglet_model::layout::{ModelRecord, NONE, StackRecord, input};
-use kinglet_model::lowering::{
-    Lower, Part, Unstorable, activation_code, lower, norm_code, pooling_code,
-};
+use kinglet_model::lowering::{Lower, Part, Unstorable, lower, norm_code, pooling_code};
 use kinglet_model::write::{Kind, Outline};
 use kinglet_model::{Inputs, Mask, NormKind, Operation, Parts, Picture, Site};
 
@@ -174,7 +172,7 @@ impl<'c> Build<'c> {
         if let Some((dense, activation)) = &output.dense {
             model.dense = self.product("dense", dense, format, |build| build.of(dense, format))?;
             model.dense_bias = self.bias("dense bias", dense)?;
-            model.dense_activation = activation_code(*activation);
+            model.dense_activation = activation.code();
         }
         if let Some(head) = &output.head {
             model.head = match self.outline.stacks.last() {

@@ -153,7 +153,7 @@ impl Shape {
                 let others = if heads.kv_heads > 1 { 2 * heads.head_dim } else { 0 };
                 match heads.mask {
                     Mask::Cross => (0, query, others),
-                    Mask::Causal | Mask::Full => (0, query + others, 0),
+                    _ => (0, query + others, 0),
                 }
             }
             Operation::FeedForward { gated, .. } => (1, if *gated { 2 } else { 1 }, 0),

@@ -125,7 +125,7 @@ pub(crate) fn attend<T: Vectors>(
     let lengths = sequences.lengths;
     let (seen, stride) = match heads.mask {
         Mask::Cross => (sequences.states_lengths, heads.queries().end),
-        Mask::Causal | Mask::Full => (lengths, heads.values().end),
+        _ => (lengths, heads.values().end),
     };
     let tokens: usize = lengths.iter().sum();
     let (dim, width) = (heads.head_dim, heads.queries().end);
@@ -147,7 +147,7 @@ pub(crate) fn attend<T: Vectors>(
                 key: part(others, seen.clone(), at(heads.keys().start, shared)),
                 value: part(others, seen.clone(), at(heads.values().start, shared)),
                 scale: heads.score_scale,
-                causal: heads.mask == Mask::Causal,
+                mask: heads.mask,
                 relative: relative_of(heads, head),
                 out,
             });
@@ -164,8 +164,7 @@ struct Head<'a> {
     key: ArrayView2<'a, f32>,
     value: ArrayView2<'a, f32>,
     scale: f32,
-    /// Whether later keys are left out.
-    causal: bool,
+    mask: Mask,
     relative: Option<&'a [f32]>,
     out: ArrayViewMut2<'a, f32>,
 }
@@ -179,7 +178,7 @@ impl Head<'_> {
         let mut space = vec![0.0; QUERIES_AT_ONCE.min(length) * keys];
         for start in (0..length).step_by(QUERIES_AT_ONCE) {
             let end = length.min(start + QUERIES_AT_ONCE);
-            let seen = if self.causal { end } else { keys };
+            let seen = self.mask.seen(end - 1, keys).end;
             let scores = &mut space[..(end - start) * seen];
             let query = self.query.slice_axis(Axis(0), (start..end).into());
             let key = self.key.slice_axis(Axis(0), (..seen).into());
@@ -191,12 +190,14 @@ impl Head<'_> {
                 &mut view_mut(scores, end - start, seen),
             );
             for (i, row) in scores.chunks_mut(seen).enumerate() {
-                let (seen, later) =
-                    row.split_at_mut(if self.causal { start + i + 1 } else { seen });
+                let seen = self.mask.seen(start + i, keys);
+                let (row, later) = row.split_at_mut(seen.end);
                 if let Some(table) = self.relative {
-                    add_relative(table, start + i, seen);
+                    add_relative(table, start + i, row);
                 }
+                let (earlier, seen) = row.split_at_mut(seen.start);
                 softmax(seen);
+                earlier.fill(0.0);
                 later.fill(0.0);
             }
             let value = self.value.slice_axis(Axis(0), (..seen).into());

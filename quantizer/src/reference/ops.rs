@@ -178,6 +178,7 @@ pub(crate) fn activate(activation: Activation, x: f32) -> f32 {
         Activation::Relu => x.max(0.0),
         Activation::Tanh => x.tanh(),
         Activation::Identity => x,
+        Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
     }
 }
 
@@ -191,6 +192,10 @@ pub(crate) fn slope(activation: Activation, x: f32) -> f32 {
         Activation::Relu => f32::from(u8::from(x > 0.0)),
         Activation::Tanh => 1.0 - x.tanh() * x.tanh(),
         Activation::Identity => 1.0,
+        Activation::QuickGelu => {
+            let sigmoid = 1.0 / (1.0 + (-1.702 * x).exp());
+            sigmoid * (1.0 + 1.702 * x * (1.0 - sigmoid))
+        }
         // Both are smooth: a central difference is right to six digits.
         Activation::Gelu | Activation::GeluTanh => {
             const STEP: f32 = 1.0 / 128.0;
@@ -218,6 +223,7 @@ mod tests {
         near(Activation::GeluTanh, 1.0, 0.841_192);
         near(Activation::Relu, -1.0, 0.0);
         near(Activation::Relu, 2.5, 2.5);
+        near(Activation::QuickGelu, 1.0, 0.845_795_8);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What opens, and as what.
 
-use kinglet_model::{Attention, Operation, Site};
+use kinglet_model::{Attention, Mask, Operation, Site};
 use kinglet_quantizer::checkpoint::{
     Activation, Checkpoint, CheckpointError, Named, Product, embedding,
 };
@@ -142,15 +142,16 @@ fn families_have_their_own_tensors() {
 }
 
 #[test]
-fn windows_that_change_nothing_are_accepted() {
+fn windows_are_masks_unless_they_change_nothing() {
     let mistral = Model::new()
         .with("architectures", json!(["MistralForCausalLM"]))
         .with("model_type", json!("mistral"));
     mistral.open().unwrap();
     let mistral = mistral.with("sliding_window", json!(32));
-    assert!(matches!(mistral.error(), CheckpointError::Unsupported { .. }));
+    assert_eq!(attention(&mistral.open().unwrap()).mask, Mask::Window(32));
     let checkpoint = Checkpoint::with_context(mistral.write().path(), 32).unwrap();
     assert_eq!(checkpoint.architecture().last().context, 32);
+    assert_eq!(attention(&checkpoint).mask, Mask::Causal);
     mistral.with("sliding_window", json!(null)).open().unwrap();
 }
 
@@ -180,6 +181,7 @@ fn activations_have_several_names() {
         ("gelu", Activation::Gelu),
         ("gelu_new", Activation::GeluTanh),
         ("gelu_pytorch_tanh", Activation::GeluTanh),
+        ("quick_gelu", Activation::QuickGelu),
         ("relu", Activation::Relu),
     ] {
         let checkpoint = Model::new().with("hidden_act", json!(name)).open().unwrap();

@@ -4,12 +4,12 @@
 
 use kinglet::{Format, Isa, Model, Options, Parallel, Plan, Session, Threads};
 use kinglet_kernels::layout::{GROUP, PANEL};
-use kinglet_model::Inputs;
 use kinglet_model::layout::{
     BlockRecord, ModelRecord, NONE, StackRecord, activation, block, input, join, mask, norm,
     pooling,
 };
 use kinglet_model::write::{Kind, Outline, WriteError, Writer};
+use kinglet_model::{Activation, Inputs};
 use kinglet_quantizer::Memory;
 
 /// xorshift64*.
@@ -376,7 +376,8 @@ impl Build {
         memory: usize,
         relative: bool,
     ) {
-        let (heads, kv_heads, dim) = (3, if variant == mask::CAUSAL { 1 } else { 3 }, 12);
+        let (heads, kv_heads, dim) =
+            (3, if matches!(variant, mask::CAUSAL | mask::WINDOW) { 1 } else { 3 }, 12);
         let mut record = BlockRecord {
             kind: block::ATTENTION,
             variant,
@@ -384,6 +385,7 @@ impl Build {
             kv_heads,
             head_dim: dim,
             score_scale: 0.3,
+            window: if variant == mask::WINDOW { 5 } else { 0 },
             ..BlockRecord::EMPTY
         };
         self.norms(&mut record, kind, post, width);
@@ -456,7 +458,7 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
             let mut stack = StackRecord { types: b.matrix(Format::Int8, 2, 44), ..tokens(b, 44) };
             for i in 0..2 {
                 b.attends(format, 44, (layer, true), mask::FULL, 0, i == 0);
-                b.feeds(format, 44, layer, true, activation::GELU | activation::PLAIN);
+                b.feeds(format, 44, layer, true, Activation::Gelu.code() | activation::PLAIN);
             }
             (stack.norm_kind, stack.norm, stack.norm_bias, stack.norm_eps) =
                 (layer, b.vector(44), b.vector(44), 1e-6);
@@ -466,7 +468,7 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
                 normalize: u8::from(pooling == pooling::MEAN),
                 dense: b.matrix(format, 51, 44),
                 dense_bias: b.vector(51),
-                dense_activation: activation::TANH,
+                dense_activation: Activation::Tanh.code(),
                 ..ModelRecord::EMPTY
             };
             b.outline.model = model;
@@ -478,11 +480,15 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
         Chain::Translator => {
             let stack = StackRecord { embedding_scale: 3.5, ..tokens(b, 40) };
             b.attends(format, 40, (norm::RMS, false), mask::FULL, 0, true);
-            b.feeds(format, 40, norm::RMS, false, activation::RELU | activation::PLAIN);
+            b.feeds(format, 40, norm::RMS, false, Activation::Relu.code() | activation::PLAIN);
             let stack = StackRecord { norm: b.vector(40), norm_eps: 1e-6, ..stack };
             b.stack(0, stack);
             let stack = tokens(b, 56);
-            for variant in [activation::GELU_TANH, activation::IDENTITY | activation::PLAIN] {
+            for variant in [
+                Activation::GeluTanh.code(),
+                Activation::QuickGelu.code(),
+                Activation::Identity.code() | activation::PLAIN,
+            ] {
                 b.attends(format, 56, (norm::RMS, false), mask::CAUSAL, 0, true);
                 b.attends(format, 56, (layer, false), mask::CROSS, 40, false);
                 b.feeds(format, 56, layer, true, variant);
@@ -512,7 +518,7 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
                 ..StackRecord::EMPTY
             };
             b.attends(format, 36, (layer, false), mask::FULL, 0, false);
-            b.feeds(format, 36, layer, false, activation::GELU | activation::PLAIN);
+            b.feeds(format, 36, layer, false, Activation::Gelu.code() | activation::PLAIN);
             b.stack(0, StackRecord { norm_kind: layer, norm: 0, norm_bias: NONE, ..stack });
             let last = b.outline.stacks.len() - 1;
             (b.outline.stacks[last].norm, b.outline.stacks[last].norm_bias) =
@@ -537,12 +543,13 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
             };
             b.attends(format, 32, (layer, false), mask::CROSS, 28, false);
             b.attends(format, 32, (layer, false), mask::FULL, 0, false);
-            b.feeds(format, 32, layer, false, activation::SILU);
+            b.feeds(format, 32, layer, false, Activation::Silu.code());
             b.stack(4, stack);
             let stack = tokens(b, 44);
+            b.attends(format, 44, (layer, false), mask::WINDOW, 0, false);
             b.attends(format, 44, (layer, false), mask::CAUSAL, 0, false);
             b.attends(format, 44, (layer, false), mask::CROSS, 32, true);
-            b.feeds(format, 44, layer, false, activation::GELU_TANH | activation::PLAIN);
+            b.feeds(format, 44, layer, false, Activation::GeluTanh.code() | activation::PLAIN);
             let stack = StackRecord {
                 norm_kind: layer,
                 norm: b.vector(44),
@@ -562,7 +569,7 @@ pub fn chain(chain: Chain, format: Format, seed: u64) -> Vec<u8> {
                 ..StackRecord::EMPTY
             };
             b.attends(format, 40, (layer, true), mask::FULL, 0, false);
-            b.feeds(format, 40, layer, true, activation::RELU);
+            b.feeds(format, 40, layer, true, Activation::Relu.code());
             b.stack(0, stack);
         }
     }

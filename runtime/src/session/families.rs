@@ -2,7 +2,7 @@
 //! model needs them: it is refused when it is opened.
 
 use kinglet_kernels::{Activation, Activations, ActivationsMut, Isa, Mask as Visible};
-use kinglet_model::{Inputs, Norm};
+use kinglet_model::{Inputs, Mask, Norm};
 
 #[cfg(feature = "families")]
 mod built {
@@ -32,9 +32,20 @@ mod built {
         }
     }
 
-    /// The view of all `len` positions.
-    pub(in super::super) fn all(len: usize) -> Visible<'static> {
-        Visible::all(len)
+    /// What the row at position `first` and those after it see of a sequence of `rows` rows, or of
+    /// `states` states.
+    pub(in super::super) fn visible(
+        mask: Mask,
+        first: usize,
+        rows: usize,
+        states: usize,
+    ) -> Visible<'static> {
+        match mask {
+            Mask::Causal => Visible::causal(first + 1),
+            Mask::Full => Visible::all(rows),
+            Mask::Cross => Visible::all(states),
+            Mask::Window(count) => Visible::causal(first + 1).with_window(count as usize),
+        }
     }
 
     /// Scores by distance: `2 r + 1` numbers for each head of `table`, the first row is position
@@ -86,8 +97,8 @@ mod built {
 
     pub(in super::super) fn activate(_: Isa, _: Activation, _: &mut [f32], _: Option<&[f32]>) {}
 
-    pub(in super::super) fn all(len: usize) -> Visible<'static> {
-        Visible::causal(len)
+    pub(in super::super) fn visible(_: Mask, first: usize, _: usize, _: usize) -> Visible<'static> {
+        Visible::causal(first + 1)
     }
 
     pub(in super::super) fn by_distance<'a>(
@@ -116,5 +127,5 @@ mod built {
 }
 
 pub(super) use built::{
-    activate, all, by_distance, layer_norm, planes, planes_mut, quantize_planes,
+    activate, by_distance, layer_norm, planes, planes_mut, quantize_planes, visible,
 };

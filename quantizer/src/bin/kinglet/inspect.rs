@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use kinglet::{Activation, Model, Options, Plan, ValueFormat};
+use kinglet::{Model, Options, Plan, ValueFormat};
 use kinglet_model::{Input, Inputs, Mask, Operation, Pooling, Residual, Values};
 use kinglet_quantizer::size::Matrices;
 use serde::Serialize;
@@ -277,7 +277,7 @@ fn output(model: &Model<'_>) -> Result<String> {
         Pooling::None => "each state".to_owned(),
     };
     if let Some((dense, activation)) = &output.dense {
-        text += &format!(", a layer of {} ({})", dense.matrix.rows(), name(*activation));
+        text += &format!(", a layer of {} ({})", dense.matrix.rows(), activation.name());
     }
     match &output.head {
         Some(head) => {
@@ -290,17 +290,6 @@ fn output(model: &Model<'_>) -> Result<String> {
         None => text += &format!(", {} numbers", model.outputs()),
     }
     Ok(text + if output.normalize { ", of length 1" } else { "" })
-}
-
-fn name(activation: Activation) -> &'static str {
-    match activation {
-        Activation::Silu => "silu",
-        Activation::Gelu => "gelu",
-        Activation::GeluTanh => "gelu (tanh)",
-        Activation::Relu => "relu",
-        Activation::Tanh => "tanh",
-        Activation::Identity => "no activation",
-    }
 }
 
 fn block(model: &Model<'_>, index: u32) -> Result<BlockRow> {
@@ -322,12 +311,13 @@ fn block(model: &Model<'_>, index: u32) -> Result<BlockRow> {
                 Mask::Causal => ("attention", shape),
                 Mask::Full => ("attention", shape + ", to all positions"),
                 Mask::Cross => ("across", shape),
+                Mask::Window(count) => ("attention", shape + &format!(", to the last {count}")),
             }
         }
         Operation::FeedForward { gated, activation } => {
             let inner = block.output.matrix.cols();
             let gated = if *gated { ", gated" } else { "" };
-            ("feed-forward", format!("width {inner}, {}{gated}", name(*activation)))
+            ("feed-forward", format!("width {inner}, {}{gated}", activation.name()))
         }
         Operation::Projection => ("projection", format!("to width {}", block.output.matrix.rows())),
     };

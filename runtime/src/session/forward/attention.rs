@@ -3,8 +3,8 @@
 use core::ops::Range;
 
 use kinglet_kernels::cache::{self, CacheShape, Head, MAX_HEAD_DIM};
-use kinglet_kernels::{Mask as Visible, scalar};
-use kinglet_model::{Attention, FAMILIES, InPlace, Inputs, Mask, Norm};
+use kinglet_kernels::scalar;
+use kinglet_model::{Attention, FAMILIES, InPlace, Inputs, Norm};
 
 use super::super::arena::Arena;
 use super::super::families;
@@ -148,17 +148,13 @@ impl<P: Parallel> Context<'_, P> {
             let codes = &codes[at.0 + kv * shape.codes()..][..shape.codes()];
             let scales = &scales[at.1 + kv * shape.scales()..][..shape.scales()];
             let first = self.run.start + if self.run.batched { 0 } else { row };
-            let visible = match a.mask() {
-                Mask::Causal => Visible::causal(first + 1),
-                Mask::Full => families::all(rows),
-                Mask::Cross => families::all(self.run.states.0),
-            };
+            let visible = families::visible(a.mask(), first, rows, self.run.states.0);
             let table = &relative[kv * heads * each..(kv + 1) * heads * each];
             let visible = families::by_distance(visible, table, first);
             let head = Head::new(shape, codes, scales);
             self.isa.attend(&head, visible, a.score_scale, q, heads, stride);
         };
-        let seen = if across { self.run.states.0 } else { self.run.start + rows };
+        let seen = self.seen(a);
         let cost = 2 * width * seen;
         if units == (0..rows * a.kv_heads) && rows > 1 && !self.run.batched {
             let rows = Units { items: &mut arena.wide[..rows * stride], size: stride };

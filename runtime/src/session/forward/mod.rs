@@ -25,7 +25,8 @@ use kinglet_kernels::Isa;
 use kinglet_kernels::cache::CacheShape;
 use kinglet_kernels::layout::PANEL;
 use kinglet_model::{
-    Block, FAMILIES, InPlace, Linear, Mask, Model, OpenError, Operation, Pooling, Site, Stack,
+    Attention, Block, FAMILIES, InPlace, Linear, Mask, Model, OpenError, Operation, Pooling, Site,
+    Stack,
 };
 
 use super::arena::Arena;
@@ -337,15 +338,21 @@ impl Run {
             at.1 += a.kv_heads * shape.scales();
         };
         match a.mask() {
-            Mask::Causal => move_on(&mut self.cache, ctx.positions.0),
-            // Nobody looks at a source's keys again: the next block writes over them.
-            Mask::Full => {}
             Mask::Cross => move_on(&mut self.cross, ctx.positions.1),
+            mask if mask.is_causal() => move_on(&mut self.cache, ctx.positions.0),
+            // Nobody looks at a source's keys again: the next block writes over them.
+            _ => {}
         }
     }
 }
 
 impl<P: Parallel> Context<'_, P> {
+    /// Positions that the last row of a run sees.
+    fn seen(&self, a: &Attention<InPlace<'_>>) -> usize {
+        let keys = if a.is_cross() { self.run.states.0 } else { self.run.start + self.run.rows };
+        a.mask().seen(keys.saturating_sub(1), keys).len()
+    }
+
     /// Units of a stage, and what one costs in multiply-accumulates or so.
     fn size(&self, block: &Block<InPlace<'_>>, stage: Stage) -> (usize, usize) {
         let rows = self.run.rows;
@@ -355,10 +362,9 @@ impl<P: Parallel> Context<'_, P> {
             Stage::Norm => (rows, self.run.width),
             Stage::Input => input.map_or((0, 1), panel),
             Stage::Prepare => (rows, 8 * input.map_or(0, |of| of.matrix.rows())),
-            Stage::Attend => block.attention().map_or((0, 1), |a| {
-                let seen = if a.is_cross() { self.run.states.0 } else { self.run.start + rows };
-                (rows * a.kv_heads, 4 * a.head_dim * seen * a.group())
-            }),
+            Stage::Attend => block
+                .attention()
+                .map_or((0, 1), |a| (rows * a.kv_heads, 4 * a.head_dim * self.seen(a) * a.group())),
             Stage::Quantize => (rows, block.output.matrix.cols()),
             Stage::Output => panel(&block.output),
             Stage::Add => (rows, block.output.matrix.rows()),
