@@ -4,15 +4,18 @@
  */
 
 #include "platform.h"
+#include "text.h"
 
-#include <stdint.h>
 
 int main(void);
 
 /* Of the linker script. */
-extern uint32_t stack_top[];
+extern uint32_t stack_bottom[], stack_paint_end[], stack_top[];
 extern uint32_t data_start[], data_end[], data_load[];
 extern uint32_t bss_start[], bss_end[];
+
+/* What unused stack holds. */
+#define PAINT 0xc0ffee11u
 
 enum { SYS_OPEN = 0x01, SYS_WRITE = 0x05, SYS_EXIT_EXTENDED = 0x20 };
 
@@ -39,6 +42,15 @@ void platform_write(const char *bytes, size_t count)
 
 _Noreturn void platform_exit(int status)
 {
+    const uint32_t *deepest = stack_bottom;
+    while (deepest < stack_top && *deepest == PAINT) {
+        deepest++;
+    }
+    print("stack: ");
+    print_number((size_t)(stack_top - deepest) * sizeof *deepest);
+    print(" bytes used of ");
+    print_number((size_t)(stack_top - stack_bottom) * sizeof *deepest);
+    print("\n");
     const uintptr_t application_exit = 0x20026;
     const uintptr_t arguments[] = {application_exit, (uintptr_t)status};
     semihosting(SYS_EXIT_EXTENDED, arguments);
@@ -63,6 +75,10 @@ static void reset(void)
     }
     for (uint32_t *to = bss_start; to < bss_end; to++) {
         *to = 0;
+    }
+    /* All of the stack but what this function may use of it. */
+    for (uint32_t *word = stack_bottom; word < stack_paint_end; word++) {
+        *word = PAINT;
     }
     main();
     platform_exit(0);

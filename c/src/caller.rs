@@ -6,7 +6,7 @@
 //! that was zeroed, never opened successfully, copied, or opened as another type is an error.
 
 use core::marker::PhantomData;
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 use core::ops::Range;
 use core::{ptr, slice};
 
@@ -75,6 +75,7 @@ impl Caller {
     /// no smaller and no less aligned than the slot, which is a matter of compile time.
     fn slot<O: Object>(self, object: *const O) -> Result<*mut Slot<O::Value>, Error> {
         const {
+            assert!(offset_of!(Slot<O::Value>, tag) == 0);
             assert!(size_of::<Slot<O::Value>>() <= size_of::<O>(), "enlarge the C struct");
             assert!(align_of::<Slot<O::Value>>() <= align_of::<O>(), "align the C struct");
         }
@@ -85,24 +86,22 @@ impl Caller {
     /// An object that will be opened. Until it is, it is closed.
     pub(crate) fn place<O: Object>(self, object: *mut O) -> Result<Place<O>, Error> {
         let slot = self.slot(object)?;
-        // SAFETY: `slot` is aligned and not null, as was checked; the contract makes it valid for
-        // writes.
-        unsafe { (&raw mut (*slot).tag).write(0) };
+        // SAFETY: the tag is the slot's first field. `slot` is aligned and not null, as was checked;
+        // the contract makes it valid for writes.
+        unsafe { slot.cast::<u64>().write(0) };
         Ok(Place(slot, PhantomData))
     }
 
     /// The value of an object that was opened.
     fn value<O: Object>(self, object: *const O) -> Result<*mut O::Value, Error> {
         let slot = self.slot(object)?;
-        // SAFETY: `slot` is aligned and not null; the contract makes it valid for reads, and its
-        // bytes initialised.
-        let tag = unsafe { (&raw const (*slot).tag).read() };
+        // SAFETY: the tag is the slot's first field. `slot` is aligned and not null; the contract
+        // makes it valid for reads, and its bytes initialised.
+        let tag = unsafe { slot.cast::<u64>().read() };
         if tag != tag_of::<O>(slot) {
             return Err(Error::NotOpen(O::NAME));
         }
-        // SAFETY: the pointer stays within the slot that it was read from.
-        let value = unsafe { &raw mut (*slot).value };
-        Ok(value.cast())
+        Ok(slot.wrapping_byte_add(offset_of!(Slot<O::Value>, value)).cast())
     }
 
     /// The value of an object, to read.

@@ -7,7 +7,7 @@
 //! | `error` | status codes and messages |
 //! | `model`, `session`, `tokenizer`, `sampler` | the functions, thin over the Rust ones |
 //!
-//! A function makes one [`caller::Caller`], by which it vouches for its arguments, and the checked
+//! A function makes one `caller::Caller`, by which it vouches for its arguments, and the checked
 //! conversions of that type do the rest. No panic crosses the border: the runtime has none that a
 //! caller or a file can provoke, with an operating system an `extern "C"` function aborts rather
 //! than unwinds, and on bare metal a panic executes an undefined instruction.

@@ -652,9 +652,7 @@ fn every_status_of_the_header_has_a_text() {
     // SAFETY: as above.
     assert_eq!(unsafe { CStr::from_ptr(kinglet_status_text(5)) }, c"no such status");
     // SAFETY: as above.
-    assert_eq!(
-        unsafe { CStr::from_ptr(kinglet_version()) }.to_str(),
-        Ok(env!("CARGO_PKG_VERSION"))
-    );
+    let version = unsafe { CStr::from_ptr(kinglet_version()) };
+    assert_eq!(version.to_str(), Ok(env!("CARGO_PKG_VERSION")));
     assert_eq!(kinglet_format_version(), kinglet::format::layout::VERSION.into());
 }
