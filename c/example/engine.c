@@ -25,7 +25,8 @@ void check(const char *what, kinglet_status status)
     print(": ");
     print(message);
     print("\n");
-    platform_exit(status == KINGLET_ERROR_GOLDEN_HASH || status == KINGLET_ERROR_GOLDEN_TOKEN ? 1 : 2);
+    bool wrong = status == KINGLET_ERROR_GOLDEN_HASH || status == KINGLET_ERROR_GOLDEN_TOKEN;
+    platform_exit(wrong ? 1 : 2);
 }
 
 void open_model(void)

@@ -825,8 +825,8 @@ size_t kinglet_max_tokens(size_t text_bytes);
  * Encodes a text of `bytes` bytes, which need not be terminated. `flags` are KINGLET_ADD_SPECIAL
  * and KINGLET_MATCH_SPECIAL.
  *
- * On success `count` is the number of tokens. With KINGLET_ERROR_SCRATCH it is the words of scratch
- * that would have been enough, with KINGLET_ERROR_TOO_SMALL the tokens that the text has.
+ * On success `count` is the number of tokens. With KINGLET_ERROR_SCRATCH it is the words of
+ * scratch that would have been enough, with KINGLET_ERROR_TOO_SMALL the tokens that the text has.
  */
 kinglet_status kinglet_tokenizer_encode(const struct kinglet_tokenizer *tokenizer,
                                         const char *text,

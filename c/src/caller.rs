@@ -86,8 +86,8 @@ impl Caller {
     /// An object that will be opened. Until it is, it is closed.
     pub(crate) fn place<O: Object>(self, object: *mut O) -> Result<Place<O>, Error> {
         let slot = self.slot(object)?;
-        // SAFETY: the tag is the slot's first field. `slot` is aligned and not null, as was checked;
-        // the contract makes it valid for writes.
+        // SAFETY: the tag is the slot's first field. `slot` is aligned and not null, which was
+        // checked; the contract makes it valid for writes.
         unsafe { slot.cast::<u64>().write(0) };
         Ok(Place(slot, PhantomData))
     }

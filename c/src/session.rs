@@ -31,19 +31,19 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// What a call reads, if it does not lie in the arena that the call writes.
-    fn reads<T: Plain>(
+    /// What a call reads, if it does not lie in the arena or the session, which the call writes.
+    fn reads<'c, T: Plain>(
         &self,
         caller: Caller,
         start: *const T,
         len: usize,
         what: &'static str,
-    ) -> Result<&'static [T], Error> {
-        apart(&extent(start, len, what)?, what, &[&self.arena])?;
+    ) -> Result<&'c [T], Error> {
+        apart(&extent(start, len, what)?, what, &[&self.arena, &extent_of(self)])?;
         caller.slice(start, len, what)
     }
 
-    fn source(&self, caller: Caller, source: kinglet_source) -> Result<Source<'static>, Error> {
+    fn source<'c>(&self, caller: Caller, source: kinglet_source) -> Result<Source<'c>, Error> {
         use kinglet_source_kind::*;
         const TOKENS: i32 = KINGLET_SOURCE_TOKENS as i32;
         const FEATURES: i32 = KINGLET_SOURCE_FEATURES as i32;

@@ -174,8 +174,8 @@ pub extern "C" fn kinglet_max_tokens(text_bytes: usize) -> usize {
 /// Encodes a text of `bytes` bytes, which need not be terminated. `flags` are KINGLET_ADD_SPECIAL
 /// and KINGLET_MATCH_SPECIAL.
 ///
-/// On success `count` is the number of tokens. With KINGLET_ERROR_SCRATCH it is the words of scratch
-/// that would have been enough, with KINGLET_ERROR_TOO_SMALL the tokens that the text has.
+/// On success `count` is the number of tokens. With KINGLET_ERROR_SCRATCH it is the words of
+/// scratch that would have been enough, with KINGLET_ERROR_TOO_SMALL the tokens that the text has.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kinglet_tokenizer_encode(
     tokenizer: *const kinglet_tokenizer,
