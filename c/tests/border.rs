@@ -468,6 +468,21 @@ fn a_story_has_the_tokens_and_bits_of_rust() {
 }
 
 #[test]
+fn logits_may_be_changed() {
+    let mut c = C::running(file(), 4, 1);
+    assert_eq!(c.feed(&[1]), KINGLET_OK);
+    let outputs = c.logits().len();
+    c.logits()[7] = f32::INFINITY;
+    let (logits, mut token) = (c.logits().as_mut_ptr(), 0);
+    assert_eq!(c!(kinglet_argmax(logits, outputs, &mut token, null_mut())), KINGLET_OK);
+    assert_eq!(token, 7);
+    assert_eq!(c.begin(&[token], 1), KINGLET_OK);
+    assert_eq!(c.logits().len(), 0);
+    assert_eq!(c.resume(1), KINGLET_PENDING);
+    assert_eq!(c!(kinglet_session_rewind(&mut c.session, 1, null_mut())), KINGLET_OK);
+}
+
+#[test]
 #[cfg_attr(miri, ignore)]
 fn golden_sequences_of_all_fixtures() {
     for file in [&STORYTELLER.0, &PRONOUNCER.0, &NAMER.0] {
