@@ -27,7 +27,8 @@
  * 2. Pointers are valid for the number of elements that is passed with them, for reading, and for
  *    writing unless they are const. Null is allowed with 0 elements, for `error`, and where it is
  *    documented. Alignment is that of the type; a model's bytes and an arena start at a multiple of
- *    64, and arguments that are written share no memory with other arguments.
+ *    64, and arguments that are written share no memory with other arguments. Buffers for
+ *    results and arenas need not be initialised.
  * 3. A model's bytes stay unchanged while its model, a session or a tokenizer is used. An arena is
  *    the session's while that is used.
  * 4. One call at a time uses an object that is not const for it. Calls with different objects, or

@@ -62,7 +62,10 @@ impl Caller {
     /// header's first comment holds for it until the C function returns:
     ///
     /// - null, or valid for reads of the number of elements that the argument's documentation
-    ///   states, which are initialised; and for writes if the pointer is not `const`;
+    ///   states; and for writes if the pointer is not `const`;
+    /// - what a function reads is initialised. Buffers for results and arenas need not be: a program
+    ///   in C that is compiled apart hands over memory that holds some bytes, of which this library
+    ///   reads none before it wrote them;
     /// - nobody else writes what is behind it, or reads it if it is not `const`;
     /// - an object was zeroed, or written to by this library alone since it was opened;
     /// - what [`Self::lasting`] and [`Self::lasting_mut`] are given stays so for as long as any
