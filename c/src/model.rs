@@ -104,7 +104,7 @@ pub unsafe extern "C" fn kinglet_model_info(
         let model = caller.shared(model)?;
         caller.out(information, "information")?.set(kinglet_model_information {
             decoder: model.is_decoder(),
-            outputs: model.vocab(),
+            outputs: model.outputs(),
             context: model.context(),
             width: model.width(),
             goldens: model.golden().count(),

@@ -264,7 +264,7 @@ fn small_buffers_are_errors() {
     c.options.context = 64;
     let plan = &mut c.plan;
     assert_eq!(c!(kinglet_plan_make(&c.model, &c.options, plan, null_mut())), KINGLET_OK);
-    let options = Options { context: 64, ..Options::ONE };
+    let options = Options { context: 64, ..Options::DECODE };
     let want = kinglet::Plan::new(&Model::open(file()).unwrap(), options).unwrap();
     assert_eq!(plan.bytes, want.bytes());
     assert_eq!(plan.bytes, plan.self_cache + plan.cross_cache + plan.scratch);
@@ -429,7 +429,7 @@ fn a_story_has_the_tokens_and_bits_of_rust() {
     let prompt = [1u32, 403, 407, 261, 378];
     let model = Model::open(file()).unwrap();
     let mut memory = memory();
-    let options = Options { context: 32, prefill: 4, ..Options::ONE };
+    let options = Options { context: 32, prefill: 4, ..Options::DECODE };
     let mut session = Session::new(&model, options, bytes(&mut memory)).unwrap();
     let sampling = Sampling { temperature: 0.8, top_p: 0.95, ..Sampling::GREEDY };
     let mut sampler = Sampler::new(sampling, 7);
