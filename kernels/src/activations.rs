@@ -1,7 +1,7 @@
 //! Activations as the matrix products read them: int8 rows with one scale each.
 //!
-//! A row of `cols` values takes [`stride`] codes (zeros behind the last value), one f32 scale, and
-//! for every 32 codes their sum, with which kernels that want one operand unsigned repay its
+//! A row of `cols` values takes [`stride`] codes (zeros after the last value), one f32 scale, and
+//! for every 32 codes their sum, with which kernels that want one operand unsigned correct for its
 //! offset. Codes lie in -127..=127, never -128: that is what lets `vpmaddubsw`, `smull`/`smlal`
 //! pairs and sign flips stay exact.
 //!

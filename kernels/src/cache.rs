@@ -176,7 +176,7 @@ impl<'a> Head<'a> {
         bytemuck::cast_slice(&self.codes[panel * len..][..len])
     }
 
-    /// Scales of the keys of chunk `chunk`; what lies behind the last position means nothing.
+    /// Scales of the keys of chunk `chunk`; what lies after the last position means nothing.
     #[inline(always)]
     pub(crate) fn key_scales(&self, chunk: usize) -> [f32; CHUNK] {
         self.widened(chunk, 0)
@@ -290,7 +290,7 @@ pub fn store(
     }
 }
 
-/// Codes numbers up to `top`, zeros behind the last; returns the scale.
+/// Codes numbers up to `top`, zeros after the last; returns the scale.
 fn code(x: &[f32], top: f32, to: &mut [i8]) -> u16 {
     let half = to_half(largest(x) / top);
     let scale = from_half(half);

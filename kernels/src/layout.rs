@@ -48,7 +48,7 @@
 //!
 //! Inner values are padded to 32 in int8, too. The number of blocks follows from the bytes, so a
 //! matrix is opened without a look at its index. Whatever an index says, a product reads blocks
-//! that there are, and no more for a panel than it has groups: an index that lies gives other
+//! that there are, and no more for a panel than it has groups: a corrupt index gives other
 //! numbers, never more work than the dense matrix of the same shape.
 
 use core::fmt;
@@ -506,7 +506,7 @@ impl<'a> Matrix<'a> {
         let words = index_words(self.cols);
         let panel = self.index.get(p * (1 + words)..).and_then(<[u32]>::split_first);
         let (&first, there) = panel.unwrap_or((&0, &[]));
-        // An index that lies may point behind the last block, where a panel has none.
+        // A corrupt index may point past the last block, where a panel has none.
         let first = (first as usize).min(self.codes.len() / self.format.block_bytes());
         SparsePanel {
             there: there.get(..words).unwrap_or_default(),
@@ -523,7 +523,7 @@ impl<'a> Matrix<'a> {
         if !self.is_sparse() {
             return p * self.groups();
         }
-        // An index that lies may point behind the last block, where a panel has none.
+        // A corrupt index may point past the last block, where a panel has none.
         let first = self.index.get(p * (1 + index_words(self.cols))).copied().unwrap_or_default();
         (first as usize).min(self.blocks())
     }
@@ -646,7 +646,7 @@ pub(crate) struct SparsePanel<'a> {
     pub(crate) there: &'a [u32],
     /// Groups of the matrix.
     pub(crate) groups: usize,
-    /// Codes of the panel's blocks, and of all behind it in a sparse matrix.
+    /// Codes of the panel's blocks, and of all after it in a sparse matrix.
     pub(crate) codes: &'a [u8],
     /// Their sub-scales; none in [`Format::Int8`].
     pub(crate) sub_scales: &'a [[i8; PANEL]],

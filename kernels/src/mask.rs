@@ -127,7 +127,7 @@ mod rest {
             let width = bias.table.len() / heads;
             let table = &bias.table[head * width..][..width];
             // Places in the table are positions less `back`, and not before the first place or
-            // behind the last.
+            // after the last.
             let (position, reach) = (bias.first + row, width / 2);
             let start =
                 (first + reach).checked_sub(position).filter(|start| start + scores.len() <= width);

@@ -185,7 +185,7 @@ macro_rules! operations {
 
 /// Rows of activations a block of so many at a time, or by a function for several rows, or (in
 /// brackets) by one for any number and for sparse matrices, too. Those are otherwise a function on
-/// their own, lest the compiler take the dense products apart.
+/// their own, kept out of line so that LLVM does not spill the accumulators of the dense ones.
 macro_rules! matmul_body {
     ($token:ident, $features:tt, $p:literal, ($all:ident), $w:ident, $x:ident, $($arg:ident),*) => {
         $all($w, $x, $($arg),*)

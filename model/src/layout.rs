@@ -113,7 +113,7 @@ record! {
         dense: u32,
         /// Vector, n, or none.
         dense_bias: u32,
-        /// Matrix, outputs x width (or n behind `dense`), or none: the states themselves come out.
+        /// Matrix, outputs x width (or n after `dense`), or none: the states themselves come out.
         /// The same index as the last stack's embedding where they are tied.
         head: u32,
         /// Vector, outputs, or none.
@@ -182,7 +182,7 @@ record! {
         types: u32,
         /// Vector, width, or none: a row in front of features.
         class: u32,
-        /// Vector, `out`, of the norm behind the last block, or none.
+        /// Vector, `out`, of the norm after the last block, or none.
         norm: u32,
         /// Its bias, or none.
         norm_bias: u32,
@@ -226,7 +226,7 @@ pub mod norm {
 pub mod join {
     /// `x += branch(norm(x))`.
     pub const PRE: u8 = 0;
-    /// The stream is normed, too: `x = stream_norm(x) + branch(norm(x))`. Models that norm behind
+    /// The stream is normed, too: `x = stream_norm(x) + branch(norm(x))`. Models that norm after
     /// the branch are this, each norm with the block after it.
     pub const POST: u8 = 1;
     /// `x = branch(norm(x))`, of another width perhaps.
@@ -253,8 +253,8 @@ pub mod activation {
 }
 
 record! {
-    /// A block: one branch, `x += out(middle(in(norm(x))))` or as [`join`] says. Fields that the
-    /// block's kind does not use are zero, tensors [`NONE`].
+    /// A block: one branch, `x += output(operation(input(norm(x))))` or as [`join`] says. Fields
+    /// that the block's kind does not use are zero, tensors [`NONE`].
     BlockRecord {
         /// One of [`block`].
         kind: u8,
@@ -262,7 +262,8 @@ record! {
         norm_kind: u8,
         /// One of [`join`].
         join: u8,
-        /// Attention: one of [`mask`]. Feed-forward: the code of its activation, of the gate or plain.
+        /// Attention: one of [`mask`]. Feed-forward: the code of its activation, of the gate or
+        /// plain.
         variant: u8,
         /// Layer of the source model, for people.
         layer: u32,
@@ -312,7 +313,7 @@ record! {
         /// Added to scores by distance: for each query head `2 r + 1` numbers, for keys `r` and
         /// more positions earlier to `r` and more later, in units of log 2; a vector, or none.
         relative: u32,
-        /// One of [`inputs`]: what each head's queries and keys go through, behind their rotation.
+        /// One of [`inputs`]: what each head's queries and keys go through, after their rotation.
         heads_inputs: u32,
         /// [`mask::WINDOW`]: positions that a query sees, at least 1.
         window: u32,

@@ -76,7 +76,7 @@ impl core::error::Error for VerifyError {}
 
 impl<'a> Model<'a> {
     /// Checks the structure of a file: head, tables, and each block's and tensor's place and shape.
-    /// The cost grows with their number, not with the weights. Bytes behind the end of the file are
+    /// The cost grows with their number, not with the weights. Bytes after the end of the file are
     /// ignored, so a whole flash region may be given.
     ///
     /// `bytes` must start at a multiple of 64: a memory map, a section aligned by the linker, or

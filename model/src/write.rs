@@ -1,4 +1,4 @@
-//! Writing a `.kinglet` file: the records of `kinglet::format::layout`, in the order of the file.
+//! Writing a `.kinglet` file: the records of [`layout`](crate::layout), in the order of the file.
 //!
 //! All sizes are known before the first byte, so the weights stream past and only the head is
 //! written afterwards. The file grows near its target and is renamed over it when it is whole;

@@ -1,6 +1,6 @@
 //! Calibration: the samples that rounding, pruning and fitting look at.
 //!
-//! For a decoder a text is cut into passages of equal length, each behind a begin-of-sequence
+//! For a decoder a text is cut into passages of equal length, each after a begin-of-sequence
 //! token; when there are more than asked for, as many as needed are chosen by a seeded shuffle and
 //! kept in the order of the text. So the same file, count and seed give the same samples. An
 //! encoder takes the lines of a text, and a model with source and target pairs.

@@ -25,7 +25,7 @@ pub struct How<'h> {
     pub budget: usize,
     /// Whether a token ends a text.
     pub ends: &'h dyn Fn(u32) -> bool,
-    /// The token that is said, by the number of the prompt, that of the token behind it, and
+    /// The token that is said, by the number of the prompt, that of the token after it, and
     /// logits.
     pub choose: &'h dyn Fn(usize, usize, &[f32]) -> u32,
 }
@@ -44,7 +44,7 @@ pub struct Continued {
 }
 
 impl Continued {
-    /// The prompt with more tokens behind it.
+    /// The prompt with more tokens after it.
     pub fn with(&self, more: &[u32]) -> Sample {
         let mut sample = self.prompt.clone();
         match &mut sample.source {
@@ -147,7 +147,7 @@ pub fn continued(
 }
 
 impl Talk {
-    /// What the reference is to run. The last token of a draft has nothing behind it to be checked.
+    /// What the reference is to run. The last token of a draft has nothing after it to be checked.
     fn checked(&self) -> Sample {
         let draft = &self.draft[..self.draft.len().saturating_sub(1)];
         self.said.with(&[&self.said.reference, draft].concat())
@@ -176,7 +176,7 @@ struct Speaker<'s, 'm> {
 }
 
 impl Speaker<'_, '_> {
-    /// What the model says behind what the reference has said, up to so many tokens.
+    /// What the model says after what the reference has said, up to so many tokens.
     fn answer(
         &mut self,
         number: usize,

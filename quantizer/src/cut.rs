@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The norm is the stack's own. Where norms follow the branches, block N's is the one that the
-//! stream gets in the block behind it, which becomes the norm of the stack.
+//! stream gets in the block after it, which becomes the norm of the stack.
 //!
 //! The runtime pools what reads all positions at once. A decoder's states come out one by one, so
 //! its pooling is written into the metadata ([`Pooled::KEY`]) for the caller, who can apply it with
@@ -72,15 +72,15 @@ pub enum CutError {
         /// Blocks of the first stack.
         most: u32,
     },
-    /// The norm behind the stack belongs to another width.
+    /// The norm after the stack belongs to another width.
     #[error(
-        "after {after} blocks the stream has width {width}, and the norm behind them {norm}: cut \
+        "after {after} blocks the stream has width {width}, and the norm after them {norm}: cut \
          elsewhere"
     )]
     Width {
         /// Blocks.
         after: u32,
-        /// Width behind them.
+        /// Width after them.
         width: usize,
         /// Width of the norm.
         norm: usize,

@@ -7,7 +7,7 @@
 //! | [`mod@reference`] | runs it in f32 |
 //! | [`calibrate`] | chooses the passages of a text that rounding and pruning look at |
 //! | [`quantize`] | rounds it and writes the file |
-//! | [`probe`] | what a changed block does to the predictions |
+//! | [`sensitivity`] | what a changed block does to the predictions |
 //! | [`prune`] | takes heads and channels out, and lets the rest make up for them |
 //! | [`mod@continued`] | what the f32 model says |
 //! | [`verdict`] | whether a file is any good, in a sentence |
@@ -29,19 +29,19 @@ pub mod calibrate;
 pub mod checkpoint;
 pub mod continued;
 pub mod cut;
+mod dequantize;
 pub mod evaluate;
 pub mod fit;
 pub mod media;
 mod memory;
 #[cfg(test)]
 mod models;
-pub mod probe;
 pub mod prune;
 pub mod quantize;
 mod random;
 pub mod reference;
 pub mod report;
-mod reread;
+pub mod sensitivity;
 pub mod size;
 #[cfg(test)]
 mod testing;

@@ -175,7 +175,7 @@ fn decoder() -> Model {
     make.model("decoder", vec![stack], output, samples(tokens, false))
 }
 
-/// As BERT: every norm behind its branch.
+/// As BERT: every norm after its branch.
 fn encoder() -> Model {
     let mut make = Maker { post: true, ..Maker::default() };
     let attention = |make: &mut Maker, layer| make.attention(layer, Mask::Full, 0);

@@ -15,7 +15,7 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
 use crate::checkpoint::Mask;
-use crate::quantize::{Moments, MomentsError};
+use crate::quantize::{Hessian, HessianError};
 use crate::reference::{BlockWeights, LinearWeights, Operation};
 
 /// How units are taken out.
@@ -78,28 +78,28 @@ pub fn units(block: &BlockWeights) -> usize {
 /// their own square.
 pub type Cut = (BlockWeights, f64);
 
-/// Takes units out of a block whose second product has inputs with these moments: ever more, as
+/// Takes units out of a block whose second product has inputs with this Hessian: ever more, as
 /// many as each of `counts`, which rise.
 ///
 /// # Errors
-/// Moments that are singular beyond help.
+/// Hessian that are singular beyond help.
 ///
 /// # Panics
 /// When there would be no unit left.
 pub fn cut(
     block: &BlockWeights,
-    moments: &Moments,
+    hessian: &Hessian,
     counts: &[usize],
     refit: Refit,
-) -> Result<Vec<Cut>, MomentsError> {
+) -> Result<Vec<Cut>, HessianError> {
     let all = units(block);
-    let mut surgeon = Surgeon::new(&block.output, moments, block.output.cols / all)?;
+    let mut surgeon = Surgeon::new(&block.output, hessian, block.output.cols / all)?;
     let cuts = counts.iter().map(|&count| {
         assert!(count < all, "{count} of {all} units");
         while all - surgeon.kept.len() < count {
             surgeon.remove();
         }
-        let (weight, error) = surgeon.result(moments, refit);
+        let (weight, error) = surgeon.result(hessian, refit);
         (without(block, &surgeon.kept, weight), error)
     });
     Ok(cuts.collect())
@@ -172,12 +172,12 @@ struct Surgeon {
 }
 
 impl Surgeon {
-    fn new(of: &LinearWeights, moments: &Moments, size: usize) -> Result<Self, MomentsError> {
+    fn new(of: &LinearWeights, hessian: &Hessian, size: usize) -> Result<Self, HessianError> {
         let w =
             ArrayView2::from_shape((of.rows(), of.cols), &of.weight).expect("rows times columns");
         let original = w.t().mapv(f64::from).as_standard_layout().into_owned();
         let kept = (0..of.cols / size).collect();
-        Ok(Self { size, w: original.clone(), original, inverse: moments.inverse()?, kept })
+        Ok(Self { size, w: original.clone(), original, inverse: hessian.inverse()?, kept })
     }
 
     /// Takes the cheapest unit out.
@@ -218,7 +218,7 @@ impl Surgeon {
     }
 
     /// The weights of the columns that are left, and the error.
-    fn result(&self, moments: &Moments, refit: Refit) -> (Vec<f32>, f64) {
+    fn result(&self, hessian: &Hessian, refit: Refit) -> (Vec<f32>, f64) {
         let (cols, rows) = self.w.dim();
         let columns: Vec<usize> =
             self.kept.iter().flat_map(|&unit| unit * self.size..(unit + 1) * self.size).collect();
@@ -227,7 +227,7 @@ impl Surgeon {
             w.fill(0.0);
             columns.iter().for_each(|&c| w.row_mut(c).assign(&self.original.row(c)));
         }
-        let h = ArrayView2::from_shape((cols, cols), moments.matrix())
+        let h = ArrayView2::from_shape((cols, cols), hessian.matrix())
             .expect("a square")
             .mapv(f64::from);
         let square = |w: &Array2<f64>| (w * &h.dot(w)).sum();
@@ -296,11 +296,11 @@ mod tests {
         }
     }
 
-    fn moments(x: &[f32], cols: usize) -> Moments {
-        let mut moments = Moments::new(cols);
-        moments.add(x);
-        moments.finish().unwrap();
-        moments
+    fn hessian(x: &[f32], cols: usize) -> Hessian {
+        let mut hessian = Hessian::new(cols);
+        hessian.add(x);
+        hessian.finish().unwrap();
+        hessian
     }
 
     fn feed_forward(inner: usize) -> BlockWeights {
@@ -316,7 +316,7 @@ mod tests {
         x.chunks_mut(12).for_each(|row| row[5] = row[2]);
         let before = block.clone();
         let (block, error) =
-            cut(&block, &moments(&x, 12), &[1], Refit::LeastSquares).unwrap().remove(0);
+            cut(&block, &hessian(&x, 12), &[1], Refit::LeastSquares).unwrap().remove(0);
         assert!(error < 5e-3, "{error}");
         let (was, is) = (before.input.as_ref().unwrap(), block.input.as_ref().unwrap());
         assert_eq!((block.output.cols, is.rows()), (11, 22));
@@ -330,7 +330,7 @@ mod tests {
             );
             assert!((want - found).abs() < 0.05, "{want} {found}");
         }
-        let (_, unrepaired) = cut(&before, &moments(&x, 12), &[1], Refit::None).unwrap().remove(0);
+        let (_, unrepaired) = cut(&before, &hessian(&x, 12), &[1], Refit::None).unwrap().remove(0);
         assert!(unrepaired > 20.0 * error, "{unrepaired} {error}");
     }
 
@@ -355,7 +355,7 @@ mod tests {
         x.chunks_mut(12).for_each(|row| row[4..8].fill(0.0));
         let before = block.clone();
         let (block, error) =
-            cut(&block, &moments(&x, 12), &[1], Refit::LeastSquares).unwrap().remove(0);
+            cut(&block, &hessian(&x, 12), &[1], Refit::LeastSquares).unwrap().remove(0);
         let Operation::Attention(heads) = &block.operation else { unreachable!() };
         assert_eq!(
             (heads.heads, heads.kv_heads, block.output.cols, block.input.as_ref().unwrap().rows()),

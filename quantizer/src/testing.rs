@@ -3,7 +3,7 @@
 use crate::checkpoint::{NormKind, Residual};
 use crate::reference::{BlockWeights, LinearWeights, NormWeights, Numbers, Operation};
 
-/// A block behind a root-mean-square norm, added to the stream.
+/// A block after a root-mean-square norm, added to the stream.
 pub(crate) fn block(
     norm: Vec<f32>,
     input: LinearWeights,

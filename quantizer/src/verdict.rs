@@ -144,7 +144,7 @@ fn generated(
         choose: &|prompt, at, logits| drawn(SEED, prompt, at, logits),
     };
     let texts = continued(model, isa, reference, vec![prompt.into(); TEXTS], &how, &|_| ())?;
-    // The last token has nothing behind it that could be compared.
+    // The last token has nothing after it that could be compared.
     Ok(texts
         .iter()
         .map(|text: &Continued| text.with(&text.reference[..text.reference.len() - 1]))

@@ -234,7 +234,7 @@ fn overflowing_activations_are_reported() {
     {
         std::fs::copy(fixture("storyteller").join(name), dir.path().join(name)).unwrap();
     }
-    // The largest f16 in every weight of a norm, and then in the products behind it.
+    // The largest f16 in every weight of a norm, and then in the products after it.
     let mut weights = std::fs::read(fixture("storyteller/model.safetensors")).unwrap();
     let header = 8 + u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
     weights[header..].as_chunks_mut().0.iter_mut().for_each(|b: &mut [u8; 2]| *b = [0xff, 0x7b]);
@@ -243,7 +243,7 @@ fn overflowing_activations_are_reported() {
     let result =
         quantize(&checkpoint, &dir.path().join("m.kinglet"), &options(&checkpoint), &|_, _, _| ());
     match result {
-        Err(error @ QuantizeError::Moments { .. }) => {
+        Err(error @ QuantizeError::Hessian { .. }) => {
             assert!(error.to_string().contains("overflows"), "{error}")
         }
         // All weights alike keep every number finite in f32: then the file has to be whole.

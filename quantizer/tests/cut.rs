@@ -75,7 +75,7 @@ fn same(a: &[f32], b: &[f32]) {
 
 #[test]
 fn states_are_those_of_the_whole_model() {
-    // Norms before the branches and behind them, of a decoder, and of the first of two stacks.
+    // Norms before the branches and after them, of a decoder, and of the first of two stacks.
     for name in
         ["families/bert_mean", "families/gpt2", "pronouncer", "families/opennmt_pre", "storyteller"]
     {

@@ -260,7 +260,7 @@ fn states_of_a_pruned_model_meet_those_of_the_same_layer() {
     let expected =
         [(0, Attention), (0, FeedForward), (1, Attention), (2, Attention), (2, FeedForward)];
     assert_eq!(places, [&expected[..], &[(3, Attention), (3, FeedForward)]].concat());
-    // Up to the hole it is the built-in model; behind it, another.
+    // Up to the hole it is the built-in model; after it, another.
     let whole =
         evaluate(&built_in(), Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
     let whole = whole.hidden.unwrap().states;

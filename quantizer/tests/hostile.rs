@@ -142,7 +142,7 @@ fn lying_records_are_refused() {
         }))
     };
     assert_eq!(model(|r| r.pooling = 4), Err(OpenError::Model(ModelProblem::Kind)));
-    assert_eq!(model(|r| r.dense_activation = 6), Err(OpenError::Model(ModelProblem::Kind)));
+    assert_eq!(model(|r| r.dense_activation = 7), Err(OpenError::Model(ModelProblem::Kind)));
     assert_eq!(model(|r| r.stacks = 0), Err(OpenError::Model(ModelProblem::Dimension)));
     assert_eq!(model(|r| r.reserved = 1), Err(OpenError::Model(ModelProblem::Reserved)));
     assert_eq!(model(|r| r.blocks += 1), section_error(section::BLOCKS, SectionProblem::Length));
@@ -484,7 +484,7 @@ fn ten_thousand_mutated_files_do_no_harm() {
     for i in 0..12_000 {
         let mut bytes = files[i % files.len()].clone();
         mutate(&mut bytes, &mut random);
-        // A checksum stops nearly everything: let most through to the checks behind it.
+        // A checksum stops nearly everything: let most through to the checks after it.
         if i % 8 != 0 && bytes.len() >= 64 {
             let len = (bytes.len() as u64).to_le_bytes();
             bytes[16..24].copy_from_slice(&len);

@@ -190,7 +190,7 @@ fn pictures_are_seen() {
                 })
                 .unwrap();
             let found = session.logits().to_vec();
-            // Golden states are those behind the last norm.
+            // Golden states are those after the last norm.
             let states = states_normed(&states, &norm);
             let least = states
                 .chunks(192)
@@ -248,7 +248,7 @@ fn sentences_have_their_embeddings() {
     };
     let calibration: Vec<Sample> =
         train.iter().step_by(train.len() / 512).map(|(_, a, _)| sample(a)).collect();
-    // Int8 gives the worst of the twenty a cosine of 0.9961: a token's 1,536 numbers behind gelu
+    // Int8 gives the worst of the twenty a cosine of 0.9961: a token's 1,536 numbers after gelu
     // share one scale, and words, keys and values have eight bits.
     for (name, format, least, away) in
         [("int8", Format::Int8Grouped, 0.996, 0.002), ("int4", Format::Int4Codebook, 0.95, 0.01)]

@@ -158,7 +158,7 @@ impl<'b> BeamSearch<'b> {
         0
     }
 
-    /// A target ends behind step `step`: its last token was chosen in the step before, by `beam`.
+    /// A target ends after step `step`: its last token was chosen in the step before, by `beam`.
     fn end(&mut self, score: f32, step: usize, beam: usize) {
         self.end_at(self.by_length(score, step + 1), step, beam);
     }

@@ -35,7 +35,7 @@ use kinglet_model::{
 /// The most targets that share a source.
 pub const MAX_TARGETS: usize = 16;
 
-/// What a session shall be able to do.
+/// Capacity limits of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Positions in the key/value cache of a decoder: prompt and answer together.
@@ -118,25 +118,25 @@ impl fmt::Display for PlanError {
                 write!(
                     f,
                     "a context of {asked} is more than the {most} positions the model was \
-                           made for"
+                     made for"
                 )
             }
             Self::Source { .. } if !FAMILIES => f.write_str(NO_SOURCE),
             Self::Source { most: 0, .. } => f.write_str(NO_SOURCE),
             Self::Source { asked: 0, .. } => f.write_str(
                 "the model reads a source: plan positions \
-                                                          for it",
+                 for it",
             ),
             Self::Source { asked, most } => {
                 write!(
                     f,
                     "a source of {asked} positions is more than the {most} the model was \
-                           made for"
+                     made for"
                 )
             }
             Self::TooLarge => f.write_str(
                 "the memory would exceed the address space; ask for a \
-                                           smaller context",
+                 smaller context",
             ),
             Self::Model(error) => error.fmt(f),
         }
@@ -195,7 +195,7 @@ pub(crate) struct Shape {
 /// One for each stack.
 pub(crate) type Shapes = [Shape; if FAMILIES { MAX_STACKS as usize } else { 1 }];
 
-/// One region behind the other, each of so many numbers of so many bytes.
+/// Regions one after the other, from the count of numbers and the bytes of one.
 fn regions<const N: usize>(sizes: [(usize, usize); N]) -> Result<[Range<usize>; N], PlanError> {
     let mut regions = [const { 0..0 }; N];
     let mut end = 0usize;
@@ -245,7 +245,7 @@ impl Most {
         }
     }
 
-    /// A stack with so many rows, behind one whose states have `before` rows of `states` columns.
+    /// A stack with so many rows, after one whose states have `before` rows of `states` columns.
     /// Returns the width of its own states.
     fn stack(
         &mut self,

@@ -7,7 +7,7 @@
 //!
 //! All of it starts as the pattern and not as zeros, so a session that reads memory before it has
 //! written it shows as a changed result. All but the planned bytes must still be the pattern at the
-//! end, the word right behind the plan too.
+//! end, the word right after the plan too.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};

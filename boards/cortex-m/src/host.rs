@@ -60,7 +60,7 @@ impl Stream {
 /// Longest command line.
 pub const ARGUMENT_BYTES: usize = 1024;
 
-/// The words after the program's name: settings such as `tokens=64` first, free text behind them.
+/// The words after the program's name: settings such as `tokens=64` first, free text after them.
 #[derive(Clone, Copy, Debug)]
 pub struct Arguments<'a>(&'a str);
 

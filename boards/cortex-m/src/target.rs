@@ -39,7 +39,7 @@ impl Marks {
     }
 }
 
-/// Feeds the most probable token behind the start, one after the other, until one ends the target
+/// Feeds the most probable token after the start, one after the other, until one ends the target
 /// or the plan's context or `out` is full. Returns how many tokens there are, and the hash of the
 /// logits that chose them and the end.
 #[inline(never)]

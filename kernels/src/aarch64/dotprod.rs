@@ -1,9 +1,9 @@
 //! NEON with the dot product (Cortex-A55, A76 and later): `sdot` by element adds a quad of
 //! activations times four rows of a register to four outputs; no horizontal sum anywhere.
 //!
-//! Uniform nibbles are signed numbers as they are (0..=15); the zero of 8 is repaid once a group by
-//! the sum of its activations. What remains fits into 16 bits (32 * 8 * 127 = 32,512), so
-//! sub-scales need widening to 16 bits only.
+//! Uniform nibbles are signed numbers as they are (0..=15); the zero point of 8 is corrected for
+//! once a group by the sum of its activations. What remains fits into 16 bits (32 * 8 * 127 =
+//! 32,512), so sub-scales need widening to 16 bits only.
 //!
 //! A token takes two panels at once: they share the loads of activations, and their eight chains of
 //! `sdot` hide its latency.

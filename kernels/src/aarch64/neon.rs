@@ -2,9 +2,9 @@
 //!
 //! Products of bytes are 16 bits wide. |w| <= 128 and |x| <= 127, so two of them fit (32,512)
 //! before `sadalp` adds neighbours into 32 bits; of the uniform nibbles 0..=15 a group's eight fit
-//! (15,240), and so does the group's dot product itself once its zero of 8 is repaid (32 * 8 *
-//! 127 = 32,512): its sums meet in 16 bits, where what wraps on the way comes back. Int8 lanes hold
-//! half of a row's quad, and meet in the end.
+//! (15,240), and so does the group's dot product itself once its zero point of 8 is corrected for
+//! (32 * 8 * 127 = 32,512): its sums meet in 16 bits, where what wraps on the way comes back. Int8
+//! lanes hold half of a row's quad, and meet in the end.
 //!
 //! The loops go by index, with constant bounds inside: they unroll, and the sums stay in registers.
 

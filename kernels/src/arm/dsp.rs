@@ -4,8 +4,8 @@
 //! Weights are expanded to halfwords as they are read: int8 by `sxtb16`, uniform nibbles by a mask
 //! and a shifted operand, nibbles of a codebook by a table of all 256 bytes. Activations are
 //! expanded once for all rows of some panels, in the order in which the weights' halfwords come:
-//! see [`Scratch`]. Uniform nibbles are unsigned as they are; the zero of 8 is repaid once a group
-//! with the sum of its activations.
+//! see [`Scratch`]. Uniform nibbles are unsigned as they are; the zero point of 8 is corrected for
+//! once a group with the sum of its activations.
 //!
 //! Each loop is one block of assembly: it needs 14 registers, and the compiler has 12 to give. The
 //! other two, r6 and r7, are saved on the stack.
@@ -879,7 +879,7 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     to.max = top;
     to.sum = sum;
     to.unit = unit;
-    // SAFETY: the block reads all of `weights`, four at a time, those behind the last position
+    // SAFETY: the block reads all of `weights`, four at a time, those after the last position
     // being zero, and writes as many bytes of both planes.
     unsafe {
         asm!(

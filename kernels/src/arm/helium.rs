@@ -926,7 +926,7 @@ fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
     to.max = f32::from_bits(top);
     to.sum = f32::from_bits(sum);
     to.unit = unit;
-    // SAFETY: the block reads all of `weights`, those behind the last position being zero, and
+    // SAFETY: the block reads all of `weights`, those after the last position being zero, and
     // writes as many bytes of both planes.
     unsafe {
         asm!(

@@ -66,7 +66,7 @@ pub(crate) struct Weights {
     pub(crate) sum: f32,
     /// What one unit of a code stands for.
     pub(crate) unit: f32,
-    /// Codes: `128 * planes[0] + planes[1]`, zero behind the last position.
+    /// Codes: `128 * planes[0] + planes[1]`, zero after the last position.
     pub(crate) planes: [[i8; CHUNK]; 2],
     /// Sums of each 32 codes of a plane.
     pub(crate) sums: [[i16; CHUNK / GROUP]; 2],

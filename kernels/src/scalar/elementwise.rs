@@ -22,7 +22,7 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 }
 
 /// Quantizes a row to int8: the scale is the largest magnitude / 127 (NaN ignored), codes are
-/// rounded to nearest even and clamped to -127..=127 (NaN: 127). Codes behind `x` become zero.
+/// rounded to nearest even and clamped to -127..=127 (NaN: 127). Codes after `x` become zero.
 /// `sums` gets the sum of each 32 codes.
 #[inline(always)]
 pub(crate) fn quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
@@ -68,7 +68,7 @@ pub(crate) fn quantize_with(x: &[f32], inv: f32, top: f32, codes: &mut [i8]) {
 }
 
 /// Rotates the pairs `(x[i], x[i + n])` by the angles whose cosines and sines are given, `n` of
-/// them. What lies behind `x[2 n]` stays.
+/// them. What lies after `x[2 n]` stays.
 #[inline(always)]
 pub(crate) fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (a, b) = x.split_at_mut(cos.len());

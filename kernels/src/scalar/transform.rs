@@ -104,7 +104,7 @@ fn within(x: &mut Chunk, factor: f32) {
     *x = distance::<8>(v);
 }
 
-/// `a + b` where `a` was, `a - b` where `b` was, `D` behind it.
+/// `a + b` where `a` was, `a - b` where `b` was, `D` after it.
 #[inline(always)]
 fn distance<const D: usize>(v: Chunk) -> Chunk {
     let mut out = [0.0; LANES];

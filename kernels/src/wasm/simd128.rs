@@ -3,8 +3,8 @@
 //! The same plan as NEON without the dot product, whose instructions these become there:
 //! `i16x8.extmul` of bytes, of which two products fit into 16 bits (|w| <= 128, |x| <= 127:
 //! 32,512), or a group's eight of uniform nibbles (15 * 127 * 8 = 15,240), whose dot product fits
-//! again once the zero of 8 is repaid (32 * 8 * 127 = 32,512); sums on the way may wrap.
-//! `i8x16.swizzle` looks levels up.
+//! again once the zero point of 8 is corrected for (32 * 8 * 127 = 32,512); sums on the way may
+//! wrap. `i8x16.swizzle` looks levels up.
 //!
 //! On x86-64 `i32x4.dot_i16x8_s` of widened bytes would be fewer instructions, on Arm three times
 //! as many. What has these vectors and not the relaxed ones is mostly Safari, on Arm.

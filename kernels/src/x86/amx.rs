@@ -276,7 +276,7 @@ struct Out<'o> {
 /// Some rows, cut into pairs of blocks.
 struct Rows<'x> {
     x: Activations<'x>,
-    /// Inner values behind the last whole register of weights.
+    /// Inner values after the last whole register of weights.
     tails: &'x [[i8; INNER]],
 }
 
@@ -526,7 +526,7 @@ fn multiply_bytes(codes: __m512i, sub: __m512i, high: &mut [u8; TILE], low: &mut
     unsafe { _mm512_storeu_si512(high.as_mut_ptr().cast(), highs) };
 }
 
-/// Zeros behind an odd number of groups.
+/// Zeros after an odd number of groups.
 #[inline]
 fn pad(groups: usize, high: &mut [[u8; TILE]], low: &mut [[u8; TILE]]) {
     if groups % 2 == 1 {

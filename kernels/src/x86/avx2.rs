@@ -4,7 +4,7 @@
 //! is the unsigned operand and its sign is moved to the activation: |w| <= 128 and |x| <= 127 give
 //! pairs of at most 32,512, so nothing saturates and the sums are exact. Uniform nibbles are
 //! unsigned as they are (0..=15): eight tiles of a group fit 16 bits (15 * 127 * 2 * 8 = 30,480),
-//! and the zero of 8 is repaid once a group with the sum of its activations.
+//! and the zero point of 8 is corrected for once a group with the sum of its activations.
 
 use core::arch::x86_64::*;
 use core::ops::Range;

@@ -3,7 +3,7 @@
 //!
 //! The instruction adds, in each 32-bit lane, four products of unsigned with signed bytes. Weights
 //! are the unsigned operand: int8 as `w ^ 0x80 = w + 128`, nibbles as they are, levels of a
-//! codebook as `level + 128`. What is added to every weight is repaid by the sum of the
+//! codebook as `level + 128`. What is added to every weight is corrected for with the sum of the
 //! activations, which comes with them, as the value that a sum starts from. Sums wrap, so the
 //! detour is exact.
 //!

@@ -73,7 +73,7 @@ fn table(heads: usize, reach: usize, random: &mut Random) -> Vec<f32> {
     random.floats(heads * (2 * reach + 1))
 }
 
-/// Queries at once are the same queries one by one, whatever lies between and behind them, what
+/// Queries at once are the same queries one by one, whatever lies between and after them, what
 /// they see, and with a bias or without.
 fn assert_rows_are_single_queries(
     cache: &Cache,

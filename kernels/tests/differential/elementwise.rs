@@ -279,7 +279,7 @@ fn rows_are_quantized_in_place() {
     }
 }
 
-/// What lies behind the rotated pairs stays.
+/// What lies after the rotated pairs stays.
 #[test]
 fn rope_leaves_the_rest() {
     let mut random = Random(4);

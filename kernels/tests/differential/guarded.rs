@@ -115,7 +115,7 @@ fn pages_around_a_slice_are_inaccessible() {
     let end = Guarded::operand(&[1u8; 100], At::End);
     let start = Guarded::operand(&[1u8; 100], At::Start);
     assert!(reads(end.as_ptr()) && reads(start.as_ptr()) && reads(end.as_ptr().wrapping_add(99)));
-    assert!(!reads(end.as_ptr().wrapping_add(100)), "the byte behind a slice can be read");
+    assert!(!reads(end.as_ptr().wrapping_add(100)), "the byte after a slice can be read");
     assert!(!reads(start.as_ptr().wrapping_sub(1)), "the byte before a slice can be read");
     // SAFETY: the system checks the address; were the page writable, one byte that the pipe holds
     // would be written to it while nothing borrows the slice.
@@ -229,14 +229,11 @@ fn elementwise() {
             isa.mul(&mut product, &operands[1]);
             let mut layer = Guarded::new(&vec![0.0; n], at);
             isa.layer_norm(&operands[0], &operands[1], &operands[1], 1e-5, &mut layer);
-            let activated =
-                [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh].map(
-                    |activation| {
-                        let mut x = Guarded::new(&x, at);
-                        isa.activate(activation, &mut x);
-                        bits(&x)
-                    },
-                );
+            let activated = Activation::ALL.map(|(activation, _)| {
+                let mut x = Guarded::new(&x, at);
+                isa.activate(activation, &mut x);
+                bits(&x)
+            });
             ([norm, sum, gate, rotated, spread, product, layer].map(|v| bits(&v)), activated)
         };
         let want = run(Isa::SCALAR, At::Start);

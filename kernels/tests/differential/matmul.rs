@@ -43,7 +43,7 @@ fn row_counts() -> impl Iterator<Item = usize> {
 const GAP: usize = 3;
 const UNTOUCHED: f32 = 7.0;
 
-/// The product of some panels in memory with a gap behind each row.
+/// The product of some panels in memory with a gap after each row.
 fn product(isa: Isa, w: &Weights, x: &Rows, panels: Range<usize>) -> Vec<u32> {
     let w = w.matrix();
     let stride = w.rows() + GAP;

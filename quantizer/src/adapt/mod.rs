@@ -13,9 +13,9 @@
 //! The same file, pairs and options give the same file on the same kind of machine, whatever the
 //! number of threads: work is divided at fixed places.
 
-mod fresh;
+mod inference;
+mod initialization;
 mod pairs;
-mod runs;
 mod student;
 mod train;
 mod write;
@@ -29,7 +29,7 @@ use kinglet::{Map, Model, OpenError, PlanError, RunError, SessionError};
 use self::pairs::Pairs;
 use self::student::{Decoder, Interface};
 use crate::media::MediaError;
-use crate::quantize::{MomentsError, QuantizeError};
+use crate::quantize::{HessianError, QuantizeError};
 use crate::random::{Random, mixed};
 use kinglet_model::write::WriteError;
 
@@ -237,7 +237,7 @@ pub enum AdaptError {
     Run(RunError),
     /// The interface cannot be rounded.
     #[error("the interface cannot be rounded ({0}): try a smaller --rate")]
-    Moments(#[from] MomentsError),
+    Hessian(#[from] HessianError),
     /// The file cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -270,7 +270,13 @@ pub fn adapt(
         Some(fresh) => {
             let context = model.stack(0)?.context as u32;
             let mut random = Random(mixed(options.seed));
-            fresh::interface(fresh, model.end_width(0), decoder.memory(), context, &mut random)?
+            initialization::interface(
+                fresh,
+                model.end_width(0),
+                decoder.memory(),
+                context,
+                &mut random,
+            )?
         }
     };
     if options.norms {
@@ -279,13 +285,13 @@ pub fn adapt(
     let pairs = Pairs::read(&model, pairs)?;
     let split = pairs.split(options.held_out, options.seed)?;
     let done = AtomicU64::new(0);
-    let states = runs::states(&model, &pairs, &|more| {
+    let states = inference::states(&model, &pairs, &|more| {
         let before = done.fetch_add(more as u64, Ordering::Relaxed);
         progress("encoding", before + more as u64, pairs.sources.len() as u64);
     })?;
     let score = |path: &Path| -> Result<Score, AdaptError> {
         let map = Map::open(path).map_err(|source| AdaptError::Io { path: path.into(), source })?;
-        runs::score(&Model::open(&map)?, &pairs, &split.held)
+        inference::score(&Model::open(&map)?, &pairs, &split.held)
     };
     let given = score(file)?;
     let before = match options.fresh {

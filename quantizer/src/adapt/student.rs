@@ -1,4 +1,4 @@
-//! What is trained: the interface, forward and backward, with the frozen decoder behind it.
+//! What is trained: the interface, forward and backward, with the frozen decoder after it.
 //!
 //! Pairs go through together, their rows one after the other. Of each stack the streams before its
 //! blocks are kept between the two directions; `fit::tape` computes the rest again.
@@ -9,12 +9,12 @@ use kinglet_model::layout::{BlockRecord, StackRecord};
 use rayon::prelude::*;
 
 use super::AdaptError;
+use crate::dequantize;
 use crate::fit::tape::{self, BlockGradient, Learns};
 use crate::quantize::{self, RoundedLinear};
 use crate::reference::{
     ApplyNorm, BlockWeights, Forward, Inputs, LinearWeights, NormWeights, Sequences, Site, ops,
 };
-use crate::reread;
 
 /// A block of the interface.
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ pub(super) struct Found {
 /// A stack on the way forward.
 struct Passed {
     lengths: Vec<usize>,
-    /// Before each block, and behind the last.
+    /// Before each block, and after the last.
     streams: Vec<Vec<f32>>,
 }
 
@@ -99,14 +99,14 @@ impl Stage {
         let stack = model.stack(index)?;
         let part = |index| -> Result<Part, OpenError> {
             let block = model.block(index)?;
-            let weights = reread::block(&block);
+            let weights = dequantize::block(&block);
             let mut formats = [Format::Int8; 3];
             block.products().for_each(|(site, of)| formats[site as usize] = of.matrix.format());
             Ok(Part { old: model.record_of_block(index)?, weights, formats })
         };
         let queries = match &stack.input {
             Input::Queries(queries) => {
-                let (weight, cols) = (reread::matrix(&queries.matrix), queries.matrix.cols());
+                let (weight, cols) = (dequantize::matrix(&queries.matrix), queries.matrix.cols());
                 Some(LinearWeights { weight, bias: None, cols, inputs: None })
             }
             _ => None,
@@ -118,9 +118,9 @@ impl Stage {
         Ok(Self {
             record: model.record_of_stack(index)?,
             queries,
-            positions: stack.positions.map(|table| reread::matrix(&table.matrix)),
+            positions: stack.positions.map(|table| dequantize::matrix(&table.matrix)),
             parts,
-            norm: stack.norm.as_ref().map(reread::norm),
+            norm: stack.norm.as_ref().map(dequantize::norm),
         })
     }
 
@@ -294,19 +294,19 @@ impl Decoder {
             types.matrix.dequantize_row(0, &mut row);
             row
         });
-        let blocks =
-            (stack.blocks.0..stack.blocks.1).map(|index| Ok(reread::block(&model.block(index)?)));
+        let blocks = (stack.blocks.0..stack.blocks.1)
+            .map(|index| Ok(dequantize::block(&model.block(index)?)));
         Ok(Self {
             width: embedding.matrix.cols(),
-            embedding: if tied { None } else { Some(reread::matrix(&embedding.matrix)) },
+            embedding: if tied { None } else { Some(dequantize::matrix(&embedding.matrix)) },
             transformed: embedding.inputs == Inputs::Transformed,
             scale: *scale,
             typed,
-            positions: stack.positions.map(|table| reread::matrix(&table.matrix)),
+            positions: stack.positions.map(|table| dequantize::matrix(&table.matrix)),
             first: stack.blocks.0,
             blocks: blocks.collect::<Result<_, OpenError>>()?,
-            norm: stack.norm.as_ref().map(reread::norm),
-            head: reread::linear(head),
+            norm: stack.norm.as_ref().map(dequantize::norm),
+            head: dequantize::linear(head),
         })
     }
 
@@ -400,7 +400,7 @@ pub(super) fn run(
     (found, all.into_iter().rev().flatten().collect())
 }
 
-/// The streams before each block, and behind the last.
+/// The streams before each block, and after the last.
 fn forward<'b>(
     blocks: impl Iterator<Item = &'b BlockWeights>,
     sequences: Sequences<'_>,
@@ -453,7 +453,7 @@ fn cross_entropy(logits: &mut [f32], labels: &[u32]) -> f64 {
 mod tests {
     use kinglet_model::layout::NONE;
 
-    use super::super::{Fresh, Shape, fresh};
+    use super::super::{Fresh, Shape, initialization};
     use super::*;
     use crate::checkpoint::{Activation, NormKind, Residual};
     use crate::random::Random;
@@ -539,7 +539,7 @@ mod tests {
         ] {
             let fresh = Fresh { shape, queries, width };
             let mut interface =
-                fresh::interface(&fresh, ENCODER, MEMORY, 4, &mut Random(3)).unwrap();
+                initialization::interface(&fresh, ENCODER, MEMORY, 4, &mut Random(3)).unwrap();
             assert_eq!(interface.stages[0].record.embedding, NONE);
             // Rounding would be steps.
             for part in interface.stages.iter_mut().flat_map(|stage| &mut stage.parts) {

@@ -2,8 +2,8 @@
 //! random order that follows from the seed. After each pass the interface is rounded as it would be
 //! written and scored on the pairs held out; the best is kept.
 
+use super::inference::States;
 use super::pairs::{Pairs, Split};
-use super::runs::States;
 use super::student::{Decoder, Found, Interface, Lesson, run};
 use super::{AdaptError, Options};
 use crate::random::Random;

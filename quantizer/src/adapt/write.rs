@@ -99,7 +99,7 @@ impl<'m> Rewrite<'m> {
         Ok(Self { model, pieces: (0..record.tensors).map(Piece::Old).collect(), others })
     }
 
-    /// Puts a tensor in the place of an old one, or behind all.
+    /// Puts a tensor in the place of an old one, or after all.
     fn put(&mut self, old: u32, mut new: Piece) -> u32 {
         let place = self.pieces.get_mut(old as usize).filter(|_| !self.others.contains(&old));
         if let Some(place @ Piece::Old(_)) = place {

@@ -122,7 +122,7 @@ impl Architecture {
         self.output.pooling == Pooling::None && self.output.head.is_some() && self.vocab() > 0
     }
 
-    /// Whether it is the token behind each position, since none sees later ones.
+    /// Whether it is the token after each position, since none sees later ones.
     pub fn is_causal(&self) -> bool {
         let causal = |block: &Block| block.attention().is_some_and(|a| a.mask.is_causal());
         self.is_language_model() && self.last().blocks.iter().any(causal)

@@ -1,7 +1,7 @@
 //! Hidden states beside the reference's.
 //!
-//! State 0 is the embedding, state n the residual stream behind block n - 1, in the runtime's taps
-//! as in the reference. A pruned model has fewer blocks; each of its states meets the one behind
+//! State 0 is the embedding, state n the residual stream after block n - 1, in the runtime's taps
+//! as in the reference. A pruned model has fewer blocks; each of its states meets the one after
 //! the same half of the same layer.
 
 use kinglet::Model;

@@ -3,7 +3,7 @@
 //!
 //! # Protocol
 //! The text is one sequence of tokens, without special ones. It is cut into windows of `window`
-//! tokens that do not overlap. Each is run on its own, behind a begin-of-sequence token, and all
+//! tokens that do not overlap. Each is run on its own, after a begin-of-sequence token, and all
 //! its tokens are scored (without a begin token, all but the first). The last window may be short.
 //! Perplexity is the exponential of the mean negative log-likelihood of a scored token.
 //!
@@ -14,7 +14,7 @@
 //! most probable token is among the model's five. With several models the same is measured from the
 //! first to each other.
 //!
-//! Hidden states are compared behind the embedding and behind each block that the model kept, found
+//! Hidden states are compared after the embedding and after each block that the model kept, found
 //! by its layer and kind: the mean over tokens of `|h - r| / |r|`, and of the cosine. Each token
 //! counts alike, since a few (the first above all) are hundreds of times as long as the others and
 //! would hide them in a common sum.

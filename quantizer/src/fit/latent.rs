@@ -1,7 +1,7 @@
 //! What a gradient moves of a rounded block, and how far.
 //!
 //! Behind each code stands a number in units of the levels, and the code is that of the level
-//! nearest to it; behind each sub-scale stands one whose nearest integer it is. Gradients are those
+//! nearest to it; after each sub-scale stands one whose nearest integer it is. Gradients are those
 //! of the rounded values (the straight-through estimator: Bengio et al., arXiv 1308.3432), and
 //! steps are Adam's (Kingma and Ba, arXiv 1412.6980).
 //!

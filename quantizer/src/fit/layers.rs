@@ -1,7 +1,7 @@
-//! Learning the codes of a layer from the f32 model's stream behind it.
+//! Learning the codes of a layer from the f32 model's stream after it.
 //!
 //! All products of the layer's blocks move together, against the squared distance of the stream
-//! behind the layer from the f32 model's, on the inputs that the rounded model gives: so a layer
+//! after the layer from the f32 model's, on the inputs that the rounded model gives: so a layer
 //! makes up for those before it. The manner is AutoRound's (Cheng et al., arXiv 2309.05516), rates
 //! that fall to zero and the best state kept, with Adam's steps in the place of signs.
 //!
@@ -24,7 +24,7 @@ const CODES: f32 = 0.004;
 /// The first step of everything else, as a part of each number.
 const OTHERS: f32 = 0.0003;
 
-/// A part of the text before the layer, and the f32 model's stream behind it.
+/// A part of the text before the layer, and the f32 model's stream after it.
 struct Lesson<'b> {
     part: Part<'b>,
     wanted: &'b [f32],

@@ -50,7 +50,7 @@ pub struct FitOptions {
     pub rate: f32,
 }
 
-/// Whether a model is of the kind that gradients are known for: one causal stack behind
+/// Whether a model is of the kind that gradients are known for: one causal stack after
 /// root-mean-square norms, with gated feed-forwards.
 pub(crate) fn knows(architecture: &Architecture) -> bool {
     let rms = |norm: &Option<Norm>| {

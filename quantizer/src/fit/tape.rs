@@ -56,7 +56,7 @@ pub(crate) struct BlockGradient {
     pub(crate) output: LinearGradient,
 }
 
-/// Takes `gradient`, that of the stream behind a block, back to the stream before it, which is
+/// Takes `gradient`, that of the stream after a block, back to the stream before it, which is
 /// `stream`, and adds to `to_states` that of the states, where the block looks at it.
 pub(crate) fn block(
     of: &BlockWeights,

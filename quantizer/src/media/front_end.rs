@@ -1,4 +1,4 @@
-//! The settings behind the tensors of a front end.
+//! The settings after the tensors of a front end.
 //!
 //! A checkpoint of the Keyword Transformer carries its front end as matrices. They
 //! hold nothing but formulas, so the settings are found and the matrices dropped:

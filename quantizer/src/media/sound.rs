@@ -51,7 +51,7 @@ pub struct SoundSettings {
     pub hop: u32,
     /// How a frame fades in and out.
     pub window: Window,
-    /// Length of the Fourier transform: the frame, and zeros behind it.
+    /// Length of the Fourier transform: the frame, and zeros after it.
     pub fft: u32,
     /// What is taken of the transform.
     pub spectrum: Spectrum,

@@ -22,11 +22,11 @@ use serde::{Deserialize, Serialize};
 use super::evidence::{Aim, Evidence};
 use super::fold;
 use super::heads;
+use super::hessian::{Hessian, HessianError};
 use super::linear::{self, Way, calibrated, nearest};
-use super::moments::{Moments, MomentsError};
 use super::packed::{self, Packed, Rows, TOKENS};
+use super::resume::as_name;
 use super::rounded::{Rounded, RoundedBlock, RoundedLinear};
-use super::store::as_name;
 use crate::checkpoint::Coding;
 use crate::fit::{Aims, FitOutcome};
 use crate::prune::{self, Refit};
@@ -163,7 +163,7 @@ pub(super) fn quantize(
     mut block: BlockWeights,
     task: Task,
     streams: Option<&mut Streams>,
-) -> Result<(RoundedBlock, Done, Aims), MomentsError> {
+) -> Result<(RoundedBlock, Done, Aims), HessianError> {
     transform_heads(&mut block, task);
     heads::balance_keys(&mut block);
     heads::turn_values(&mut block);
@@ -213,7 +213,7 @@ pub(super) fn transform_heads(block: &mut BlockWeights, task: Task) {
 }
 
 /// Rounds a block to the nearest values.
-fn to_nearest(block: BlockWeights, task: Task) -> Result<(RoundedBlock, Done, Aims), MomentsError> {
+fn to_nearest(block: BlockWeights, task: Task) -> Result<(RoundedBlock, Done, Aims), HessianError> {
     let transforms = Transforms::choose(&block, &task, |_| None);
     let (mut products, mut done) = ([None, None, None], Done::default());
     for site in Site::OF_BLOCK {
@@ -226,13 +226,13 @@ fn to_nearest(block: BlockWeights, task: Task) -> Result<(RoundedBlock, Done, Ai
 }
 
 /// Takes heads or channels out of a block; also tells what its outputs lose.
-fn cut(block: BlockWeights, task: Task, own: &Batch) -> Result<(BlockWeights, f64), MomentsError> {
-    let mut moments = Moments::new(block.output.cols);
+fn cut(block: BlockWeights, task: Task, own: &Batch) -> Result<(BlockWeights, f64), HessianError> {
+    let mut hessian = Hessian::new(block.output.cols);
     for part in own.parts(TOKENS) {
-        moments.add(&block.mixed(part.sequences, block.normed(part.stream)));
+        hessian.add(&block.mixed(part.sequences, block.normed(part.stream)));
     }
-    moments.finish()?;
-    Ok(prune::cut(&block, &moments, &[task.cut], task.refit)?.pop().unwrap_or((block, 0.0)))
+    hessian.finish()?;
+    Ok(prune::cut(&block, &hessian, &[task.cut], task.refit)?.pop().unwrap_or((block, 0.0)))
 }
 
 /// What the first products of a block see.
@@ -243,7 +243,7 @@ fn seen(block: &BlockWeights, site: Site, part: &Part<'_>) -> Vec<f32> {
     }
 }
 
-/// Divides rows of both by the size of the stream of their token, on which what is behind a norm
+/// Divides rows of both by the size of the stream of their token, on which what is after a norm
 /// depends.
 fn weigh(stream: &[f32], width: usize, rows: [&mut [f32]; 2]) {
     let parts = stream.chunks(width).map(|row| {
@@ -271,7 +271,7 @@ struct Rounding {
 
 impl Rounding {
     /// A product that sees the stream, or the states of the stack before.
-    fn first(&mut self, site: Site, streams: &Streams) -> Result<(), MomentsError> {
+    fn first(&mut self, site: Site, streams: &Streams) -> Result<(), HessianError> {
         let Self { block, transforms, .. } = self;
         let Some(of) = transforms.prepared(block, site) else { return Ok(()) };
         let Streams { own, exact } = streams;
@@ -299,7 +299,7 @@ impl Rounding {
     }
 
     /// The last product, and the streams' way through the block.
-    fn last(&mut self, Streams { own, exact }: &mut Streams) -> Result<(), MomentsError> {
+    fn last(&mut self, Streams { own, exact }: &mut Streams) -> Result<(), HessianError> {
         let Self { block, transforms, .. } = self;
         let of = transforms.prepared(block, Site::Output).expect("every block has a last product");
         let aim = if exact.is_some() { Aim::Outputs(of.rows()) } else { Aim::Own };
@@ -356,7 +356,7 @@ impl Rounding {
         site: Site,
         mut of: LinearWeights,
         evidence: Evidence,
-    ) -> Result<(), MomentsError> {
+    ) -> Result<(), HessianError> {
         let at = site as usize;
         let (product, error, way) = calibrated(&mut of, self.task.formats[at], evidence)?;
         (self.done.errors[at], self.done.ways[at]) = (error, way);

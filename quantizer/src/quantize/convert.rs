@@ -13,14 +13,14 @@ use super::codebook;
 use super::golden;
 use super::layer::{self, Layer};
 use super::linear::{codebook_step, nearest};
-use super::outline::{Build, Source};
+use super::lowering::{Build, Source};
 use super::pack::{self, Packer};
 use super::packed;
 use super::plan::{self, Plan};
 use super::reach::{self, reachable};
 use super::record::{self, record_path};
+use super::resume::Store;
 use super::round::{Levels, Row, round};
-use super::store::Store;
 use super::taken;
 use super::{LABELS, Options, QuantizeError, Summary, Target};
 use crate::checkpoint::{self, Architecture, Block, Checkpoint, CheckpointError, TensorRef};
@@ -62,7 +62,7 @@ pub fn quantize(
     })?;
 
     let (norm, fitted) = fitted(checkpoint, options, &store, &done, progress)?;
-    // Fitted blocks are kept behind the others.
+    // Fitted blocks are kept after the others.
     let first = if fitted.is_some() { done.len() } else { 0 };
     let block = |index: usize| block(&store, first + index);
     let mut record = record::begin(checkpoint, options, &plan, &done, fitted);
@@ -354,7 +354,7 @@ pub(super) fn round_blocks(
                     match taken::block(checkpoint, source, (options, *task), streams.as_mut())? {
                         Some((block, done)) => (block, done, Aims::default()),
                         None => blocks::quantize(block, *task, streams.as_mut())
-                            .map_err(|source| QuantizeError::Moments { block: number, source })?,
+                            .map_err(|source| QuantizeError::Hessian { block: number, source })?,
                     };
                 layer.push(rounded);
                 if options.learn == 0 {

@@ -1,4 +1,4 @@
-//! What a calibration tells of a product: the second moments of its inputs, and what its outputs
+//! What a calibration tells of a product: the Hessian of its inputs, and what its outputs
 //! should be instead.
 //!
 //! Rounding follows most of the sequences. The last tenth is held out, and judges what is done: see
@@ -7,7 +7,7 @@
 use ndarray::linalg::general_mat_mul;
 use rayon::prelude::*;
 
-use super::moments::{Moments, MomentsError};
+use super::hessian::{Hessian, HessianError};
 use crate::fit::held_out;
 use crate::reference::product::{add_outer, multiply, view, view_mut};
 
@@ -28,7 +28,7 @@ pub(super) enum Aim {
 /// Sums over tokens.
 pub(super) struct Sums {
     aim: Aim,
-    pub(super) moments: Moments,
+    pub(super) hessian: Hessian,
     /// `X^T Y` for what is aimed at, Y, a row for each input.
     cross: Vec<f32>,
 }
@@ -40,38 +40,38 @@ impl Sums {
             Aim::Inputs => cols,
             Aim::Outputs(rows) => rows,
         };
-        Self { aim, moments: Moments::new(cols), cross: vec![0.0; cols * width] }
+        Self { aim, hessian: Hessian::new(cols), cross: vec![0.0; cols * width] }
     }
 
     fn add(&mut self, x: &[f32], aimed: &[f32]) {
-        self.moments.add(x);
+        self.hessian.add(x);
         if !self.cross.is_empty() {
-            add_outer(x, aimed, self.moments.cols(), &mut self.cross);
+            add_outer(x, aimed, self.hessian.cols(), &mut self.cross);
         }
     }
 
     /// With those of other tokens; both are finished.
     pub(super) fn join(&mut self, other: &Self) {
-        self.moments.join(&other.moments);
+        self.hessian.join(&other.hessian);
         self.cross.iter_mut().zip(&other.cross).for_each(|(a, b)| *a += b);
     }
 
     /// `X^T R` for what the outputs of some rows of weights lack, R; nothing if they lack nothing.
     /// `numbers` are those of the rows.
     pub(super) fn lack(&self, weights: &[f32], numbers: &[usize]) -> Vec<f32> {
-        let (cols, rows) = (self.moments.cols(), numbers.len());
+        let (cols, rows) = (self.hessian.cols(), numbers.len());
         let mut lack = vec![0.0; if self.aim == Aim::Own { 0 } else { cols * rows }];
         let weights = view(weights, rows, cols);
         match self.aim {
             Aim::Own => {}
             Aim::Inputs => {
                 let beyond: Vec<f32> =
-                    self.cross.iter().zip(self.moments.matrix()).map(|(c, h)| c - h).collect();
+                    self.cross.iter().zip(self.hessian.matrix()).map(|(c, h)| c - h).collect();
                 multiply(view(&beyond, cols, cols), weights.t(), view_mut(&mut lack, cols, rows));
             }
             Aim::Outputs(width) => {
                 multiply(
-                    view(self.moments.matrix(), cols, cols),
+                    view(self.hessian.matrix(), cols, cols),
                     weights.t(),
                     view_mut(&mut lack, cols, rows),
                 );
@@ -89,8 +89,8 @@ impl Sums {
     /// square of the change, and how much of it goes the right way. The error rises by the first
     /// less twice the second.
     pub(super) fn effect(&self, change: &[f32], lack: &[f32]) -> [f64; 2] {
-        let cols = self.moments.cols();
-        let h = view(self.moments.matrix(), cols, cols);
+        let cols = self.hessian.cols();
+        let h = view(self.hessian.matrix(), cols, cols);
         let width = lack.len() / cols;
         let dot = |a: f32, b: f32| f64::from(a) * f64::from(b);
         let bands = change.par_chunks(BAND * cols).enumerate().map(|(band, change)| {
@@ -141,7 +141,7 @@ impl Evidence {
 
     /// Adds rows of inputs, and what is aimed at for each.
     pub(super) fn add(&mut self, x: &[f32], aimed: &[f32]) {
-        let cols = self.fitted.moments.cols();
+        let cols = self.fitted.hessian.cols();
         let rows = x.len() / cols;
         let first = rows.min(self.left);
         self.left -= first;
@@ -156,12 +156,12 @@ impl Evidence {
         }
     }
 
-    /// Completes the moments.
+    /// Completes the Hessian.
     ///
     /// # Errors
-    /// As [`Moments::finish`].
-    pub(super) fn finish(&mut self) -> Result<(), MomentsError> {
-        self.fitted.moments.finish()?;
-        self.held.as_mut().map_or(Ok(()), |held| held.moments.finish())
+    /// As [`Hessian::finish`].
+    pub(super) fn finish(&mut self) -> Result<(), HessianError> {
+        self.fitted.hessian.finish()?;
+        self.held.as_mut().map_or(Ok(()), |held| held.hessian.finish())
     }
 }

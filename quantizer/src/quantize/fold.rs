@@ -9,7 +9,7 @@
 //!
 //! A layer norm has a bias, so offsets can be folded, too: the product sees `x - c`, the norm's
 //! bias gives up c, and the bias of the product gains W c ([`shift`]). [`offsets`] chooses c. Where
-//! a norm's output is itself the stream (encoders with the norm behind the branch), the stream
+//! a norm's output is itself the stream (encoders with the norm after the branch), the stream
 //! keeps its own norm and all of this happens to the branch's.
 
 use kinglet::Format;
@@ -157,7 +157,7 @@ pub(super) fn helpful_offsets(of: &LinearWeights, x: &[f32], format: Format) -> 
     (error(&moved) < 0.98 * error(x)).then_some(offsets)
 }
 
-/// Folds offsets of what a layer norm gives into its bias, and into that of the product behind it.
+/// Folds offsets of what a layer norm gives into its bias, and into that of the product after it.
 pub(super) fn offsets_into_norm(block: &mut BlockWeights, offsets: &[f32]) {
     if let Some(norm) = &mut block.norm {
         let bias = norm.bias.get_or_insert_with(|| vec![0.0; offsets.len()]);

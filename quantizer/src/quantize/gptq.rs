@@ -1,4 +1,4 @@
-//! Rounding against the second moments of the inputs.
+//! Rounding against the Hessian of the inputs.
 //!
 //! Three steps, each of which can only be told apart by what it may change; all minimise `(w - q)^T
 //! H (w - q)` for each row w:
@@ -19,7 +19,7 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
-use super::moments::{Moments, MomentsError};
+use super::hessian::{Hessian, HessianError};
 use super::round::{Levels, Row, SUB_SCALE, round};
 use crate::reference::product::{multiply, part, view, view_mut};
 
@@ -30,22 +30,22 @@ const BLOCK: usize = 64;
 /// Rounds of coordinate descent.
 const SWEEPS: usize = 3;
 
-/// The second moments of a product's inputs, in the forms that rounding needs.
-pub(super) struct Hessian {
-    moments: Moments,
+/// The Hessian of a product's inputs, in the forms that rounding needs.
+pub(super) struct Factored {
+    hessian: Hessian,
     order: Vec<usize>,
     /// U with `H^-1 = U^T U`, in that order.
     upper: Vec<f32>,
     importance: Vec<f32>,
 }
 
-impl Hessian {
-    /// Of finished moments.
-    pub(super) fn new(moments: Moments) -> Result<Self, MomentsError> {
-        let order = moments.order();
-        let upper = moments.factor(&order)?;
-        let importance = moments.diagonal();
-        Ok(Self { moments, order, upper, importance })
+impl Factored {
+    /// Of a finished Hessian.
+    pub(super) fn new(hessian: Hessian) -> Result<Self, HessianError> {
+        let order = hessian.order();
+        let upper = hessian.factor(&order)?;
+        let importance = hessian.diagonal();
+        Ok(Self { hessian, order, upper, importance })
     }
 
     /// How much each input matters.
@@ -55,7 +55,7 @@ impl Hessian {
 
     /// `(H^-1 C)^T` for a matrix C with a row for each input.
     pub(super) fn solve(&self, c: &[f32]) -> Vec<f32> {
-        let cols = self.moments.cols();
+        let cols = self.hessian.cols();
         let width = c.len() / cols;
         let ordered: Vec<f32> =
             self.order.iter().flat_map(|&k| &c[k * width..][..width]).copied().collect();
@@ -72,7 +72,7 @@ impl Hessian {
 
     /// Rounds rows of weights.
     pub(super) fn round(&self, format: Format, weights: &[f32], levels: &Levels) -> Vec<Row> {
-        let cols = self.moments.cols();
+        let cols = self.hessian.cols();
         let bands = weights.par_chunks(BAND * cols).map(|weights| {
             let mut rows: Vec<Row> = weights
                 .par_chunks(cols)
@@ -96,8 +96,8 @@ impl Hessian {
 
     /// The squared error of the product with rounded rows, as a part of the product's own square.
     pub(super) fn error(&self, weights: &[f32], rows: &[Row], levels: &Levels) -> f64 {
-        let cols = self.moments.cols();
-        let h = view(self.moments.matrix(), cols, cols);
+        let cols = self.hessian.cols();
+        let h = view(self.hessian.matrix(), cols, cols);
         let square = |values: &[f32]| -> f64 {
             let mut products = vec![0.0; values.len()];
             let rows = values.len() / cols;
@@ -123,7 +123,7 @@ impl Hessian {
 
     /// Codes anew, by columns.
     fn repay(&self, grid: &Grid<'_>, weights: &[f32], rows: &mut [Row]) {
-        let cols = self.moments.cols();
+        let cols = self.hessian.cols();
         let mut left: Vec<f32> =
             weights.chunks(cols).flat_map(|row| self.order.iter().map(|&k| row[k])).collect();
         let mut errors = vec![0.0; rows.len() * BLOCK];
@@ -153,8 +153,8 @@ impl Hessian {
 
     /// Codes, sub-scales and scales again, by groups.
     fn descend(&self, grid: &Grid<'_>, weights: &[f32], rows: &mut [Row]) {
-        let cols = self.moments.cols();
-        let h = view(self.moments.matrix(), cols, cols);
+        let cols = self.hessian.cols();
+        let h = view(self.hessian.matrix(), cols, cols);
         // What is missing: w - q.
         let mut missing = weights.to_vec();
         let reset = |missing: &mut [f32], rows: &[Row]| {
@@ -204,7 +204,7 @@ impl Hessian {
         missing: &mut [f32],
         gradient: &mut [f32],
     ) {
-        let (cols, h) = (self.moments.cols(), self.moments.matrix());
+        let (cols, h) = (self.hessian.cols(), self.hessian.matrix());
         let width = missing.len();
         for _ in 0..2 {
             let mut changed = false;
@@ -250,8 +250,8 @@ impl Hessian {
 
     /// The scale of each row that fits its integers best.
     fn rescale(&self, grid: &Grid<'_>, weights: &[f32], rows: &mut [Row]) {
-        let cols = self.moments.cols();
-        let h = view(self.moments.matrix(), cols, cols);
+        let cols = self.hessian.cols();
+        let h = view(self.hessian.matrix(), cols, cols);
         let integers: Vec<f32> =
             rows.iter().flat_map(|row| row.integers(grid.levels).map(|q| q as f32)).collect();
         let mut products = vec![0.0; integers.len()];

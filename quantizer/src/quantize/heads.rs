@@ -48,7 +48,7 @@ pub(super) fn key_factors(block: &BlockWeights) -> Option<Vec<f32>> {
     Some(factors)
 }
 
-/// The size of each output for inputs of unit size behind the norm.
+/// The size of each output for inputs of unit size after the norm.
 fn sizes(block: &BlockWeights, of: &LinearWeights, bias: &[f32]) -> Vec<f32> {
     let norm = block.norm.as_ref().map(|norm| &norm.weight);
     let of_row = |row: &[f32]| -> f32 {

@@ -5,8 +5,8 @@
 //! not count: an interrupted command begins the layer again, and comes to the same bits.
 
 use super::blocks::{Done, Streams};
+use super::resume::Store;
 use super::rounded::RoundedBlock;
-use super::store::Store;
 use super::{Options, QuantizeError, packed};
 use crate::fit::Aims;
 use crate::fit::layers::learn;
@@ -47,7 +47,7 @@ impl Layer {
         self.aims.push(aims);
     }
 
-    /// Learns its codes, if that is wanted, keeps its blocks behind `all`, and is empty again.
+    /// Learns its codes, if that is wanted, keeps its blocks after `all`, and is empty again.
     pub(super) fn finish(
         &mut self,
         options: &Options,

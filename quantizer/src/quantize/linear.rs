@@ -2,7 +2,7 @@
 //!
 //! With a calibration, nothing is done because it should help: on a few rows every way is tried,
 //! and the one whose outputs are nearest on the held-out tokens is taken for all. The ways differ
-//! in how much the moments are trusted (few tokens tell little of many inputs), and each goes as
+//! in how much the Hessian is trusted (few tokens tell little of many inputs), and each goes as
 //! far in making up for earlier blocks as it helps there. To round to the nearest values is one of
 //! them.
 
@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::codebook;
 use super::evidence::{Evidence, Sums};
-use super::gptq::Hessian;
-use super::moments::{Moments, MomentsError};
+use super::gptq::Factored;
+use super::hessian::{Hessian, HessianError};
 use super::round::{Levels, Row, round};
 use super::rounded::RoundedLinear;
 use crate::reference::{LinearWeights, ops};
@@ -22,13 +22,13 @@ use crate::reference::{LinearWeights, ops};
 const CODEBOOK: usize = 1 << 16;
 /// Rows that ways of rounding are tried on.
 const TRIED: usize = 64;
-/// What is added to the diagonal of finished moments, as parts of its mean.
+/// What is added to the diagonal of a finished Hessian, as parts of its mean.
 const DAMPINGS: [f64; 3] = [0.0, 0.1, 1.0];
 
 /// How a product was rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Way {
-    /// What was added to the moments' diagonal, as a part of its mean; nothing where the nearest
+    /// What was added to the Hessian's diagonal, as a part of its mean; nothing where the nearest
     /// values are best.
     pub(super) damping: Option<f64>,
     /// How far it makes up for blocks before it, from not at all to all the way.
@@ -67,32 +67,31 @@ pub(super) fn codebook_step(rows: usize, cols: usize) -> usize {
     rows.div_ceil((CODEBOOK / cols).max(1))
 }
 
-/// Rounds a product for inputs with these second moments; without them, to the nearest values. Also
-/// tells the squared error of its outputs (without moments: of the weights), as a part of their own
-/// square.
+/// Rounds a product for inputs with this Hessian; without it, to the nearest values. Also tells the
+/// squared error of its outputs (without a Hessian: of the weights), as a part of their own square.
 ///
 /// # Errors
-/// Moments that are not finite, or singular beyond help.
+/// A Hessian that is not finite, or singular beyond help.
 pub fn linear(
     of: &LinearWeights,
     format: Format,
-    moments: Option<Moments>,
-) -> Result<(RoundedLinear, f64), MomentsError> {
-    let Some(mut moments) = moments else {
+    hessian: Option<Hessian>,
+) -> Result<(RoundedLinear, f64), HessianError> {
+    let Some(mut hessian) = hessian else {
         let rounded = nearest(of, format, &vec![1.0; of.cols]);
         let error = error(&of.weight, &rounded);
         return Ok((rounded, error));
     };
-    moments.finish()?;
-    let hessian = Hessian::new(moments)?;
+    hessian.finish()?;
+    let hessian = Factored::new(hessian)?;
     Ok(rounded(of, format, &hessian, levels(of, format, hessian.importance())))
 }
 
-/// Rounds a product for inputs with these moments; also tells the squared error of its outputs.
+/// Rounds a product for inputs with this Hessian; also tells the squared error of its outputs.
 fn rounded(
     of: &LinearWeights,
     format: Format,
-    hessian: &Hessian,
+    hessian: &Factored,
     levels: Levels,
 ) -> (RoundedLinear, f64) {
     let rows = hessian.round(format, &of.weight, &levels);
@@ -107,10 +106,10 @@ pub(super) fn calibrated(
     of: &mut LinearWeights,
     format: Format,
     mut evidence: Evidence,
-) -> Result<(RoundedLinear, f64, Way), MomentsError> {
+) -> Result<(RoundedLinear, f64, Way), HessianError> {
     evidence.finish()?;
     let Evidence { mut fitted, held, .. } = evidence;
-    let importance = fitted.moments.diagonal();
+    let importance = fitted.hessian.diagonal();
     let levels = levels(of, format, &importance);
     let mut way = Way { damping: Some(0.0), corrected: 1.0 };
     if let Some(held) = &held {
@@ -123,7 +122,7 @@ pub(super) fn calibrated(
         let error = error(&of.weight, &rounded);
         return Ok((rounded, error, way));
     };
-    let hessian = Hessian::new(fitted.moments.damped(damping))?;
+    let hessian = Factored::new(fitted.hessian.damped(damping))?;
     if way.corrected > 0.0 {
         let numbers: Vec<usize> = (0..of.rows()).collect();
         let change = hessian.solve(&fitted.lack(&of.weight, &numbers));
@@ -139,7 +138,7 @@ fn best(
     format: Format,
     levels: &Levels,
     [fitted, held]: [&Sums; 2],
-) -> Result<Way, MomentsError> {
+) -> Result<Way, HessianError> {
     let numbers: Vec<usize> = (0..of.rows()).step_by(of.rows().div_ceil(TRIED)).collect();
     let weights: Vec<f32> =
         numbers.iter().flat_map(|&r| &of.weight[r * of.cols..][..of.cols]).copied().collect();
@@ -150,10 +149,10 @@ fn best(
         let [square, along] = held.effect(&change, &held_lack);
         square - 2.0 * along
     };
-    let plain = nearest_rows(&weights, format, &fitted.moments.diagonal(), levels);
+    let plain = nearest_rows(&weights, format, &fitted.hessian.diagonal(), levels);
     let (mut least, mut way) = (loss(&plain), Way::default());
     for damping in DAMPINGS {
-        let hessian = Hessian::new(fitted.moments.damped(damping))?;
+        let hessian = Factored::new(fitted.hessian.damped(damping))?;
         let (mut aim, mut corrected) = (weights.clone(), 0.0);
         if !lack.is_empty() {
             let mut change = hessian.solve(&lack);

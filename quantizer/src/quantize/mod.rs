@@ -13,19 +13,19 @@ mod fold;
 mod golden;
 mod gptq;
 mod heads;
+mod hessian;
 mod layer;
 mod linear;
-mod moments;
+mod lowering;
 mod offsets;
-mod outline;
 pub(crate) mod pack;
 mod packed;
 mod plan;
 mod reach;
 mod record;
+mod resume;
 pub mod round;
 mod rounded;
-mod store;
 mod taken;
 #[cfg(test)]
 mod tests;
@@ -38,10 +38,10 @@ use kinglet::Format;
 pub(crate) use blocks::assembled;
 pub use convert::quantize;
 pub(crate) use golden::{Question, add as add_golden};
+pub(crate) use hessian::cholesky;
+pub use hessian::{Hessian, HessianError};
 pub use linear::linear;
-pub(crate) use moments::cholesky;
-pub use moments::{Moments, MomentsError};
-pub(crate) use outline::tensor_name;
+pub(crate) use lowering::tensor_name;
 pub use reach::reachable;
 pub use record::{TAKEN, record_path};
 pub use rounded::{Rounded, RoundedBlock, RoundedLinear, block_weights};
@@ -132,8 +132,8 @@ pub enum Target {
     Bits(f64),
     /// Bytes of the file.
     Bytes(u64),
-    /// Predicted damage, as [`Probe`](crate::probe::Probe) measures it (mean divergence from the
-    /// f32 model, nats): the sum of what each product's rounding does alone.
+    /// Predicted damage, as [`Probe`](crate::sensitivity::Probe) measures it (mean divergence from
+    /// the f32 model, nats): the sum of what each product's rounding does alone.
     Divergence(f64),
     /// Seconds that one thread of this machine spends in the products of the blocks for a token.
     Seconds(f64),
@@ -177,11 +177,11 @@ pub enum QuantizeError {
     Reference(#[from] ReferenceError),
     /// The inputs of a block are of no use.
     #[error("block {block}: {source}")]
-    Moments {
+    Hessian {
         /// The block.
         block: usize,
         /// What is wrong with them.
-        source: MomentsError,
+        source: HessianError,
     },
     /// A target out of reach.
     #[error("{target} cannot be met: {} is the nearest", with(target, *nearest))]

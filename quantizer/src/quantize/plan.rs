@@ -14,15 +14,15 @@ use serde::{Deserialize, Serialize};
 use super::blocks::Task;
 use super::budget::{self, Form, Limit};
 use super::linear::nearest;
-use super::store::as_name;
-use super::{Moments, Options, QuantizeError, Target};
+use super::resume::as_name;
+use super::{Hessian, Options, QuantizeError, Target};
 use crate::checkpoint::{Architecture, Mask};
 use crate::memory::Memory;
-use crate::probe::Probe;
 use crate::prune::{self, Units};
 use crate::reference::{
     BlockWeights, Forward, Operation, Reference, ReferenceError, Sample, Site, ops,
 };
+use crate::sensitivity::Probe;
 
 /// Tokens that damage is measured on, at most.
 const TOKENS: usize = 4096;
@@ -260,15 +260,15 @@ fn measure_cuts(
         if plan.tasks[index].is_none() || prune::units(&block) < 2 {
             continue;
         }
-        let singular = |source| QuantizeError::Moments { block: index, source };
+        let singular = |source| QuantizeError::Hessian { block: index, source };
         let units = prune::units(&block);
-        let mut moments = Moments::new(block.output.cols);
+        let mut hessian = Hessian::new(block.output.cols);
         for part in probe.batch(index).parts(usize::MAX) {
-            moments.add(&block.mixed(part.sequences, block.normed(part.stream)));
+            hessian.add(&block.mixed(part.sequences, block.normed(part.stream)));
         }
-        moments.finish().map_err(singular)?;
+        hessian.finish().map_err(singular)?;
         let counts: Vec<usize> = (step(units)..units).step_by(step(units)).collect();
-        let cuts = prune::cut(&block, &moments, &counts, options.prune.refit).map_err(singular)?;
+        let cuts = prune::cut(&block, &hessian, &counts, options.prune.refit).map_err(singular)?;
         for (count, (cut, _)) in counts.into_iter().zip(cuts) {
             plan.figures[index].cuts.push((count, probe.damage(index, Some(&cut))?));
         }

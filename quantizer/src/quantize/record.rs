@@ -9,9 +9,9 @@ use super::blocks::Done;
 use super::linear::Way;
 use super::pack;
 use super::plan::{Plan, Rounding};
+use super::resume::as_name::name;
 use super::rounded::RoundedBlock;
-use super::store::as_name::name;
-use super::{Options, convert, outline, taken};
+use super::{Options, convert, lowering, taken};
 use crate::checkpoint::{Architecture, Block, Checkpoint, Coding, Linear, embedding};
 use crate::evaluate::Place;
 use crate::fit::FitOutcome;
@@ -28,7 +28,7 @@ pub fn record_path(file: &Path) -> PathBuf {
 
 /// Names of the products of a block.
 pub(super) fn names(place: Place, block: &Block) -> [String; 3] {
-    let parts = match (outline::names(&block.operation).1, block.is_cross()) {
+    let parts = match (lowering::names(&block.operation).1, block.is_cross()) {
         (["", _], _) => return std::array::from_fn(|_| place.to_string()),
         ([first, last], true) => [first, "key value", last],
         ([first, last], false) => [first, "", last],

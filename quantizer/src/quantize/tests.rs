@@ -6,7 +6,7 @@ use super::block_weights;
 use super::blocks::Task;
 use super::convert::round_blocks;
 use super::plan::{self, Plan};
-use super::store::Store;
+use super::resume::Store;
 use super::{Options, RoundedBlock, Target, fold, packed};
 use crate::calibrate::{self, Passages};
 use crate::checkpoint::Checkpoint;
@@ -108,7 +108,7 @@ fn blocks_are_kept_and_found_again() {
         let first = round();
         let weights = |index| block_weights(&store.get::<super::blocks::Done>(index).unwrap().0);
         let before: Vec<BlockWeights> = (0..first.len()).map(weights).collect();
-        // The second half again, behind the first half as it was kept.
+        // The second half again, after the first half as it was kept.
         for index in first.len() / 2..first.len() {
             std::fs::remove_file(store.dir().join(format!("block{index:04}.safetensors"))).unwrap();
         }

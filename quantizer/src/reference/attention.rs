@@ -40,7 +40,7 @@ pub(crate) fn turn_queries<T: Vectors>(
     );
 }
 
-/// The same for keys, behind which there are values.
+/// The same for keys, after which there are values.
 pub(crate) fn turn_keys<T: Vectors>(
     heads: &Attention<T>,
     lengths: &[usize],
@@ -259,7 +259,11 @@ mod tests {
             for i in 0..length {
                 for head in 0..4 {
                     let query = &projected[(first + i) * stride + head * 3..][..3];
-                    let last = if heads.mask == Mask::Causal { i + 1 } else { keys };
+                    let seen = match heads.mask {
+                        Mask::Causal => 0..i + 1,
+                        Mask::Window(3) => i.saturating_sub(2)..i + 1,
+                        _ => 0..keys,
+                    };
                     let at = |j: usize, column: usize| {
                         &others[(first_seen + j) * other_stride + column + head / 2 * 3..][..3]
                     };
@@ -273,10 +277,10 @@ mod tests {
                             .map_or(0.0, |table| table[head * 5 + away as usize]);
                         f64::from(dot * 0.7 + more).exp()
                     };
-                    let sum: f64 = (0..last).map(score).sum();
+                    let sum: f64 = seen.clone().map(score).sum();
                     out.extend((0..3).map(|k| {
                         let value = |j: usize| f64::from(at(j, heads.values().start)[k]);
-                        (0..last).map(|j| score(j) * value(j)).sum::<f64>() / sum
+                        seen.clone().map(|j| score(j) * value(j)).sum::<f64>() / sum
                     }));
                 }
             }
@@ -286,9 +290,9 @@ mod tests {
     }
 
     #[test]
-    fn every_sight_is_what_it_says() {
+    fn every_mask_is_what_it_says() {
         let (lengths, states_lengths) = ([70, 3], [5, 90]);
-        for mask in [Mask::Causal, Mask::Full, Mask::Cross] {
+        for mask in [Mask::Causal, Mask::Full, Mask::Cross, Mask::Window(3)] {
             for relative in [false, true] {
                 let heads = heads(mask, relative);
                 let cross = mask == Mask::Cross;

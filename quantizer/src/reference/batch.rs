@@ -82,7 +82,7 @@ struct States {
 struct Entry {
     /// The number of its first block.
     start: usize,
-    /// The norm behind the stack before.
+    /// The norm after the stack before.
     norm: Option<NormWeights>,
     /// Its rows; nothing for those of the stack before.
     rows: Option<States>,
@@ -188,7 +188,7 @@ impl Batch {
         }
     }
 
-    /// The batch behind all blocks.
+    /// The batch after all blocks.
     pub(super) fn finished(&self) -> Cow<'_, Self> {
         let mut batch = Cow::Borrowed(self);
         if self.entered < self.later.len() {

@@ -340,7 +340,7 @@ impl<'c> Reference<'c> {
         )?)
     }
 
-    /// Reads the norm behind the last block, if there is one.
+    /// Reads the norm after the last block, if there is one.
     ///
     /// # Errors
     ///

@@ -204,7 +204,7 @@ pub struct BlockFigures {
     /// The same on token embeddings.
     #[serde(default)]
     pub plasticity_on_embeddings: Option<f64>,
-    /// Block influence: 1 minus the mean cosine of the stream before and behind it.
+    /// Block influence: 1 minus the mean cosine of the stream before and after it.
     #[serde(default)]
     pub influence: Option<f64>,
     /// The damage that was measured: mean KL divergence from the f32 model without this block.

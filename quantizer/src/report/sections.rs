@@ -24,11 +24,8 @@ pub(super) fn lede(report: &Report) -> Option<String> {
         )
     });
     let text = report.text.as_ref().zip(report.quality.first()).map(|(text, quality)| {
-        let bos = if text.protocol.bos.is_some() {
-            ", each behind a begin-of-sequence token"
-        } else {
-            ""
-        };
+        let bos =
+            if text.protocol.bos.is_some() { ", each after a begin-of-sequence token" } else { "" };
         let (tokens, window) = (quality.evaluation.tokens, text.protocol.window);
         format!("Measured on {tokens} tokens of {}, in windows of {window}{bos}.", text.name)
     });
@@ -126,7 +123,7 @@ fn name(place: Option<Place>) -> String {
     place.map_or("embedding".into(), |place| place.to_string())
 }
 
-/// Error and angle of the hidden states, behind each block.
+/// Error and angle of the hidden states, after each block.
 pub(super) fn hidden(report: &Report) -> Option<Markup> {
     let files: Vec<_> = report
         .quality
@@ -155,13 +152,13 @@ pub(super) fn hidden(report: &Report) -> Option<Markup> {
             let (error, cosine) = (percent(state.relative_error), digits(state.cosine));
             Some((
                 state.relative_error,
-                format!("{file}, behind {}: {error}, cosine {cosine}", name(*place)),
+                format!("{file}, after {}: {error}, cosine {cosine}", name(*place)),
             ))
         };
         Line { name: (*file).to_owned(), points: places.iter().map(point).collect() }
     });
     let words = Words {
-        summary: "Relative error of the hidden states behind each block",
+        summary: "Relative error of the hidden states after each block",
         x: "layer",
         y: "error of the hidden state",
     };
@@ -172,12 +169,12 @@ pub(super) fn hidden(report: &Report) -> Option<Markup> {
         .first()
         .and_then(|(_, hidden)| hidden.states.iter().min_by(|a, b| a.cosine.total_cmp(&b.cosine)));
     let worst = worst.map_or(String::new(), |s| {
-        format!(" The least cosine is {}, behind {}.", digits(s.cosine), name(s.after))
+        format!(" The least cosine is {}, after {}.", digits(s.cosine), name(s.after))
     });
     let tokens = files.first().map_or(0, |(_, hidden)| hidden.tokens);
     let caption = format!(
-        "Mean over {tokens} tokens of |h − r| / |r|: h is the residual stream behind the embedding \
-         and behind each attention and \
+        "Mean over {tokens} tokens of |h − r| / |r|: h is the residual stream after the embedding \
+         and after each attention and \
          feed-forward, r the f32 checkpoint’s in the same place.{worst}"
     );
     figure(&mut out, &plot, &caption);
@@ -291,7 +288,7 @@ const FIGURES: [(&str, &str, Figure); 5] = [
     }),
     (
         "block influence",
-        "Block influence: 1 − the mean cosine of the stream before and behind the block.",
+        "Block influence: 1 − the mean cosine of the stream before and after the block.",
         |b| b.influence,
     ),
     (

@@ -23,9 +23,9 @@ mod error;
 mod fold;
 pub(crate) mod gguf;
 mod json;
-mod keep;
 mod pipeline;
 mod special;
+mod subset;
 mod vocab;
 mod wordpiece;
 pub(crate) mod words;
@@ -41,7 +41,7 @@ use serde_json::Value;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 pub use error::TokenizerImportError;
-pub use keep::{closure, restricted};
+pub use subset::{closure, restricted};
 
 use TokenizerImportError as Error;
 

@@ -213,7 +213,7 @@ impl WordPiece {
     }
 }
 
-/// What stands right behind the token before it when decoding cleans up.
+/// What stands right after the token before it when decoding cleans up.
 const CLOSE: [&str; 9] = [".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re"];
 
 /// The crate's `cleanup` of one token.

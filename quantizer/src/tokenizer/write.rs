@@ -249,7 +249,7 @@ fn symbols(source: &Source<'_>, tables: &mut Tables) -> Result<bool, Error> {
 }
 
 /// Whether cutting before a space mark that follows something else changes nothing: no merge makes
-/// a token with a mark behind something else, and the mark is known, so that no run of unknown
+/// a token with a mark after something else, and the mark is known, so that no run of unknown
 /// characters crosses it either.
 fn marks_begin_words(source: &Source<'_>) -> bool {
     let inner_mark = |left: &str, right: &str| {

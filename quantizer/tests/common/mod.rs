@@ -311,7 +311,7 @@ pub fn shared() -> Option<std::path::PathBuf> {
 /// A model of one stack or several, each option of every kind of layer in one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chain {
-    /// Tokens of two types, positions, norms behind branches, bias by distance, pooled to classes.
+    /// Tokens of two types, positions, norms after branches, bias by distance, pooled to classes.
     Encoder(u8),
     /// An encoder and a decoder across, plain and gated, with bias by distance.
     Translator,

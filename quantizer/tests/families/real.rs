@@ -62,7 +62,7 @@ fn names_are_transliterated() {
     let found = difference(logits, &expected);
     println!("ct2_aren logits {found:.2e}");
     assert!(found < 1e-4, "{found}");
-    // The states of the encoder, behind its norm: what the decoder's first block is handed.
+    // The states of the encoder, after its norm: what the decoder's first block is handed.
     let reference = Reference::new(&checkpoint).unwrap();
     let mut batch = reference.begin(&[sample]).unwrap();
     let encoder = checkpoint.architecture().numbers(0);

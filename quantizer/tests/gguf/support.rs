@@ -60,7 +60,7 @@ pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) dimensions: Vec<u64>,
     pub(crate) kind: u32,
-    /// From the start of the data; behind the tensor before it unless told.
+    /// From the start of the data; after the tensor before it unless told.
     pub(crate) offset: Option<u64>,
     pub(crate) bytes: Vec<u8>,
 }

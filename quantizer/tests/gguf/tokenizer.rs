@@ -116,7 +116,7 @@ fn scores_decide_and_the_leftmost_goes_first() {
     let tokenizer = Tokenizer::parse(&section).unwrap();
     for (text, ids) in [
         ("a", vec![1, 3, 4]),
-        // One way to `aaa` is `a` before `aa`, the other `a` behind it.
+        // One way to `aaa` is `a` before `aa`, the other `a` after it.
         ("aaa", vec![1, 3, 6]),
         ("aaaa", vec![1, 3, 5, 5]),
         ("aaaaa", vec![1, 3, 5, 6]),

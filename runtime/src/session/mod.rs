@@ -3,7 +3,7 @@
 //!
 //! A model reads a *source* ([`Session::encode`]), tokens of a *target* ([`Session::feed`]), or
 //! first one and then the other: then each target looks at the keys and values that the source left
-//! behind, and a new target over the same source computes nothing of it again.
+//! after, and a new target over the same source computes nothing of it again.
 //!
 //! A run (some tokens through all blocks) is a list of small steps; [`Session::resume`] takes as
 //! many of them as a budget allows and can be called again later, with the same bits in the end.

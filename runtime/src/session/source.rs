@@ -9,14 +9,14 @@ use kinglet_model::{FAMILIES, InPlace, Input, Inputs, Picture, Stack};
 
 /// A source.
 ///
-/// Padding is left out, not marked: nothing looks at a position behind the last one given.
+/// Padding is left out, not marked: nothing looks at a position after the last one given.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'s> {
     /// Tokens, all of type 0.
     Tokens(&'s [u32]),
     /// Tokens, and the type of each (the second of two sentences has type 1).
     Typed(&'s [u32], &'s [u8]),
-    /// Rows of numbers, one behind the other.
+    /// Rows of numbers, one after the other.
     Features(&'s [f32]),
     /// The bytes of a picture: rows, pixels, channels.
     Pixels(&'s [u8]),

@@ -1,8 +1,8 @@
-//! Hidden states on their way: the residual stream before the first block and behind each block.
+//! Hidden states on their way: the residual stream before the first block and after each block.
 //!
-//! State 0 is the input of the first block, state n the stream behind block n - 1; the last is what
+//! State 0 is the input of the first block, state n the stream after block n - 1; the last is what
 //! the final norm sees. Each stack has one state more than blocks, and they are numbered through
-//! all stacks. In a model that norms behind its branches the stream is tapped before that norm. A
+//! all stacks. In a model that norms after its branches the stream is tapped before that norm. A
 //! tap looks at a state where it lies, between two steps, so it costs no memory, changes no bit,
 //! and is the same however the run is divided: each state is shown exactly once. A program that
 //! taps nothing contains nothing of this.
@@ -45,7 +45,7 @@ impl<P: Parallel> Session<'_, '_, P> {
     ) -> Result<Progress, RunError> {
         let mut run = self.run.take().ok_or(RunError::Idle)?;
         loop {
-            // There are that many; a slice that cannot panic leaves nothing behind where the tap
+            // There are that many; a slice that cannot panic leaves nothing after where the tap
             // does nothing.
             let rows = self.arena.residual.get(..run.rows() * run.width());
             if let (Some(state), Some(rows)) = (run.state(), rows) {

@@ -20,7 +20,7 @@ use kinglet_cortex_m::host::{ARGUMENT_BYTES, Arguments, Exit, exit};
 use kinglet_cortex_m::memory::{Memory, Random};
 use kinglet_cortex_m::{marks, say};
 use kinglet_kernels::cache::{CHUNK, CacheShape, Head};
-use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, Mask, ValueFormat, activations};
+use kinglet_kernels::{ActivationsMut, Format, Isa, Mask, Matrix, ValueFormat, activations};
 
 /// What is measured.
 #[derive(Clone, Copy)]

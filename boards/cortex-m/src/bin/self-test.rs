@@ -20,7 +20,7 @@ use kinglet_cortex_m::host::{ARGUMENT_BYTES, Arguments, Exit, exit};
 use kinglet_cortex_m::memory::{Memory, Random};
 use kinglet_cortex_m::{board, engine, faults, say, stack};
 use kinglet_kernels::cache::{CacheShape, Head};
-use kinglet_kernels::{ActivationsMut, Format, Isa, Matrix, Mask, ValueFormat, activations};
+use kinglet_kernels::{ActivationsMut, Format, Isa, Mask, Matrix, ValueFormat, activations};
 
 /// Multiply-accumulates between two interruptions: little enough to stop within every matrix.
 const BUDGET: u64 = 1000;
@@ -227,14 +227,6 @@ mod families {
 
     use super::*;
 
-    const ACTIVATIONS: [Activation; 5] = [
-        Activation::Silu,
-        Activation::Gelu,
-        Activation::GeluTanh,
-        Activation::Relu,
-        Activation::Tanh,
-    ];
-
     /// All positions with a bias, of which some numbers are `odd` and some hide what they are added
     /// to.
     pub(super) fn attention(
@@ -277,7 +269,7 @@ mod families {
             isa.layer_norm(x, y, y, 1e-5, normed);
             product.copy_from_slice(x);
             isa.mul(product, y);
-            let activated = ACTIVATIONS.map(|activation| {
+            let activated = Activation::ALL.map(|(activation, _)| {
                 let out = memory.floats(x.len());
                 out.copy_from_slice(x);
                 isa.activate(activation, out);
@@ -288,7 +280,7 @@ mod families {
         same(isa, got.0, want.0, format_args!("layer_norm {what}"));
         same(isa, got.1, want.1, format_args!("mul {what}"));
         for (i, (got, want)) in got.2.iter().zip(&want.2).enumerate() {
-            same(isa, got, want, format_args!("{:?} {what}", ACTIVATIONS[i]));
+            same(isa, got, want, format_args!("{} {what}", Activation::ALL[i].1));
         }
     }
 }

@@ -10,7 +10,7 @@ use kinglet_quantizer::evaluate::activations::{EVEN, Shape, bimodality};
 use serde::Serialize;
 
 use crate::generate::sampled;
-use crate::given::{Given, Reader};
+use crate::inputs::{Given, Reader};
 use crate::model::{Work, with_threads};
 
 /// The most tokens of an answer whose states are looked at.
@@ -62,15 +62,15 @@ pub(crate) fn show(model: &Model<'_>, input: &str, json: bool) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(());
     }
-    println!("state  stack  behind   entropy  of most  eff. rank  curvature  modes");
+    println!("state  stack  after    entropy  of most  eff. rank  curvature  modes");
     for row in &rows {
-        let behind = row.after.map_or("input".to_owned(), |block| format!("block {block}"));
+        let after = row.after.map_or("input".to_owned(), |block| format!("block {block}"));
         let curvature = row.curvature.map_or("-".to_owned(), |c| format!("{c:.3}"));
         let modes = row
             .bimodality
             .map_or("-".to_owned(), |b| format!("{b:.3}{}", if b > EVEN { " two?" } else { "" }));
         println!(
-            "{:5}  {:5}  {behind:8} {:7.3}  {:7.3}  {:9.2}  {curvature:>9}  {modes}",
+            "{:5}  {:5}  {after:8} {:7.3}  {:7.3}  {:9.2}  {curvature:>9}  {modes}",
             row.state, row.stack, row.entropy, row.normalized_entropy, row.effective_rank
         );
     }

@@ -7,7 +7,7 @@ use kinglet::Model;
 use kinglet_quantizer::quantize::LABELS;
 use serde::Serialize;
 
-use crate::given::{Outputs, Reader};
+use crate::inputs::{Outputs, Reader};
 use crate::model::{Source, with_threads};
 use crate::task::Task;
 

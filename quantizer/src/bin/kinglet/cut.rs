@@ -9,13 +9,13 @@ use kinglet_quantizer::cut::{self, Cut, Pool, Pooled};
 use kinglet_quantizer::evaluate::cosine;
 use kinglet_quantizer::report::correlation;
 
-use crate::given::{Given, Outputs, Reader};
+use crate::inputs::{Given, Outputs, Reader};
 use crate::model::{Source, bytes, with_threads};
 use crate::task::Task;
 
 /// End a model after some of its blocks, as a smaller model for embeddings
 ///
-/// The head and all blocks behind the N-th go (attention and feed-forward are two blocks; `kinglet
+/// The head and all blocks after the N-th go (attention and feed-forward are two blocks; `kinglet
 /// inspect` numbers them), and states are pooled to one vector. --score says what it costs or wins:
 /// the rank correlation (Spearman) of cosines with the scores of a file whose lines are score,
 /// text, text, with tabs between them. With --after all, that is told for every N and nothing is
@@ -153,7 +153,7 @@ impl Args {
         Ok((size, self.judge(&source.model(Some(&path))?, pairs)?))
     }
 
-    /// What the model does as it is; of a model that gives no vectors, its states behind the last
+    /// What the model does as it is; of a model that gives no vectors, its states after the last
     /// block.
     fn whole(&self, model: &Model<'_>, pairs: &Pairs) -> Result<Judged> {
         match Task::of(model)? {

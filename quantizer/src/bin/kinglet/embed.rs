@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use kinglet_quantizer::evaluate::cosine;
 use serde_json::json;
 
-use crate::given::{Outputs, Reader};
+use crate::inputs::{Outputs, Reader};
 use crate::model::{Source, with_threads};
 use crate::task::Task;
 

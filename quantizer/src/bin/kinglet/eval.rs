@@ -14,7 +14,7 @@ use kinglet_quantizer::vocabulary;
 use serde::Serialize;
 
 use crate::cut::Pairs;
-use crate::given::token_ids;
+use crate::inputs::token_ids;
 use crate::model::{Source, bar, isa};
 use crate::outputs::{self, Measured};
 use crate::predictor::Predictor;
@@ -25,12 +25,12 @@ use crate::task::Task;
 /// What is measured depends on what the model does. Of a model that continues texts:
 ///
 /// Protocol: the text's tokens are cut into windows that do not overlap; each is run on its own
-/// behind a begin-of-sequence token, and all its tokens are scored. Perplexity is the exponential
+/// after a begin-of-sequence token, and all its tokens are scored. Perplexity is the exponential
 /// of the mean negative log-likelihood. KL divergence is that of the model's next-token
 /// distribution from the checkpoint's, in nats, at each scored position; the checkpoint is run in
 /// f32. Top-1 agreement is the fraction of positions where both find the same token most probable;
 /// top-5 agreement, where the checkpoint's most probable token is among the model's five. Hidden
-/// states are compared behind each block: the mean over tokens of |h - r| / |r|, and of the cosine.
+/// states are compared after each block: the mean over tokens of |h - r| / |r|, and of the cosine.
 ///
 /// Of a file with a part of the vocabulary (quantize --vocab-from) the tokens are its own, and the
 /// checkpoint's distribution is that over the kept tokens.
@@ -325,7 +325,7 @@ impl Results {
             }
         }
         let bos = if protocol.bos.is_some() {
-            "each behind a begin-of-sequence token"
+            "each after a begin-of-sequence token"
         } else {
             "without a begin token"
         };

@@ -10,9 +10,9 @@ use kinglet::{BeamSearch, Isa, MAX_TARGETS, Model, Options, Parallel, Plan, Samp
 use kinglet_quantizer::Memory;
 use serde::Serialize;
 
-use crate::choice::{Choice, RECENT};
-use crate::given::{Given, Reader};
+use crate::inputs::{Given, Reader};
 use crate::model::{BuiltIn, Source, Work, bytes, with_threads};
+use crate::sampling::{Choice, RECENT};
 use crate::task::Task;
 
 /// Turn texts into others: translate, transliterate, pronounce, summarize

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::cut::Pairs;
 use crate::eval::On;
-use crate::given::{Outputs, Reader, token_ids};
+use crate::inputs::{Outputs, Reader, token_ids};
 use crate::model::{bar, isa, with_threads};
 use crate::task::Task;
 
@@ -44,7 +44,7 @@ pub(crate) struct Measured {
     pub(crate) spearman: Option<Spearman>,
 }
 
-/// The samples of a file: a sentence, a source, a source with its target behind a tab, or the name
+/// The samples of a file: a sentence, a source, a source with its target after a tab, or the name
 /// of a picture or recording on each line. Where there are only sources, targets are what the f32
 /// model says.
 pub(crate) fn samples(
@@ -88,7 +88,7 @@ fn sample(reader: &Reader<'_>, answers: Option<&Answers<'_>>, line: &str) -> Res
     Ok(sample)
 }
 
-/// How a decoder behind an encoder is fed.
+/// How a decoder after an encoder is fed.
 struct Answers<'a> {
     /// Nothing, where texts are token numbers.
     tokenizer: Option<Tokenizer<'a>>,
@@ -157,7 +157,7 @@ impl<'a> Answers<'a> {
             continued(model, isa()?, reference, prompts, &how, &|n| progress.inc(n as u64))?;
         progress.finish_and_clear();
         for (i, answer) in open.into_iter().zip(answers) {
-            // The last token has nothing behind it that could be compared.
+            // The last token has nothing after it that could be compared.
             let said = &answer.reference[..answer.reference.len().saturating_sub(1)];
             all[i] = answer.with(said);
         }

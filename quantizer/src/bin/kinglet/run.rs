@@ -10,10 +10,10 @@ use kinglet::{Isa, Model, Options, Parallel, Plan, Session};
 use kinglet_quantizer::{Memory, encode};
 use serde::Serialize;
 
-use crate::choice::{Choice, RECENT};
 use crate::generate::text;
-use crate::given::token_ids;
+use crate::inputs::token_ids;
 use crate::model::{Source, Work, bytes, with_threads};
+use crate::sampling::{Choice, RECENT};
 use crate::task::Task;
 
 /// Continue a text

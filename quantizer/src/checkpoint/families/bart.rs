@@ -2,8 +2,8 @@
 //!
 //! | | norms | positions | norm of the input |
 //! |---|---|---|---|
-//! | Marian | behind the branches | sinusoids | none |
-//! | BART | behind the branches | learned | that of the first block |
+//! | Marian | after the branches | sinusoids | none |
+//! | BART | after the branches | learned | that of the first block |
 //! | mBART | before the branches | learned | one more, in front of a branch that is zero |
 
 use super::super::config::{self, MAX_LAYERS};
@@ -20,7 +20,7 @@ use super::{Source, settings};
 const OFFSET: usize = 2;
 const HEAD: &str = "lm_head.weight";
 const BIAS: &str = "final_logits_bias";
-/// The norm behind the last block of models whose norms come before.
+/// The norm after the last block of models whose norms come before.
 const LAST: &str = "layer_norm";
 
 /// What a family is, beside its settings.

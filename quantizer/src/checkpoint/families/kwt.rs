@@ -1,4 +1,4 @@
-//! The Keyword Transformer: frames of sound as numbers, a class token in front, norms behind the
+//! The Keyword Transformer: frames of sound as numbers, a class token in front, norms after the
 //! branches.
 //!
 //! The tensors under `frontend.` make those numbers of sound; they are no part of the stack.

@@ -51,7 +51,7 @@ pub(super) struct Source<'a> {
     /// The context asked for.
     pub(super) context: Option<usize>,
     pub(super) tensors: &'a Tensors,
-    /// What sentence-transformers puts behind the model.
+    /// What sentence-transformers puts after the model.
     pub(super) modules: Option<&'a Modules>,
 }
 
@@ -129,7 +129,7 @@ impl Kind {
     /// Describes the model.
     pub(super) fn import(&self, source: Source<'_>) -> Result<Architecture, CheckpointError> {
         if source.modules.is_some() && !self.modules {
-            let supported = "modules of sentence-transformers are supported behind BertModel, \
+            let supported = "modules of sentence-transformers are supported after BertModel, \
                              BertForMaskedLM and \
                              MegatronBertModel; remove modules.json to import the model alone";
             return Err(source.config.unsupported("architectures", supported));

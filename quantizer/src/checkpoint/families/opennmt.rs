@@ -70,7 +70,7 @@ struct Settings {
     hidden: usize,
     activation: Activation,
     norms_first: bool,
-    /// Whether there is a norm behind the last block of norms that come first.
+    /// Whether there is a norm after the last block of norms that come first.
     last_norm: bool,
     sinusoids: bool,
     scale: f32,
@@ -87,7 +87,7 @@ impl Settings {
         let norms_first = fields.flag("pre_norm")?.unwrap_or(true);
         let last_norm = fields.flag("final_layer_norm")?.unwrap_or(norms_first);
         if last_norm && !norms_first {
-            let supported = "a norm behind the last block is supported where pre_norm is true";
+            let supported = "a norm after the last block is supported where pre_norm is true";
             return Err(fields.unsupported("final_layer_norm", supported));
         }
         Ok(Self {

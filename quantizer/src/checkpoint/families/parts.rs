@@ -105,7 +105,8 @@ pub(super) fn unbiased(weight: TensorRef) -> Product {
     Product { weight, bias: None }
 }
 
-/// AttentionBranch with as many keys and values as queries, scores divided by the root of a head's size.
+/// AttentionBranch with as many keys and values as queries, scores divided by the root of a head's
+/// size.
 pub(super) fn attention(
     [query, key, value, output]: [Product; 4],
     heads: usize,
@@ -136,7 +137,7 @@ pub(super) fn plain(up: Product, down: Product, activation: Activation) -> Branc
 
 /// Blocks in order, of a model whose norms precede the branches or follow them.
 ///
-/// A norm that follows a branch belongs to the block behind: of the blocks `x = norm(x + f(x))`
+/// A norm that follows a branch belongs to the block after: of the blocks `x = norm(x + f(x))`
 /// that becomes `x = norm(x) + f(norm(x))`, and the last norm is the stack's.
 pub(super) struct Chain {
     blocks: Vec<Block>,
@@ -184,7 +185,7 @@ impl Chain {
         self.blocks.insert(0, middle.block(0, Some(norm.clone()), Residual::Post(norm)));
     }
 
-    /// The blocks, and the norm behind the last one.
+    /// The blocks, and the norm after the last one.
     pub(super) fn finish(self, last: Option<Norm>) -> (Vec<Block>, Option<Norm>) {
         match self.order {
             Order::Before => (self.blocks, last),

@@ -1,4 +1,4 @@
-//! What sentence-transformers puts behind a model: `modules.json` and the folders it lists.
+//! What sentence-transformers puts after a model: `modules.json` and the folders it lists.
 //!
 //! ```text
 //! Transformer (the directory itself) -> Pooling -> [Dense] -> [Normalize]

@@ -209,7 +209,7 @@ impl Work for Measure<'_> {
         }
         let golden = model.golden().next().context(
             "the file carries no golden answer, so nothing could be trusted; quantize \
-                      with --golden",
+             with --golden",
         )?;
         let context =
             longest.max(golden.prompt.len() + golden.answer.len()).min(model.context()).max(1);

@@ -1,4 +1,5 @@
-//! Second moments of a product's inputs, and what rounding and pruning need of them.
+//! The Hessian of a product's squared error, the second moments of its inputs, and what rounding
+//! and pruning need of it.
 //!
 //! For inputs X (a row for each token), H = X^T X is the Hessian of the squared error of W X for
 //! each row of W. Rounding needs the Cholesky factor of its inverse (GPTQ: Frantar et al., arXiv
@@ -22,7 +23,7 @@ const DAMPING: [f64; 2] = [0.01, 10.0];
 
 /// `X^T X` and the largest magnitude of each column.
 #[derive(Clone, Debug)]
-pub struct Moments {
+pub struct Hessian {
     cols: usize,
     /// Row by row; only tiles on and above the diagonal are kept up to date until [`Self::finish`].
     sum: Vec<f32>,
@@ -30,9 +31,9 @@ pub struct Moments {
     tokens: usize,
 }
 
-/// Why moments are of no use.
+/// Why a Hessian is of no use.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-pub enum MomentsError {
+pub enum HessianError {
     /// An activation was infinite or not a number.
     #[error(
         "an activation overflows (input {column} of the product): the checkpoint computes \
@@ -44,7 +45,7 @@ pub enum MomentsError {
     },
     /// No damping made them positive definite.
     #[error(
-        "the second moments of its inputs are singular, even with {damping} of their mean added to \
+        "the second hessian of its inputs are singular, even with {damping} of their mean added to \
          the diagonal"
     )]
     Singular {
@@ -53,7 +54,7 @@ pub enum MomentsError {
     },
 }
 
-impl Moments {
+impl Hessian {
     /// Of no inputs.
     pub fn new(cols: usize) -> Self {
         Self { cols, sum: vec![0.0; cols * cols], peaks: vec![0.0; cols], tokens: 0 }
@@ -110,13 +111,13 @@ impl Moments {
     ///
     /// # Errors
     /// An activation that was infinite or not a number.
-    pub fn finish(&mut self) -> Result<(), MomentsError> {
+    pub fn finish(&mut self) -> Result<(), HessianError> {
         let overflow = self
             .peaks
             .iter()
             .position(|peak| !(peak * peak * self.tokens.max(1) as f32).is_finite());
         if let Some(column) = overflow {
-            return Err(MomentsError::Overflow { column });
+            return Err(HessianError::Overflow { column });
         }
         let cols = self.cols;
         for i in 0..cols {
@@ -162,7 +163,7 @@ impl Moments {
     ///
     /// # Errors
     /// A matrix that no damping makes positive definite.
-    pub fn factor(&self, order: &[usize]) -> Result<Vec<f32>, MomentsError> {
+    pub fn factor(&self, order: &[usize]) -> Result<Vec<f32>, HessianError> {
         let mut damping = 0.0;
         loop {
             if let Some(inverse) = self.try_factor(order, damping) {
@@ -170,7 +171,7 @@ impl Moments {
             }
             damping = if damping == 0.0 { DAMPING[0] } else { damping * 10.0 };
             if damping > DAMPING[1] {
-                return Err(MomentsError::Singular { damping });
+                return Err(HessianError::Singular { damping });
             }
         }
     }
@@ -179,7 +180,7 @@ impl Moments {
     ///
     /// # Errors
     /// As [`Self::factor`].
-    pub(crate) fn inverse(&self) -> Result<Array2<f64>, MomentsError> {
+    pub(crate) fn inverse(&self) -> Result<Array2<f64>, HessianError> {
         let order: Vec<usize> = (0..self.cols).collect();
         let upper = self.factor(&order)?;
         let upper = view(&upper, self.cols, self.cols).mapv(f64::from);
@@ -345,18 +346,18 @@ mod tests {
     #[test]
     fn the_factor_is_that_of_the_inverse() {
         let (tokens, cols) = (700, 331);
-        let mut moments = Moments::new(cols);
+        let mut hessian = Hessian::new(cols);
         for x in inputs(tokens, cols).chunks(100 * cols) {
-            moments.add(x);
+            hessian.add(x);
         }
-        moments.finish().unwrap();
-        let order = moments.order();
-        let upper = moments.factor(&order).unwrap();
+        hessian.finish().unwrap();
+        let order = hessian.order();
+        let upper = hessian.factor(&order).unwrap();
         // U H U^T = 1.
         let h: Vec<f32> = order
             .iter()
             .flat_map(|&i| order.iter().map(move |&j| (i, j)))
-            .map(|(i, j)| moments.matrix()[i * cols + j])
+            .map(|(i, j)| hessian.matrix()[i * cols + j])
             .collect();
         let (u, h) = (view(&upper, cols, cols), view(&h, cols, cols));
         let one = u.dot(&h).dot(&u.t());
@@ -375,11 +376,11 @@ mod tests {
             row[3] = 0.0;
             row[9] = row[8];
         }
-        let mut moments = Moments::new(cols);
-        moments.add(&x);
-        moments.finish().unwrap();
-        assert!(moments.factor(&moments.order()).unwrap().iter().all(|v| v.is_finite()));
-        let mut nothing = Moments::new(4);
+        let mut hessian = Hessian::new(cols);
+        hessian.add(&x);
+        hessian.finish().unwrap();
+        assert!(hessian.factor(&hessian.order()).unwrap().iter().all(|v| v.is_finite()));
+        let mut nothing = Hessian::new(4);
         nothing.add(&[0.0; 8]);
         nothing.finish().unwrap();
         assert!(nothing.factor(&nothing.order()).is_ok());
@@ -388,9 +389,9 @@ mod tests {
     #[test]
     fn overflow_is_found() {
         for bad in [f32::NAN, f32::INFINITY, 1e30] {
-            let mut moments = Moments::new(2);
-            moments.add(&[0.0, 1.0, 2.0, bad, 3.0, 1.0]);
-            assert_eq!(moments.finish(), Err(MomentsError::Overflow { column: 1 }));
+            let mut hessian = Hessian::new(2);
+            hessian.add(&[0.0, 1.0, 2.0, bad, 3.0, 1.0]);
+            assert_eq!(hessian.finish(), Err(HessianError::Overflow { column: 1 }));
         }
     }
 }

@@ -83,7 +83,7 @@ impl<'a> Reader<'a> {
         inputs.iter().map(|input| self.read(input, None)).collect()
     }
 
-    /// A text and perhaps a second one behind it, or the name of a file.
+    /// A text and perhaps a second one after it, or the name of a file.
     pub(crate) fn read(&self, input: &str, pair: Option<&str>) -> Result<Given> {
         let path = Path::new(input);
         match &self.stack.input {

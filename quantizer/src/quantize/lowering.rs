@@ -138,12 +138,12 @@ impl<'c> Build<'c> {
         Ok(())
     }
 
-    /// The norm behind a stack of the checkpoint.
+    /// The norm after a stack of the checkpoint.
     pub(super) fn norm(&self, stack: &Stack) -> Result<Option<NormWeights>, QuantizeError> {
         Ok(read_norm(self.checkpoint, &stack.norm)?)
     }
 
-    /// Ends the last stack begun, with the norm behind it.
+    /// Ends the last stack begun, with the norm after it.
     pub(super) fn end(&mut self, norm: Option<&NormWeights>) -> Result<(), QuantizeError> {
         let Some(of) = norm else { return Ok(()) };
         let weight = self.vector("norm", &of.weight)?;

@@ -6,9 +6,9 @@ use rayon::prelude::*;
 
 use super::pairs::{Given, Pairs};
 use super::{AdaptError, Score};
+use crate::dequantize;
 use crate::memory::Memory;
 use crate::reference::ApplyNorm;
-use crate::reread;
 
 /// Sources of which one session takes care.
 const SOURCES: usize = 8;
@@ -20,7 +20,7 @@ pub(super) struct States {
     pub(super) of: Vec<Vec<f32>>,
 }
 
-/// The states behind the encoder of each source, which the interface begins with; `done` is told
+/// The states after the encoder of each source, which the interface begins with; `done` is told
 /// how many more there are.
 pub(super) fn states(
     model: &Model<'_>,
@@ -29,7 +29,7 @@ pub(super) fn states(
 ) -> Result<States, AdaptError> {
     let width = model.end_width(0);
     let last = model.stack(0)?.blocks.1;
-    let norm = model.stack(0)?.norm.as_ref().map(reread::norm);
+    let norm = model.stack(0)?.norm.as_ref().map(dequantize::norm);
     let of_source = |session: &mut Session<'_, '_>, number: usize| {
         let mut states = vec![];
         begin(session, pairs, number)?;
@@ -89,7 +89,7 @@ pub(super) fn score(
             let pair = &pairs.all[number];
             begin(&mut session, pairs, pair.source)?;
             session.resume(u64::MAX).map_err(AdaptError::Run)?;
-            // The greedy answer is the pair's if every token is the most probable one behind those
+            // The greedy answer is the pair's if every token is the most probable one after those
             // before it.
             let mut exact = true;
             session

@@ -1,14 +1,14 @@
 //! What changing one block does to the predictions, and what blocks are like.
 //!
 //! A probe runs the f32 model once on some samples and keeps the stream before each block; a
-//! changed block then costs the blocks behind it only. Damage is the mean Kullback-Leibler
+//! changed block then costs the blocks after it only. Damage is the mean Kullback-Leibler
 //! divergence of the changed model's predictions from the f32 model's, in nats; of models that
 //! predict no tokens, the squared error of their outputs as a part of their own square.
 //!
 //! Beside it stand two figures that need no output: the plasticity of a block f, the mean of
 //! `|f(x) - f(y)| / |x - y|` over pairs of inputs (Odonnat et al., arXiv 2602.06883), for its
 //! inputs in place and for what its stack begins with; and its influence, 1 minus the mean cosine
-//! of the stream before and behind it (ShortGPT: Men et al., arXiv 2403.03853).
+//! of the stream before and after it (ShortGPT: Men et al., arXiv 2403.03853).
 
 use crate::fit::loss;
 use crate::reference::{
@@ -19,7 +19,7 @@ use crate::reference::{
 #[derive(Debug)]
 pub struct Probe<'r, 'c> {
     reference: &'r Reference<'c>,
-    /// Before each block, and behind the last.
+    /// Before each block, and after the last.
     batches: Vec<Batch>,
     /// The f32 model's outputs.
     target: Vec<f32>,
@@ -137,7 +137,7 @@ impl<'r, 'c> Probe<'r, 'c> {
         Ok(if whole > 0.0 { missing / whole } else { missing })
     }
 
-    /// The outputs of a batch behind all blocks.
+    /// The outputs of a batch after all blocks.
     fn outputs(&self, batch: &Batch) -> Result<Vec<f32>, ReferenceError> {
         let mut outputs = vec![];
         let head = self.head.as_ref().map(|head| head.weight.as_slice());
@@ -162,13 +162,13 @@ impl<'r, 'c> Probe<'r, 'c> {
                 .collect();
             self::plasticity(batch, &branch)
         };
-        let mut behind = own.clone();
-        through(&mut behind, &weights);
+        let mut after = own.clone();
+        through(&mut after, &weights);
         let same_width = embeddings.width() == own.width();
         Ok(Profile {
             plasticity: plasticity(own),
             on_embeddings: plasticity(if same_width { embeddings } else { own }),
-            influence: influence(own, &behind),
+            influence: influence(own, &after),
         })
     }
 }
@@ -201,11 +201,11 @@ fn plasticity(batch: &Batch, outputs: &[f32]) -> f64 {
 }
 
 /// Nothing can be said of streams of different widths.
-fn influence(before: &Batch, behind: &Batch) -> f64 {
-    if before.width() != behind.width() {
+fn influence(before: &Batch, after: &Batch) -> f64 {
+    if before.width() != after.width() {
         return 0.0;
     }
-    let rows = before.stream().chunks(before.width()).zip(behind.stream().chunks(behind.width()));
+    let rows = before.stream().chunks(before.width()).zip(after.stream().chunks(after.width()));
     let cosines = rows.map(|(x, y)| {
         let dot = |a: &[f32], b: &[f32]| {
             a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
