@@ -26,15 +26,15 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// All, by their codes, with the names that people see.
-    pub const ALL: [(Self, &'static str); 7] = [
-        (Self::Silu, "silu"),
-        (Self::Gelu, "gelu"),
-        (Self::GeluTanh, "gelu (tanh)"),
-        (Self::Relu, "relu"),
-        (Self::Tanh, "tanh"),
-        (Self::Identity, "no activation"),
-        (Self::QuickGelu, "quick gelu"),
+    /// All, by their codes.
+    pub const ALL: [Self; 7] = [
+        Self::Silu,
+        Self::Gelu,
+        Self::GeluTanh,
+        Self::Relu,
+        Self::Tanh,
+        Self::Identity,
+        Self::QuickGelu,
     ];
 
     /// Its code in a file.
@@ -44,19 +44,27 @@ impl Activation {
 
     /// The activation of a code.
     pub fn of_code(code: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(code)).map(|(activation, _)| *activation)
+        Self::ALL.get(usize::from(code)).copied()
     }
 
     /// What people call it.
-    pub fn name(self) -> &'static str {
-        Self::ALL[usize::from(self.code())].1
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Silu => "silu",
+            Self::Gelu => "gelu",
+            Self::GeluTanh => "gelu (tanh)",
+            Self::Relu => "relu",
+            Self::Tanh => "tanh",
+            Self::Identity => "no activation",
+            Self::QuickGelu => "quick gelu",
+        }
     }
 }
 
 const _: () = {
     let mut code = 0;
     while code < Activation::ALL.len() {
-        assert!(Activation::ALL[code].0.code() as usize == code, "a code is a place in the list");
+        assert!(Activation::ALL[code].code() as usize == code, "a code is a place in the list");
         code += 1;
     }
 };

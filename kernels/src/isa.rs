@@ -3,6 +3,7 @@
 use core::fmt;
 use core::ops::Range;
 
+#[cfg(feature = "families")]
 use crate::activation::Activation;
 use crate::activations::{Activations, ActivationsMut};
 use crate::arch::Vector;

@@ -72,8 +72,10 @@ const SPARSE: bool = cfg!(feature = "families");
 /// Subtracted from a nibble of [`Format::Int4`].
 pub const INT4_ZERO: i32 = 8;
 
-/// How the weights of a matrix are coded.
+/// How the weights of a matrix are coded. A word, since a byte among words is copied with its
+/// padding, piece by piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
 pub enum Format {
     /// Eight bits, one f32 scale a row.
     Int8,

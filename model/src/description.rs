@@ -142,6 +142,7 @@ pub struct Output<T: Parts> {
 
 /// What is taken from the states of a sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Pooling {
     /// Each of them: a result for each position.
     #[default]
@@ -272,8 +273,10 @@ pub struct Rope<F> {
     pub magnitude: f32,
 }
 
-/// The kinds of norms.
+/// The kinds of norms. A word, as all small enums of views: bytes among words would be copied with
+/// their padding, one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum NormKind {
     /// `x / sqrt(mean(x^2) + eps)`.
     Rms,
@@ -304,6 +307,7 @@ impl<V> Norm<V> {
 
 /// What the inputs of a product go through before they are multiplied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Inputs {
     /// They are rounded to int8, with one scale a token.
     #[default]

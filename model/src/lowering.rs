@@ -197,47 +197,50 @@ fn lower_attention<T: Parts, L: Lower<T>>(
 /// Those of `from`.
 #[inline]
 pub fn raise<T: Parts, R: Raise<T>>(record: &BlockRecord, from: &R) -> Result<Block<T>, R::Error> {
-    let mut input = None;
-    let operation = match record.kind {
-        block::ATTENTION => {
-            input = Some(from.linear(record.input, record.input_bias)?);
-            Operation::Attention(raise_attention(record, from)?)
-        }
-        block::PROJECTION if FAMILIES => Operation::Projection,
-        _ => {
-            input = Some(from.linear(record.input, record.input_bias)?);
-            Operation::FeedForward {
+    let (kind, eps) = (norm_of(record.norm_kind), record.norm_eps);
+    let norm = |weight, bias| raise_norm((weight, bias), kind, eps, |index| from.vector(index));
+    let attends = record.kind == block::ATTENTION;
+    Ok(Block {
+        layer: record.layer as usize,
+        norm: norm(record.norm, record.norm_bias)?,
+        residual: match record.join {
+            join::POST if FAMILIES => {
+                let norm = norm(record.stream_norm, record.stream_norm_bias)?;
+                Residual::Post(norm.ok_or_else(|| from.missing_norm())?)
+            }
+            join::REPLACE if FAMILIES => Residual::Replace,
+            _ => Residual::Pre,
+        },
+        input: match record.kind {
+            block::PROJECTION if FAMILIES => None,
+            _ => Some(from.linear(record.input, record.input_bias)?),
+        },
+        states: if FAMILIES && attends && record.variant == mask::CROSS {
+            Some(from.linear(record.states, record.states_bias)?)
+        } else {
+            None
+        },
+        output: from.linear(record.output, record.output_bias)?,
+        operation: match record.kind {
+            block::ATTENTION => Operation::Attention(raise_attention(record, from)?),
+            block::PROJECTION if FAMILIES => Operation::Projection,
+            _ => Operation::FeedForward {
                 gated: !FAMILIES || record.variant & activation::PLAIN == 0,
                 activation: activation_of(record.variant & !activation::PLAIN),
-            }
-        }
-    };
-    let cross = FAMILIES && record.kind == block::ATTENTION && record.variant == mask::CROSS;
-    let states = if cross { Some(from.linear(record.states, record.states_bias)?) } else { None };
-    let (kind, eps) = (norm_of(record.norm_kind), record.norm_eps);
-    let norm = raise_norm((record.norm, record.norm_bias), kind, eps, from)?;
-    let residual = match record.join {
-        join::POST if FAMILIES => {
-            let stream = (record.stream_norm, record.stream_norm_bias);
-            let norm = raise_norm(stream, kind, eps, from)?;
-            Residual::Post(norm.ok_or_else(|| from.missing_norm())?)
-        }
-        join::REPLACE if FAMILIES => Residual::Replace,
-        _ => Residual::Pre,
-    };
-    let output = from.linear(record.output, record.output_bias)?;
-    Ok(Block { layer: record.layer as usize, norm, residual, input, states, operation, output })
+            },
+        },
+    })
 }
 
 /// A norm of a weight and, where the build has families, a bias.
-pub(crate) fn raise_norm<T: Parts, R: Raise<T>>(
+pub(crate) fn raise_norm<V, E>(
     (weight, bias): (u32, u32),
     kind: NormKind,
     eps: f32,
-    from: &R,
-) -> Result<Option<Norm<T::Vector>>, R::Error> {
-    let Some(weight) = optional(weight, |index| from.vector(index))? else { return Ok(None) };
-    let bias = if FAMILIES { optional(bias, |index| from.vector(index))? } else { None };
+    vector: impl Fn(u32) -> Result<V, E>,
+) -> Result<Option<Norm<V>>, E> {
+    let Some(weight) = optional(weight, &vector)? else { return Ok(None) };
+    let bias = if FAMILIES { optional(bias, &vector)? } else { None };
     Ok(Some(Norm { kind, weight, bias, eps }))
 }
 

@@ -133,7 +133,9 @@ impl<'a> Model<'a> {
             input: self.input(&record)?,
             positions: self.family(record.positions, |index| self.plain(index))?,
             blocks: (first, first.saturating_add(record.blocks)),
-            norm: raise_norm(norms, norm_of(record.norm_kind), record.norm_eps, self)?,
+            norm: raise_norm(norms, norm_of(record.norm_kind), record.norm_eps, |index| {
+                self.vector(index)
+            })?,
         };
         stack.check_shapes(record.out as usize).map_err(fail)?;
         Ok(stack)
@@ -190,8 +192,9 @@ impl<'a> Model<'a> {
     }
 
     /// What is taken from the last stack's states.
+    #[inline(always)]
     pub fn pooling(&self) -> Pooling {
-        pooling_of(self.record.pooling)
+        if FAMILIES { pooling_of(self.record.pooling) } else { Pooling::None }
     }
 
     /// Block `index`, counted over all stacks. The blocks before it are read, too: they say how
@@ -230,19 +233,13 @@ impl<'a> Model<'a> {
         let fail = |problem| OpenError::Block { index, problem };
         let record = self.block_record(index).ok_or(fail(BlockProblem::Kind(0)))?;
         check_block(&record).map_err(fail)?;
-        let block = raise(&record, self).map_err(|error| match error {
-            // The one thing that `raise` itself misses.
-            OpenError::Block { problem, .. } => fail(problem),
-            other => other,
-        })?;
+        let block = raise(&record, &Place { model: self, index })?;
         block.check_shapes(record.inner as usize, width, states).map_err(fail)?;
         Ok(block)
     }
 }
 
-impl<'a> Raise<InPlace<'a>> for Model<'a> {
-    type Error = OpenError;
-
+impl<'a> Model<'a> {
     fn linear(&self, matrix: u32, bias: u32) -> Result<Linear<'a>, OpenError> {
         let Table { matrix, inputs } = self.table(matrix)?;
         Ok(Linear { matrix, inputs, bias: optional(bias, |index| self.vector(index))? })
@@ -254,20 +251,38 @@ impl<'a> Raise<InPlace<'a>> for Model<'a> {
             _ => Err(OpenError::Tensor { index, problem: TensorProblem::Kind }),
         }
     }
+}
+
+/// The block whose tensors are asked for.
+struct Place<'m, 'a> {
+    model: &'m Model<'a>,
+    index: u32,
+}
+
+impl<'a> Raise<InPlace<'a>> for Place<'_, 'a> {
+    type Error = OpenError;
+
+    fn linear(&self, matrix: u32, bias: u32) -> Result<Linear<'a>, OpenError> {
+        self.model.linear(matrix, bias)
+    }
+
+    fn vector(&self, index: u32) -> Result<&'a [f32], OpenError> {
+        self.model.vector(index)
+    }
 
     fn frequencies(&self, index: u32) -> Result<&'a [u32], OpenError> {
-        match self.tensor(index)?.values {
+        match self.model.tensor(index)?.values {
             Values::U32(vector) => Ok(vector),
             _ => Err(OpenError::Tensor { index, problem: TensorProblem::Kind }),
         }
     }
 
     fn relative(&self, index: u32) -> Result<&'a [f32], OpenError> {
-        self.vector(index)
+        self.model.vector(index)
     }
 
     fn missing_norm(&self) -> OpenError {
-        OpenError::Block { index: 0, problem: BlockProblem::Shape }
+        OpenError::Block { index: self.index, problem: BlockProblem::Shape }
     }
 }
 

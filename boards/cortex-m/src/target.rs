@@ -1,7 +1,6 @@
 //! What the programs share that read a source and answer it: the most probable target, its text,
 //! and what it took.
 
-use kinglet::format::layout::NONE;
 use kinglet::tokenizer::Detokenizer;
 use kinglet::{LogitsHash, Model, Plan, RunError, Session, argmax};
 
@@ -22,11 +21,10 @@ impl Marks {
     /// Those of the model.
     #[inline(never)]
     pub fn of(model: &Model<'_>) -> Self {
-        let start = model.record().start;
-        if start == NONE {
+        let Some(start) = model.start() else {
             say!("the model has no token that a target begins with");
             exit(Exit::Unusable)
-        }
+        };
         let mut ends = [0; ENDS];
         let all = engine::tokenizer(model.target_tokenizer()).eos();
         let len = ends.iter_mut().zip(all).map(|(to, end)| *to = end).count();

@@ -229,7 +229,7 @@ fn elementwise() {
             isa.mul(&mut product, &operands[1]);
             let mut layer = Guarded::new(&vec![0.0; n], at);
             isa.layer_norm(&operands[0], &operands[1], &operands[1], 1e-5, &mut layer);
-            let activated = Activation::ALL.map(|(activation, _)| {
+            let activated = Activation::ALL.map(|activation| {
                 let mut x = Guarded::new(&x, at);
                 isa.activate(activation, &mut x);
                 bits(&x)

@@ -87,7 +87,7 @@ fn measure(
 
 /// Tokens without meaning, the same every time: what a token costs does not depend on which it is.
 fn some_tokens(model: &Model<'_>) -> impl FnMut() -> u32 + use<> {
-    let vocab = model.vocab() as u32;
+    let vocab = model.outputs() as u32;
     let mut state = 1u32;
     move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -269,7 +269,7 @@ mod families {
             isa.layer_norm(x, y, y, 1e-5, normed);
             product.copy_from_slice(x);
             isa.mul(product, y);
-            let activated = Activation::ALL.map(|(activation, _)| {
+            let activated = Activation::ALL.map(|activation| {
                 let out = memory.floats(x.len());
                 out.copy_from_slice(x);
                 isa.activate(activation, out);
@@ -280,7 +280,7 @@ mod families {
         same(isa, got.0, want.0, format_args!("layer_norm {what}"));
         same(isa, got.1, want.1, format_args!("mul {what}"));
         for (i, (got, want)) in got.2.iter().zip(&want.2).enumerate() {
-            same(isa, got, want, format_args!("{} {what}", Activation::ALL[i].1));
+            same(isa, got, want, format_args!("{} {what}", Activation::ALL[i].name()));
         }
     }
 }

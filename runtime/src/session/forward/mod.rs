@@ -25,8 +25,7 @@ use kinglet_kernels::Isa;
 use kinglet_kernels::cache::CacheShape;
 use kinglet_kernels::layout::PANEL;
 use kinglet_model::{
-    Attention, Block, FAMILIES, InPlace, Linear, Mask, Model, OpenError, Operation, Pooling, Site,
-    Stack,
+    Attention, Block, FAMILIES, InPlace, Linear, Mask, Model, OpenError, Operation, Pooling, Stack,
 };
 
 use super::arena::Arena;
@@ -192,7 +191,7 @@ impl Run {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.place == Place::Done
+        matches!(self.place, Place::Done)
     }
 
     /// Whether the stack is a decoder's: it goes from token to token.
@@ -272,6 +271,7 @@ impl Run {
     }
 
     /// Where a stack goes on after its last block.
+    #[inline(never)]
     fn end_of_stack(&mut self, model: &Model<'_>, setting: &Setting) -> Result<u64, OpenError> {
         let last = self.stack == setting.last;
         let pools = model.pooling() != Pooling::None;
@@ -381,13 +381,13 @@ impl<P: Parallel> Context<'_, P> {
         let (stride, rows) = (self.stride, self.run.rows);
         match stage {
             Stage::Norm => {
-                let inputs = block.product(block.reader()).unwrap_or(&block.output).inputs;
+                let inputs = block.input.as_ref().unwrap_or(&block.output).inputs;
                 let norms = (block.norm.as_ref(), block.stream_norm(), inputs);
                 self.norm_rows(norms, units.start, units, rows, arena);
             }
             Stage::Input | Stage::Output => {
-                let site = if stage == Stage::Input { Site::Input } else { Site::Output };
-                let of = block.product(site).unwrap_or(&block.output);
+                let of = block.input.as_ref().filter(|_| stage == Stage::Input);
+                let of = of.unwrap_or(&block.output);
                 self.product(of, rows, units, arena);
             }
             Stage::Prepare => match &block.operation {

@@ -28,7 +28,8 @@ impl Run {
         let output = model.output()?;
         let inputs = match (output.dense_layer(), &output.head) {
             (Some((dense, _)), _) => dense.inputs,
-            (None, head) => head.map_or(Inputs::Rounded, |head| head.inputs),
+            (None, Some(head)) => head.inputs,
+            (None, None) => Inputs::Rounded,
         };
         let norms = (norm.as_ref(), None, inputs);
         ctx.norm_rows(norms, first + range.start, range.clone(), self.logits, arena);
@@ -37,7 +38,7 @@ impl Run {
             (None, None) if FAMILIES => Place::Finish,
             _ => Place::Head,
         };
-        if next == Place::Finish {
+        if matches!(next, Place::Finish) {
             ctx.copy_out(range, self.width, arena);
         }
         if self.cursor == self.logits {
@@ -55,7 +56,7 @@ impl Run {
         budget: u64,
     ) -> Result<u64, OpenError> {
         let output = model.output()?;
-        let Some(head) = output.head else { return self.done() };
+        let Some(head) = &output.head else { return self.done() };
         let matrix = &head.matrix;
         let (range, spent) =
             self.take(matrix.panels(), PANEL * matrix.cols() * self.logits, budget);

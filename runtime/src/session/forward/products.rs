@@ -85,7 +85,7 @@ impl<P: Parallel> Context<'_, P> {
                     None => normed.copy_from_slice(residual),
                 }
                 quantize_row(self.isa, normed, inputs, &mut x, row);
-                if let Some(stream) = stream {
+                if let Some(stream) = stream.filter(|_| FAMILIES) {
                     self.norm(stream, residual, normed);
                     residual.copy_from_slice(normed);
                 }
