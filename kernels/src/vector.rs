@@ -126,8 +126,9 @@ macro_rules! token_methods {
         #[cfg_attr(target_arch = "arm", allow(unused_unsafe, reason = "features of a core are no \
                                                                        target features there"))]
         pub(crate) fn $name(self, $($arg: $ty),*) $(-> $ret)? {
-            // SAFETY: the token exists only where `new` found the features, and the functions of
-            // `on` need no others.
+            // SAFETY: a token comes from `new`, which found the features, or was made inside a
+            // function of `on`, which requires them: either way they are present here, and the
+            // functions of `on` need no others.
             unsafe { on::$name($($arg),*) }
         }
     )*};
@@ -240,7 +241,7 @@ macro_rules! products {
                     subs: [&[[i8; PANEL]]; P],
                     rows: [Row<'_>; M],
                 ) -> Sums<P, M> {
-                    // SAFETY: the token exists only where `new` found the features.
+                    // SAFETY: `self` shows that the features of the set are present.
                     unsafe { $grouped(codes, subs, rows) }
                 }
             )?
@@ -248,14 +249,14 @@ macro_rules! products {
             $(
                 #[inline(always)]
                 fn add(self, sums: &mut [i32; PANEL], part: &[i32; PANEL]) {
-                    // SAFETY: the token exists only where `new` found the features.
+                    // SAFETY: `self` shows that the features of the set are present.
                     unsafe { $add(sums, part) }
                 }
             )?
 
             #[inline(always)]
             fn int8<const P: usize, const M: usize>(self, codes: [&[u8]; P], rows: [Row<'_>; M]) -> Sums<P, M> {
-                // SAFETY: the token exists only where `new` found the features.
+                // SAFETY: `self` shows that the features of the set are present.
                 unsafe { int8(codes, rows) }
             }
 
@@ -268,16 +269,19 @@ macro_rules! products {
                 rows: [Row<'_>; M],
             ) -> Sums<P, M> {
                 match levels {
-                    // SAFETY: the token exists only where `new` found the features.
+                    // SAFETY: `self` comes from `new`, which found the features that `int4`
+                    // requires, or was made inside a function that requires them.
                     None => unsafe { int4(codes, subs, rows) },
-                    // SAFETY: as above.
+                    // SAFETY: `self` shows that the features of `codebook` are present, which are
+                    // those of `int4`.
                     Some(levels) => unsafe { codebook(codes, subs, levels, rows) },
                 }
             }
             $(
                 #[inline(always)]
                 fn softmax(self, scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {
-                    // SAFETY: as above.
+                    // SAFETY: `self` shows that the features of the set are present, and `softmax`
+                    // needs no others.
                     *to = unsafe { $softmax(scores, value_scales) };
                 }
             )?

@@ -7,6 +7,7 @@
 //! arena  model                     the two memories a model needs: working memory and its own bytes
 //! stack  statics  ticks  marks     measuring: deepest stack, other memory, time, instructions
 //! memory                           what kernels are called with when there is no model
+//! registers                        what they must keep
 //! host   faults                    words to the host, and what happens when something goes wrong
 //! ```
 //!
@@ -26,6 +27,7 @@ pub mod host;
 pub mod marks;
 pub mod memory;
 pub mod model;
+pub mod registers;
 pub mod stack;
 pub mod statics;
 pub mod target;

@@ -129,7 +129,9 @@ impl Scratch {
         Self([MaybeUninit::uninit(); SCRATCH])
     }
 
-    /// Writes `words` at each multiple of `N`, as many as there are items.
+    /// Writes `words` at each multiple of `N`, as many as there are items. They are items of slices
+    /// and ranges, whose length `core` knows exactly; this function is private so that no other
+    /// iterator comes here.
     #[inline(always)]
     fn fill<const N: usize, T>(
         &mut self,
@@ -141,7 +143,8 @@ impl Scratch {
         for (to, item) in to.iter_mut().zip(items) {
             *to = words(item).map(MaybeUninit::new);
         }
-        // SAFETY: the loop wrote each of these words: `to` has as many chunks as there are items.
+        // SAFETY: the loop wrote each of these words: `to` has as many chunks as `items` announced,
+        // and iterators of slices and ranges give as many items as they announce.
         unsafe { core::slice::from_raw_parts(self.0.as_ptr().cast(), len) }
     }
 
@@ -198,7 +201,7 @@ fn widen(quad: &[i8; QUAD]) -> [u32; 2] {
     unsafe {
         asm!("sxtb16 {}, {}", lateout(reg) even, in(reg) quad, options(pure, nomem, nostack, preserves_flags));
     }
-    // SAFETY: as above.
+    // SAFETY: an instruction of the DSP extension, registers only.
     unsafe {
         asm!("sxtb16 {}, {}, ror #8", lateout(reg) odd, in(reg) quad, options(pure, nomem, nostack, preserves_flags));
     }

@@ -6,7 +6,11 @@
 //! instruction computes an address. Nibbles of a codebook are looked up as whole bytes, in one
 //! table of low and one of high nibbles.
 //!
-//! Each loop is one block of assembly: vector registers cannot be operands.
+//! Each loop is one block of assembly: vector registers cannot be operands. Some blocks change the
+//! predicate register, which `asm!` cannot name as clobbered. That is sound because nothing keeps a
+//! value in it: the procedure call standard does not preserve it over calls, and the compiler uses it
+//! only within loops that it vectorizes itself, which contain no assembly. The functions here have
+//! no such loop around a block.
 
 use core::arch::asm;
 use core::mem::MaybeUninit;
@@ -728,8 +732,10 @@ fn sparse(
                 let codes = codes.wrapping_add(8 * r);
                 let subs = subs.as_ptr().cast::<i8>().wrapping_add(8 * r);
                 match tables {
-                    // SAFETY: as above, for the rows `8 * r..8 * r + 8`; `x` is aligned, `subs` has
-                    // 16 for each block, and `offsets` a sum for each group.
+                    // SAFETY: the block reads codes, sub-scales and `x` of the rows `8 * r..8 * r + 8`,
+                    // as far as the lengths compared at the start of the function; `x` is aligned,
+                    // `subs` has 16 for each block, and `offsets` a sum for each group. It writes
+                    // eight sums, names the registers that it changes, and leaves the stack as it was.
                     None => unsafe {
                         asm!(
                             "vidup.u32 q0, r0, #1",
@@ -764,8 +770,10 @@ fn sparse(
                             options(nostack),
                         );
                     },
-                    // SAFETY: as above, without `offsets`; and a byte indexes the 256 of each of
-                    // `tables`.
+                    // SAFETY: the block reads codes, sub-scales and `x` of the rows `8 * r..8 * r + 8`,
+                    // as far as the lengths compared at the start of the function, and of each of
+                    // `tables` one of 256 entries, which a byte indexes. It writes eight sums, names
+                    // the registers that it changes, and leaves the stack as it was.
                     Some(tables) => unsafe {
                         asm!(
                             "vidup.u32 q0, r0, #1",

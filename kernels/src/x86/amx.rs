@@ -111,6 +111,10 @@ struct Config {
 }
 
 /// While it lives, the tile registers of this thread have shapes.
+///
+/// Tiles need the permission that `Amx::new` asked the system for, which no target feature stands
+/// for. Only `int8` and `groups` make a value; both are private and run from `on::matmul` alone,
+/// which the method of a token [`Amx`] calls.
 struct Tiles {
     rows: [usize; 2],
 }
@@ -149,16 +153,16 @@ impl Tiles {
         config.rows[..8].copy_from_slice(&[
             first, first, second, second, first, second, ROWS as u8, ROWS as u8,
         ]);
-        // SAFETY: `config` is 64 bytes of a valid configuration of palette 1, and the token says
-        // that tiles may be used.
+        // SAFETY: `config` is 64 bytes of a valid configuration of palette 1. Tiles may be used:
+        // whoever makes a `Tiles` runs on behalf of a token, as the type says.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
     }
 }
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: the token says that tiles may be used; nothing holds values in them outside of
-        // the assembly of `multiply`.
+        // SAFETY: tiles may be used, since this value could be made (see the type). Nothing holds
+        // values in them outside of the assembly of `multiply`.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
     }
 }

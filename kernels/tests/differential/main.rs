@@ -10,6 +10,8 @@ mod elementwise;
 #[cfg(all(target_os = "linux", not(miri)))]
 mod guarded;
 mod matmul;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
+mod registers;
 mod sparse;
 mod support;
 

@@ -18,7 +18,7 @@ use kinglet::{Golden, LogitsHash, Model, Options, Progress, Session, Source};
 use kinglet_cortex_m::arena::Arena;
 use kinglet_cortex_m::host::{ARGUMENT_BYTES, Arguments, Exit, exit};
 use kinglet_cortex_m::memory::{Memory, Random};
-use kinglet_cortex_m::{board, engine, faults, say, stack};
+use kinglet_cortex_m::{board, engine, faults, registers, say, stack};
 use kinglet_kernels::cache::{CacheShape, Head};
 use kinglet_kernels::{ActivationsMut, Format, Isa, Mask, Matrix, ValueFormat, activations};
 
@@ -115,6 +115,14 @@ fn lend(arena: &mut Arena) -> Memory<'_> {
     Memory::new(arena.lend(KERNEL_BYTES).expect("every board has as much"))
 }
 
+/// Runs an operation, which must keep the registers that a function keeps.
+fn keeps(isa: Isa, work: impl FnMut(), what: &str) {
+    if !registers::kept(work) {
+        say!("{}: {what} changes a register that it must keep", isa.name());
+        exit(Exit::Wrong)
+    }
+}
+
 /// With a dense matrix, or with a sparse one that has some quarters of the blocks.
 fn product(
     isa: Isa,
@@ -135,7 +143,7 @@ fn product(
     let x = random.activations(&mut memory, tokens, cols);
     let [got, want] = [isa, Isa::SCALAR].map(|isa| {
         let out = memory.floats(rows * tokens);
-        isa.matmul(&w, &x, 0..w.panels(), out, rows);
+        keeps(isa, || isa.matmul(&w, &x, 0..w.panels(), out, rows), "matmul");
         out
     });
     same(isa, got, want, format_args!("matmul {format:?} {shape:?} {quarters:?}"));
@@ -172,7 +180,8 @@ fn attention(
     let [got, want] = [isa, Isa::SCALAR].map(|isa| {
         let out = memory.floats(q.len());
         out.copy_from_slice(q);
-        isa.attend(&head, Mask::causal(len), scale, out, heads, out.len() / rows);
+        let stride = out.len() / rows;
+        keeps(isa, || isa.attend(&head, Mask::causal(len), scale, out, heads, stride), "attend");
         out
     });
     same(
@@ -199,14 +208,15 @@ fn elementwise(
     x[n / 2] += odd;
     let [got, want] = [isa, Isa::SCALAR].map(|isa| {
         let (normed, gate, scale) = (memory.floats(n), memory.floats(n), memory.floats(1));
-        isa.rms_norm(x, y, 1e-5, normed);
+        keeps(isa, || isa.rms_norm(x, y, 1e-5, normed), "rms_norm");
         gate.copy_from_slice(x);
-        isa.silu_mul(gate, y);
+        keeps(isa, || isa.silu_mul(gate, y), "silu_mul");
         let (codes, sums) =
             (memory.codes(activations::stride(n)), memory.sums(activations::sums(n)));
         codes.fill(1);
         sums.fill(1);
-        isa.quantize(x, &mut ActivationsMut::new(codes, sums, scale, n), 0);
+        let mut to = ActivationsMut::new(codes, sums, scale, n);
+        keeps(isa, || isa.quantize(x, &mut to, 0), "quantize");
         (normed, gate, scale, codes, sums)
     });
     same(isa, got.0, want.0, format_args!("rms_norm {n}, size {size}, odd {odd}"));
