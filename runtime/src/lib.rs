@@ -33,6 +33,8 @@ extern crate std;
 mod beam;
 #[cfg(feature = "std")]
 mod map;
+#[cfg(feature = "std")]
+mod memory;
 mod parallel;
 mod plan;
 mod sampler;
@@ -45,6 +47,8 @@ pub use kinglet_model::{Golden, LogitsHash, Model, OpenError, VerifyError};
 pub use kinglet_tokenizer as tokenizer;
 #[cfg(feature = "std")]
 pub use map::Map;
+#[cfg(feature = "std")]
+pub use memory::Memory;
 #[cfg(feature = "std")]
 pub use parallel::Threads;
 pub use parallel::{Parallel, Serial};

@@ -1,0 +1,213 @@
+//! `kinglet run`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use kinglet::Memory;
+use kinglet::tokenizer::{Detokenizer, Tokenizer};
+use kinglet::{Isa, Model, Options, Parallel, Plan, Session};
+use kinglet_import::encode;
+use serde::Serialize;
+
+use crate::generate::text;
+use crate::inputs::token_ids;
+use crate::model::{Source, Work, bytes, with_threads};
+use crate::sampling::{Choice, RECENT};
+use crate::task::Task;
+
+/// Continue a text
+///
+/// Without a file the built-in storyteller speaks, which was trained on simple stories.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A .kinglet file, the text to continue, or both in this order
+    #[arg(value_name = "FILE | PROMPT", num_args = 0..=2)]
+    input: Vec<String>,
+    /// The most tokens to add; by default until the model ends or the context is full
+    #[arg(short = 'n', long, value_name = "N")]
+    tokens: Option<usize>,
+    /// 0 takes the most probable token each time; more is bolder
+    #[arg(short, long, default_value_t = 0.7)]
+    temperature: f32,
+    #[command(flatten)]
+    choice: Choice,
+    /// The prompt is token numbers with commas between them
+    #[arg(long)]
+    ids: bool,
+    /// Positions of prompt and answer together; by default what the model was made for, at most
+    /// 4096
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// Tokens of the prompt that are run together
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    prefill: usize,
+    /// Threads; 0 chooses by the model's size
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Print JSON when all is written: the prompt's token numbers, those of the answer, its text,
+    /// and whether the model ended it
+    #[arg(long)]
+    json: bool,
+    /// Say on stderr how fast it was
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// What was written.
+#[derive(Serialize)]
+struct Answer<'a> {
+    prompt: &'a [u32],
+    tokens: &'a [u32],
+    text: String,
+    /// By a token that ends texts, which is not among the others.
+    ended: bool,
+}
+
+impl Args {
+    /// The file and the prompt.
+    fn input(&self) -> (Option<PathBuf>, &str) {
+        const OPENING: &str = "Once upon a time";
+        match self.input.as_slice() {
+            [one] if one.ends_with(".kinglet") || Path::new(one).exists() => {
+                (Some(one.into()), OPENING)
+            }
+            [one] => (None, one),
+            [file, prompt, ..] => (Some(file.into()), prompt),
+            [] => (None, OPENING),
+        }
+    }
+
+    pub(crate) fn run(self) -> Result<()> {
+        let (path, prompt) = self.input();
+        let source = Source::open(path.as_deref())?;
+        let model = source.model(path.as_deref())?;
+        Task::Run.expect(&model, &source.name(path.as_deref()))?;
+        let tokenizer = model.tokenizer().context(
+            "the file carries no tokenizer; quantize a directory that has tokenizer.json",
+        )?;
+        let tokenizer = tokenizer.context("cannot read the file's tokenizer")?;
+        let tokens = match self.ids {
+            true => token_ids(prompt)?,
+            false => encode(&tokenizer, prompt, true).context("cannot encode the prompt")?,
+        };
+        if tokens.is_empty() {
+            bail!(
+                "the prompt is empty and the model has no begin-of-sequence token; give it a word \
+                 to start from"
+            );
+        }
+        let context = self.context.unwrap_or(model.context().min(4096));
+        if tokens.len() >= context {
+            bail!(
+                "the prompt has {} tokens, the context {context}: shorten the prompt or raise \
+                 --context (the model's limit is {})",
+                tokens.len(),
+                model.context()
+            );
+        }
+        with_threads(
+            &model,
+            self.threads,
+            Generate { args: &self, model, tokenizer, prompt: tokens, context },
+        )
+    }
+}
+
+struct Generate<'a> {
+    args: &'a Args,
+    model: Model<'a>,
+    tokenizer: Tokenizer<'a>,
+    prompt: Vec<u32>,
+    context: usize,
+}
+
+impl Work for Generate<'_> {
+    type Output = ();
+
+    fn run<P: Parallel>(self, isa: Isa, parallel: P) -> Result<()> {
+        let Self { args, model, tokenizer, prompt, context } = self;
+        let options = Options {
+            context,
+            prefill: args.prefill.clamp(1, prompt.len()),
+            logits: 1,
+            ..Options::DECODE
+        };
+        let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
+        let planned = memory.bytes().len();
+        let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;
+        let mut sampler = args.choice.sampler(args.temperature);
+
+        let state = Detokenizer::new(&tokenizer);
+        let mut printer = Printer { tokenizer: &tokenizer, state, silent: args.json };
+        printer.push(&prompt)?;
+        let start = Instant::now();
+        let mut tokens = prompt.clone();
+        let mut next = prompt;
+        let prompt = tokens.len();
+        let (mut first, mut ended) = (None, false);
+        let limit = args.tokens.unwrap_or(usize::MAX).min(context - prompt);
+        while tokens.len() < prompt + limit {
+            let logits = session.feed(&next)?;
+            let token = sampler.sample(logits, &tokens[tokens.len().saturating_sub(RECENT)..]);
+            first.get_or_insert_with(|| start.elapsed());
+            ended = tokenizer.is_eos(token);
+            if ended {
+                break;
+            }
+            printer.push(&[token])?;
+            tokens.push(token);
+            next = vec![token];
+        }
+        printer.finish()?;
+        if args.json {
+            let (prompt, tokens) = tokens.split_at(prompt);
+            let text = text(Detokenizer::continuing(), &tokenizer, tokens);
+            let json = serde_json::to_string_pretty(&Answer { prompt, tokens, text, ended })?;
+            writeln!(std::io::stdout().lock(), "{json}")?;
+        }
+        if args.verbose {
+            let (first, all) =
+                (first.unwrap_or_default().as_secs_f64(), start.elapsed().as_secs_f64());
+            let answer = tokens.len() - prompt;
+            let rate = answer.saturating_sub(1) as f64 / (all - first);
+            let isa = isa.name();
+            eprintln!(
+                "{prompt} tokens read, first token after {:.1} ms; {answer} written, {rate:.1} \
+                 tokens/s; {isa}, {} of working memory",
+                first * 1e3,
+                bytes(planned as u64)
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Prints tokens as text as they come, or nothing.
+struct Printer<'t, 'a> {
+    tokenizer: &'t Tokenizer<'a>,
+    state: Detokenizer,
+    silent: bool,
+}
+
+impl Printer<'_, '_> {
+    fn push(&mut self, tokens: &[u32]) -> Result<()> {
+        if self.silent {
+            return Ok(());
+        }
+        let mut out = std::io::stdout().lock();
+        for &token in tokens {
+            self.state.push(self.tokenizer, token).try_for_each(|piece| write!(out, "{piece}"))?;
+        }
+        Ok(out.flush()?)
+    }
+
+    /// Ends the line, with the bytes of a character that never became whole.
+    fn finish(mut self) -> Result<()> {
+        if !self.silent {
+            writeln!(std::io::stdout().lock(), "{}", self.state.finish().unwrap_or_default())?;
+        }
+        Ok(())
+    }
+}

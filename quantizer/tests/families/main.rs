@@ -1,7 +1,0 @@
-//! Importers of families other than Llama's: tiny random checkpoints against `transformers`, and
-//! real ones, in f32.
-
-mod golden;
-mod real;
-mod refused;
-mod support;
