@@ -16,6 +16,7 @@ use crate::inputs::token_ids;
 use crate::model::{Source, bar, isa};
 use crate::outputs::{self, Measured};
 use crate::predictor::Predictor;
+use crate::protocol::On;
 use crate::task::Task;
 
 /// Measure perplexity, and the distance from the f32 checkpoint
@@ -66,26 +67,6 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// What to evaluate on.
-#[derive(clap::Args)]
-pub(crate) struct On {
-    /// A UTF-8 text; of models that do not continue texts, an input on each line
-    #[arg(long, value_name = "FILE")]
-    pub(crate) text: Option<PathBuf>,
-    /// Use the first N tokens of the text only
-    #[arg(long, value_name = "N")]
-    pub(crate) tokens: Option<usize>,
-    /// Tokens of a window
-    #[arg(long, value_name = "N", default_value_t = 255)]
-    window: usize,
-    /// Keep values in the cache in four bits (keys have eight), to see what that costs
-    #[arg(long)]
-    int4_values: bool,
-    /// The text, or each input, is token numbers with commas between them
-    #[arg(long)]
-    pub(crate) ids: bool,
 }
 
 /// What was evaluated, how, and what came out.

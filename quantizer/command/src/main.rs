@@ -16,6 +16,7 @@ mod inspect;
 mod model;
 mod outputs;
 mod predictor;
+mod protocol;
 mod pull;
 mod quantize;
 mod report;

@@ -14,9 +14,9 @@ use kinglet_report::correlation;
 use serde::Serialize;
 
 use crate::cut::Pairs;
-use crate::eval::On;
 use crate::inputs::{Outputs, Reader, token_ids};
 use crate::model::{bar, isa, with_threads};
+use crate::protocol::On;
 use crate::task::Task;
 
 /// Tokens of an answer of the f32 model's own.

@@ -12,7 +12,8 @@
 
 use kinglet::{Isa, Model, argmax};
 
-use crate::{EvaluateError, Runner, begin};
+use crate::EvaluateError;
+use crate::samples::{Runner, begin};
 use kinglet_reference::random::mixed;
 use kinglet_reference::{Reference, Sample, Source};
 

@@ -22,15 +22,13 @@
 #![warn(missing_docs)]
 
 mod error;
+mod file;
 mod front_end;
 mod picture;
 mod prepared;
 mod preprocessor;
 mod resample;
 mod sound;
-
-use std::fs::File;
-use std::path::Path;
 
 pub use error::MediaError;
 pub use front_end::FrontEnd;
@@ -40,12 +38,3 @@ pub use prepared::{PreparedError, prepared};
 pub use preprocessor::Preprocessor;
 pub use resample::Filter;
 pub use sound::{SoundSettings, Spectrum, Window, sound};
-
-/// Opens a regular file; anything else could keep a reader waiting for ever.
-fn open(path: &Path) -> Result<File, MediaError> {
-    let io = |source| MediaError::Io { path: path.into(), source };
-    if !std::fs::metadata(path).map_err(io)?.is_file() {
-        return Err(MediaError::NotAFile { path: path.into() });
-    }
-    File::open(path).map_err(io)
-}

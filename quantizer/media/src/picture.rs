@@ -15,9 +15,10 @@ use std::str::FromStr;
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
 
+use super::MediaError;
 use super::error::abbreviated;
+use super::file::open;
 use super::resample::{Axis, Filter, resample};
-use super::{MediaError, open};
 
 /// The longest file that is read.
 const LONGEST: u64 = 1 << 28;

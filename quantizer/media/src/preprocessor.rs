@@ -15,7 +15,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::error::abbreviated;
-use super::{Filter, MediaError, PictureSettings, Resize, open};
+use super::file::open;
+use super::{Filter, MediaError, PictureSettings, Resize};
 
 const LONGEST: u64 = 1 << 20;
 

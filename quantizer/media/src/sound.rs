@@ -31,8 +31,9 @@ use std::str::FromStr;
 use hound::{SampleFormat, WavReader};
 use serde::{Deserialize, Serialize};
 
+use super::MediaError;
 use super::error::abbreviated;
-use super::{MediaError, open};
+use super::file::open;
 
 /// The most multiplications of the transforms: seconds of work.
 const WORK: u64 = 1 << 32;

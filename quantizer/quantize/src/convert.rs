@@ -13,22 +13,21 @@ use crate::fit::{self, Aims, FitOutcome, Student};
 use crate::golden;
 use crate::layer::{self, Layer};
 use crate::lowering::{Build, Source};
+use crate::overhead::{metadata, overhead};
 use crate::plan::{self, Plan};
-use crate::reach::{self, reachable};
+use crate::reach::reachable;
 use crate::record::{self, record_path};
 use crate::resume::Store;
 use crate::rounding::codebook;
+use crate::rounding::levels::{Levels, Row};
 use crate::rounding::linear::{codebook_step, nearest};
 use crate::rounding::pack::{self, Packer};
 use crate::rounding::packed;
-use crate::rounding::round::{Levels, Row, round};
+use crate::rounding::round::round;
 use crate::taken;
-use crate::{LABELS, Options, QuantizeError, Summary, Target};
+use crate::{Options, QuantizeError, Summary, Target};
 use kinglet_evaluate::record::Record;
-use kinglet_import::checkpoint::{
-    self, Architecture, Block, Checkpoint, CheckpointError, TensorRef,
-};
-use kinglet_import::vocabulary;
+use kinglet_import::checkpoint::{self, Architecture, Checkpoint, CheckpointError, TensorRef};
 use kinglet_model::write::{Kind, WriteError, Writer};
 use kinglet_reference::{Inputs, LinearWeights, NormWeights, RESIDENT_BYTES, Reference, ops};
 
@@ -158,27 +157,6 @@ fn write_record(path: &Path, store: &Store, record: &Record) -> Result<(), Quant
     Ok(result.map_err(|source| WriteError::Io { path: path.to_path_buf(), source })?)
 }
 
-/// What the file says about itself: where it comes from, and what a caller needs who has no more
-/// than the file.
-fn metadata(
-    checkpoint: &Checkpoint,
-    options: &Options,
-) -> Result<Vec<(String, String)>, QuantizeError> {
-    let mut metadata = vec![("family".to_owned(), checkpoint.architecture().family.clone())];
-    metadata.extend(
-        checkpoint
-            .kept()
-            .map(|kept| (vocabulary::KEY.to_owned(), vocabulary::to_ranges(kept.ids()))),
-    );
-    let labels = &checkpoint.architecture().labels;
-    if !labels.is_empty() {
-        metadata.push((LABELS.to_owned(), serde_json::Value::from(labels.clone()).to_string()));
-    }
-    metadata.extend(kinglet_media::prepared(checkpoint)?);
-    metadata.extend(options.metadata.iter().cloned());
-    Ok(metadata)
-}
-
 /// Numbers in matrices.
 fn weights(architecture: &Architecture) -> u64 {
     let blocks = architecture.blocks().map(checkpoint::weights);
@@ -230,49 +208,6 @@ fn planned(
     Ok(plan)
 }
 
-/// [`overhead`], before anything else is known.
-pub(super) fn overhead_of(
-    checkpoint: &Checkpoint,
-    options: &Options,
-) -> Result<u64, QuantizeError> {
-    let tokenizers = checkpoint.tokenizer()?.len() + checkpoint.target_tokenizer()?.len();
-    Ok(overhead(checkpoint.architecture(), options, tokenizers, &metadata(checkpoint, options)?))
-}
-
-/// Bytes of a file beside its products, a little more rather than less: tables, tokenizer, vectors,
-/// and the records of all.
-fn overhead(
-    architecture: &Architecture,
-    options: &Options,
-    tokenizers: usize,
-    metadata: &[(String, String)],
-) -> u64 {
-    // A record of 40 bytes, a name, and padding to 64.
-    const NAMED: usize = 40 + 40;
-    let vector = |len: usize| NAMED + (4 * len).next_multiple_of(64);
-    let widest = architecture.stacks.iter().map(|stack| stack.width).max().unwrap_or(0);
-    let of_block = |block: &Block| {
-        let biased = block.products().filter(|(_, linear)| linear.has_bias());
-        let biases: usize = biased.map(|(_, linear)| vector(linear.rows())).sum();
-        let heads = block.attention().map_or(0, |a| {
-            [&a.query_norm, &a.key_norm].into_iter().flatten().count() * vector(a.head_dim)
-        });
-        128 + 2 * NAMED + vector(widest) + biases + heads
-    };
-    let blocks: usize = architecture.blocks().map(of_block).sum();
-    let text: usize = metadata.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
-    let golden = 4 * (options.golden + options.prompt.len());
-    let tables = reach::tables(architecture, options, NAMED);
-    (tables + tokenizers + blocks + text + golden + 1536) as u64
-}
-
-/// Whether blocks make up for those before them. Only where a position is predicted from those
-/// before it: on the few thousand tokens that sentences are, the least squares of this fit the
-/// sentences and not the model (MiniLM in int8: 1 - cosine 0.0019, and 0.0007 without).
-pub(super) fn corrects(architecture: &Architecture, options: &Options) -> bool {
-    options.correct && architecture.is_causal()
-}
-
 /// Refuses to learn what cannot be learned, before anything is done.
 fn refuse(architecture: &Architecture, options: &Options) -> Result<(), QuantizeError> {
     if options.learn == 0 {
@@ -281,7 +216,7 @@ fn refuse(architecture: &Architecture, options: &Options) -> Result<(), Quantize
     if options.calibration.is_empty() {
         return Err(QuantizeError::NothingToMeasure);
     }
-    if !corrects(architecture, options) {
+    if !options.corrects(architecture) {
         return Err(QuantizeError::Unsupported {
             what: "learning the codes of blocks that do not make up for those before them".into(),
             instead: "models that predict each position from those before it can learn, without \
@@ -317,7 +252,7 @@ pub(super) fn round_blocks(
         true => None,
         false => {
             let own = reference.begin(&options.calibration)?;
-            Some(Streams { exact: corrects(architecture, options).then(|| own.clone()), own })
+            Some(Streams { exact: options.corrects(architecture).then(|| own.clone()), own })
         }
     };
     let (mut weights, mut all) = (0, vec![]);

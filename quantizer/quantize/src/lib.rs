@@ -33,6 +33,7 @@ mod lowering;
 #[cfg(test)]
 mod models;
 mod options;
+mod overhead;
 mod plan;
 pub mod prune;
 mod reach;

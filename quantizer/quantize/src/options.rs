@@ -4,6 +4,8 @@ use std::fmt;
 
 use kinglet::Format;
 
+use kinglet_import::checkpoint::Architecture;
+
 use crate::fit::FitOptions;
 use crate::prune::Prune;
 use kinglet_evaluate::record::Record;
@@ -52,6 +54,15 @@ pub struct Options {
     pub prompt: String,
     /// Free pairs to carry along.
     pub metadata: Vec<(String, String)>,
+}
+
+impl Options {
+    /// Whether blocks make up for those before them. Only where a position is predicted from those
+    /// before it: on the few thousand tokens that sentences are, the least squares of this fit the
+    /// sentences and not the model (MiniLM in int8: 1 - cosine 0.0019, and 0.0007 without).
+    pub(crate) fn corrects(&self, architecture: &Architecture) -> bool {
+        self.correct && architecture.is_causal()
+    }
 }
 
 impl Default for Options {

@@ -2,10 +2,11 @@
 
 use kinglet::Format;
 
+use crate::overhead::overhead_of;
 use crate::plan::formats;
 use crate::prune::Units;
-use crate::{Options, QuantizeError, Target, convert};
-use kinglet_import::checkpoint::{Architecture, Block, Checkpoint, Input, Linear, Values};
+use crate::{Options, QuantizeError, Target};
+use kinglet_import::checkpoint::{Block, Checkpoint};
 
 /// Refuses a target that no choice of formats can meet; the error tells the nearest that one can. A
 /// target of divergence or time takes measurements, and is refused by those. Where pruning is asked
@@ -32,7 +33,7 @@ pub fn reachable(checkpoint: &Checkpoint, options: &Options) -> Result<(), Quant
             if bits < nearest { Err(QuantizeError::Target { target, nearest }) } else { Ok(()) }
         }
         Target::Bytes(bytes) => {
-            let overhead = convert::overhead_of(checkpoint, options)? as f64;
+            let overhead = overhead_of(checkpoint, options)? as f64;
             let products = least(|bytes| bytes.next_multiple_of(64));
             let (certain, left) = match options.prune.units {
                 Units::All if options.prune.blocks == 0 => (overhead + products, 1.0),
@@ -46,33 +47,6 @@ pub fn reachable(checkpoint: &Checkpoint, options: &Options) -> Result<(), Quant
         }
         _ => Ok(()),
     }
-}
-
-/// Bytes of the matrices that belong to no block, with so many for the record and name of each.
-pub(super) fn tables(architecture: &Architecture, options: &Options, named: usize) -> usize {
-    let matrix = |format: Format, rows, cols| {
-        format.bytes(rows, cols).unwrap_or(usize::MAX / 64).saturating_add(named)
-    };
-    let values = |format, of: &Values| matrix(format, of.rows(), of.cols());
-    let product = |format, of: &Linear| matrix(format, of.rows(), of.cols());
-    let eight = Format::Int8;
-    let mut all = vec![];
-    for stack in &architecture.stacks {
-        match &stack.input {
-            Input::Tokens { embedding, types, .. } => {
-                all.push(values(options.embeddings, embedding));
-                all.extend(types.as_ref().map(|types| values(eight, types)));
-            }
-            Input::Features { linear, .. } => all.push(product(eight, linear)),
-            Input::Queries(queries) => all.push(values(eight, queries)),
-            Input::States => {}
-        }
-        all.extend(stack.positions.as_ref().map(|positions| values(eight, positions)));
-    }
-    all.extend(architecture.output.dense.as_ref().map(|(of, _)| product(options.head, of)));
-    let head = architecture.output.head.as_ref().filter(|_| !architecture.tied());
-    all.extend(head.map(|head| product(options.head, head)));
-    all.into_iter().fold(0, usize::saturating_add)
 }
 
 /// Rows and columns of the matrices of a block in the file.

@@ -13,7 +13,7 @@ use crate::resume::as_name::name;
 use crate::rounding::linear::Way;
 use crate::rounding::pack;
 use crate::rounding::rounded::RoundedBlock;
-use crate::{Options, convert, lowering, taken};
+use crate::{Options, lowering, taken};
 use kinglet_evaluate::Place;
 use kinglet_evaluate::record::{BlockFigures, Note, Record, Sensitivity, Tensor};
 use kinglet_import::checkpoint::{Architecture, Block, Checkpoint, Coding, Linear, embedding};
@@ -107,7 +107,7 @@ pub(super) fn begin(
         let tokens: usize =
             options.calibration.iter().map(|sample| sample.size(architecture)).sum();
         note("calibration", format!("{tokens} tokens in {} sequences", options.calibration.len()));
-        let corrected = match convert::corrects(architecture, options) {
+        let corrected = match options.corrects(architecture) {
             true => "each block also makes up for what those before it lost",
             false => "each block on its own",
         };

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::QuantizeError;
-use crate::rounding::round::{Levels, Row};
+use crate::rounding::levels::{Levels, Row};
 use crate::rounding::rounded::{Rounded, RoundedBlock, RoundedLinear};
 
 const KEY: &str = "key";

@@ -24,10 +24,10 @@ use rayon::prelude::*;
 
 use crate::blocks::{self, Done, Streams, Task};
 use crate::heads;
+use crate::rounding::levels::{Levels, Row};
 use crate::rounding::linear;
 use crate::rounding::offsets::shared;
 use crate::rounding::packed::{self, TOKENS};
-use crate::rounding::round::{Levels, Row};
 use crate::rounding::rounded::{RoundedBlock, RoundedLinear, assembled};
 use crate::{Options, QuantizeError};
 use kinglet_import::checkpoint::{

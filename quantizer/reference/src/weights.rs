@@ -1,16 +1,14 @@
-//! Weights as f32, a block at a time, and what a block makes of a stream: `f(x) =
-//! output(operation(input(norm(x)), states))`, and x joins the result as the block says.
+//! Weights as f32, a block at a time.
 //!
 //! A block says all that is needed to run it, so a pruned or rounded one runs as any other.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use kinglet_model::description::{Attention, Convert, Operation, Parts};
-use kinglet_model::{Block, Inputs, Mask, Norm, NormKind, Residual};
+use kinglet_model::description::{Attention, Convert, Parts};
+use kinglet_model::{Block, Inputs, Norm, NormKind};
 
-use super::batch::Sequences;
-use super::{attention, ops, product};
+use super::{ops, product};
 use kinglet_import::checkpoint::{
     self, Architecture, Checkpoint, CheckpointError, Linear, Named, Relative, Values,
 };
@@ -60,50 +58,6 @@ pub struct LinearWeights {
     pub cols: usize,
     /// What inputs go through first; `None` where they are multiplied as they are.
     pub inputs: Option<Inputs>,
-}
-
-/// Rows of `cols` numbers after all that they go through.
-pub fn prepare(inputs: Option<Inputs>, x: &[f32], cols: usize) -> Cow<'_, [f32]> {
-    match inputs {
-        None => Cow::Borrowed(x),
-        Some(Inputs::Rounded) => Cow::Owned(ops::rounded(x, cols)),
-        Some(Inputs::Transformed) => Cow::Owned(ops::rounded(&ops::transformed(x, cols), cols)),
-        Some(Inputs::Planes) => {
-            let mut high = ops::rounded(x, cols);
-            let left: Vec<f32> = x.iter().zip(&high).map(|(x, high)| x - high).collect();
-            ops::add(&mut high, &ops::rounded(&left, cols));
-            Cow::Owned(high)
-        }
-    }
-}
-
-/// What the last product of a block sees: from the outputs of the first, and of that of the states.
-pub fn mix<T: Vectors>(
-    operation: &Operation<T>,
-    sequences: Sequences<'_>,
-    mut projected: Vec<f32>,
-    mut states: Vec<f32>,
-) -> Vec<f32> {
-    match operation {
-        Operation::Attention(heads) if heads.mask == Mask::Cross => {
-            attention::turn_queries(heads, sequences.lengths, &mut projected);
-            attention::turn_keys(heads, sequences.states_lengths, &mut states);
-            attention::attend(heads, sequences, &projected, &states)
-        }
-        Operation::Attention(heads) => {
-            attention::turn(heads, sequences.lengths, &mut projected);
-            attention::attend(heads, sequences, &projected, &projected)
-        }
-        Operation::FeedForward { activation, gated: true } => {
-            let both = projected.len() / sequences.lengths.iter().sum::<usize>().max(1);
-            ops::gate(*activation, &projected, both / 2)
-        }
-        Operation::FeedForward { activation, gated: false } => {
-            ops::activate_all(*activation, &mut projected);
-            projected
-        }
-        Operation::Projection => projected,
-    }
 }
 
 /// The relative numbers of a query head.
@@ -237,75 +191,25 @@ impl LinearWeights {
     }
 }
 
-/// What a block makes of a stream.
-pub trait Forward {
-    /// What the first product sees.
-    fn normed(&self, stream: &[f32]) -> Vec<f32>;
-
-    /// What the last product sees, from what the first does.
-    fn mixed(&self, sequences: Sequences<'_>, normed: Vec<f32>) -> Vec<f32>;
-
-    /// The result of the branch.
-    fn branch(&self, sequences: Sequences<'_>, stream: &[f32]) -> Vec<f32>;
-
-    /// What the result of the branch is added to.
-    fn base(&self, stream: &[f32]) -> Option<Vec<f32>>;
-
-    /// The stream after the block.
-    fn advance(&self, sequences: Sequences<'_>, stream: &[f32]) -> Vec<f32>;
-}
-
-impl Forward for BlockWeights {
-    fn normed(&self, stream: &[f32]) -> Vec<f32> {
-        self.norm.as_ref().map_or_else(|| stream.to_vec(), |norm| norm.apply(stream))
-    }
-
-    fn mixed(&self, sequences: Sequences<'_>, normed: Vec<f32>) -> Vec<f32> {
-        let projected = match &self.input {
-            Some(input) => input.apply(&normed),
-            None => normed,
-        };
-        let states = self.states.as_ref().map_or_else(Vec::new, |of| of.apply(sequences.states));
-        mix(&self.operation, sequences, projected, states)
-    }
-
-    fn branch(&self, sequences: Sequences<'_>, stream: &[f32]) -> Vec<f32> {
-        self.output.apply(&self.mixed(sequences, self.normed(stream)))
-    }
-
-    fn base(&self, stream: &[f32]) -> Option<Vec<f32>> {
-        base(&self.residual, stream)
-    }
-
-    fn advance(&self, sequences: Sequences<'_>, stream: &[f32]) -> Vec<f32> {
-        joined(self.base(stream), self.branch(sequences, stream))
-    }
-}
-
-/// What a branch's result is added to; nothing where it replaces the stream.
-pub fn base(residual: &Residual<Vec<f32>>, stream: &[f32]) -> Option<Vec<f32>> {
-    match residual {
-        Residual::Replace => None,
-        Residual::Post(norm) => Some(norm.apply(stream)),
-        Residual::Pre => Some(stream.to_vec()),
-    }
-}
-
-/// A branch's result added to that.
-pub fn joined(base: Option<Vec<f32>>, branch: Vec<f32>) -> Vec<f32> {
-    match base {
-        None => branch,
-        Some(mut base) => {
-            ops::add(&mut base, &branch);
-            base
-        }
-    }
-}
-
 /// Bytes of all blocks and the head as f32, near enough: vectors are left out.
 pub(super) fn bytes(architecture: &Architecture) -> usize {
     let blocks = architecture.blocks().map(checkpoint::weights);
     let head = architecture.output.head.as_ref().map_or(0, Linear::len);
     let numbers = blocks.fold(head, usize::saturating_add);
     numbers.saturating_mul(size_of::<f32>())
+}
+
+/// Rows of `cols` numbers after all that they go through.
+pub fn prepare(inputs: Option<Inputs>, x: &[f32], cols: usize) -> Cow<'_, [f32]> {
+    match inputs {
+        None => Cow::Borrowed(x),
+        Some(Inputs::Rounded) => Cow::Owned(ops::rounded(x, cols)),
+        Some(Inputs::Transformed) => Cow::Owned(ops::rounded(&ops::transformed(x, cols), cols)),
+        Some(Inputs::Planes) => {
+            let mut high = ops::rounded(x, cols);
+            let left: Vec<f32> = x.iter().zip(&high).map(|(x, high)| x - high).collect();
+            ops::add(&mut high, &ops::rounded(&left, cols));
+            Cow::Owned(high)
+        }
+    }
 }

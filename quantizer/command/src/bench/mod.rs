@@ -3,6 +3,7 @@
 
 mod limits;
 mod peer;
+mod task;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 use self::limits::Bandwidth;
 use self::peer::Peer;
+use self::task::Task;
 use crate::model::{Source, Work, bytes, bytes_per_token, with_threads};
 
 /// Check the file's own golden answer, then measure speed
@@ -76,15 +78,6 @@ struct Report {
     bytes_read_per_token: u64,
     read_bytes_per_second: f64,
     working_memory: usize,
-}
-
-/// What is measured.
-#[derive(Clone, Copy, Serialize)]
-#[serde(tag = "work", rename_all = "lowercase")]
-enum Task {
-    Source { rows: usize },
-    Prefill { tokens: usize },
-    Decode { depth: usize, tokens: usize },
 }
 
 /// Medians over the rounds.

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::Task;
+use super::task::Task;
 
 /// A running program that answers requests; see the help of `bench` for the protocol.
 pub(super) struct Peer {

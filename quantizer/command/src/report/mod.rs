@@ -14,9 +14,10 @@ use kinglet_quantize::record_path;
 use kinglet_reference::Reference;
 use kinglet_report::{Agreed, Quality, Record, Report, Text, html};
 
-use crate::eval::{Files, On, cannot_import, measure, open_reference};
+use crate::eval::{Files, cannot_import, measure, open_reference};
 use crate::model::with_threads;
 use crate::outputs;
+use crate::protocol::On;
 use crate::task::Task;
 
 /// Write a page about a file: what was done to it, and what it cost

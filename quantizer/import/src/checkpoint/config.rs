@@ -5,19 +5,13 @@
 
 use serde_json::Value;
 
-use super::families;
 use super::family::{Bias, FAMILIES, Family};
 use super::fields::{Fields, MAX_SIZE};
 use super::rope_settings::RopeSettings;
+use super::settings::{MAX_LAYERS, UNQUANTIZED, activation, eps, refuse_switched_on};
 use super::{Activation, CheckpointError, Mask, Rope, special_tokens, window};
-
-/// Deeper than any model; bounds the stack before its tensors are looked up.
-pub(super) const MAX_LAYERS: usize = 4096;
 /// Wider than any head; bounds the tables of rotations.
 const MAX_HEAD_DIM: usize = 1 << 16;
-
-pub(super) const UNQUANTIZED: &str =
-    "weights must be plain F32, F16 or BF16: use the unquantized checkpoint";
 
 /// Settings that, unless off, change the computation beyond what blocks can say.
 const MUST_BE_OFF: &[(&str, &str)] = &[
@@ -61,13 +55,15 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// Reads config.json, and generation_config.json where there is one.
+    /// Reads config.json, and generation_config.json where there is one; `supported` names all
+    /// architectures, for messages.
     pub(super) fn read_json(
         fields: Fields<'_>,
         generation: Option<Fields<'_>>,
         context: Option<usize>,
+        supported: &str,
     ) -> Result<Self, CheckpointError> {
-        let family = family(fields)?;
+        let family = family(fields, supported)?;
         refuse_unsupported(fields)?;
         Self::read(family, fields, generation, context)
     }
@@ -112,16 +108,16 @@ impl Config {
     }
 }
 
-fn family(fields: Fields<'_>) -> Result<&'static Family, CheckpointError> {
+fn family(fields: Fields<'_>, supported: &str) -> Result<&'static Family, CheckpointError> {
     const KEY: &str = "architectures";
-    let expected = || format!("a list of one name; {}", families::supported());
+    let expected = || format!("a list of one name; {supported}");
     let value = fields.get(KEY).ok_or_else(|| fields.missing(KEY, &expected()))?;
     let names = value.as_array().map(Vec::as_slice);
     let Some([Value::String(name)]) = names else {
         return Err(fields.bad(KEY, &expected()));
     };
     let family = FAMILIES.iter().find(|family| family.architecture == name);
-    let family = family.ok_or_else(|| fields.unsupported(KEY, &families::supported()))?;
+    let family = family.ok_or_else(|| fields.unsupported(KEY, supported))?;
     // The reference takes defaults from one and layers from the other.
     match fields.text("model_type")? {
         Some(kind) if kind != family.name => {
@@ -130,23 +126,6 @@ fn family(fields: Fields<'_>) -> Result<&'static Family, CheckpointError> {
         }
         _ => Ok(family),
     }
-}
-
-/// Refuses settings that are not off.
-pub(super) fn refuse_switched_on(
-    fields: Fields<'_>,
-    switches: &[(&str, &str)],
-) -> Result<(), CheckpointError> {
-    for (key, supported) in switches {
-        let off = match fields.get(key) {
-            None | Some(Value::Bool(false)) => true,
-            Some(value) => value.as_f64() == Some(0.0),
-        };
-        if !off {
-            return Err(fields.unsupported(key, supported));
-        }
-    }
-    Ok(())
 }
 
 fn refuse_unsupported(fields: Fields<'_>) -> Result<(), CheckpointError> {
@@ -197,42 +176,6 @@ fn kv_heads(fields: Fields<'_>, family: &Family, heads: usize) -> Result<usize, 
             Err(fields
                 .bad(KEY, &format!("a divisor of num_attention_heads, {heads}, not {kv_heads}")))
         }
-    }
-}
-
-/// What keeps the division of a norm finite.
-pub(super) fn eps(fields: Fields<'_>, key: &str, default: f64) -> Result<f32, CheckpointError> {
-    match fields.number(key)?.unwrap_or(default) {
-        eps if (0.0..=1.0).contains(&eps) => Ok(eps as f32),
-        _ => Err(fields.bad(key, "a number from 0 to 1")),
-    }
-}
-
-/// An activation by the name that `transformers` has for it.
-pub(super) fn activation(
-    fields: Fields<'_>,
-    key: &str,
-    default: &str,
-) -> Result<Activation, CheckpointError> {
-    let name = fields.text(key)?.unwrap_or(default);
-    named_activation(name).ok_or_else(|| fields.unsupported(key, ACTIVATIONS))
-}
-
-/// The activations, for messages.
-pub(super) const ACTIVATIONS: &str =
-    "supported are silu, gelu, gelu_pytorch_tanh, quick_gelu, relu and tanh";
-
-/// The activation of this name.
-pub(super) fn named_activation(name: &str) -> Option<Activation> {
-    match name {
-        "silu" | "swish" => Some(Activation::Silu),
-        "gelu" => Some(Activation::Gelu),
-        // Spellings of one formula.
-        "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" | "gelu_tanh" => Some(Activation::GeluTanh),
-        "quick_gelu" => Some(Activation::QuickGelu),
-        "relu" => Some(Activation::Relu),
-        "tanh" => Some(Activation::Tanh),
-        _ => None,
     }
 }
 

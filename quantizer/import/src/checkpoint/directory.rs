@@ -5,13 +5,10 @@ use std::path::Path;
 use super::CheckpointError;
 use super::config::Config;
 use super::families::{self, Modules, Source};
-use super::fields::{Fields, read_object};
+use super::fields::{CONFIG_LIMIT, Fields, read_object};
 use super::names::HUGGING_FACE;
 use super::tensors::Tensors;
 use super::{Architecture, layers};
-
-/// Bytes of config.json and of other settings.
-pub(super) const CONFIG_LIMIT: u64 = 1 << 20;
 
 /// Reads settings and headers.
 pub(super) fn open(
@@ -35,7 +32,7 @@ pub(super) fn open(
         let source = Source { dir, config, generation, context, tensors: &tensors, modules };
         return Ok((kind.import(source)?, tensors));
     }
-    let config = Config::read_json(config, generation, context)?;
+    let config = Config::read_json(config, generation, context, &families::supported())?;
     let tensors = Tensors::open(dir)?;
     Ok((layers::describe(config, &tensors, &HUGGING_FACE)?, tensors))
 }

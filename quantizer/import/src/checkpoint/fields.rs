@@ -14,6 +14,8 @@ use super::CheckpointError;
 use super::error::abbreviate;
 use super::file;
 
+/// Bytes of config.json and of other settings.
+pub(super) const CONFIG_LIMIT: u64 = 1 << 20;
 /// The largest width, vocabulary, context or head count accepted.
 pub(super) const MAX_SIZE: usize = 1 << 24;
 

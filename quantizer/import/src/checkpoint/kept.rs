@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::architecture::Order;
-use super::{Checkpoint, CheckpointError, Input, TensorRef, embedding};
+use super::{Architecture, CheckpointError, Input, TensorRef, embedding};
 
 /// The tokens that a checkpoint was cut down to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,22 +26,14 @@ impl Kept {
     pub fn of(&self) -> usize {
         self.of
     }
-}
 
-impl Checkpoint {
-    /// Cuts the vocabulary down to tokens whose ids ascend: what remains is
-    /// described, read and tokenized as if there had never been others.
-    ///
-    /// # Errors
-    ///
-    /// A list without a token of the model or out of order, and a second one.
-    pub fn keep_tokens(&mut self, ids: Vec<u32>) -> Result<(), CheckpointError> {
-        let refuse = |problem: &str| Err(CheckpointError::Tokens { problem: problem.to_owned() });
-        let architecture = &mut self.architecture;
+    /// Cuts the vocabulary of a description down to tokens whose ids ascend.
+    pub(super) fn cut(
+        architecture: &mut Architecture,
+        ids: Vec<u32>,
+    ) -> Result<Self, CheckpointError> {
+        let refuse = |problem| Err(refused(problem));
         let of = architecture.vocab();
-        if self.kept.is_some() {
-            return refuse("others were taken out before; open the checkpoint again");
-        }
         let tables = || architecture.stacks.iter().filter_map(embedding);
         if tables().any(|table| Some(table) != tables().next()) {
             return refuse("source and target have vocabularies of their own");
@@ -78,7 +70,11 @@ impl Checkpoint {
         architecture.start = architecture.start.and_then(new);
         architecture.bos = architecture.bos.and_then(new);
         architecture.eos = architecture.eos.iter().copied().filter_map(new).collect();
-        self.kept = Some(Kept { ids, of });
-        Ok(())
+        Ok(Self { ids, of })
     }
+}
+
+/// What is wrong with a list of tokens.
+pub(super) fn refused(problem: &str) -> CheckpointError {
+    CheckpointError::Tokens { problem: problem.to_owned() }
 }

@@ -50,6 +50,7 @@ mod names;
 mod rope;
 mod rope_settings;
 mod safetensors;
+mod settings;
 mod special_tokens;
 mod tensors;
 mod window;
@@ -204,6 +205,20 @@ impl Checkpoint {
         let Architecture { bos, eos, .. } = &self.architecture;
         // Ends are those of answers.
         words::import(&self.path, side, Tokens { count: embed.rows(), bos: *bos, eos })
+    }
+
+    /// Cuts the vocabulary down to tokens whose ids ascend: what remains is described, read and
+    /// tokenized as if there had never been others.
+    ///
+    /// # Errors
+    ///
+    /// A list without a token of the model or out of order, and a second one.
+    pub fn keep_tokens(&mut self, ids: Vec<u32>) -> Result<(), CheckpointError> {
+        if self.kept.is_some() {
+            return Err(kept::refused("others were taken out before; open the checkpoint again"));
+        }
+        self.kept = Some(Kept::cut(&mut self.architecture, ids)?);
+        Ok(())
     }
 
     /// The tokens that were kept; `None` if none were taken out.

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use kinglet_tokenizer::TokenizerError;
 
-use crate::checkpoint::CheckpointError;
-
 /// Why a tokenizer could not be imported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -58,7 +56,7 @@ pub enum TokenizerImportError {
     },
     /// The file that the tokenizer is part of cannot be read.
     #[error(transparent)]
-    Checkpoint(Box<CheckpointError>),
+    Source(Box<dyn std::error::Error + Send + Sync>),
     /// The section that was written does not pass the runtime's own check.
     #[error(
         "the tokenizer section that was written is not valid ({0}); this is a defect of the \

@@ -16,7 +16,7 @@ use kinglet_tokenizer::layout::{Digits, Kind, Pattern, Prefix, Spaces, Strip, Wo
 
 use super::error::{TokenizerImportError as Error, short};
 use super::json::{AddedToken, Model};
-use super::pipeline::Pipeline;
+use super::modes::Pipeline;
 use super::special::Special;
 use super::vocab::Vocabulary;
 use super::write::{self, Ranks};

@@ -14,7 +14,7 @@
 //! | `words` | vocabularies that are only lists |
 //! | `special` | the files beside `tokenizer.json` |
 //! | `classes` | Unicode classes |
-//! | `wordpiece`, `fold` | WordPiece, and what BERT's normalizer makes of characters |
+//! | `wordpiece`, `pieces`, `fold` | WordPiece, and what BERT's normalizer makes of characters |
 //! | `write` | filling the runtime's layout |
 //! | `keep` | the same section with fewer tokens |
 
@@ -23,9 +23,12 @@ mod error;
 mod fold;
 pub(crate) mod gguf;
 mod json;
+mod modes;
+mod pieces;
 mod pipeline;
 mod special;
 mod subset;
+mod tables;
 mod vocab;
 mod wordpiece;
 pub(crate) mod words;

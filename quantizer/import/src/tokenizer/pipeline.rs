@@ -12,29 +12,7 @@ use super::error::TokenizerImportError as Error;
 use super::json::{
     self, Decoder, Normalizer, Piece, PostProcessor, PreTokenizer, TokenizerJson, steps,
 };
-use super::wordpiece::WordPiece;
-
-/// The modes of the section's header, and what decoding does to token strings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pipeline {
-    pub(super) kind: Kind,
-    pub(super) pattern: Pattern,
-    pub(super) max_digits: u8,
-    pub(super) digits: Digits,
-    pub(super) spaces: Spaces,
-    pub(super) prefix: Prefix,
-    pub(super) words: Words,
-    pub(super) strip: Strip,
-    pub(super) nfc: bool,
-    /// What only WordPiece has.
-    pub(super) word_piece: Option<WordPiece>,
-    /// Decoding turns space marks into spaces.
-    pub(super) marks_to_spaces: bool,
-    /// Decoding turns `<0xXX>` tokens into bytes.
-    pub(super) byte_tokens: bool,
-    pub(super) before: Vec<u32>,
-    pub(super) after: Vec<u32>,
-}
+use super::modes::Pipeline;
 
 /// The regexes of `Split` that the runtime knows, and the longest number each allows.
 const SPLITS: [(&str, u8); 2] = [
@@ -61,28 +39,6 @@ pub(super) fn read(file: &mut TokenizerJson) -> Result<Pipeline, Error> {
     decoder(file, &mut pipeline)?;
     post_processor(file, &mut pipeline)?;
     Ok(pipeline)
-}
-
-impl Pipeline {
-    /// One that changes nothing.
-    pub(super) fn plain(kind: Kind) -> Self {
-        Self {
-            kind,
-            pattern: Pattern::Whole,
-            max_digits: 1,
-            digits: Digits::Joined,
-            spaces: Spaces::Keep,
-            prefix: Prefix::Never,
-            words: Words::Whole,
-            strip: Strip::Nothing,
-            nfc: false,
-            word_piece: None,
-            marks_to_spaces: false,
-            byte_tokens: false,
-            before: Vec::new(),
-            after: Vec::new(),
-        }
-    }
 }
 
 fn normalizer(file: &mut TokenizerJson, to: &mut Pipeline) -> Result<(), Error> {

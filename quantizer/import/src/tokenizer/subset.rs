@@ -17,7 +17,8 @@ use kinglet_tokenizer::layout::{
 };
 
 use super::TokenizerImportError as Error;
-use super::write::{Tables, finish};
+use super::tables::Tables;
+use super::write::finish;
 
 /// Symbols up to which a token is put together as encoding would; of longer ones all ways are kept.
 const LONG: usize = 64;

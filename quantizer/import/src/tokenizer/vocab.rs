@@ -7,7 +7,7 @@ use kinglet_tokenizer::layout::{Kind, MAX_VOCAB, TokenKind};
 
 use super::error::{TokenizerImportError as Error, short};
 use super::json::AddedToken;
-use super::pipeline::Pipeline;
+use super::modes::Pipeline;
 
 const ADDED: &str = "tokenizer.json: added_tokens";
 

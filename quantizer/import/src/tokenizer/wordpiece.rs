@@ -4,30 +4,18 @@
 //! tokens is punctuation, which words never start with unless it is all they have, so a token that
 //! starts with the prefix is no start of a word.
 
-use std::collections::HashSet;
-
-use kinglet_tokenizer::layout::{Kind, Strip, Table, TokenKind};
+use kinglet_tokenizer::layout::{Kind, Strip};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::error::{TokenizerImportError as Error, short};
-use super::fold::{self, Bert};
+use super::fold::Bert;
 use super::json::{self, Model, TokenizerJson, WordPieceModel, steps};
-use super::pipeline::{self, DECODER, NORMALIZER, PRE_TOKENIZER, Pipeline};
+use super::modes::{Pipeline, WordPiece};
+use super::pipeline::{self, DECODER, NORMALIZER, PRE_TOKENIZER};
 use super::special::{self, Companions};
 use super::vocab::Vocabulary;
-use super::write::{self, Ranks, Source, Tables};
-
-const VOCAB: &str = "tokenizer.json: model.vocab";
-
-/// What the section depends on beside the vocabulary.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct WordPiece {
-    bert: Bert,
-    prefix: String,
-    /// Whether decoding takes spaces before punctuation away.
-    cleanup: bool,
-}
+use super::write::{self, Ranks, Source};
 
 #[derive(Deserialize)]
 #[serde(tag = "type")]
@@ -141,98 +129,4 @@ fn components(file: &mut TokenizerJson, prefix: String) -> Result<WordPiece, Err
             "WordPiece with the model's prefix",
         )),
     }
-}
-
-impl WordPiece {
-    /// What a token decodes to, and how it stands to the one before it.
-    pub(super) fn decoded(&self, token: &str, kind: TokenKind) -> (TokenKind, Vec<u8>) {
-        if kind == TokenKind::Special {
-            return (kind, token.into());
-        }
-        match token.strip_prefix(&self.prefix) {
-            Some(rest) => (TokenKind::Continuing, rest.into()),
-            None if self.cleanup && CLOSE.iter().any(|close| token.starts_with(close)) => {
-                (TokenKind::Joined, token.into())
-            }
-            None => (kind, token.into()),
-        }
-    }
-
-    /// The tokens in the order they are looked up in, and what characters become. Returns the
-    /// characters that are words of their own.
-    pub(super) fn tables(
-        &self,
-        vocab: &Vocabulary,
-        tables: &mut Tables,
-    ) -> Result<Vec<bool>, Error> {
-        let mut ids = Vec::new();
-        let mut alphabet = HashSet::new();
-        for (token, &id) in &vocab.model {
-            let rest = token.strip_prefix(&self.prefix);
-            let text = rest.unwrap_or(token);
-            alphabet.extend(text.chars());
-            ids.push((rest.is_some(), text, id));
-        }
-        for token in vocab.strings.iter().flatten() {
-            let changed = self.cleanup && token.contains(' ') && {
-                let spaced = format!(" {token}");
-                let kept = if CLOSE.iter().any(|close| token.starts_with(close)) {
-                    token
-                } else {
-                    &spaced
-                };
-                cleanup(&spaced) != *kept || cleanup(token) != *token
-            };
-            if changed {
-                let found = format!("{:?}, which decoder.cleanup changes", short(token));
-                return Err(Error::unsupported(VOCAB, found, "tokens without spaces"));
-            }
-        }
-        let special = vocab
-            .added
-            .iter()
-            .find(|token| token.special && token.content.starts_with(&self.prefix));
-        if let Some(token) = special {
-            let found = format!("the special {:?}", short(&token.content));
-            return Err(Error::unsupported(
-                "tokenizer.json: added_tokens",
-                found,
-                "special tokens without the prefix",
-            ));
-        }
-        ids.sort_unstable();
-        tables.put(Table::SortedIds, ids.into_iter().map(|(_, _, id)| id));
-        let alone = self.bert.alone();
-        let patterns = &mut tables.0[Table::AddedBytes as usize];
-        let runs = fold::runs(self.bert, &alone, &alphabet, patterns.len()).ok_or_else(|| {
-            Error::unsupported("tokenizer.json: added_tokens", "too long", "16 MB in all")
-        })?;
-        patterns.extend(runs.texts);
-        tables.put(Table::Chars, runs.runs.into_iter().flat_map(|(key, value)| [key, value]));
-        Ok(alone)
-    }
-}
-
-/// What stands right after the token before it when decoding cleans up.
-const CLOSE: [&str; 9] = [".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re"];
-
-/// The crate's `cleanup` of one token.
-fn cleanup(token: &str) -> String {
-    let mut text = token.to_owned();
-    for (from, to) in [
-        (" .", "."),
-        (" ?", "?"),
-        (" !", "!"),
-        (" ,", ","),
-        (" ' ", "'"),
-        (" n't", "n't"),
-        (" 'm", "'m"),
-        (" do not", " don't"),
-        (" 's", "'s"),
-        (" 've", "'ve"),
-        (" 're", "'re"),
-    ] {
-        text = text.replace(from, to);
-    }
-    text
 }

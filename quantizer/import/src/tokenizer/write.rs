@@ -13,8 +13,10 @@ use unicode_normalization::UnicodeNormalization;
 use super::classes;
 use super::error::{TokenizerImportError as Error, short};
 use super::json::{AddedToken, Model};
-use super::pipeline::Pipeline;
+use super::modes::Pipeline;
+use super::pieces;
 use super::special::Special;
+use super::tables::Tables;
 use super::vocab::{Vocabulary, byte_char, raw_bytes};
 
 /// Everything the section is made of.
@@ -38,16 +40,6 @@ pub(super) enum Ranks {
     OfTokens,
 }
 
-/// The tables' bytes, by table.
-#[derive(Default)]
-pub(super) struct Tables(pub(super) [Vec<u8>; Table::ALL.len()]);
-
-impl Tables {
-    pub(super) fn put(&mut self, table: Table, words: impl IntoIterator<Item = u32>) {
-        self.0[table as usize].extend(words.into_iter().flat_map(u32::to_le_bytes));
-    }
-}
-
 /// The whole section.
 pub(super) fn section(source: &Source<'_>) -> Result<Vec<u8>, Error> {
     let mut tables = Tables::default();
@@ -59,7 +51,7 @@ pub(super) fn section(source: &Source<'_>) -> Result<Vec<u8>, Error> {
     }
     let first_bytes = added(source, &mut tables)?;
     if let Some(word_piece) = &source.pipeline.word_piece {
-        alone = word_piece.tables(&source.vocab, &mut tables)?;
+        alone = pieces::tables(word_piece, &source.vocab, &mut tables)?;
     }
     tables.put(Table::Classes, classes::table(wanted_classes(source), &alone));
     tables.put(Table::Before, source.pipeline.before.iter().copied());

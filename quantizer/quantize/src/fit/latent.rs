@@ -15,7 +15,7 @@
 use kinglet_kernels::layout::GROUP;
 use rayon::prelude::*;
 
-use crate::rounding::round::{Levels, Row, SUB_SCALE};
+use crate::rounding::levels::{Levels, Row, SUB_SCALE};
 use crate::rounding::{RoundedBlock, RoundedLinear};
 use kinglet_reference::tape::{BlockGradient, LinearGradient};
 use kinglet_reference::{NormWeights, Site};

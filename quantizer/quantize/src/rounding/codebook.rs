@@ -6,7 +6,8 @@
 
 use kinglet_kernels::layout::GROUP;
 
-use super::round::{Levels, group_scale};
+use super::levels::Levels;
+use super::round::group_scale;
 
 /// Rounds of Lloyd's algorithm; later ones move no level by more than a step of int8.
 const ROUNDS: usize = 12;

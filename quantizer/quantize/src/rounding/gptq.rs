@@ -20,7 +20,8 @@ use ndarray::{ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
 use super::hessian::{Hessian, HessianError};
-use super::round::{Levels, Row, SUB_SCALE, round};
+use super::levels::{Levels, Row, SUB_SCALE};
+use super::round::round;
 use kinglet_reference::product::{multiply, part, view, view_mut};
 
 /// Rows that go together.

@@ -14,7 +14,8 @@ use super::codebook;
 use super::evidence::{Evidence, Sums};
 use super::gptq::Factored;
 use super::hessian::{Hessian, HessianError};
-use super::round::{Levels, Row, round};
+use super::levels::{Levels, Row};
+use super::round::round;
 use super::rounded::RoundedLinear;
 use kinglet_reference::{LinearWeights, ops};
 

@@ -3,7 +3,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `round`, `offsets`, `codebook` | a row to the nearest codes; the levels of a matrix |
+//! | `levels`, `round`, `offsets`, `codebook` | a row to the nearest codes; the levels of a matrix |
 //! | `hessian`, `gptq`, `evidence`, `linear` | a product against a calibration |
 //! | `rounded` | rounded blocks in memory |
 //! | `pack`, `packed`, `dequantize` | the bytes of a matrix; running it; and its weights again |
@@ -13,6 +13,7 @@ pub mod dequantize;
 pub(crate) mod evidence;
 pub(crate) mod gptq;
 pub(crate) mod hessian;
+pub mod levels;
 pub(crate) mod linear;
 pub(crate) mod offsets;
 pub mod pack;

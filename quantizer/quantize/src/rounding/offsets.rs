@@ -1,10 +1,5 @@
 //! Scales of a row that are given for each group, as the file has them: 8-bit sub-scales and one
-//! f32. And rounding to weights with offsets, which takes a group's middle as its offset.
-
-use kinglet::Format;
-use kinglet_kernels::layout::GROUP;
-
-use super::round::{Levels, Row, round};
+//! f32.
 
 /// Scales of the row that are tried: from the least that has room for the largest number, to twice
 /// that.
@@ -37,33 +32,13 @@ pub(crate) fn shared(numbers: &[f32], weights: &[f32], limit: f32) -> (f32, Vec<
     (scale as f32, numbers.iter().map(|&x| code(x, inv) as i8).collect())
 }
 
-/// Rounds a row to a [`Format::Int4Offset`] of its own: offsets are the middle of each group, the
-/// rest is rounded as int4.
-pub(crate) fn round_to_offsets(weights: &[f32], importance: &[f32], levels: &Levels) -> Row {
-    let middle = |group: &[f32]| {
-        let ends =
-            group.iter().fold([f32::MAX, f32::MIN], |[low, high], &w| [low.min(w), high.max(w)]);
-        (ends[0] + ends[1]) / 2.0
-    };
-    let middles: Vec<f32> = weights.chunks(GROUP).map(middle).collect();
-    let (offset_scale, offsets) = shared(&middles, &vec![1.0; middles.len()], 127.0);
-    let rest = weights.chunks(GROUP).zip(&offsets);
-    let rest: Vec<f32> = rest
-        .flat_map(|(group, &o)| group.iter().map(move |w| w - f32::from(o) * offset_scale))
-        .collect();
-    let row = Row { offsets, offset_scale, ..round(Format::Int4, &rest, importance, levels) };
-    // Too long for offsets: sums might leave i32.
-    if row.fits(levels) { row } else { with_none(round(Format::Int4, weights, importance, levels)) }
-}
-
-/// A row of int4 with offsets of zero.
-fn with_none(row: Row) -> Row {
-    Row { offsets: vec![0; row.sub_scales.len()], ..row }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rounding::levels::{Levels, Row};
+    use crate::rounding::round::round;
+    use kinglet::Format;
+    use kinglet_kernels::layout::GROUP;
     use kinglet_reference::testing::numbers;
 
     #[test]

@@ -5,7 +5,7 @@
 use kinglet::Format;
 use kinglet_kernels::layout::{ALIGN, GROUP, PANEL, Planes, int4_index, int8_index};
 
-use super::round::{Levels, Row};
+use super::levels::{Levels, Row};
 use super::rounded::RoundedLinear;
 use kinglet_model::write::{Kind, WriteError};
 

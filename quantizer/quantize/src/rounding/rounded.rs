@@ -7,7 +7,7 @@ use kinglet::Format;
 use kinglet_model::description::{Convert, Parts};
 use kinglet_model::{Block, Inputs};
 
-use super::round::{Levels, Row};
+use super::levels::{Levels, Row};
 use kinglet_reference::{BlockWeights, LinearWeights, Numbers};
 
 /// A rounded matrix, with the bias of its product.

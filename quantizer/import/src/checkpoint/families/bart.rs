@@ -6,15 +6,15 @@
 //! | BART | after the branches | learned | that of the first block |
 //! | mBART | before the branches | learned | one more, in front of a branch that is zero |
 
-use super::super::config::{self, MAX_LAYERS};
 use super::super::fields::{Fields, MAX_SIZE};
+use super::super::settings::{self, MAX_LAYERS};
 use super::super::{
     Activation, Architecture, Branch, CheckpointError, Norm, Product, TensorRef, Values,
     special_tokens,
 };
 use super::super::{Input, Mask, Output, Pooling, Stack};
 use super::parts::{Chain, Parts, attention, plain};
-use super::{Source, settings};
+use super::source::Source;
 
 /// Rows in front of the learned positions that stand for none.
 const OFFSET: usize = 2;
@@ -178,7 +178,7 @@ impl<'f> Model<'f> {
             context: settings::context(source.context, longest)?,
             longest,
             scale: if scaled { (width as f64).sqrt() as f32 } else { 1.0 },
-            activation: config::activation(fields, "activation_function", "gelu")?,
+            activation: settings::activation(fields, "activation_function", "gelu")?,
             encoder: Side::read(fields, "encoder", width)?,
             decoder: Side::read(fields, "decoder", width)?,
         })

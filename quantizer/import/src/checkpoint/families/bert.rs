@@ -3,14 +3,14 @@
 //! A model without a head gives the mean of its states unless modules of
 //! sentence-transformers say something else; its pooler is trained for another task and left out.
 
-use super::super::config::{self, MAX_LAYERS};
 use super::super::fields::{Fields, MAX_SIZE};
+use super::super::settings::{self, MAX_LAYERS};
 use super::super::{
     Activation, Architecture, Branch, CheckpointError, Product, end_width, special_tokens,
 };
 use super::super::{Input, Mask, Output, Pooling, Stack};
 use super::parts::{Chain, Parts, attention, plain};
-use super::{Source, settings};
+use super::source::Source;
 
 /// Settings that change the computation.
 const MUST_BE_OFF: &[(&str, &str)] = &[
@@ -83,7 +83,7 @@ impl<'a> Bert<'a> {
             source.modules.and_then(|modules| modules.longest).map(|trained| trained.min(longest));
         let context = settings::context(source.context.or(trained), longest)?;
         let types = fields.size("type_vocab_size", MAX_SIZE)?.unwrap_or(2);
-        let mut parts = Parts::new(source.tensors, config::eps(fields, "layer_norm_eps", 1e-12)?);
+        let mut parts = Parts::new(source.tensors, settings::eps(fields, "layer_norm_eps", 1e-12)?);
         let prefix = parts.prefix("bert.", "embeddings.word_embeddings.weight");
         let embedding = |part: &str| format!("{prefix}embeddings.{part}_embeddings.weight");
         let embed = parts.finder.matrix(&embedding("word"), vocab, width)?;
@@ -181,7 +181,7 @@ impl Layer {
             width,
             hidden: fields.required_size("intermediate_size", MAX_SIZE)?,
             heads: settings::heads(fields, "num_attention_heads", width)?,
-            activation: config::activation(fields, "hidden_act", "gelu")?,
+            activation: settings::activation(fields, "hidden_act", "gelu")?,
         })
     }
 

@@ -1,14 +1,14 @@
 //! GPT-2, alone or attending to the states of another stack.
 
-use super::super::config::{self, MAX_LAYERS};
 use super::super::fields::{Fields, MAX_SIZE};
+use super::super::settings::{self, MAX_LAYERS};
 use super::super::{
     Activation, Architecture, AttentionBranch, Block, Branch, CheckpointError, Norm, Product,
     special_tokens,
 };
 use super::super::{Input, Mask, Output, Pooling, Residual, Stack};
 use super::parts::{Parts, attention, plain, unbiased};
-use super::{Source, settings};
+use super::source::Source;
 
 /// The token that begins and ends texts when nothing else is said.
 const END: u32 = 50256;
@@ -16,7 +16,7 @@ const END: u32 = 50256;
 /// A language model.
 pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError> {
     let fields = source.config;
-    config::refuse_switched_on(
+    settings::refuse_switched_on(
         fields,
         &[("add_cross_attention", "decoders without an encoder are supported")],
     )?;
@@ -71,13 +71,13 @@ impl Settings {
         Ok(Self {
             width,
             vocab: fields.required_size("vocab_size", MAX_SIZE)?,
-            eps: config::eps(fields, "layer_norm_epsilon", 1e-5)?,
+            eps: settings::eps(fields, "layer_norm_epsilon", 1e-5)?,
             context: settings::context(context, longest)?,
             longest,
             layers: fields.required_size("n_layer", MAX_LAYERS)?,
             heads: settings::heads(fields, "n_head", width)?,
             hidden: fields.size("n_inner", MAX_SIZE)?.unwrap_or(4 * width),
-            activation: config::activation(fields, "activation_function", "gelu_new")?,
+            activation: settings::activation(fields, "activation_function", "gelu_new")?,
             tied: fields.flag("tie_word_embeddings")?.unwrap_or(true),
             scaled: fields.flag("scale_attn_weights")?.unwrap_or(true),
             by_layer: fields.flag("scale_attn_by_inverse_layer_idx")?.unwrap_or(false),

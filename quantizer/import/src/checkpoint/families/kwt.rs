@@ -3,12 +3,12 @@
 //!
 //! The tensors under `frontend.` make those numbers of sound; they are no part of the stack.
 
-use super::super::config::{self, MAX_LAYERS};
 use super::super::fields::{Fields, MAX_SIZE};
+use super::super::settings::{self, MAX_LAYERS};
 use super::super::{Architecture, Branch, CheckpointError};
 use super::super::{Input, Mask, Output, Pooling, Stack};
 use super::parts::{Chain, Parts, attention, plain};
-use super::{Source, settings};
+use super::source::Source;
 
 pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError> {
     let fields = source.config;
@@ -20,7 +20,7 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
     let frames = fields.required_size("num_tokens", MAX_SIZE)?;
     let numbers = fields.required_size("dct", MAX_SIZE)?;
     let context = settings::fixed_context(source.context, frames + 1)?;
-    let mut parts = Parts::new(source.tensors, config::eps(fields, "layer_norm_eps", 1e-6)?);
+    let mut parts = Parts::new(source.tensors, settings::eps(fields, "layer_norm_eps", 1e-6)?);
     let linear = parts.linear("patch_embed", width, numbers, true)?;
     let class = Some(parts.finder.vector("cls_token", width)?.into());
     let positions = Some(parts.finder.matrix("pos_embed", context, width)?.into());
@@ -66,7 +66,7 @@ fn layer(
     let width = fields.required_size("d_model", MAX_SIZE)?;
     let hidden = fields.required_size("mlp_dim", MAX_SIZE)?;
     let heads = settings::heads(fields, "num_heads", width)?;
-    let activation = config::activation(fields, "activation", "gelu_tanh")?;
+    let activation = settings::activation(fields, "activation", "gelu_tanh")?;
     let at = |part: &str| format!("blocks.{number}.{part}");
     let mut square = |name: &str, bias| parts.linear(&at(name), width, width, bias);
     let products = [

@@ -23,37 +23,20 @@ mod kwt;
 mod opennmt;
 mod parts;
 mod sentence;
-mod settings;
+mod source;
 mod t5;
 mod vision_text;
 mod vit;
-
-use std::path::Path;
 
 use serde_json::Value;
 
 use super::family::FAMILIES;
 use super::fields::Fields;
-use super::tensors::Tensors;
 use super::{Architecture, CheckpointError};
 
 pub(super) use sentence::Modules;
+pub(super) use source::Source;
 pub(super) use vit::PREPROCESSOR;
-
-/// What an importer reads.
-#[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
-    pub(super) dir: &'a Path,
-    /// config.json.
-    pub(super) config: Fields<'a>,
-    /// generation_config.json.
-    pub(super) generation: Option<Fields<'a>>,
-    /// The context asked for.
-    pub(super) context: Option<usize>,
-    pub(super) tensors: &'a Tensors,
-    /// What sentence-transformers puts after the model.
-    pub(super) modules: Option<&'a Modules>,
-}
 
 type Import = fn(Source<'_>) -> Result<Architecture, CheckpointError>;
 

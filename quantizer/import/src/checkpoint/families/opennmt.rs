@@ -4,15 +4,15 @@
 //! with position 1. A vocabulary may have one row more than `vocab.json`: that of all unknown
 //! tokens.
 
-use super::super::config::{self, MAX_LAYERS};
 use super::super::fields::{Fields, MAX_SIZE};
+use super::super::settings::{self, MAX_LAYERS};
 use super::super::{
     Activation, Architecture, Branch, CheckpointError, Norm, Product, TensorRef, Values,
     special_tokens,
 };
 use super::super::{Input, Mask, Output, Pooling, Stack};
 use super::parts::{Chain, Parts, attention, plain, rows};
-use super::{Source, settings};
+use super::source::Source;
 
 /// The one layout of sinusoids, said at length or in a word.
 const SINUSOIDS: [&str; 2] = [
@@ -27,7 +27,7 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
     let fields = source.config;
     let settings = Settings::read(fields, source.context)?;
     let width = settings.width;
-    let mut parts = Parts::new(source.tensors, config::eps(fields, "layer_norm_eps", 1e-5)?);
+    let mut parts = Parts::new(source.tensors, settings::eps(fields, "layer_norm_eps", 1e-5)?);
     let source_embed = settings.embedding(fields, &mut parts, "encoder", "source_vocab_size")?;
     let target_embed = settings.embedding(fields, &mut parts, "decoder", "target_vocab_size")?;
     let vocab = target_embed.rows();
@@ -99,7 +99,7 @@ impl Settings {
             ],
             heads: settings::heads(fields, "num_heads", width)?,
             hidden: fields.required_size("ffn_dim", MAX_SIZE)?,
-            activation: config::activation(fields, "activation", "relu")?,
+            activation: settings::activation(fields, "activation", "relu")?,
             norms_first,
             last_norm,
             sinusoids: sinusoids(fields)?,

@@ -10,9 +10,8 @@ use std::path::{Component, Path};
 
 use serde_json::Value;
 
-use super::super::config::named_activation;
-use super::super::directory::CONFIG_LIMIT;
-use super::super::fields::{Fields, MAX_SIZE, read_list, read_object};
+use super::super::fields::{CONFIG_LIMIT, Fields, MAX_SIZE, read_list, read_object};
+use super::super::settings::named_activation;
 use super::super::tensors::Tensors;
 use super::super::{Activation, CheckpointError};
 use super::super::{Output, Pooling};

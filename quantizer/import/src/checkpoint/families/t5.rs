@@ -4,15 +4,15 @@
 //! the embedding, it multiplies the states by the root of the width's reciprocal, which goes into
 //! the last norm.
 
-use super::super::config::{self, ACTIVATIONS, MAX_LAYERS, named_activation};
 use super::super::fields::{Fields, MAX_SIZE};
+use super::super::settings::{self, ACTIVATIONS, MAX_LAYERS, named_activation};
 use super::super::{
     Activation, Architecture, AttentionBranch, Branch, CheckpointError, FeedForwardBranch, Product,
     TensorRef, special_tokens,
 };
 use super::super::{Input, Mask, Output, Pooling, Relative, Stack};
 use super::parts::{Chain, Parts, attention, unbiased};
-use super::{Source, settings};
+use super::source::Source;
 
 /// The farthest distance that makes a difference, at most.
 const MAX_DISTANCE: usize = 1 << 16;
@@ -23,7 +23,7 @@ pub(super) fn import(source: Source<'_>) -> Result<Architecture, CheckpointError
     let settings = Settings::read(source.config, source.context)?;
     let (width, vocab) = (settings.width, settings.vocab);
     let mut parts =
-        Parts::new(source.tensors, config::eps(source.config, "layer_norm_epsilon", 1e-6)?);
+        Parts::new(source.tensors, settings::eps(source.config, "layer_norm_epsilon", 1e-6)?);
     let embed = parts.finder.matrix("shared.weight", vocab, width)?;
     let encoder = settings.stack(&mut parts, "encoder", &embed, settings.layers)?;
     let mut decoder = settings.stack(&mut parts, "decoder", &embed, settings.decoder_layers)?;

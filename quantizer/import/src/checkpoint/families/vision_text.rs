@@ -5,10 +5,12 @@
 //! ```
 
 use super::super::fields::Fields;
+use super::super::settings;
 use super::super::{Architecture, Branch, CheckpointError, special_tokens};
 use super::super::{Input, Output, Pooling, Residual, Stack};
 use super::parts::Parts;
-use super::{Source, gpt2, settings, vit};
+use super::source::Source;
+use super::{gpt2, vit};
 
 const HEAD: &str = "decoder.lm_head.weight";
 

@@ -1,12 +1,11 @@
 //! The Vision Transformer: patches of a picture, a class token in front.
 
-use super::super::config::{self, MAX_LAYERS};
-use super::super::directory::CONFIG_LIMIT;
-use super::super::fields::{Fields, MAX_SIZE, read_object};
+use super::super::fields::{CONFIG_LIMIT, Fields, MAX_SIZE, read_object};
+use super::super::settings::{self, MAX_LAYERS};
 use super::super::{Activation, Architecture, Branch, CheckpointError, Product, Values};
 use super::super::{Input, Mask, Output, Picture, Pooling, Stack};
 use super::parts::{Chain, Parts, attention, plain};
-use super::{Source, settings};
+use super::source::Source;
 
 /// How pictures are made ready.
 pub(in super::super) const PREPROCESSOR: &str = "preprocessor_config.json";
@@ -89,7 +88,7 @@ impl Settings {
         }
         Ok(Self {
             width,
-            eps: config::eps(fields, "layer_norm_eps", 1e-12)?,
+            eps: settings::eps(fields, "layer_norm_eps", 1e-12)?,
             channels: fields.size("num_channels", 4)?.unwrap_or(3),
             height,
             picture_width,
@@ -97,7 +96,7 @@ impl Settings {
             layers: fields.required_size("num_hidden_layers", MAX_LAYERS)?,
             heads: settings::heads(fields, "num_attention_heads", width)?,
             hidden: fields.required_size("intermediate_size", MAX_SIZE)?,
-            activation: config::activation(fields, "hidden_act", "gelu")?,
+            activation: settings::activation(fields, "hidden_act", "gelu")?,
             bias: fields.flag("qkv_bias")?.unwrap_or(true),
         })
     }

@@ -7,11 +7,12 @@
 use serde_json::{Map, Number, Value as Json, json};
 
 use super::super::CheckpointError;
-use super::super::config::{self, Config};
+use super::super::config::Config;
 use super::super::error::abbreviate;
 use super::super::family::{self, Family, GGUF_FAMILIES};
 use super::super::fields::{Fields, Spelling};
 use super::super::names::Names;
+use super::super::settings;
 use super::super::tensors::Tensors;
 use super::header::{Metadata, Value};
 
@@ -136,7 +137,7 @@ fn refuse_others(
         .filter_map(|key| Some(((*key).to_owned(), json(find(metadata, architecture, key)?))))
         .collect();
     let others = Fields::new(&others, SOURCE).spelled(spelling);
-    config::refuse_switched_on(others, MUST_BE_OFF)?;
+    settings::refuse_switched_on(others, MUST_BE_OFF)?;
     if others.flag(CAUSAL)? == Some(false) {
         return Err(others.unsupported(CAUSAL, "causal attention is supported"));
     }

@@ -105,7 +105,7 @@ impl Keys<'_> {
         // alone.
         let mut found = Vec::new();
         for _ in 0..count {
-            found.push(next(&mut cursor).map_err(|source| Error::Checkpoint(Box::new(source)))?);
+            found.push(next(&mut cursor).map_err(|source| Error::Source(Box::new(source)))?);
         }
         Ok(found)
     }

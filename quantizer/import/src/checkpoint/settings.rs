@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::super::config::{self, UNQUANTIZED};
-use super::super::fields::{Fields, MAX_SIZE};
-use super::super::{CheckpointError, Values};
+use super::fields::{Fields, MAX_SIZE};
+use super::{Activation, CheckpointError, Values};
 
 /// The most numbers of a table of positions that is computed.
 const MAX_TABLE: usize = 1 << 26;
@@ -23,11 +22,11 @@ pub(super) fn refuse(fields: Fields<'_>, switches: &[(&str, &str)]) -> Result<()
     {
         return Err(fields.unsupported(PRUNED, "layers with all their heads are supported"));
     }
-    config::refuse_switched_on(
+    refuse_switched_on(
         fields,
         &[("quantization_config", UNQUANTIZED), ("compression_config", UNQUANTIZED)],
     )?;
-    config::refuse_switched_on(fields, switches)
+    refuse_switched_on(fields, switches)
 }
 
 /// Refuses any other text than this, which is also what is meant when there is none.
@@ -114,4 +113,63 @@ pub(super) fn sinusoids(
     };
     let table = (0..rows).flat_map(|row| (0..width).map(move |col| (row, col)));
     Ok(Values::Computed(Arc::new(table.map(|(row, col)| number(row, col)).collect()), width))
+}
+
+/// Deeper than any model; bounds the stack before its tensors are looked up.
+pub(super) const MAX_LAYERS: usize = 4096;
+
+pub(super) const UNQUANTIZED: &str =
+    "weights must be plain F32, F16 or BF16: use the unquantized checkpoint";
+
+/// Refuses settings that are not off.
+pub(super) fn refuse_switched_on(
+    fields: Fields<'_>,
+    switches: &[(&str, &str)],
+) -> Result<(), CheckpointError> {
+    for (key, supported) in switches {
+        let off = match fields.get(key) {
+            None | Some(Value::Bool(false)) => true,
+            Some(value) => value.as_f64() == Some(0.0),
+        };
+        if !off {
+            return Err(fields.unsupported(key, supported));
+        }
+    }
+    Ok(())
+}
+
+/// What keeps the division of a norm finite.
+pub(super) fn eps(fields: Fields<'_>, key: &str, default: f64) -> Result<f32, CheckpointError> {
+    match fields.number(key)?.unwrap_or(default) {
+        eps if (0.0..=1.0).contains(&eps) => Ok(eps as f32),
+        _ => Err(fields.bad(key, "a number from 0 to 1")),
+    }
+}
+
+/// An activation by the name that `transformers` has for it.
+pub(super) fn activation(
+    fields: Fields<'_>,
+    key: &str,
+    default: &str,
+) -> Result<Activation, CheckpointError> {
+    let name = fields.text(key)?.unwrap_or(default);
+    named_activation(name).ok_or_else(|| fields.unsupported(key, ACTIVATIONS))
+}
+
+/// The activations, for messages.
+pub(super) const ACTIVATIONS: &str =
+    "supported are silu, gelu, gelu_pytorch_tanh, quick_gelu, relu and tanh";
+
+/// The activation of this name.
+pub(super) fn named_activation(name: &str) -> Option<Activation> {
+    match name {
+        "silu" | "swish" => Some(Activation::Silu),
+        "gelu" => Some(Activation::Gelu),
+        // Spellings of one formula.
+        "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" | "gelu_tanh" => Some(Activation::GeluTanh),
+        "quick_gelu" => Some(Activation::QuickGelu),
+        "relu" => Some(Activation::Relu),
+        "tanh" => Some(Activation::Tanh),
+        _ => None,
+    }
 }
