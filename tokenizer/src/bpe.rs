@@ -16,7 +16,7 @@
 use super::layout::NONE;
 use super::tables::Merges;
 
-/// WordTable of scratch that merging `symbols` symbols takes.
+/// Words of scratch that merging `symbols` symbols takes.
 pub(super) const fn scratch_words(symbols: usize) -> usize {
     let mut total = symbols.saturating_mul(3);
     let mut level = symbols;
