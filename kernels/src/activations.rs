@@ -10,7 +10,6 @@
 //! knows of planes; what it calls sees rows of one plane. `docs/numbers.md` defines how they are
 //! made and multiplied.
 
-use crate::gemm::Row;
 use crate::layout::GROUP;
 
 /// Codes of a row of `cols` values.
@@ -21,6 +20,24 @@ pub const fn stride(cols: usize) -> usize {
 /// Sums of a row of `cols` values.
 pub const fn sums(cols: usize) -> usize {
     cols.div_ceil(GROUP)
+}
+
+/// A row of activations: codes, and the sum of each [`GROUP`] of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a> {
+    pub(crate) codes: &'a [i8],
+    pub(crate) sums: &'a [i16],
+}
+
+impl Row<'_> {
+    /// No codes.
+    pub(crate) const EMPTY: Self = Row { codes: &[], sums: &[] };
+
+    /// The sum of all codes, wrapping.
+    #[inline(always)]
+    pub(crate) fn sum(&self) -> i32 {
+        self.sums.iter().fold(0, |sum, &s| sum.wrapping_add(i32::from(s)))
+    }
 }
 
 /// How many planes rows have: a number only in builds that know of two.

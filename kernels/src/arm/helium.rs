@@ -20,9 +20,9 @@ use core::slice;
 use super::add_scaled;
 #[cfg(target_abi = "eabihf")]
 use super::float;
-use crate::activations::Activations;
+use crate::activations::{Activations, Row};
 use crate::cache::{CHUNK, Head};
-use crate::gemm::{Product, Row, Sums};
+use crate::gemm::{Product, Sums};
 use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, QUAD, TILE, WORD};
 use crate::scalar::{self, Weights};
 

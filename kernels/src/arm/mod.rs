@@ -11,9 +11,9 @@
 use core::iter;
 use core::ops::Range;
 
-use crate::activations::Activations;
+use crate::activations::{Activations, Row};
 use crate::cache::Head;
-use crate::gemm::{Row, store_each};
+use crate::gemm::store_each;
 use crate::layout::{Format, Matrix, PANEL};
 
 #[cfg(kinglet_dsp)]

@@ -23,8 +23,9 @@ use core::ops::Range;
 
 use super::{LANES, exp2_below, max, round_to_int, sum};
 use crate::activations;
+use crate::activations::Row;
 use crate::cache::{CHUNK, Head, MAX_HEAD_DIM, Tiles};
-use crate::gemm::{Product, Row};
+use crate::gemm::Product;
 use crate::layout::{GROUP, PANEL};
 use crate::mask::Mask;
 

@@ -3,9 +3,9 @@
 use core::ops::Range;
 
 use super::attention::attend_with;
-use crate::activations::Activations;
+use crate::activations::{Activations, Row};
 use crate::cache::Head;
-use crate::gemm::{Product, Row, Sums, store_each};
+use crate::gemm::{Product, Sums, store_each};
 use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, QUAD, TILE};
 use crate::mask::Mask;
 
