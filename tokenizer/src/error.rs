@@ -1,7 +1,7 @@
 //! The typed errors of opening, checking and encoding. Small and `Copy`, with no text: the host
 //! command explains them.
 
-use super::layout::Table;
+use super::extent::Table;
 
 /// A field of the section's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

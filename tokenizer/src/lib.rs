@@ -8,7 +8,7 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | `layout`, `modes` | the section byte for byte, shared with the writer |
+//! | `layout`, `modes`, `extent` | the section byte for byte, shared with the writer |
 //! | `tables` | checked access to the tables |
 //! | `view` | a text with a character in front and spaces as marks, without a copy |
 //! | `added` | finding added tokens |
@@ -29,6 +29,7 @@ mod bpe;
 mod detokenize;
 mod encode;
 mod error;
+mod extent;
 pub mod layout;
 mod modes;
 mod split;
