@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`description`] | stacks, blocks and their parts, whatever their tensors are |
 //! | [`lowering`] | which field of a record is which part of a block |
-//! | [`layout`] | the records of a file, byte for byte |
+//! | [`layout`], `codes` | the records of a file, byte for byte, and what their fields may say |
 //! | `model` | the tables of a file, in place |
 //! | `view`, `validate` | records become stacks, blocks and tensors, with all checks |
 //! | `open`, `verify` | checking a file: its structure, all of its bytes |
@@ -19,6 +19,7 @@
 #[cfg(any(test, feature = "write"))]
 extern crate std;
 
+mod codes;
 mod crc;
 pub mod description;
 mod error;
