@@ -10,96 +10,25 @@
 //! [`Session::feed`] does it all at once.
 
 mod arena;
+mod error;
 mod families;
 mod forward;
+mod golden;
 mod source;
-
 mod tap;
-
-use core::fmt;
 
 use kinglet_kernels::Isa;
 
 use self::arena::Arena;
 pub use self::arena::{Aligned, ArenaError};
+pub use self::error::{RunError, SessionError};
 use self::forward::{Run, Setting};
+pub use self::golden::GoldenError;
 pub use self::source::Source;
 pub use self::tap::TapError;
 use crate::parallel::{Parallel, Serial};
-use crate::plan::{MAX_TARGETS, Options, Plan, PlanError};
-use crate::sampler::argmax;
-use kinglet_model::{FAMILIES, Golden, InPlace, LogitsHash, Model, OpenError, Pooling, Stack};
-
-/// Why there is no session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SessionError {
-    /// There is no plan for these options.
-    Plan(PlanError),
-    /// The memory does not do.
-    Arena(ArenaError),
-}
-
-/// Why tokens were not run. The session stays as it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RunError {
-    /// No tokens.
-    Empty,
-    /// More tokens at once than the plan's `prefill` or `targets`, or more logits than its
-    /// `logits`.
-    TooMany {
-        /// Asked for.
-        asked: usize,
-        /// Planned.
-        most: usize,
-    },
-    /// The tokens do not fit the context that the plan left room for.
-    ContextFull {
-        /// Positions needed.
-        needed: usize,
-        /// Positions planned.
-        context: usize,
-    },
-    /// A token that the vocabulary does not have.
-    Token {
-        /// Its place among the tokens given.
-        index: usize,
-        /// The token.
-        token: u32,
-        /// Size of the vocabulary.
-        vocab: usize,
-    },
-    /// The source has no rows, more than were planned, or numbers that are no whole rows or another
-    /// picture than the model's.
-    Source {
-        /// Tokens, numbers or bytes that the model reads, at most.
-        most: usize,
-        /// Given.
-        found: usize,
-    },
-    /// The model does not read this: a source where it has none, tokens where it reads features or
-    /// pictures, or the other way about.
-    Reads {
-        /// What it reads.
-        what: &'static str,
-    },
-    /// A target was begun before there was a source.
-    NoSource,
-    /// A position to rewind to that was not reached.
-    Position {
-        /// Asked for.
-        asked: usize,
-        /// Reached.
-        reached: usize,
-    },
-    /// A run was begun and is not finished: resume it, or rewind.
-    Unfinished,
-    /// Nothing was begun.
-    Idle,
-    /// The model changed since it was opened.
-    Model(OpenError),
-}
+use crate::plan::{MAX_TARGETS, Options, Plan};
+use kinglet_model::{FAMILIES, InPlace, Model, Pooling, Stack};
 
 /// How far a run got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,30 +37,6 @@ pub enum Progress {
     Pending,
     /// The tokens are in the cache, and the logits asked for can be read.
     Done,
-}
-
-/// How a golden sequence was not met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum GoldenError {
-    /// It could not be run.
-    Run(RunError),
-    /// Another token was the most probable.
-    Token {
-        /// Its place in the answer.
-        index: usize,
-        /// The maker's token.
-        want: u32,
-        /// The one found.
-        got: u32,
-    },
-    /// The tokens are right, the bits of their logits are not.
-    Hash {
-        /// The maker's hash.
-        want: u64,
-        /// The one found.
-        got: u64,
-    },
 }
 
 /// One sequence of one model.
@@ -390,37 +295,6 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         (self.run, self.rows, self.position, self.states) = (Some(run), 0, 0, (0, 0));
         Ok(())
     }
-
-    /// Rewinds to the start and repeats a golden sequence: tokens and bits must be those of the
-    /// file's maker.
-    pub fn check_golden(&mut self, golden: &Golden<'_>) -> Result<(), GoldenError> {
-        self.rewind(0).map_err(GoldenError::Run)?;
-        let mut hash = LogitsHash::default();
-        if FAMILIES && golden.rows > 0 {
-            let source = match golden.source {
-                [] => Source::Pattern(golden.rows),
-                tokens => Source::Tokens(tokens),
-            };
-            hash.update(self.encode(source).map_err(GoldenError::Run)?);
-        }
-        if golden.prompt.is_empty() {
-            let (want, got) = (golden.hash, hash.value());
-            return if got == want { Ok(()) } else { Err(GoldenError::Hash { want, got }) };
-        }
-        let mut logits = self.feed(golden.prompt).map_err(GoldenError::Run)?;
-        for (index, &want) in golden.answer.iter().enumerate() {
-            hash.update(logits);
-            let got = argmax(logits);
-            if got != want {
-                return Err(GoldenError::Token { index, want, got });
-            }
-            if index + 1 < golden.answer.len() {
-                logits = self.feed(&[want]).map_err(GoldenError::Run)?;
-            }
-        }
-        let (want, got) = (golden.hash, hash.value());
-        if got == want { Ok(()) } else { Err(GoldenError::Hash { want, got }) }
-    }
 }
 
 /// Copies piece `from[i]` to place `i`, all at once.
@@ -438,74 +312,3 @@ fn gather<T: Copy + Default>(all: &mut [T], size: usize, from: &[usize]) {
         }
     }
 }
-
-impl fmt::Display for SessionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Plan(error) => error.fmt(f),
-            Self::Arena(error) => error.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for SessionError {}
-
-impl fmt::Display for RunError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => f.write_str("no tokens to run"),
-            Self::TooMany { asked, most } => {
-                write!(f, "{asked} at once is more than the {most} planned for")
-            }
-            Self::ContextFull { needed, context } => {
-                write!(
-                    f,
-                    "{needed} positions are needed, the context has {context}: shorten the prompt \
-                     or plan a larger context"
-                )
-            }
-            Self::Source { .. } | Self::Reads { .. } | Self::NoSource if !FAMILIES => {
-                f.write_str("the model reads tokens of a target and no source")
-            }
-            Self::Source { most, found: 0 } => {
-                write!(f, "the source is empty; the model reads up to {most}")
-            }
-            Self::Source { most, found } => {
-                write!(
-                    f,
-                    "the source has {found} tokens, numbers or bytes, the model reads {most} as it \
-                     was planned"
-                )
-            }
-            Self::Reads { what } => write!(f, "the model reads {what}"),
-            Self::NoSource => f.write_str("the model looks at a source: read one first"),
-            Self::Token { index, token, vocab } => {
-                write!(f, "token {token} (number {index}) is not in the vocabulary of {vocab}")
-            }
-            Self::Position { asked, reached } => {
-                write!(f, "cannot rewind to {asked}: {reached} tokens were run")
-            }
-            Self::Unfinished => f.write_str("a run is unfinished: resume it, or rewind"),
-            Self::Idle => f.write_str("no run was begun"),
-            Self::Model(error) => error.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for RunError {}
-
-impl fmt::Display for GoldenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Run(error) => error.fmt(f),
-            Self::Token { index, want, got } => {
-                write!(f, "token {index} of the answer is {got}, should be {want}")
-            }
-            Self::Hash { want, got } => {
-                write!(f, "the logits' hash is {got:016x}, should be {want:016x}")
-            }
-        }
-    }
-}
-
-impl core::error::Error for GoldenError {}

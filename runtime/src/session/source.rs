@@ -2,8 +2,8 @@
 
 use kinglet_kernels::Isa;
 
-use super::RunError;
 use super::arena::Arena;
+use super::error::RunError;
 use super::forward::{quantize_row, rows_of};
 use kinglet_model::{FAMILIES, InPlace, Input, Inputs, Picture, Stack};
 
