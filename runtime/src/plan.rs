@@ -291,6 +291,32 @@ impl Most {
         Ok(width)
     }
 
+    /// What pooling, a dense layer and the head need after the last stack, which has so many rows
+    /// and states of this width.
+    fn output(
+        &mut self,
+        model: &Model<'_>,
+        rows: usize,
+        states: usize,
+        logits: usize,
+    ) -> Result<(), PlanError> {
+        let rows_out = if model.pooling() != Pooling::None { 1 } else { rows };
+        if logits > rows_out {
+            return Err(PlanError::Options);
+        }
+        let output = model.output()?;
+        output.head.as_ref().map_or(Ok(()), |head| self.planes(rows, head))?;
+        if let (Some((dense, _)), Some(shape)) =
+            (output.dense_layer(), self.stacks.get_mut(model.stacks() as usize - 1))
+        {
+            shape.stride = shape.stride.max(dense.matrix.rows());
+            let stride = shape.stride;
+            self.planes(rows, dense)?;
+            self.products(rows, stride, dense.matrix.rows().max(states))?;
+        }
+        Ok(())
+    }
+
     /// `sum` and the cache of an attention block with so many positions.
     fn add(
         &self,
@@ -334,27 +360,34 @@ pub(crate) fn rows(
     }
 }
 
+/// Whether the options fit the model; whether its last stack is a decoder.
+fn check(model: &Model<'_>, options: &Options) -> Result<bool, PlanError> {
+    let Options { context, prefill, logits, source, targets, .. } = *options;
+    if context == 0 || prefill == 0 || logits == 0 || targets == 0 || targets > MAX_TARGETS {
+        return Err(PlanError::Options);
+    }
+    let decoder = model.is_decoder();
+    if decoder && context > model.context() {
+        return Err(PlanError::Context { asked: context, most: model.context() });
+    }
+    let reads = !decoder || model.stacks() > 1;
+    let most = if reads { model.stack(0)?.context } else { 0 };
+    if source > most || (source == 0) == reads {
+        return Err(PlanError::Source { asked: source, most });
+    }
+    // Keeps the sizes of one head's cache, products with at most 2 x 256 bytes a position,
+    // within the address space.
+    if context.max(source) > usize::MAX / 2048 {
+        return Err(PlanError::TooLarge);
+    }
+    Ok(decoder)
+}
+
 impl Plan {
     /// The plan of `model` with `options`.
     pub fn new(model: &Model<'_>, options: Options) -> Result<Self, PlanError> {
-        let Options { context, prefill, logits, source, targets, .. } = options;
-        if context == 0 || prefill == 0 || logits == 0 || targets == 0 || targets > MAX_TARGETS {
-            return Err(PlanError::Options);
-        }
-        let decoder = model.is_decoder();
-        if decoder && context > model.context() {
-            return Err(PlanError::Context { asked: context, most: model.context() });
-        }
-        let reads = !decoder || model.stacks() > 1;
-        let most = if reads { model.stack(0)?.context } else { 0 };
-        if source > most || (source == 0) == reads {
-            return Err(PlanError::Source { asked: source, most });
-        }
-        // Keeps the sizes of one head's cache, products with at most 2 x 256 bytes a position,
-        // within the address space.
-        if context.max(source) > usize::MAX / 2048 {
-            return Err(PlanError::TooLarge);
-        }
+        let decoder = check(model, &options)?;
+        let Options { context, logits, targets, .. } = options;
         let mut most = Most { values: options.values, ..Most::default() };
         let (mut rows, mut states) = (0, 0);
         let last = model.stacks() - 1;
@@ -366,20 +399,7 @@ impl Plan {
             states =
                 most.stack(model, (index as usize, &stack), context, rows, (before, states))?;
         }
-        let rows_out = if model.pooling() != Pooling::None { 1 } else { rows };
-        if logits > rows_out {
-            return Err(PlanError::Options);
-        }
-        let output = model.output()?;
-        output.head.as_ref().map_or(Ok(()), |head| most.planes(rows, head))?;
-        if let (Some((dense, _)), Some(shape)) =
-            (output.dense_layer(), most.stacks.get_mut(last as usize))
-        {
-            shape.stride = shape.stride.max(dense.matrix.rows());
-            let stride = shape.stride;
-            most.planes(rows, dense)?;
-            most.products(rows, stride, dense.matrix.rows().max(states))?;
-        }
+        most.output(model, rows, states, logits)?;
         let outputs = times(if decoder { logits.max(targets) } else { logits }, model.outputs())?;
         let cache = match decoder {
             true => {
