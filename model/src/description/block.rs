@@ -235,7 +235,7 @@ impl<T: Parts> Attention<T> {
 
     /// Query heads that share a key and value head.
     pub fn group(&self) -> usize {
-        self.heads / self.kv_heads
+        self.heads.checked_div(self.kv_heads).unwrap_or_default()
     }
 
     /// Columns of keys and values together.
