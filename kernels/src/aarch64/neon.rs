@@ -7,6 +7,8 @@
 //! lanes hold half of a row's quad, and meet in the end.
 //!
 //! The loops go by index, with constant bounds inside: they unroll, and the sums stay in registers.
+//!
+//! The file is longer than 500 lines because its three formats share the same steps on registers.
 
 use core::arch::aarch64::*;
 use core::arch::asm;

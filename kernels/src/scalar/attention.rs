@@ -143,6 +143,8 @@ impl Queries<'_, '_> {
 }
 
 /// `M` queries from number `first`.
+// Longer than sixty lines: scores, weights and sums of a chunk are arrays that each step reads and
+// writes, so that the steps as functions would have as many arguments as lines.
 #[inline(always)]
 fn attend_block<const P: usize, const M: usize, const N: usize>(
     product: impl Product,
