@@ -401,12 +401,11 @@ impl Plan {
         }
         most.output(model, rows, states, logits)?;
         let outputs = times(if decoder { logits.max(targets) } else { logits }, model.outputs())?;
-        let cache = match decoder {
-            true => {
-                larger(most.cache, (times(targets, most.target.0)?, times(targets, most.target.1)?))
-            }
-            false => most.cache,
-        };
+        let mut cache = most.cache;
+        if decoder {
+            let (codes, scales) = most.target;
+            cache = larger(cache, (times(targets, codes)?, times(targets, scales)?));
+        }
         let [
             residual,
             wide,
