@@ -134,6 +134,9 @@ impl<'a> Activations<'a> {
     }
 
     /// Codes of row `m` of one plane, padded with zeros to [`stride`].
+    ///
+    /// # Panics
+    /// When there is no such row.
     #[inline]
     pub fn codes(&self, m: usize) -> &'a [i8] {
         let stride = stride(self.cols);
@@ -141,6 +144,9 @@ impl<'a> Activations<'a> {
     }
 
     /// Sums of row `m` of one plane, one for 32 codes.
+    ///
+    /// # Panics
+    /// When there is no such row.
     #[inline]
     pub fn sums(&self, m: usize) -> &'a [i16] {
         let sums = sums(self.cols);
@@ -148,6 +154,9 @@ impl<'a> Activations<'a> {
     }
 
     /// Scale of row `m` of one plane.
+    ///
+    /// # Panics
+    /// When there is no such row.
     #[inline]
     pub fn scale(&self, m: usize) -> f32 {
         self.scales[m]
@@ -178,6 +187,9 @@ impl<'a> Activations<'a> {
     }
 
     /// The rows from `start`, `rows` of them.
+    ///
+    /// # Panics
+    /// When there are fewer rows.
     #[inline]
     pub fn slice(&self, start: usize, rows: usize) -> Self {
         let (start, rows) = (start * self.planes(), rows * self.planes());
@@ -248,7 +260,7 @@ impl<'a> ActivationsMut<'a> {
     /// Codes, sums and scale of row `m`.
     ///
     /// # Panics
-    /// When rows have two planes.
+    /// When rows have two planes, or there is no such row.
     pub fn row(&mut self, m: usize) -> (&mut [i8], &mut [i16], &mut f32) {
         fit!(self.planes() == 1);
         self.row_of_planes(m)

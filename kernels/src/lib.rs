@@ -21,7 +21,7 @@
 //!   anything but its bits.
 
 #![no_std]
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc, clippy::missing_panics_doc)]
 #![allow(
     clippy::needless_range_loop,
     reason = "loops by index unroll, and their sums stay in registers"

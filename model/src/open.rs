@@ -15,6 +15,9 @@ impl<'a> Model<'a> {
     ///
     /// `bytes` must start at a multiple of 64: a memory map, a section aligned by the linker, or
     /// `kinglet::Aligned`.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong, and with which section, stack, block or tensor.
     pub fn open(bytes: &'a [u8]) -> Result<Self, OpenError> {
         let sections = Sections::open(bytes)?;
         let table = sections.table(section::MODEL, ModelRecord::SIZE as u64)?;

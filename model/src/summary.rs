@@ -9,6 +9,9 @@ use crate::model::Model;
 
 impl<'a> Model<'a> {
     /// The last stack: the decoder, or the encoder of a model that has no decoder.
+    ///
+    /// # Errors
+    /// As [`Model::stack`], when the bytes changed since the file was opened.
     pub fn last(&self) -> Result<Stack<InPlace<'a>>, OpenError> {
         self.stack(self.stacks() - 1)
     }

@@ -57,6 +57,9 @@ impl Model<'_> {
     /// Compares every checksum and walks the tokenizer and the indices of sparse tensors: reads the
     /// whole file once. `progress` is called with the bytes done, at least once every 64 KiB (to
     /// feed a watchdog, or to draw a bar).
+    ///
+    /// # Errors
+    /// [`VerifyError`] names the first section or tensor that is not as it was written.
     pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<(), VerifyError> {
         let mut done = 0;
         let mut crc = |bytes: &[u8]| {

@@ -67,6 +67,9 @@ impl Options {
     };
 
     /// As much source and context as the model was made for, one token at a time.
+    ///
+    /// # Errors
+    /// [`OpenError`], when the model changed since it was opened.
     pub fn of(model: &Model<'_>) -> Result<Self, OpenError> {
         let first = model.stack(0)?.context;
         let one = model.stacks() == 1;
@@ -385,6 +388,10 @@ fn check(model: &Model<'_>, options: &Options) -> Result<bool, PlanError> {
 
 impl Plan {
     /// The plan of `model` with `options`.
+    ///
+    /// # Errors
+    /// [`PlanError`]: an option is zero or too large for the model, or the bytes for the address
+    /// space.
     pub fn new(model: &Model<'_>, options: Options) -> Result<Self, PlanError> {
         let decoder = check(model, &options)?;
         let Options { context, logits, targets, .. } = options;

@@ -21,6 +21,9 @@ pub struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// Reads `bytes` as a `rows` x `cols` matrix. Checks lengths and alignment only: the cost does
     /// not grow with the size, and any contents are safe to compute with.
+    ///
+    /// # Errors
+    /// As [`Matrix::read`].
     pub fn new(
         format: Format,
         rows: usize,
@@ -31,6 +34,9 @@ impl<'a> Matrix<'a> {
     }
 
     /// Reads `bytes` as a sparse matrix, as [`Matrix::new`] does a dense one.
+    ///
+    /// # Errors
+    /// As [`Matrix::read`].
     pub fn sparse(
         format: Format,
         rows: usize,
@@ -41,6 +47,11 @@ impl<'a> Matrix<'a> {
     }
 
     /// As [`Matrix::sparse`], or [`Matrix::new`].
+    ///
+    /// # Errors
+    /// [`LayoutError`]: a dimension is zero or too large, the bytes are not as many as the format
+    /// and the shape need, they do not start at a multiple of [`ALIGN`], or this build has no such
+    /// matrices.
     pub fn read(
         format: Format,
         rows: usize,

@@ -150,6 +150,9 @@ pub struct Norm<V> {
 
 impl<V> Norm<V> {
     /// The same norm of other vectors.
+    ///
+    /// # Errors
+    /// The first of `vector`.
     pub fn convert<U, E>(&self, mut vector: impl FnMut(&V) -> Result<U, E>) -> Result<Norm<U>, E> {
         let bias = self.bias.as_ref().map(&mut vector).transpose()?;
         Ok(Norm { kind: self.kind, weight: vector(&self.weight)?, bias, eps: self.eps })

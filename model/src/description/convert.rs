@@ -8,12 +8,24 @@ pub trait Convert<T: Parts, U: Parts> {
     /// Why one could not.
     type Error;
     /// A product.
+    ///
+    /// # Errors
+    /// [`Convert::Error`], which is the implementation's.
     fn linear(&mut self, of: &T::Linear) -> Result<U::Linear, Self::Error>;
     /// A vector.
+    ///
+    /// # Errors
+    /// [`Convert::Error`], which is the implementation's.
     fn vector(&mut self, of: &T::Vector) -> Result<U::Vector, Self::Error>;
     /// Frequencies.
+    ///
+    /// # Errors
+    /// [`Convert::Error`], which is the implementation's.
     fn frequencies(&mut self, of: &T::Frequencies) -> Result<U::Frequencies, Self::Error>;
     /// Numbers by distance, of so many heads.
+    ///
+    /// # Errors
+    /// [`Convert::Error`], which is the implementation's.
     fn relative(&mut self, of: &T::Relative) -> Result<U::Relative, Self::Error>;
 }
 

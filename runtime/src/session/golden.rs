@@ -34,6 +34,9 @@ pub enum GoldenError {
 impl<P: Parallel> Session<'_, '_, P> {
     /// Rewinds to the start and repeats a golden sequence: tokens and bits must be those of the
     /// file's maker.
+    ///
+    /// # Errors
+    /// [`GoldenError`] names the first token that differs, or the hash where only bits do.
     pub fn check_golden(&mut self, golden: &Golden<'_>) -> Result<(), GoldenError> {
         self.rewind(0).map_err(GoldenError::Run)?;
         let mut hash = LogitsHash::default();

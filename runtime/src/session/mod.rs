@@ -58,6 +58,9 @@ impl<'m, 'a> Session<'m, 'a> {
     /// A session on the caller's thread, with the fastest instructions of this machine. `arena`
     /// must start at a multiple of 64 and have at least [`Plan::bytes`] bytes; only those are used.
     /// Its contents do not matter.
+    ///
+    /// # Errors
+    /// As [`Session::with`].
     pub fn new(
         model: &Model<'m>,
         options: Options,
@@ -69,6 +72,10 @@ impl<'m, 'a> Session<'m, 'a> {
 
 impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
     /// A session with a chosen instruction set and division of work. Neither changes a bit.
+    ///
+    /// # Errors
+    /// [`SessionError`]: there is no [`Plan`] for the options, or `arena` is too small or not
+    /// aligned.
     pub fn with(
         model: &Model<'m>,
         options: Options,
@@ -113,6 +120,9 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Forgets all tokens from `position` on, and any unfinished run. The tokens before it stay, at
     /// no cost, and so does the source.
+    ///
+    /// # Errors
+    /// [`RunError::Position`], when there are fewer tokens.
     pub fn rewind(&mut self, position: usize) -> Result<(), RunError> {
         if position > self.position {
             return Err(RunError::Position { asked: position, reached: self.position });
@@ -125,6 +135,10 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Begins a run of at most `prefill` tokens of the first target; the logits of the last
     /// `logits` of them are wanted. Nothing is computed but the look-up of the embeddings.
+    ///
+    /// # Errors
+    /// [`RunError`]: there are no tokens or more than planned, one is not in the vocabulary, they
+    /// do not fit the context, there is no source yet, or another run is unfinished.
     pub fn begin(&mut self, tokens: &[u32], logits: usize) -> Result<(), RunError> {
         if tokens.len() > self.options().prefill {
             return Err(RunError::TooMany { asked: tokens.len(), most: self.options().prefill });
@@ -138,6 +152,9 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Begins a run of one token for each of several targets, at most as many as planned; the
     /// logits of all are wanted.
+    ///
+    /// # Errors
+    /// As [`Session::begin`].
     pub fn begin_each(&mut self, tokens: &[u32]) -> Result<(), RunError> {
         if tokens.len() > self.options().targets {
             return Err(RunError::TooMany { asked: tokens.len(), most: self.options().targets });
@@ -193,6 +210,10 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Goes on with the run until about `budget` multiply-accumulates are done, at least one step.
     /// The longest single step is 16 rows of the widest matrix times the tokens of the run.
+    ///
+    /// # Errors
+    /// [`RunError::Idle`], when nothing was begun, and [`RunError::Model`], when the model's bytes
+    /// changed.
     pub fn resume(&mut self, budget: u64) -> Result<Progress, RunError> {
         self.resume_tapped(budget, |_, _| ())
     }
@@ -205,6 +226,9 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Runs all of `tokens`, in chunks of `prefill`, and returns the logits that follow the last.
     /// When the tokens cannot be run, none is.
+    ///
+    /// # Errors
+    /// As [`Session::begin`] and [`Session::resume`].
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&mut [f32], RunError> {
         self.check(tokens, tokens.len())?;
         let mut rest = tokens;
@@ -219,6 +243,9 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Runs all of `tokens`, in chunks of `logits`, and calls `sink` with the number of each token
     /// and the logits that follow it.
+    ///
+    /// # Errors
+    /// As [`Session::begin`] and [`Session::resume`].
     pub fn feed_each(
         &mut self,
         tokens: &[u32],
@@ -239,6 +266,9 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
     }
 
     /// Runs one token for each of several targets, and returns a row of logits for each.
+    ///
+    /// # Errors
+    /// As [`Session::begin_each`] and [`Session::resume`].
     pub fn feed_targets(&mut self, tokens: &[u32]) -> Result<&mut [f32], RunError> {
         self.begin_each(tokens)?;
         self.resume(u64::MAX)?;
@@ -247,6 +277,10 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Target `i` goes on from where target `from[i]` is: its keys and values are copied, through a
     /// little of the stack. After a prompt that the first target was fed, zeros give it to all.
+    ///
+    /// # Errors
+    /// [`RunError::TooMany`], when there are more targets than planned, and
+    /// [`RunError::Unfinished`].
     pub fn reorder(&mut self, from: &[usize]) -> Result<(), RunError> {
         if self.run.is_some() {
             return Err(RunError::Unfinished);
@@ -265,6 +299,9 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Reads a source: runs the stacks before the decoder, or all of an encoder. Returns the
     /// outputs: those of an encoder, otherwise nothing. Targets start again.
+    ///
+    /// # Errors
+    /// As [`Session::begin_source`] and [`Session::resume`].
     pub fn encode(&mut self, source: Source<'_>) -> Result<&mut [f32], RunError> {
         self.begin_source(source)?;
         self.resume(u64::MAX)?;
@@ -273,6 +310,10 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Begins to read a source, to be resumed as any run. Any source before it, and its targets,
     /// are forgotten.
+    ///
+    /// # Errors
+    /// [`RunError`]: the model does not read such a source, its length is none that was planned, a
+    /// token is not in the vocabulary, or another run is unfinished.
     pub fn begin_source(&mut self, source: Source<'_>) -> Result<(), RunError> {
         if self.run.is_some() {
             return Err(RunError::Unfinished);
