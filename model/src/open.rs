@@ -16,6 +16,24 @@ impl<'a> Model<'a> {
     /// `bytes` must start at a multiple of 64: a memory map, a section aligned by the linker, or
     /// `kinglet::Aligned`.
     ///
+    /// ```
+    /// use kinglet_model::{Model, OpenError, Operation};
+    ///
+    /// // A static of a firmware or a test; on a host, a memory map.
+    /// let file = &kinglet_fixtures::STORYTELLER.0;
+    /// let model = Model::open(file)?;
+    /// let mut heads = 0;
+    /// for index in 0..model.blocks() {
+    ///     if let Operation::Attention(attention) = model.block(index)?.operation {
+    ///         heads += attention.heads;
+    ///     }
+    /// }
+    /// assert_eq!((model.blocks(), heads), (8, 16));
+    ///
+    /// assert_eq!(Model::open(&file[64..]).unwrap_err(), OpenError::NotKinglet);
+    /// # Ok::<_, OpenError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`OpenError`] says what is wrong, and with which section, stack, block or tensor.
     pub fn open(bytes: &'a [u8]) -> Result<Self, OpenError> {

@@ -4,13 +4,13 @@
 //! caller lends and whose exact size [`Plan`] tells beforehand. The crate allocates nothing, and
 //! gives the same bits on every machine.
 //!
-//! ```no_run
+//! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let file: &[u8] = &[];
+//! # let file = &kinglet_fixtures::STORYTELLER.0;
 //! use kinglet::{Model, Options, Plan, Session, argmax};
 //!
 //! let model = Model::open(file)?;
-//! let options = Options { context: 256, prefill: 16, ..Options::DECODE };
+//! let options = Options { context: 128, prefill: 16, ..Options::DECODE };
 //! let mut memory = vec![0u8; Plan::new(&model, options)?.bytes() + 64];
 //! let start = memory.as_ptr().align_offset(64);
 //! let mut session = Session::new(&model, options, &mut memory[start..])?;

@@ -155,6 +155,21 @@ impl From<OpenError> for PlanError {
 }
 
 /// Where each region of the arena lies, in bytes.
+///
+/// ```
+/// use kinglet::{Model, Options, Plan, PlanError};
+///
+/// let model = Model::open(&kinglet_fixtures::STORYTELLER.0)?;
+/// let options = Options { context: 128, prefill: 8, ..Options::DECODE };
+/// let plan = Plan::new(&model, options)?;
+/// assert_eq!(plan.bytes(), 103_424);
+/// assert_eq!(plan.bytes(), plan.self_cache() + plan.scratch());
+///
+/// let most = model.context();
+/// let longer = Options { context: most + 1, ..options };
+/// assert_eq!(Plan::new(&model, longer), Err(PlanError::Context { asked: most + 1, most }));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     options: Options,

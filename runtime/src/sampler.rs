@@ -31,6 +31,22 @@ impl Sampling {
 }
 
 /// Draws tokens.
+///
+/// ```
+/// use kinglet::{Sampler, Sampling};
+///
+/// let logits = [1.0, 3.0, f32::NAN, 2.5];
+/// let mut greedy = Sampler::new(Sampling::GREEDY, 0);
+/// assert_eq!(greedy.sample(&mut logits.clone(), &[]), 1);
+///
+/// let two = Sampling { temperature: 0.8, top_k: 2, ..Sampling::GREEDY };
+/// let draws = |seed| {
+///     let mut sampler = Sampler::new(two, seed);
+///     [(); 20].map(|()| sampler.sample(&mut logits.clone(), &[]))
+/// };
+/// assert!(draws(7).iter().all(|token| [1, 3].contains(token)));
+/// assert_eq!(draws(7), draws(7));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Sampler {
     sampling: Sampling,

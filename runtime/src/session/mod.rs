@@ -40,6 +40,30 @@ pub enum Progress {
 }
 
 /// One sequence of one model.
+///
+/// ```
+/// use kinglet::{Aligned, Model, Options, Progress, Session, argmax};
+///
+/// let model = Model::open(&kinglet_fixtures::STORYTELLER.0)?;
+/// let options = Options { context: 32, prefill: 4, ..Options::DECODE };
+/// // A static of a firmware; `Plan::bytes` says how much of it is used.
+/// let mut arena = Aligned([0; 1 << 16]);
+/// let mut session = Session::new(&model, options, &mut arena.0)?;
+///
+/// let prompt = [1, 403, 407];
+/// let next = argmax(session.feed(&prompt)?);
+///
+/// // The same in pieces, between which a program does something else.
+/// session.rewind(0)?;
+/// session.begin(&prompt, 1)?;
+/// let mut pieces = 1;
+/// while session.resume(50_000)? == Progress::Pending {
+///     pieces += 1;
+/// }
+/// assert!(pieces > 1);
+/// assert_eq!(argmax(session.logits()), next);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Session<'m, 'a, P = Serial> {
     model: Model<'m>,
