@@ -33,6 +33,7 @@ pub const MAX_HEAD_DIM: usize = 256;
 
 /// How values are coded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum ValueFormat {
     /// Eight bits, a scale a position.
     #[default]

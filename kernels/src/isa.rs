@@ -230,3 +230,10 @@ impl fmt::Debug for Isa {
         f.write_str(self.name())
     }
 }
+
+#[cfg(feature = "defmt")]
+impl defmt::Format for Isa {
+    fn format(&self, f: defmt::Formatter<'_>) {
+        defmt::write!(f, "{=str}", self.name());
+    }
+}

@@ -10,6 +10,7 @@ use crate::view::Values;
 
 /// What a full verification found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum VerifyError {
     /// A section's bytes do not match its checksum.

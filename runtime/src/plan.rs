@@ -37,6 +37,7 @@ pub const MAX_TARGETS: usize = 16;
 
 /// Capacity limits of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Options {
     /// Positions in the key/value cache of a decoder: prompt and answer together.
     pub context: usize,
@@ -84,6 +85,7 @@ impl Options {
 
 /// Why there is no plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum PlanError {
     /// An option is zero, `logits` exceeds the rows of a run, or there are too many targets.

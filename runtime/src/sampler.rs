@@ -10,6 +10,7 @@ use kinglet_kernels::scalar::exp;
 
 /// How to choose. [`Sampling::GREEDY`] takes the most probable token.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Sampling {
     /// Logits are divided by it; 0 (or less, or not a number) means greedy.
     pub temperature: f32,

@@ -5,6 +5,7 @@ use super::extent::Table;
 
 /// A field of the section's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Field {
     /// The section's length.
     Length,
@@ -38,6 +39,7 @@ pub enum Field {
 
 /// Why bytes are not a tokenizer section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum TokenizerError {
     /// Fewer bytes than a header.
     TooShort,
@@ -85,6 +87,7 @@ impl core::error::Error for TokenizerError {}
 
 /// Why a text was not encoded. Nothing in the output may be used after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum EncodeError {
     /// The scratch is too small for this text.
     ScratchTooSmall {

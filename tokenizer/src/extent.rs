@@ -2,6 +2,7 @@
 
 /// The tables, in the order of their extents in the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[repr(u8)]
 pub enum Table {
     /// `u32[vocab + 1]`: token `i` is bytes `offsets[i]..offsets[i + 1]` of [`Table::TokenBytes`].

@@ -7,6 +7,7 @@ use super::tiles::{ALIGN, GROUP, GROUP_BYTES, PANEL, QUAD, SPARSE, TILE, index_w
 /// How the weights of a matrix are coded. A word, since a byte among words is copied with its
 /// padding, piece by piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[repr(u32)]
 pub enum Format {
     /// Eight bits, one f32 scale a row.
@@ -24,6 +25,7 @@ pub enum Format {
 
 /// Why bytes are not a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum LayoutError {
     /// A dimension is zero, or the sizes overflow the address space.
     Shape,

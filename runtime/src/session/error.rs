@@ -8,6 +8,7 @@ use kinglet_model::{FAMILIES, OpenError};
 
 /// Why there is no session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum SessionError {
     /// There is no plan for these options.
@@ -18,6 +19,7 @@ pub enum SessionError {
 
 /// Why tokens were not run. The session stays as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum RunError {
     /// No tokens.

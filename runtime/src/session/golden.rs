@@ -9,6 +9,7 @@ use kinglet_model::{FAMILIES, Golden, LogitsHash};
 
 /// How a golden sequence was not met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum GoldenError {
     /// It could not be run.

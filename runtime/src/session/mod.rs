@@ -32,6 +32,7 @@ use kinglet_model::{FAMILIES, InPlace, Model, Pooling, Stack};
 
 /// How far a run got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Progress {
     /// The budget is used up; resume when convenient.
     Pending,

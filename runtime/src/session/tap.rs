@@ -14,6 +14,7 @@ use crate::parallel::Parallel;
 
 /// Why hidden states were not handed over. The session stays as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum TapError {
     /// The tokens cannot be run.
