@@ -139,6 +139,7 @@ fn encode(error: &EncodeError) -> kinglet_status {
         EncodeError::ScratchTooSmall { .. } => KINGLET_ERROR_SCRATCH,
         EncodeError::OutputTooSmall { .. } => KINGLET_ERROR_TOO_SMALL,
         EncodeError::Unknown { .. } => KINGLET_ERROR_UNKNOWN,
+        _ => KINGLET_ERROR_OTHER,
     }
 }
 

@@ -36,6 +36,8 @@ use kinglet_model::{
 pub const MAX_TARGETS: usize = 16;
 
 /// Capacity limits of a session.
+// Not `non_exhaustive`, which would forbid `..Options::DECODE` outside of this crate: with it callers set what
+// they mean and are right when there is one more field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Options {

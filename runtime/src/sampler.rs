@@ -9,6 +9,8 @@
 use kinglet_kernels::scalar::exp;
 
 /// How to choose. [`Sampling::GREEDY`] takes the most probable token.
+// Not `non_exhaustive`, which would forbid `..Sampling::GREEDY` outside of this crate: with it callers set what
+// they mean and are right when there is one more field.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Sampling {

@@ -6,6 +6,7 @@ use super::extent::Table;
 /// A field of the section's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum Field {
     /// The section's length.
     Length,
@@ -40,6 +41,7 @@ pub enum Field {
 /// Why bytes are not a tokenizer section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum TokenizerError {
     /// Fewer bytes than a header.
     TooShort,
@@ -88,6 +90,7 @@ impl core::error::Error for TokenizerError {}
 /// Why a text was not encoded. Nothing in the output may be used after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum EncodeError {
     /// The scratch is too small for this text.
     ScratchTooSmall {

@@ -24,6 +24,7 @@ pub enum Format {
 }
 
 /// Why bytes are not a matrix.
+// Not `non_exhaustive` as other errors are: the reader of files has a problem of its own for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum LayoutError {
