@@ -28,9 +28,7 @@ use kinglet_kernels::cache::CacheShape;
 use kinglet_kernels::{ValueFormat, activations};
 
 use kinglet_model::layout::{ALIGN, MAX_STACKS};
-use kinglet_model::{
-    Attention, FAMILIES, InPlace, Input, Linear, Model, OpenError, Pooling, Site, Stack,
-};
+use kinglet_model::{Attention, FAMILIES, InPlace, Linear, Model, OpenError, Pooling, Site, Stack};
 
 /// The most targets that share a source.
 pub const MAX_TARGETS: usize = 16;
@@ -374,11 +372,11 @@ pub(crate) fn rows(
     options: &Options,
     before: usize,
 ) -> usize {
-    match &stack.input {
-        Input::Queries(queries) if FAMILIES => queries.matrix.rows(),
-        Input::States if FAMILIES => before,
-        _ if last && decoder => options.prefill.max(options.targets),
-        _ => options.source,
+    match stack.queries() {
+        Some(queries) => queries.matrix.rows(),
+        None if stack.reads_states() => before,
+        None if last && decoder => options.prefill.max(options.targets),
+        None => options.source,
     }
 }
 

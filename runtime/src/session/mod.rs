@@ -28,7 +28,7 @@ pub use self::source::Source;
 pub use self::tap::TapError;
 use crate::parallel::{Parallel, Serial};
 use crate::plan::{MAX_TARGETS, Options, Plan};
-use kinglet_model::{FAMILIES, InPlace, Model, Pooling, Stack};
+use kinglet_model::{InPlace, Model, Pooling, Stack};
 
 /// How far a run got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +218,7 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         if tokens.is_empty() {
             return Err(RunError::Empty);
         }
-        if FAMILIES && !self.setting.is_decoder {
+        if !self.setting.is_decoder() {
             return Err(RunError::Reads { what: "a source and no target" });
         }
         if self.model.stacks() > 1 && self.states.0 == 0 {
@@ -344,12 +344,12 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
             return Err(RunError::Unfinished);
         }
         let stack = self.model.stack(0).map_err(RunError::Model)?;
-        if self.setting.is_decoder && self.model.stacks() == 1 {
+        if self.setting.is_decoder() && self.model.stacks() == 1 {
             return Err(RunError::Reads { what: "tokens of a target and no source" });
         }
         let (rows, features) =
             source::read(&stack, source, self.options().source, self.setting.isa, &mut self.arena)?;
-        let logits = match self.setting.is_decoder {
+        let logits = match self.setting.is_decoder() {
             true => 0,
             false if self.model.pooling() != Pooling::None => 1,
             false => rows.min(self.options().logits),

@@ -157,7 +157,7 @@ pub(in super::super) fn quantize_row(
     if inputs == Inputs::Transformed {
         isa.transform(x);
     }
-    if FAMILIES && inputs == Inputs::Planes {
+    if inputs.planes() > 1 {
         families::quantize_planes(isa, x, to, row);
     } else {
         isa.quantize(x, to, row);
