@@ -33,6 +33,9 @@ use kinglet_model::{Attention, FAMILIES, InPlace, Linear, Model, OpenError, Pool
 /// The most targets that share a source.
 pub const MAX_TARGETS: usize = 16;
 
+/// The most that this build runs: without families there is no cache but the first target's.
+const BUILT_TARGETS: usize = if FAMILIES { MAX_TARGETS } else { 1 };
+
 /// Capacity limits of a session.
 // Not `non_exhaustive`, which would forbid `..Options::DECODE` outside of this crate: with it callers set what
 // they mean and are right when there is one more field.
@@ -50,7 +53,8 @@ pub struct Options {
     /// Positions of the source that an encoder reads, a class token's included; 0 for a lone
     /// decoder.
     pub source: usize,
-    /// Targets that are decoded side by side over one source or prompt, at most [`MAX_TARGETS`].
+    /// Targets that are decoded side by side over one source or prompt, at most [`MAX_TARGETS`]; 1
+    /// in a build without the feature `families`.
     pub targets: usize,
     /// How values are kept in the cache, keys having eight bits.
     pub values: ValueFormat,
@@ -383,7 +387,7 @@ pub(crate) fn rows(
 /// Whether the options fit the model; whether its last stack is a decoder.
 fn check(model: &Model<'_>, options: &Options) -> Result<bool, PlanError> {
     let Options { context, prefill, logits, source, targets, .. } = *options;
-    if context == 0 || prefill == 0 || logits == 0 || targets == 0 || targets > MAX_TARGETS {
+    if context == 0 || prefill == 0 || logits == 0 || !(1..=BUILT_TARGETS).contains(&targets) {
         return Err(PlanError::Options);
     }
     let decoder = model.is_decoder();
