@@ -11,8 +11,8 @@
 
 use kinglet_kernels::scalar::{exp, ln};
 
+use crate::options::MAX_TARGETS;
 use crate::parallel::Parallel;
-use crate::plan::MAX_TARGETS;
 use crate::session::{RunError, Session};
 use kinglet_model::layout::MAX_DIMENSION;
 

@@ -35,6 +35,7 @@ mod beam;
 mod map;
 #[cfg(feature = "std")]
 mod memory;
+mod options;
 mod parallel;
 mod plan;
 mod sampler;
@@ -49,10 +50,11 @@ pub use kinglet_tokenizer as tokenizer;
 pub use map::Map;
 #[cfg(feature = "std")]
 pub use memory::Memory;
+pub use options::{MAX_TARGETS, Options};
 #[cfg(feature = "std")]
 pub use parallel::Threads;
 pub use parallel::{Parallel, Serial};
-pub use plan::{MAX_TARGETS, Options, Plan, PlanError};
+pub use plan::{Plan, PlanError};
 pub use sampler::{Sampler, Sampling, argmax};
 pub use session::{
     Aligned, ArenaError, GoldenError, Progress, RunError, Session, SessionError, Source, TapError,

@@ -26,8 +26,9 @@ use self::forward::{Run, Setting};
 pub use self::golden::GoldenError;
 pub use self::source::Source;
 pub use self::tap::TapError;
+use crate::options::{MAX_TARGETS, Options};
 use crate::parallel::{Parallel, Serial};
-use crate::plan::{MAX_TARGETS, Options, Plan};
+use crate::plan::Plan;
 use kinglet_model::{InPlace, Model, Pooling, Stack};
 
 /// How far a run got.

@@ -29,8 +29,9 @@ use kinglet_model::{
 };
 
 use super::arena::Arena;
+use crate::options::Options;
 use crate::parallel::{Parallel, Units, split};
-use crate::plan::{Options, Plan, Shape, Shapes};
+use crate::plan::{Plan, Shape, Shapes};
 
 pub(super) use self::products::{quantize_row, rows_of};
 
