@@ -10,8 +10,5 @@ fn the_example_fits_its_buffer_and_tells_the_story() {
     let mut arena = Box::new(Aligned([0; ARENA_BYTES]));
     let mut story = String::new();
     assert!(tell("Once upon a time", 24, &mut arena, |piece| story.push_str(piece)).is_ok());
-    assert_eq!(
-        story,
-        ""
-    );
+    assert_eq!(story, "");
 }

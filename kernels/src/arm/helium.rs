@@ -20,9 +20,9 @@ use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::slice;
 
-use super::add_scaled;
 #[cfg(target_abi = "eabihf")]
 use super::float;
+use super::sums::add_scaled;
 use crate::activations::{Activations, Row};
 use crate::cache::{CHUNK, Head};
 use crate::gemm::{Product, Sums};

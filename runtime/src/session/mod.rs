@@ -14,6 +14,7 @@ mod error;
 mod families;
 mod forward;
 mod golden;
+mod rounding;
 mod source;
 mod tap;
 

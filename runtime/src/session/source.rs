@@ -4,7 +4,7 @@ use kinglet_kernels::Isa;
 
 use super::arena::Arena;
 use super::error::RunError;
-use super::forward::{quantize_row, rows_of};
+use super::rounding::{quantize_row, rows_of};
 use kinglet_model::{FAMILIES, InPlace, Input, Inputs, Picture, Stack};
 
 /// A source.

@@ -29,11 +29,10 @@ use kinglet_model::{
 };
 
 use super::arena::Arena;
+use super::rounding::rows_of;
 use crate::options::Options;
 use crate::parallel::{Parallel, Units, split};
 use crate::plan::{Plan, Shape, Shapes};
-
-pub(super) use self::products::{quantize_row, rows_of};
 
 /// What a block does, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
