@@ -5,8 +5,7 @@ use core::ops::Range;
 use core::slice;
 
 use crate::activations::{Activations, Row};
-use crate::cache::CHUNK;
-use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, SparsePanel};
+use crate::layout::{CHUNK, Format, GROUP, GROUP_BYTES, Matrix, PANEL, SparsePanel};
 use crate::scalar::{self, Weights};
 
 /// Sums of the 16 rows of each of `P` panels with `M` rows of activations.

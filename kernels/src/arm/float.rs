@@ -16,7 +16,7 @@ pub(super) fn quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
     let peak = magnitude(x);
     // Not so where there is NaN or an infinity, nothing but zeros, or the reciprocal may be
     // infinite. Otherwise the magnitude of no product is above 127 by more than rounding.
-    if !(scalar::attention::LEAST..=f32::MAX).contains(&peak) {
+    if !(scalar::softmax::LEAST..=f32::MAX).contains(&peak) {
         return scalar::quantize(x, codes, sums);
     }
     let inv = 127.0 / peak;

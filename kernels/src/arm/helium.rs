@@ -823,7 +823,7 @@ fn sparse(
 ///
 /// Vectors of f32 flush subnormal numbers to zero. Powers of two are none, and what else may be
 /// subnormal is lost beside larger numbers in the reference, too: differences of scores, and
-/// weights and scales when the largest weight is above [`scalar::attention::LEAST`].
+/// weights and scales when the largest weight is above [`scalar::softmax::LEAST`].
 // Longer than sixty lines: one block of assembly, and what it is given.
 #[cfg(target_abi = "eabihf")]
 #[inline(never)]

@@ -63,4 +63,4 @@ pub(crate) use sparse::SparsePanel;
 pub(crate) use tiles::GROUP_BYTES;
 #[cfg(kinglet_mve)]
 pub(crate) use tiles::WORD;
-pub use tiles::{ALIGN, GROUP, INT4_ZERO, PANEL, QUAD, TILE, int4_index, int8_index};
+pub use tiles::{ALIGN, CHUNK, GROUP, INT4_ZERO, PANEL, QUAD, TILE, int4_index, int8_index};

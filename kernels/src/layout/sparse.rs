@@ -12,7 +12,7 @@ pub(crate) struct SparsePanel<'a> {
     pub(crate) groups: usize,
     /// Codes of the panel's blocks, and of all after it in a sparse matrix.
     pub(crate) codes: &'a [u8],
-    /// Their sub-scales; none in [`Format::Int8`].
+    /// Their sub-scales; none in [`Format::Int8`](super::Format).
     pub(crate) sub_scales: &'a [[i8; PANEL]],
 }
 

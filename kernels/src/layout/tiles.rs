@@ -18,6 +18,8 @@ pub(crate) const WORD: usize = u32::BITS as usize;
 pub(super) const SPARSE: bool = cfg!(feature = "families");
 /// Subtracted from a nibble of [`Format::Int4`](super::Format::Int4).
 pub const INT4_ZERO: i32 = 8;
+/// Positions of a cache whose attention is computed together; results of chunks are merged in order.
+pub const CHUNK: usize = 64;
 
 /// Words of a panel's index that say which groups are there.
 pub(super) const fn index_words(cols: usize) -> usize {
