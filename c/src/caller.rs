@@ -10,7 +10,7 @@ use core::mem::{MaybeUninit, offset_of};
 use core::ops::Range;
 use core::{ptr, slice};
 
-use crate::error::{Error, kinglet_error, kinglet_status};
+use crate::error::Error;
 
 /// A C struct that holds a Rust value.
 pub(crate) trait Object {
@@ -193,20 +193,6 @@ impl Caller {
     pub(crate) fn out<T: Copy>(self, to: *mut T, what: &'static str) -> Result<Out<T>, Error> {
         usable(to, what)?;
         Ok(Out(to))
-    }
-
-    /// Ends a call: the status of `result`, and its details for those who asked for them.
-    pub(crate) fn status(
-        self,
-        result: Result<kinglet_status, Error>,
-        to: *mut kinglet_error,
-    ) -> kinglet_status {
-        result.unwrap_or_else(|error| {
-            if let Ok(place) = self.place(to) {
-                place.put(error);
-            }
-            error.status()
-        })
     }
 }
 

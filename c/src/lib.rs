@@ -4,7 +4,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `caller` | pointers of the caller become references: all that is `unsafe` |
-//! | `error` | status codes and messages |
+//! | `status`, `error` | status codes, and errors with the place and the numbers |
+//! | `message` | how a call ends, and texts for errors |
 //! | `model`, `session`, `tokenizer`, `sampler` | the functions, thin over the Rust ones |
 //!
 //! A function makes one `caller::Caller`, by which it vouches for its arguments, and the checked
@@ -24,12 +25,14 @@ use kinglet_kernels as _;
 
 mod caller;
 mod error;
+mod message;
 mod model;
 mod sampler;
 mod session;
+mod status;
 mod tokenizer;
 
-pub use error::{kinglet_error, kinglet_error_message, kinglet_status, kinglet_status_text};
+pub use message::{kinglet_error, kinglet_error_message, kinglet_status_text};
 pub use model::{
     kinglet_golden, kinglet_model, kinglet_model_golden, kinglet_model_info,
     kinglet_model_information, kinglet_model_open, kinglet_model_verify, kinglet_options,
@@ -45,6 +48,7 @@ pub use session::{
     kinglet_session_logits, kinglet_session_open, kinglet_session_reorder, kinglet_session_resume,
     kinglet_session_rewind, kinglet_source, kinglet_source_kind,
 };
+pub use status::kinglet_status;
 pub use tokenizer::{
     KINGLET_ADD_SPECIAL, KINGLET_MATCH_SPECIAL, KINGLET_NO_TOKEN, kinglet_detokenizer,
     kinglet_detokenizer_finish, kinglet_detokenizer_open, kinglet_detokenizer_push,

@@ -5,7 +5,9 @@ use core::ffi::c_void;
 use kinglet::{Golden, Model, Options, Plan, ValueFormat};
 
 use crate::caller::{Caller, Object, Plain, pointer};
-use crate::error::{Error, kinglet_error, kinglet_status};
+use crate::error::Error;
+use crate::message::kinglet_error;
+use crate::status::kinglet_status;
 use kinglet_status::KINGLET_OK;
 
 /// A model, read where its bytes lie.

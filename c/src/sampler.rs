@@ -3,7 +3,8 @@
 use kinglet::{RunError, Sampler, Sampling, argmax};
 
 use crate::caller::{Caller, Object, Plain, apart, extent};
-use crate::error::{kinglet_error, kinglet_status};
+use crate::message::kinglet_error;
+use crate::status::kinglet_status;
 use kinglet_status::KINGLET_OK;
 
 /// How to choose.

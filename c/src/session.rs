@@ -6,8 +6,10 @@ use core::ops::Range;
 use kinglet::{Progress, Session, Source};
 
 use crate::caller::{Caller, Object, Plain, apart, extent, extent_of, range_of};
-use crate::error::{Error, kinglet_error, kinglet_status};
+use crate::error::Error;
+use crate::message::kinglet_error;
 use crate::model::{find_golden, kinglet_model, kinglet_options};
+use crate::status::kinglet_status;
 use kinglet_status::{KINGLET_OK, KINGLET_PENDING};
 
 /// A source or a sequence of tokens or both, with caches, in an arena that the caller lends.

@@ -7,8 +7,10 @@ use kinglet::tokenizer::{
 };
 
 use crate::caller::{Caller, Object, Out, apart, extent};
-use crate::error::{Error, kinglet_error, kinglet_status};
+use crate::error::Error;
+use crate::message::kinglet_error;
 use crate::model::kinglet_model;
+use crate::status::kinglet_status;
 use kinglet_status::KINGLET_OK;
 
 /// The id that stands for a token that a tokenizer does not have.

@@ -352,17 +352,7 @@ fn elementwise(run: &mut Run) {
         isa.silu_mul(black_box(&mut out), &y);
         answer_of(answer, &out)
     });
-    for n in [576, 1536, VALUES] {
-        let limit = (n * 8) as f64 / l1;
-        let work = move |_| Work { unit: "Gvalue/s", amount: n as f64, limit, bound: "reading" };
-        run.case(&format!("transform {n}"), work, |isa, answer| {
-            if answer {
-                out.copy_from_slice(&x);
-            }
-            isa.transform(black_box(&mut out[..n]));
-            answer_of(answer, &out[..n])
-        });
-    }
+    transforms(run, &x);
     let (sin, cos): (Vec<f32>, Vec<f32>) =
         (0..VALUES as u32 / 2).map(|i| scalar::sin_cos(i.wrapping_mul(7_654_321))).unzip();
     run.case("rope", moving(12), |isa, answer| {
@@ -372,6 +362,23 @@ fn elementwise(run: &mut Run) {
         isa.rope(black_box(&mut out), &cos, &sin);
         answer_of(answer, &out)
     });
+}
+
+/// Transforms of rows of several lengths.
+fn transforms(run: &mut Run, x: &[f32]) {
+    let l1 = read(1 << 14, 1);
+    let mut out = vec![0.0; VALUES];
+    for n in [576, 1536, VALUES] {
+        let limit = (n * 8) as f64 / l1;
+        let work = move |_| Work { unit: "Gvalue/s", amount: n as f64, limit, bound: "reading" };
+        run.case(&format!("transform {n}"), work, |isa, answer| {
+            if answer {
+                out.copy_from_slice(x);
+            }
+            isa.transform(black_box(&mut out[..n]));
+            if answer { out[..n].to_vec() } else { vec![] }
+        });
+    }
 }
 
 fn name(format: Format) -> &'static str {

@@ -10,7 +10,6 @@
 //! knows of planes; what it calls sees rows of one plane. `docs/numbers.md` defines how they are
 //! made and multiplied.
 
-use crate::gemm::Row;
 use crate::layout::GROUP;
 
 /// Codes of a row of `cols` values.
@@ -21,6 +20,24 @@ pub const fn stride(cols: usize) -> usize {
 /// Sums of a row of `cols` values.
 pub const fn sums(cols: usize) -> usize {
     cols.div_ceil(GROUP)
+}
+
+/// A row of activations: codes, and the sum of each [`GROUP`] of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a> {
+    pub(crate) codes: &'a [i8],
+    pub(crate) sums: &'a [i16],
+}
+
+impl Row<'_> {
+    /// No codes.
+    pub(crate) const EMPTY: Self = Row { codes: &[], sums: &[] };
+
+    /// The sum of all codes, wrapping.
+    #[inline(always)]
+    pub(crate) fn sum(&self) -> i32 {
+        self.sums.iter().fold(0, |sum, &s| sum.wrapping_add(i32::from(s)))
+    }
 }
 
 /// How many planes rows have: a number only in builds that know of two.
@@ -117,6 +134,9 @@ impl<'a> Activations<'a> {
     }
 
     /// Codes of row `m` of one plane, padded with zeros to [`stride`].
+    ///
+    /// # Panics
+    /// When there is no such row.
     #[inline]
     pub fn codes(&self, m: usize) -> &'a [i8] {
         let stride = stride(self.cols);
@@ -124,6 +144,9 @@ impl<'a> Activations<'a> {
     }
 
     /// Sums of row `m` of one plane, one for 32 codes.
+    ///
+    /// # Panics
+    /// When there is no such row.
     #[inline]
     pub fn sums(&self, m: usize) -> &'a [i16] {
         let sums = sums(self.cols);
@@ -131,6 +154,9 @@ impl<'a> Activations<'a> {
     }
 
     /// Scale of row `m` of one plane.
+    ///
+    /// # Panics
+    /// When there is no such row.
     #[inline]
     pub fn scale(&self, m: usize) -> f32 {
         self.scales[m]
@@ -161,6 +187,9 @@ impl<'a> Activations<'a> {
     }
 
     /// The rows from `start`, `rows` of them.
+    ///
+    /// # Panics
+    /// When there are fewer rows.
     #[inline]
     pub fn slice(&self, start: usize, rows: usize) -> Self {
         let (start, rows) = (start * self.planes(), rows * self.planes());
@@ -231,7 +260,7 @@ impl<'a> ActivationsMut<'a> {
     /// Codes, sums and scale of row `m`.
     ///
     /// # Panics
-    /// When rows have two planes.
+    /// When rows have two planes, or there is no such row.
     pub fn row(&mut self, m: usize) -> (&mut [i8], &mut [i16], &mut f32) {
         fit!(self.planes() == 1);
         self.row_of_planes(m)

@@ -23,16 +23,16 @@
 
 use core::ops::Range;
 
+pub use crate::layout::CHUNK;
 use crate::layout::{GROUP, PANEL, QUAD, TILE};
 use crate::scalar::{largest, quantize_with};
 
-/// Positions whose attention is computed together; results of chunks are merged in order.
-pub const CHUNK: usize = 64;
 /// The widest head.
 pub const MAX_HEAD_DIM: usize = 256;
 
 /// How values are coded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum ValueFormat {
     /// Eight bits, a scale a position.
     #[default]

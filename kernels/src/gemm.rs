@@ -4,28 +4,9 @@
 use core::ops::Range;
 use core::slice;
 
-use crate::activations::Activations;
-use crate::cache::CHUNK;
-use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, SparsePanel};
+use crate::activations::{Activations, Row};
+use crate::layout::{CHUNK, Format, GROUP, GROUP_BYTES, Matrix, PANEL, SparsePanel};
 use crate::scalar::{self, Weights};
-
-/// A row of activations: codes, and the sum of each [`GROUP`] of them.
-#[derive(Clone, Copy)]
-pub(crate) struct Row<'a> {
-    pub(crate) codes: &'a [i8],
-    pub(crate) sums: &'a [i16],
-}
-
-impl Row<'_> {
-    /// No codes.
-    pub(crate) const EMPTY: Self = Row { codes: &[], sums: &[] };
-
-    /// The sum of all codes, wrapping.
-    #[inline(always)]
-    pub(crate) fn sum(&self) -> i32 {
-        self.sums.iter().fold(0, |sum, &s| sum.wrapping_add(i32::from(s)))
-    }
-}
 
 /// Sums of the 16 rows of each of `P` panels with `M` rows of activations.
 pub(crate) type Sums<const P: usize, const M: usize> = [[[i32; PANEL]; M]; P];

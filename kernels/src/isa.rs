@@ -36,14 +36,8 @@ impl Isa {
     /// The reference, present everywhere.
     pub const SCALAR: Self = Self(Err(&REFERENCE));
 
-    /// The fastest instruction set of this machine. With the feature `std` the environment variable
-    /// `KINGLET_ISA` may name another one that the machine has; an unknown or absent name is
-    /// ignored (see [`Isa::by_name`]).
+    /// The fastest instruction set of this machine.
     pub fn detect() -> Self {
-        #[cfg(feature = "std")]
-        if let Some(isa) = std::env::var("KINGLET_ISA").ok().and_then(|name| Self::by_name(&name)) {
-            return isa;
-        }
         Vector::available().last().map_or(Self::SCALAR, |vector| Self(Ok(vector)))
     }
 
@@ -234,5 +228,12 @@ impl Eq for Isa {}
 impl fmt::Debug for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(feature = "defmt")]
+impl defmt::Format for Isa {
+    fn format(&self, f: defmt::Formatter<'_>) {
+        defmt::write!(f, "{=str}", self.name());
     }
 }

@@ -1,10 +1,10 @@
 //! Weight tiles and the kernels that read them.
 //!
 //! This crate defines how weights, activations and key/value caches lie in memory ([`layout`],
-//! [`activations`], [`cache`]) and every operation of the forward pass. [`scalar`] is the
-//! specification: safe, portable code whose results every other instruction set repeats bit for
-//! bit. [`Isa`] is the dispatch: a value that can only be made where its instructions exist, with
-//! one method an operation.
+//! [`activations`], [`cache`]) and every operation of the forward pass. [`scalar`], with the
+//! products of `reference` and the walk of `attention`, is the specification: safe, portable code
+//! whose results every other instruction set repeats bit for bit. [`Isa`] is the dispatch: a value
+//! that can only be made where its instructions exist, with one method an operation.
 //!
 //! # The numbers
 //!
@@ -21,7 +21,7 @@
 //!   anything but its bits.
 
 #![no_std]
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc, clippy::missing_panics_doc)]
 #![allow(
     clippy::needless_range_loop,
     reason = "loops by index unroll, and their sums stay in registers"
@@ -56,6 +56,7 @@ macro_rules! fit {
 
 mod activation;
 pub mod activations;
+mod attention;
 pub mod cache;
 mod gemm;
 mod isa;
@@ -63,6 +64,7 @@ pub mod layout;
 mod mask;
 #[cfg(feature = "families")]
 mod planes;
+mod reference;
 pub mod scalar;
 mod vector;
 

@@ -35,7 +35,7 @@ macro_rules! reference {
             $($(#[$cfg])? $name: fn($($ty),*) $(-> $ret)?,)*
         }
 
-        static REFERENCE: Reference = Reference { $($(#[$cfg])? $name: scalar::$name,)* };
+        static REFERENCE: Reference = Reference { $($(#[$cfg])? $name: $crate::reference::$name,)* };
     };
 }
 
@@ -162,7 +162,7 @@ macro_rules! operations {
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
         pub(crate) fn attend(head: &Head<'_>, mask: $crate::Mask<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
-            scalar::attend_with::<$p, $q, { 2 * $q }>($token(()), head, mask, scale, q, heads, stride);
+            $crate::attention::attend_with::<$p, $q, { 2 * $q }>($token(()), head, mask, scale, q, heads, stride);
         }
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]

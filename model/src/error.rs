@@ -8,6 +8,7 @@ use super::families::FAMILIES;
 
 /// Why a file could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum OpenError {
     /// The bytes end early: the file says `needed`, there are `found`.
@@ -62,6 +63,7 @@ pub enum OpenError {
 
 /// What is wrong with a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum SectionProblem {
     /// It must be there and is not.
@@ -82,6 +84,7 @@ pub enum SectionProblem {
 
 /// What is wrong with the model's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum ModelProblem {
     /// An unknown way of pooling or activation.
@@ -99,6 +102,7 @@ pub enum ModelProblem {
 
 /// What is wrong with a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum StackProblem {
     /// There is no such stack.
@@ -124,6 +128,7 @@ pub enum StackProblem {
 
 /// What is wrong with a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum TensorProblem {
     /// There is no such tensor.
@@ -150,6 +155,7 @@ pub enum TensorProblem {
 
 /// What is wrong with a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum BlockProblem {
     /// An unknown kind of block.

@@ -64,6 +64,21 @@ impl<T: Parts> Stack<T> {
             _ => None,
         }
     }
+
+    /// The queries that are its input, where it reads nothing else.
+    #[inline]
+    pub fn queries(&self) -> Option<&T::Table> {
+        match &self.input {
+            Input::Queries(queries) if FAMILIES => Some(queries),
+            _ => None,
+        }
+    }
+
+    /// Whether it goes on with the states of the stack before.
+    #[inline]
+    pub fn reads_states(&self) -> bool {
+        FAMILIES && matches!(self.input, Input::States)
+    }
 }
 
 impl<T: Parts> Output<T> {

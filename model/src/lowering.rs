@@ -80,14 +80,29 @@ pub trait Lower<T: Parts> {
     type Error: From<Unstorable>;
     /// Keeps a product, which is `part`. Returns the indices of its matrix and its bias, which may
     /// be [`NONE`].
+    ///
+    /// # Errors
+    /// [`Lower::Error`], where it cannot be kept.
     fn linear(&mut self, part: Part, of: &T::Linear) -> Result<(u32, u32), Self::Error>;
     /// Keeps a vector.
+    ///
+    /// # Errors
+    /// [`Lower::Error`], where it cannot be kept.
     fn vector(&mut self, part: Part, of: &T::Vector) -> Result<u32, Self::Error>;
     /// Keeps as many zeros as a vector has numbers.
+    ///
+    /// # Errors
+    /// [`Lower::Error`], where it cannot be kept.
     fn zeros(&mut self, part: Part, like: &T::Vector) -> Result<u32, Self::Error>;
     /// Keeps frequencies; [`NONE`] where there are none.
+    ///
+    /// # Errors
+    /// [`Lower::Error`], where it cannot be kept.
     fn frequencies(&mut self, of: &T::Frequencies) -> Result<u32, Self::Error>;
     /// Keeps numbers by distance.
+    ///
+    /// # Errors
+    /// [`Lower::Error`], where it cannot be kept.
     fn relative(&mut self, of: &T::Relative) -> Result<u32, Self::Error>;
     /// Columns of a product.
     fn cols(&self, of: &T::Linear) -> usize;
@@ -98,12 +113,24 @@ pub trait Raise<T: Parts> {
     /// Why there is none.
     type Error;
     /// A product of a matrix and, unless [`NONE`], a bias.
+    ///
+    /// # Errors
+    /// [`Raise::Error`], where there is none.
     fn linear(&self, matrix: u32, bias: u32) -> Result<T::Linear, Self::Error>;
     /// A vector.
+    ///
+    /// # Errors
+    /// [`Raise::Error`], where there is none.
     fn vector(&self, index: u32) -> Result<T::Vector, Self::Error>;
     /// Frequencies.
+    ///
+    /// # Errors
+    /// [`Raise::Error`], where there is none.
     fn frequencies(&self, index: u32) -> Result<T::Frequencies, Self::Error>;
     /// Numbers by distance.
+    ///
+    /// # Errors
+    /// [`Raise::Error`], where there is none.
     fn relative(&self, index: u32) -> Result<T::Relative, Self::Error>;
     /// The error of a record that names no norm of the stream where there must be one.
     fn missing_norm(&self) -> Self::Error;

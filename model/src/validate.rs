@@ -8,10 +8,11 @@ use kinglet_kernels::scalar::transforms;
 use crate::description::{
     Activation, Attention, Block, InPlace, Input, Inputs, Linear, Norm, Operation, Residual, Stack,
 };
-use crate::error::{BlockProblem, StackProblem};
+use crate::error::{BlockProblem, ModelProblem, StackProblem};
 use crate::families::FAMILIES;
 use crate::layout::{
-    BlockRecord, MAX_DIMENSION, NONE, StackRecord, activation, block, input, join, norm,
+    BlockRecord, MAX_BLOCKS, MAX_DIMENSION, MAX_STACKS, MAX_TENSORS, ModelRecord, NONE,
+    StackRecord, activation, block, input, join, norm, pooling,
 };
 use crate::lowering::{inputs_of, mask_of};
 
@@ -31,6 +32,30 @@ pub(crate) fn inputs_for(code: u32, cols: usize) -> Option<Inputs> {
 fn has_head_inputs(record: &BlockRecord) -> bool {
     inputs_for(record.heads_inputs, record.head_dim as usize)
         .is_some_and(|inputs| inputs != Inputs::Planes)
+}
+
+/// Checks the record of the whole model, which needs no tensor either.
+pub(crate) fn check_model(record: &ModelRecord) -> Result<(), ModelProblem> {
+    let special =
+        [record.pooling, record.normalize].into_iter().any(|kind| kind != 0) || record.stacks > 1;
+    if !FAMILIES && (special || record.dense != NONE || record.head_bias != NONE) {
+        return Err(ModelProblem::NotBuilt);
+    }
+    if record.pooling > pooling::MAX
+        || record.normalize > 1
+        || Activation::of_code(record.dense_activation).is_none()
+    {
+        return Err(ModelProblem::Kind);
+    }
+    if record.reserved != 0 || !record.reserved2.are() {
+        return Err(ModelProblem::Reserved);
+    }
+    let counts = record.blocks <= MAX_BLOCKS && record.tensors <= MAX_TENSORS;
+    if counts && (1..=MAX_STACKS).contains(&record.stacks) {
+        Ok(())
+    } else {
+        Err(ModelProblem::Dimension)
+    }
 }
 
 /// Checks what needs no tensor.

@@ -122,6 +122,9 @@ impl Outline {
 
     /// Adds a tensor and returns its index. Tensors are written in the order in which they are
     /// added.
+    ///
+    /// # Errors
+    /// [`WriteError::TooLarge`], when the shape or the name is more than a file can say.
     pub fn tensor(
         &mut self,
         name: &str,
@@ -161,6 +164,9 @@ impl Outline {
     }
 
     /// Adds a tensor that has the name, kind and shape of one of `model`'s.
+    ///
+    /// # Errors
+    /// As [`Outline::tensor`].
     pub fn tensor_of(&mut self, model: &Model<'_>, tensor: &Tensor<'_>) -> Result<u32, WriteError> {
         let kind = match &tensor.values {
             Values::F32(_) => Kind::F32,
@@ -243,6 +249,9 @@ pub struct Writer {
 
 impl Writer {
     /// Starts a file in the directory `within`, which is on the same file system as `target`.
+    ///
+    /// # Errors
+    /// [`WriteError::Io`], when `target` is a directory or the file cannot be made or written.
     pub fn create(target: &Path, within: &Path, mut outline: Outline) -> Result<Self, WriteError> {
         let fail = |source| WriteError::Io { path: target.to_path_buf(), source };
         outline.model.stacks = outline.stacks.len() as u32;
@@ -291,6 +300,9 @@ impl Writer {
 
     /// Writes the next tensor: `produce` is given a function that appends bytes.
     ///
+    /// # Errors
+    /// Those of `produce`, and [`WriteError::Io`] when the file cannot be written.
+    ///
     /// # Panics
     /// When all tensors are written already, or `produce` appends another number of bytes than the
     /// tensor has.
@@ -317,6 +329,12 @@ impl Writer {
     }
 
     /// Completes the file: head and tables are written, golden sequences are still empty.
+    ///
+    /// # Errors
+    /// [`WriteError::Io`], when the file cannot be written.
+    ///
+    /// # Panics
+    /// When a tensor was not written.
     pub fn finish(mut self) -> Result<Finished, WriteError> {
         assert_eq!(self.next, self.outline.tensors.len(), "a tensor was not written");
         let tensors = self.outline.tensors.iter().flat_map(TensorRecord::write).collect();
@@ -391,6 +409,9 @@ impl Finished {
 
     /// Fills in the golden sequences.
     ///
+    /// # Errors
+    /// [`WriteError::Io`], when the file cannot be written.
+    ///
     /// # Panics
     /// When their lengths are not those of the outline.
     pub fn golden(&mut self, sequences: &[Golden<'_>]) -> Result<(), WriteError> {
@@ -418,6 +439,9 @@ impl Finished {
     }
 
     /// Gives the file its name, in place of what had it.
+    ///
+    /// # Errors
+    /// [`WriteError::Io`], when the file cannot be synchronised or renamed.
     pub fn persist(self) -> Result<(), WriteError> {
         let fail = |source| WriteError::Io { path: self.target.clone(), source };
         self.file.as_file().sync_all().map_err(fail)?;

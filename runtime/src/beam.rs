@@ -11,8 +11,8 @@
 
 use kinglet_kernels::scalar::{exp, ln};
 
+use crate::options::MAX_TARGETS;
 use crate::parallel::Parallel;
-use crate::plan::MAX_TARGETS;
 use crate::session::{RunError, Session};
 use kinglet_model::layout::MAX_DIMENSION;
 
@@ -68,6 +68,9 @@ impl<'b> BeamSearch<'b> {
     /// Searches targets that begin with `prompt`, until the plan's context or the memory is full,
     /// and returns how many were found. The session must have been planned for as many targets as
     /// there are beams.
+    ///
+    /// # Errors
+    /// [`RunError`], as [`Session::feed`] and [`Session::feed_targets`].
     pub fn run<P: Parallel>(
         &mut self,
         session: &mut Session<'_, '_, P>,

@@ -4,13 +4,13 @@
 //! caller lends and whose exact size [`Plan`] tells beforehand. The crate allocates nothing, and
 //! gives the same bits on every machine.
 //!
-//! ```no_run
+//! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let file: &[u8] = &[];
+//! # let file = &kinglet_fixtures::STORYTELLER.0;
 //! use kinglet::{Model, Options, Plan, Session, argmax};
 //!
 //! let model = Model::open(file)?;
-//! let options = Options { context: 256, prefill: 16, ..Options::DECODE };
+//! let options = Options { context: 128, prefill: 16, ..Options::DECODE };
 //! let mut memory = vec![0u8; Plan::new(&model, options)?.bytes() + 64];
 //! let start = memory.as_ptr().align_offset(64);
 //! let mut session = Session::new(&model, options, &mut memory[start..])?;
@@ -25,7 +25,7 @@
 
 #![no_std]
 #![deny(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 #[cfg(any(test, feature = "std"))]
 extern crate std;
@@ -35,6 +35,7 @@ mod beam;
 mod map;
 #[cfg(feature = "std")]
 mod memory;
+mod options;
 mod parallel;
 mod plan;
 mod sampler;
@@ -49,10 +50,11 @@ pub use kinglet_tokenizer as tokenizer;
 pub use map::Map;
 #[cfg(feature = "std")]
 pub use memory::Memory;
+pub use options::{MAX_TARGETS, Options};
 #[cfg(feature = "std")]
 pub use parallel::Threads;
 pub use parallel::{Parallel, Serial};
-pub use plan::{MAX_TARGETS, Options, Plan, PlanError};
+pub use plan::{Plan, PlanError};
 pub use sampler::{Sampler, Sampling, argmax};
 pub use session::{
     Aligned, ArenaError, GoldenError, Progress, RunError, Session, SessionError, Source, TapError,

@@ -13,6 +13,9 @@ pub struct Map(memmap2::Mmap);
 
 impl Map {
     /// Maps a file for reading.
+    ///
+    /// # Errors
+    /// Those of opening and mapping the file.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let file = File::open(path)?;
         // SAFETY: the map is only ever read as bytes, and every structure in it is checked again

@@ -53,6 +53,9 @@ pub struct Threads(rayon::ThreadPool);
 #[cfg(feature = "std")]
 impl Threads {
     /// A pool of `n` threads; 0 means one for each core.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
     pub fn new(n: usize) -> std::io::Result<Self> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build();
         pool.map(Self).map_err(std::io::Error::other)

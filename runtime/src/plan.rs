@@ -27,60 +27,13 @@ use core::ops::Range;
 use kinglet_kernels::cache::CacheShape;
 use kinglet_kernels::{ValueFormat, activations};
 
+use crate::options::{BUILT_TARGETS, Options};
 use kinglet_model::layout::{ALIGN, MAX_STACKS};
-use kinglet_model::{
-    Attention, FAMILIES, InPlace, Input, Linear, Model, OpenError, Pooling, Site, Stack,
-};
-
-/// The most targets that share a source.
-pub const MAX_TARGETS: usize = 16;
-
-/// Capacity limits of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Positions in the key/value cache of a decoder: prompt and answer together.
-    pub context: usize,
-    /// The most tokens that a decoder runs together. More is faster for prompts and takes more
-    /// memory.
-    pub prefill: usize,
-    /// The most positions of one run whose outputs are kept: 1 to generate and for encoders that
-    /// pool, more to evaluate.
-    pub logits: usize,
-    /// Positions of the source that an encoder reads, a class token's included; 0 for a lone
-    /// decoder.
-    pub source: usize,
-    /// Targets that are decoded side by side over one source or prompt, at most [`MAX_TARGETS`].
-    pub targets: usize,
-    /// How values are kept in the cache, keys having eight bits.
-    pub values: ValueFormat,
-}
-
-impl Options {
-    /// One target of a decoder, one token at a time.
-    pub const DECODE: Self = Self {
-        context: 1,
-        prefill: 1,
-        logits: 1,
-        source: 0,
-        targets: 1,
-        values: ValueFormat::Int8,
-    };
-
-    /// As much source and context as the model was made for, one token at a time.
-    pub fn of(model: &Model<'_>) -> Result<Self, OpenError> {
-        let first = model.stack(0)?.context;
-        let one = model.stacks() == 1;
-        let decoder = model.is_decoder();
-        Ok(Self {
-            context: if decoder { model.context() } else { 1 },
-            source: if one && decoder { 0 } else { first },
-            ..Self::DECODE
-        })
-    }
-}
+use kinglet_model::{Attention, FAMILIES, InPlace, Linear, Model, OpenError, Pooling, Site, Stack};
 
 /// Why there is no plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum PlanError {
     /// An option is zero, `logits` exceeds the rows of a run, or there are too many targets.
@@ -152,6 +105,21 @@ impl From<OpenError> for PlanError {
 }
 
 /// Where each region of the arena lies, in bytes.
+///
+/// ```
+/// use kinglet::{Model, Options, Plan, PlanError};
+///
+/// let model = Model::open(&kinglet_fixtures::STORYTELLER.0)?;
+/// let options = Options { context: 128, prefill: 8, ..Options::DECODE };
+/// let plan = Plan::new(&model, options)?;
+/// assert_eq!(plan.bytes(), 103_424);
+/// assert_eq!(plan.bytes(), plan.self_cache() + plan.scratch());
+///
+/// let most = model.context();
+/// let longer = Options { context: most + 1, ..options };
+/// assert_eq!(Plan::new(&model, longer), Err(PlanError::Context { asked: most + 1, most }));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     options: Options,
@@ -291,6 +259,32 @@ impl Most {
         Ok(width)
     }
 
+    /// What pooling, a dense layer and the head need after the last stack, which has so many rows
+    /// and states of this width.
+    fn output(
+        &mut self,
+        model: &Model<'_>,
+        rows: usize,
+        states: usize,
+        logits: usize,
+    ) -> Result<(), PlanError> {
+        let rows_out = if model.pooling() != Pooling::None { 1 } else { rows };
+        if logits > rows_out {
+            return Err(PlanError::Options);
+        }
+        let output = model.output()?;
+        output.head.as_ref().map_or(Ok(()), |head| self.planes(rows, head))?;
+        if let (Some((dense, _)), Some(shape)) =
+            (output.dense_layer(), self.stacks.get_mut(model.stacks() as usize - 1))
+        {
+            shape.stride = shape.stride.max(dense.matrix.rows());
+            let stride = shape.stride;
+            self.planes(rows, dense)?;
+            self.products(rows, stride, dense.matrix.rows().max(states))?;
+        }
+        Ok(())
+    }
+
     /// `sum` and the cache of an attention block with so many positions.
     fn add(
         &self,
@@ -326,35 +320,46 @@ pub(crate) fn rows(
     options: &Options,
     before: usize,
 ) -> usize {
-    match &stack.input {
-        Input::Queries(queries) if FAMILIES => queries.matrix.rows(),
-        Input::States if FAMILIES => before,
-        _ if last && decoder => options.prefill.max(options.targets),
-        _ => options.source,
+    match stack.queries() {
+        Some(queries) => queries.matrix.rows(),
+        None if stack.reads_states() => before,
+        None if last && decoder => options.prefill.max(options.targets),
+        None => options.source,
     }
+}
+
+/// Whether the options fit the model; whether its last stack is a decoder.
+fn check(model: &Model<'_>, options: &Options) -> Result<bool, PlanError> {
+    let Options { context, prefill, logits, source, targets, .. } = *options;
+    if context == 0 || prefill == 0 || logits == 0 || !(1..=BUILT_TARGETS).contains(&targets) {
+        return Err(PlanError::Options);
+    }
+    let decoder = model.is_decoder();
+    if decoder && context > model.context() {
+        return Err(PlanError::Context { asked: context, most: model.context() });
+    }
+    let reads = !decoder || model.stacks() > 1;
+    let most = if reads { model.stack(0)?.context } else { 0 };
+    if source > most || (source == 0) == reads {
+        return Err(PlanError::Source { asked: source, most });
+    }
+    // Keeps the sizes of one head's cache, products with at most 2 x 256 bytes a position,
+    // within the address space.
+    if context.max(source) > usize::MAX / 2048 {
+        return Err(PlanError::TooLarge);
+    }
+    Ok(decoder)
 }
 
 impl Plan {
     /// The plan of `model` with `options`.
+    ///
+    /// # Errors
+    /// [`PlanError`]: an option is zero or too large for the model, or the bytes for the address
+    /// space.
     pub fn new(model: &Model<'_>, options: Options) -> Result<Self, PlanError> {
-        let Options { context, prefill, logits, source, targets, .. } = options;
-        if context == 0 || prefill == 0 || logits == 0 || targets == 0 || targets > MAX_TARGETS {
-            return Err(PlanError::Options);
-        }
-        let decoder = model.is_decoder();
-        if decoder && context > model.context() {
-            return Err(PlanError::Context { asked: context, most: model.context() });
-        }
-        let reads = !decoder || model.stacks() > 1;
-        let most = if reads { model.stack(0)?.context } else { 0 };
-        if source > most || (source == 0) == reads {
-            return Err(PlanError::Source { asked: source, most });
-        }
-        // Keeps the sizes of one head's cache, products with at most 2 x 256 bytes a position,
-        // within the address space.
-        if context.max(source) > usize::MAX / 2048 {
-            return Err(PlanError::TooLarge);
-        }
+        let decoder = check(model, &options)?;
+        let Options { context, logits, targets, .. } = options;
         let mut most = Most { values: options.values, ..Most::default() };
         let (mut rows, mut states) = (0, 0);
         let last = model.stacks() - 1;
@@ -366,27 +371,13 @@ impl Plan {
             states =
                 most.stack(model, (index as usize, &stack), context, rows, (before, states))?;
         }
-        let rows_out = if model.pooling() != Pooling::None { 1 } else { rows };
-        if logits > rows_out {
-            return Err(PlanError::Options);
-        }
-        let output = model.output()?;
-        output.head.as_ref().map_or(Ok(()), |head| most.planes(rows, head))?;
-        if let (Some((dense, _)), Some(shape)) =
-            (output.dense_layer(), most.stacks.get_mut(last as usize))
-        {
-            shape.stride = shape.stride.max(dense.matrix.rows());
-            let stride = shape.stride;
-            most.planes(rows, dense)?;
-            most.products(rows, stride, dense.matrix.rows().max(states))?;
-        }
+        most.output(model, rows, states, logits)?;
         let outputs = times(if decoder { logits.max(targets) } else { logits }, model.outputs())?;
-        let cache = match decoder {
-            true => {
-                larger(most.cache, (times(targets, most.target.0)?, times(targets, most.target.1)?))
-            }
-            false => most.cache,
-        };
+        let mut cache = most.cache;
+        if decoder {
+            let (codes, scales) = most.target;
+            cache = larger(cache, (times(targets, codes)?, times(targets, scales)?));
+        }
         let [
             residual,
             wide,

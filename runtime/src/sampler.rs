@@ -9,7 +9,10 @@
 use kinglet_kernels::scalar::exp;
 
 /// How to choose. [`Sampling::GREEDY`] takes the most probable token.
+// Not `non_exhaustive`, which would forbid `..Sampling::GREEDY` outside of this crate: with it callers set what
+// they mean and are right when there is one more field.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Sampling {
     /// Logits are divided by it; 0 (or less, or not a number) means greedy.
     pub temperature: f32,
@@ -31,6 +34,22 @@ impl Sampling {
 }
 
 /// Draws tokens.
+///
+/// ```
+/// use kinglet::{Sampler, Sampling};
+///
+/// let logits = [1.0, 3.0, f32::NAN, 2.5];
+/// let mut greedy = Sampler::new(Sampling::GREEDY, 0);
+/// assert_eq!(greedy.sample(&mut logits.clone(), &[]), 1);
+///
+/// let two = Sampling { temperature: 0.8, top_k: 2, ..Sampling::GREEDY };
+/// let draws = |seed| {
+///     let mut sampler = Sampler::new(two, seed);
+///     [(); 20].map(|()| sampler.sample(&mut logits.clone(), &[]))
+/// };
+/// assert!(draws(7).iter().all(|token| [1, 3].contains(token)));
+/// assert_eq!(draws(7), draws(7));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Sampler {
     sampling: Sampling,

@@ -302,6 +302,32 @@ fn hidden_states_of_all_stacks_are_shown_once() {
     }
 }
 
+/// Plans of which the source or the targets are not the model's.
+fn refused_plans(model: &Model<'_>, of: Options) {
+    let refused = |options| Plan::new(model, options).map(|_| ()).unwrap_err();
+    assert_eq!(
+        refused(Options { source: 0, ..of }),
+        PlanError::Source { asked: 0, most: of.source }
+    );
+    let asked = of.source + 1;
+    assert_eq!(
+        refused(Options { source: asked, ..of }),
+        PlanError::Source { asked, most: of.source }
+    );
+    assert_eq!(refused(Options { targets: 17, ..of }), PlanError::Options);
+}
+
+/// Sources that a model which reads 10 tokens refuses.
+fn refused_tokens(read: &mut dyn FnMut(Source<'_>) -> Result<(), RunError>, sources: &Sources) {
+    assert_eq!(read(Source::Tokens(&[])), Err(RunError::Source { most: 10, found: 0 }));
+    assert_eq!(read(Source::Tokens(&[1; 11])), Err(RunError::Source { most: 10, found: 11 }));
+    let unknown = RunError::Token { index: 1, token: 61, vocab: 61 };
+    assert_eq!(read(Source::Tokens(&[1, 61])), Err(unknown));
+    assert_eq!(read(Source::Pixels(&sources.pixels)), Err(RunError::Reads { what: "tokens" }));
+    assert_eq!(read(Source::Features(&sources.numbers)), Err(RunError::Reads { what: "tokens" }));
+    assert_eq!(read(Source::Typed(&[1, 2], &[0])), Err(RunError::Source { most: 2, found: 1 }));
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     let sources = Sources::new(1);
@@ -309,17 +335,7 @@ fn what_does_not_fit_is_refused() {
         let mut file = Memory::copy_of(&common::chain(chain, Format::Int8, 4));
         let model = Model::open(file.bytes()).unwrap();
         let of = options(&model, 4);
-        let refused = |options| Plan::new(&model, options).map(|_| ()).unwrap_err();
-        assert_eq!(
-            refused(Options { source: 0, ..of }),
-            PlanError::Source { asked: 0, most: of.source }
-        );
-        let asked = of.source + 1;
-        assert_eq!(
-            refused(Options { source: asked, ..of }),
-            PlanError::Source { asked, most: of.source }
-        );
-        assert_eq!(refused(Options { targets: 17, ..of }), PlanError::Options);
+        refused_plans(&model, of);
         let short = if chain == Chain::Describer {
             of
         } else {
@@ -328,30 +344,9 @@ fn what_does_not_fit_is_refused() {
         let mut memory = Memory::new(Plan::new(&model, short).unwrap().bytes());
         let mut session = Session::new(&model, short, memory.bytes()).unwrap();
         let mut read = |source: Source<'_>| session.encode(source).map(|_| ());
-        let tokens = |read: &mut dyn FnMut(Source<'_>) -> Result<(), RunError>| {
-            assert_eq!(read(Source::Tokens(&[])), Err(RunError::Source { most: 10, found: 0 }));
-            assert_eq!(
-                read(Source::Tokens(&[1; 11])),
-                Err(RunError::Source { most: 10, found: 11 })
-            );
-            let unknown = RunError::Token { index: 1, token: 61, vocab: 61 };
-            assert_eq!(read(Source::Tokens(&[1, 61])), Err(unknown));
-            assert_eq!(
-                read(Source::Pixels(&sources.pixels)),
-                Err(RunError::Reads { what: "tokens" })
-            );
-            assert_eq!(
-                read(Source::Features(&sources.numbers)),
-                Err(RunError::Reads { what: "tokens" })
-            );
-            assert_eq!(
-                read(Source::Typed(&[1, 2], &[0])),
-                Err(RunError::Source { most: 2, found: 1 })
-            );
-        };
         match chain {
             Chain::Encoder(_) => {
-                tokens(&mut read);
+                refused_tokens(&mut read, &sources);
                 let unknown = RunError::Token { index: 1, token: 2, vocab: 2 };
                 assert_eq!(read(Source::Typed(&[1, 2], &[1, 2])), Err(unknown));
                 assert_eq!(
@@ -359,7 +354,7 @@ fn what_does_not_fit_is_refused() {
                     Err(RunError::Reads { what: "a source and no target" })
                 );
             }
-            Chain::Translator => tokens(&mut read),
+            Chain::Translator => refused_tokens(&mut read, &sources),
             Chain::Describer => {
                 let most = sources.pixels.len();
                 assert_eq!(read(Source::Tokens(&[1])), Err(RunError::Reads { what: "pictures" }));

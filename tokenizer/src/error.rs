@@ -1,10 +1,12 @@
 //! The typed errors of opening, checking and encoding. Small and `Copy`, with no text: the host
 //! command explains them.
 
-use super::layout::Table;
+use super::extent::Table;
 
 /// A field of the section's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum Field {
     /// The section's length.
     Length,
@@ -38,6 +40,8 @@ pub enum Field {
 
 /// Why bytes are not a tokenizer section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum TokenizerError {
     /// Fewer bytes than a header.
     TooShort,
@@ -85,6 +89,8 @@ impl core::error::Error for TokenizerError {}
 
 /// Why a text was not encoded. Nothing in the output may be used after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum EncodeError {
     /// The scratch is too small for this text.
     ScratchTooSmall {

@@ -8,7 +8,7 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | `layout`, `modes` | the section byte for byte, shared with the writer |
+//! | `layout`, `modes`, `extent` | the section byte for byte, shared with the writer |
 //! | `tables` | checked access to the tables |
 //! | `view` | a text with a character in front and spaces as marks, without a copy |
 //! | `added` | finding added tokens |
@@ -19,7 +19,7 @@
 
 #![no_std]
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 #[cfg(test)]
 extern crate std;
@@ -29,6 +29,7 @@ mod bpe;
 mod detokenize;
 mod encode;
 mod error;
+mod extent;
 pub mod layout;
 mod modes;
 mod split;
@@ -49,6 +50,28 @@ use layout::{
 use tables::{Added, Classes, Merges, PairTable, WordTable, bytes_of};
 
 /// A tokenizer in the bytes of a file.
+///
+/// ```
+/// use kinglet_tokenizer::{Detokenizer, Tokenizer, max_tokens, scratch_words};
+///
+/// # let model = kinglet::Model::open(&kinglet_fixtures::STORYTELLER.0)?;
+/// # let section = model.section(kinglet::format::layout::section::TOKENIZER);
+/// let tokenizer = Tokenizer::parse(section)?;
+/// let text = "Once upon a time";
+/// // Firmware has fixed arrays, for the longest text that it takes.
+/// let mut scratch = vec![0; scratch_words(text.len())];
+/// let mut tokens = vec![0; max_tokens(text.len())];
+/// let count = tokenizer.encode(text, true, &mut scratch, &mut tokens)?;
+///
+/// let mut detokenizer = Detokenizer::new(&tokenizer);
+/// let mut decoded = String::new();
+/// for &token in &tokens[..count] {
+///     detokenizer.push(&tokenizer, token).for_each(|piece| decoded.push_str(piece));
+/// }
+/// decoded.push_str(detokenizer.finish().unwrap_or(""));
+/// assert_eq!(decoded, text);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Tokenizer<'a> {
     header: Header,

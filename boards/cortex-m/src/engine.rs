@@ -1,8 +1,7 @@
-//! The model in this image and sessions of it, for programs that can only say what is wrong and
+//! The model in this image and sessions of it, for programs that can only log what is wrong and
 //! stop.
 
-use core::fmt::Display;
-
+use defmt::Format;
 use kinglet::tokenizer::{Tokenizer, TokenizerError};
 use kinglet::{Golden, Model, Options, Plan, Session};
 
@@ -10,19 +9,15 @@ use crate::arena::Arena;
 use crate::host::{Exit, exit};
 use crate::{model, say};
 
-/// The value, or the end of the program.
-pub fn or_exit<T, E: Display>(result: Result<T, E>, what: &str, how: Exit) -> T {
+/// The value, or the end of the program; the log has the error.
+pub fn or_exit<T, E: Format>(result: Result<T, E>, what: &str, how: Exit) -> T {
     match result {
         Ok(value) => value,
-        Err(error) => end(what, &error, how),
+        Err(error) => {
+            defmt::error!("{=str}: {}", what, error);
+            exit(how)
+        }
     }
-}
-
-/// Apart from [`or_exit`], so that there is one copy of it.
-#[inline(never)]
-fn end(what: &str, error: &dyn Display, how: Exit) -> ! {
-    say!("{what}: {error}");
-    exit(how)
 }
 
 /// The model in this image. Apart from `main`, as the next: what opening needs leaves the stack

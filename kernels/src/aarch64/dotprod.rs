@@ -15,9 +15,9 @@ use core::ops::Range;
 use super::neon::{
     Acc, load_levels, load_subs, load_tile, nibbles, scale_narrow, scale_wide, to_sums, widen_subs,
 };
-use crate::activations::Activations;
+use crate::activations::{Activations, Row};
 use crate::cache::Head;
-use crate::gemm::{self, Product, Row, Sums};
+use crate::gemm::{self, Product, Sums};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
 use crate::scalar;
 

@@ -7,14 +7,16 @@
 //! lanes hold half of a row's quad, and meet in the end.
 //!
 //! The loops go by index, with constant bounds inside: they unroll, and the sums stay in registers.
+//!
+//! The file is longer than 500 lines because its three formats share the same steps on registers.
 
 use core::arch::aarch64::*;
 use core::arch::asm;
 use core::ops::Range;
 
-use crate::activations::Activations;
+use crate::activations::{Activations, Row};
 use crate::cache::Head;
-use crate::gemm::{self, Product, Row, Sums};
+use crate::gemm::{self, Product, Sums};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
 use crate::scalar;
 

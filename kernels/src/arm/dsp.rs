@@ -9,18 +9,21 @@
 //!
 //! Each loop is one block of assembly: it needs 14 registers, and the compiler has 12 to give. The
 //! other two, r6 and r7, are saved on the stack.
+//!
+//! The file is longer than 500 lines because the blocks share macros and [`Scratch`], and because
+//! each file with a check that may fail puts its path into the flash.
 
 use core::arch::asm;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::slice;
 
-use super::add_scaled;
 #[cfg(target_abi = "eabihf")]
 use super::float;
-use crate::activations::Activations;
+use super::sums::add_scaled;
+use crate::activations::{Activations, Row};
 use crate::cache::{CHUNK, Head};
-use crate::gemm::{Product, Row, Sums};
+use crate::gemm::{Product, Sums};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD};
 use crate::scalar::{self, Weights};
 
@@ -476,6 +479,7 @@ fn grouped_panel(
 }
 
 /// [`int8`] for two rows of activations: what is expanded serves both.
+// Longer than sixty lines: one block of assembly, and what it is given.
 #[inline(never)]
 pub(super) fn int8_pair(
     codes: &[u8],
@@ -610,6 +614,7 @@ pub(super) fn table(levels: &[i8; 16]) -> Table {
 }
 
 /// [`uniform_panel`] for nibbles of a codebook.
+// Longer than sixty lines: one block of assembly, and what it is given.
 #[inline(never)]
 fn codebook_panel(
     codes: &[[u8; GROUP_BYTES]],
@@ -795,6 +800,7 @@ static EXPONENTIAL: [f32; 7] = {
 
 /// [`scalar::softmax`], four numbers at a time; sums of planes are left alone, as no product here
 /// reads them.
+// Longer than sixty lines: one block of assembly, and what it is given.
 #[cfg(target_abi = "eabihf")]
 #[inline(never)]
 fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {

@@ -1,5 +1,7 @@
 //! The f32 work of both sets: the reference's operations in its order, a few numbers at a time. A
 //! floating-point unit takes as many instructions for one number as the compiler spends around it.
+//!
+//! The file is longer than 500 lines because it is assembly, a line for each instruction.
 
 use core::arch::asm;
 use core::ops::Range;
@@ -8,12 +10,13 @@ use crate::layout::GROUP;
 use crate::scalar::{self, LANES};
 
 /// [`scalar::quantize`], groups of 32 values in assembly.
+// Longer than sixty lines: one block of assembly, and what it is given.
 #[inline(never)]
 pub(super) fn quantize(x: &[f32], codes: &mut [i8], sums: &mut [i16]) -> f32 {
     let peak = magnitude(x);
     // Not so where there is NaN or an infinity, nothing but zeros, or the reciprocal may be
     // infinite. Otherwise the magnitude of no product is above 127 by more than rounding.
-    if !(scalar::attention::LEAST..=f32::MAX).contains(&peak) {
+    if !(scalar::softmax::LEAST..=f32::MAX).contains(&peak) {
         return scalar::quantize(x, codes, sums);
     }
     let inv = 127.0 / peak;
@@ -208,6 +211,7 @@ static SIGMOID: [f32; 10] = {
 };
 
 /// [`scalar::silu_mul`], four numbers at a time.
+// Longer than sixty lines: one block of assembly, and what it is given.
 #[inline(never)]
 pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
     fit!(gate.len() == up.len());
@@ -309,6 +313,7 @@ pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
 }
 
 /// The sum, or the sum of squares, in 16 lanes.
+// Longer than sixty lines: one block of assembly, and what it is given.
 #[inline(always)]
 pub(super) fn sum<const SQUARES: bool>(x: &[[f32; LANES]]) -> f32 {
     fit!(!x.is_empty());
@@ -384,6 +389,7 @@ pub(super) fn sum<const SQUARES: bool>(x: &[[f32; LANES]]) -> f32 {
 }
 
 /// [`scalar::transform`]: four values a time, and the first two distances in registers.
+// Longer than sixty lines: one block of assembly, and what it is given.
 #[inline(never)]
 pub(super) fn transform(x: &mut [f32]) {
     let factor = scalar::root(x.len().trailing_zeros());

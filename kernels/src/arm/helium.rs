@@ -11,18 +11,21 @@
 //! value in it: the procedure call standard does not preserve it over calls, and the compiler uses it
 //! only within loops that it vectorizes itself, which contain no assembly. The functions here have
 //! no such loop around a block.
+//!
+//! The file is longer than 500 lines because the blocks share macros and tables, and because each
+//! file with a check that may fail puts its path into the flash.
 
 use core::arch::asm;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::slice;
 
-use super::add_scaled;
 #[cfg(target_abi = "eabihf")]
 use super::float;
-use crate::activations::Activations;
+use super::sums::add_scaled;
+use crate::activations::{Activations, Row};
 use crate::cache::{CHUNK, Head};
-use crate::gemm::{Product, Row, Sums};
+use crate::gemm::{Product, Sums};
 use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, QUAD, TILE, WORD};
 use crate::scalar::{self, Weights};
 
@@ -194,6 +197,7 @@ fn before(codes: *const [u32; PANEL]) -> *const u32 {
 }
 
 /// The sums of panels that lie one after the other.
+// Longer than sixty lines: one block of assembly, and what it is given.
 #[inline(never)]
 pub(super) fn int8(codes: &[u8], x: &[i8], sums: &mut [[i32; PANEL]]) {
     let tiles = tiles(codes);
@@ -264,6 +268,7 @@ pub(super) fn int8(codes: &[u8], x: &[i8], sums: &mut [[i32; PANEL]]) {
 }
 
 /// [`int8`] for two rows of activations: what is gathered serves both.
+// Longer than sixty lines: one block of assembly, and what it is given.
 #[inline(never)]
 pub(super) fn int8_pair(
     codes: &[u8],
@@ -657,6 +662,7 @@ fn grouped(w: &Matrix<'_>, p: usize, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
 
 /// The sums of panels of a sparse matrix. The loops are those above, and go to the next group that
 /// is there by the zeros in front of the highest bit that is left: group 0 is the highest.
+// Longer than sixty lines: one block of assembly, and what it is given.
 #[inline(never)]
 fn sparse(
     w: &Matrix<'_>,
@@ -817,7 +823,8 @@ fn sparse(
 ///
 /// Vectors of f32 flush subnormal numbers to zero. Powers of two are none, and what else may be
 /// subnormal is lost beside larger numbers in the reference, too: differences of scores, and
-/// weights and scales when the largest weight is above [`scalar::attention::LEAST`].
+/// weights and scales when the largest weight is above [`scalar::softmax::LEAST`].
+// Longer than sixty lines: one block of assembly, and what it is given.
 #[cfg(target_abi = "eabihf")]
 #[inline(never)]
 fn softmax(scores: &[f32; CHUNK], value_scales: &[f32], to: &mut Weights) {

@@ -11,9 +11,9 @@
 use core::iter;
 use core::ops::Range;
 
-use crate::activations::Activations;
+use crate::activations::{Activations, Row};
 use crate::cache::Head;
-use crate::gemm::{Row, store_each};
+use crate::gemm::store_each;
 use crate::layout::{Format, Matrix, PANEL};
 
 #[cfg(kinglet_dsp)]
@@ -22,6 +22,8 @@ mod dsp;
 mod float;
 #[cfg(kinglet_mve)]
 mod helium;
+#[cfg(any(kinglet_dsp, kinglet_mve))]
+mod sums;
 
 #[cfg(kinglet_dsp)]
 use dsp::{self as set, Dsp};
@@ -83,15 +85,6 @@ fn multiply(
                 store(sums.as_flattened(), scales, x.scale(m), out);
             }
         }
-    }
-}
-
-/// `sums += dots * subs`, wrapping.
-#[cfg(any(kinglet_dsp, kinglet_mve))]
-#[inline(never)]
-fn add_scaled(sums: &mut [i32; PANEL], dots: &[i32; PANEL], subs: &[i8; PANEL]) {
-    for ((sum, dot), &sub) in sums.iter_mut().zip(dots).zip(subs) {
-        *sum = sum.wrapping_add(dot.wrapping_mul(i32::from(sub)));
     }
 }
 

@@ -1,25 +1,24 @@
-//! The reference: every operation in portable safe code. These functions are the specification of
-//! Kinglet's numbers; a vector kernel is right when it returns the same bits.
+//! The reference: every operation on f32 in portable safe code; `reference` has the products. These
+//! functions are the specification of Kinglet's numbers; a vector kernel is right when it returns
+//! the same bits.
 //!
 //! The f32 operations are written over fixed-width lanes and marked `inline(always)`, so that an
 //! instruction set may also run them by compiling the very same text with its features on: without
 //! fused multiply-add and reassociation, wider registers cannot change a bit.
 
-pub(crate) mod attention;
 mod elementwise;
 #[cfg(feature = "families")]
 mod families;
 pub(crate) mod math;
-mod matmul;
+pub(crate) mod softmax;
 mod transform;
 
-pub(crate) use attention::{Weights, attend_with, softmax, units};
 pub(crate) use elementwise::{add, largest, quantize, quantize_with, rms_norm, rope, silu_mul};
 #[cfg(feature = "families")]
 pub(crate) use families::{activate, layer_norm, mul};
 pub use math::{exp, exp2, ln, sin_cos, sqrt};
 pub(crate) use math::{exp2_below, max, round_to_int};
-pub(crate) use matmul::{attend, matmul};
+pub(crate) use softmax::{Weights, softmax, units};
 #[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
 pub(crate) use transform::root;
 pub use transform::transforms;

@@ -15,9 +15,9 @@ use core::ops::Range;
 use super::simd128::{
     broadcast, int8, load, load_signed, load_subs, nibbles, scale_narrow, scale_wide, to_array,
 };
-use crate::activations::Activations;
+use crate::activations::{Activations, Row};
 use crate::cache::Head;
-use crate::gemm::{self, Product, Row, Sums};
+use crate::gemm::{self, Product, Sums};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, TILE};
 use crate::scalar;
 

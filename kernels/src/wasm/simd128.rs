@@ -12,9 +12,9 @@
 use core::arch::wasm32::*;
 use core::ops::Range;
 
-use crate::activations::Activations;
+use crate::activations::{Activations, Row};
 use crate::cache::Head;
-use crate::gemm::{self, Product, Row, Sums};
+use crate::gemm::{self, Product, Sums};
 use crate::layout::{GROUP, GROUP_BYTES, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
 use crate::scalar;
 

@@ -11,6 +11,9 @@
 //!
 //! Tile instructions are not stable in Rust: the few that are needed are assembly. Linux hands out
 //! the tile registers on request.
+//!
+//! The file is longer than 500 lines because tiles, their operands and what expands into them have
+//! one set of private types.
 
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -190,6 +193,7 @@ struct Tail<'a> {
 struct Sums([[[[i32; PANEL]; ROWS]; 2]; 2]);
 
 /// Adds up the products of both blocks of rows with both weights, over all registers and the tail.
+// Longer than sixty lines: one block of assembly, and what it is given.
 #[target_feature(enable = "avx512f")]
 fn multiply(tiles: &Tiles, x: &Operands<'_>, to: &mut Sums) {
     let steps = x.weights[0].len();

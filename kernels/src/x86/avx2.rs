@@ -9,9 +9,9 @@
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-use crate::activations::Activations;
+use crate::activations::{Activations, Row};
 use crate::cache::Head;
-use crate::gemm::{self, Product, Row, Sums};
+use crate::gemm::{self, Product, Sums};
 use crate::layout::{GROUP, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
 use crate::scalar;
 
@@ -145,6 +145,8 @@ fn codebook<const P: usize, const M: usize>(
     groups::<P, M, 4, true>(codes, subs, levels, rows)
 }
 
+// Longer than sixty lines: constants choose between three formats in one nest of loops, whose sums
+// stay in registers because nothing in it is a call.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn groups<const P: usize, const M: usize, const TILES: usize, const CODEBOOK: bool>(

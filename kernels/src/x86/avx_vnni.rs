@@ -3,9 +3,9 @@
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-use crate::activations::Activations;
+use crate::activations::{Activations, Row};
 use crate::cache::Head;
-use crate::gemm::{self, Out, Product, Row, Sums};
+use crate::gemm::{self, Out, Product, Sums};
 use crate::layout::{Format, GROUP, INT4_ZERO, Matrix, PANEL, QUAD, TILE};
 use crate::scalar;
 

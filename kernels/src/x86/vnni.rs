@@ -13,6 +13,8 @@
 
 /// The kernels of a module that defines `Reg`, `HALVES` (registers in a tile) and the operations on
 /// registers.
+// Longer than sixty lines: the features of a function are literal text, which functions generic over
+// registers could not choose, so that the whole text has them as its parameter.
 macro_rules! kernels {
     ($features:tt) => {
         /// Rows of activations for one reading of a panel: their sums take 4 KiB, their codes stay

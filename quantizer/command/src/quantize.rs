@@ -357,6 +357,7 @@ impl Args {
             explain: self.explain,
             learn: self.learn,
             fit: FitOptions { steps: self.fit, rate: self.fit_rate },
+            isa: isa()?,
             golden: self.golden,
             prompt: self.prompt.clone(),
             metadata,

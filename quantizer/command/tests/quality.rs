@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use kinglet::{Isa, Map, Model};
+use kinglet::{Map, Model};
 use kinglet_evaluate::continued::{How, continued, drawn, greedy};
 use kinglet_evaluate::size::Matrices;
+use kinglet_fixtures::host::isa;
 use kinglet_import::checkpoint::Checkpoint;
 use kinglet_quantize::calibrate::{self, Passages};
 use kinglet_quantize::{Options, QuantizeError, Target, quantize, reachable};
@@ -232,8 +233,7 @@ fn the_draft_changes_nothing() {
     for choose in chooses {
         let how = How { tokens: 24, budget: usize::MAX, ends: &|_| false, choose: &choose };
         let prompts = || vec![Sample::from(vec![1]), Sample::from(vec![1, 40, 41])];
-        let say =
-            |model| continued(model, Isa::detect(), &reference, prompts(), &how, &|_| ()).unwrap();
+        let say = |model| continued(model, isa(), &reference, prompts(), &how, &|_| ()).unwrap();
         let (first, second) = (say(&models[0]), say(&models[1]));
         for (a, b) in first.iter().zip(&second) {
             assert_eq!(a.reference, b.reference);

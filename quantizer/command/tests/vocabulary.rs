@@ -6,9 +6,9 @@ use std::process::Command;
 
 use kinglet::Memory;
 use kinglet::tokenizer::{Detokenizer, Tokenizer};
-use kinglet::{Format, Isa, Map, Model, Options, Plan, Session};
+use kinglet::{Format, Map, Model, Options, Plan, Session};
 use kinglet_evaluate::{Divergence, EvaluateError, Protocol, evaluate};
-use kinglet_fixtures::host::{Random, shared};
+use kinglet_fixtures::host::{Random, isa, shared};
 use kinglet_import::checkpoint::{Checkpoint, CheckpointError};
 use kinglet_import::encode;
 use kinglet_import::tokenizer::{closure, import_json, restricted};
@@ -192,8 +192,7 @@ fn divergence(model: &Model<'_>, checkpoint: &Checkpoint, text: &str) -> Diverge
     let protocol =
         Protocol { window: 255.min(model.context()), bos: tokenizer.bos(), int4_values: false };
     let reference = Reference::new(checkpoint).unwrap();
-    let result =
-        evaluate(model, Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
+    let result = evaluate(model, isa(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
     result.divergence.unwrap()
 }
 
@@ -235,7 +234,7 @@ fn files_are_smaller_and_as_good() {
         let tokens = [1; 9];
         let wrong = Reference::new(&reference).unwrap();
         let protocol = Protocol { window: 8, bos: None, int4_values: false };
-        let wrong = evaluate(&small, Isa::detect(), &tokens, protocol, Some(&wrong), &|_| ());
+        let wrong = evaluate(&small, isa(), &tokens, protocol, Some(&wrong), &|_| ());
         assert!(matches!(wrong, Err(EvaluateError::Vocabulary { .. })), "{name}");
         vocabulary::follow(&mut reference, &big).unwrap();
         assert!(reference.kept().is_none());

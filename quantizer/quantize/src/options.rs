@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use kinglet::Format;
+use kinglet::{Format, Isa};
 
 use kinglet_import::checkpoint::Architecture;
 
@@ -48,6 +48,8 @@ pub struct Options {
     pub learn: usize,
     /// How to fit the rounded model to the f32 model. Codes move too if they were learned.
     pub fit: FitOptions,
+    /// The instruction set whose times [`Target::Seconds`] counts. All give the same file otherwise.
+    pub isa: Isa,
     /// Tokens of the golden answer; 0 for none.
     pub golden: usize,
     /// Text that the golden sequence begins with.
@@ -81,6 +83,7 @@ impl Default for Options {
             explain: false,
             learn: 0,
             fit: FitOptions { steps: 0, rate: 0.0 },
+            isa: Isa::detect(),
             golden: 64,
             prompt: "Once upon a time".to_owned(),
             metadata: vec![],

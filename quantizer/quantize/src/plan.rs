@@ -116,7 +116,7 @@ pub(super) fn plan(
         .collect::<Result<Vec<_>, ReferenceError>>()?;
     match (options.prune.units, options.target) {
         (Units::Auto, None) => Err(QuantizeError::NoTarget),
-        (Units::Auto, Some(target)) => balance(&plan, &shapes, target, overhead),
+        (Units::Auto, Some(target)) => balance(&plan, &shapes, target, overhead, options.isa),
         (units, target) => {
             let part = match units {
                 Units::Part { heads, channels } => [heads, channels],
@@ -124,7 +124,7 @@ pub(super) fn plan(
             };
             cut_units(&mut plan, &shapes, part)?;
             if let Some(target) = target {
-                choose_formats(&mut plan, &shapes, target, overhead)?;
+                choose_formats(&mut plan, &shapes, target, overhead, options.isa)?;
             }
             Ok(plan)
         }
@@ -180,6 +180,7 @@ fn balance(
     shapes: &[Shape],
     target: Target,
     overhead: u64,
+    isa: Isa,
 ) -> Result<Plan, QuantizeError> {
     let mut best: Option<(f64, Plan)> = None;
     let mut failure = None;
@@ -189,7 +190,7 @@ fn balance(
         if cut_units(&mut tried, shapes, [part; 2]).is_err() {
             break;
         }
-        match choose_formats(&mut tried, shapes, target, overhead) {
+        match choose_formats(&mut tried, shapes, target, overhead, isa) {
             Ok((cost, damage)) => {
                 let worse = if matches!(target, Target::Divergence(_)) { cost } else { damage };
                 if best.as_ref().is_none_or(|(least, _)| worse < *least) {
@@ -380,6 +381,7 @@ fn choose_formats(
     shapes: &[Shape],
     target: Target,
     overhead: u64,
+    isa: Isa,
 ) -> Result<(f64, f64), QuantizeError> {
     let (mut places, mut products) = (vec![], vec![]);
     let (mut whole, mut cut, mut times) = (0, 0.0, vec![]);
@@ -391,7 +393,7 @@ fn choose_formats(
             let forms = plan.figures[index].rounding[site as usize].iter().map(
                 |&Rounding { format, damage }| {
                     let cost = match target {
-                        Target::Seconds(_) => seconds(format, rows, cols, &mut times),
+                        Target::Seconds(_) => seconds(isa, format, rows, cols, &mut times),
                         Target::Bits(_) => format
                             .bytes(rows, cols)
                             .map_or(f64::INFINITY, |bytes| 8.0 * bytes as f64),
@@ -437,6 +439,7 @@ fn choose_formats(
 /// The time of a product with one row of activations on this machine, the shortest of several; each
 /// shape is measured once.
 fn seconds(
+    isa: Isa,
     format: Format,
     rows: usize,
     cols: usize,
@@ -453,7 +456,6 @@ fn seconds(
     let (codes, sums, scales) = (vec![1i8; padded], vec![32i16; padded / 32], [1.0]);
     let x = Activations::new(&codes, &sums, &scales, cols);
     let mut out = vec![0.0; rows];
-    let isa = Isa::detect();
     let mut best = f64::INFINITY;
     for _ in 0..30 {
         let start = Instant::now();

@@ -4,9 +4,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use kinglet::{Format, Isa, Map, Model};
+use kinglet::{Format, Map, Model};
 use kinglet_evaluate::{Protocol, evaluate};
-use kinglet_fixtures::host::{Random, shared};
+use kinglet_fixtures::host::{Random, isa, shared};
 use kinglet_import::checkpoint::Checkpoint;
 use kinglet_quantize::calibrate::{self, CalibrateError, Passages};
 use kinglet_quantize::fit::FitOptions;
@@ -263,8 +263,7 @@ fn divergence(checkpoint: &Checkpoint, options: &Options, text: &Path, tokens: u
     ids.truncate(tokens);
     let protocol = Protocol { window: 255, bos: Some(1), int4_values: false };
     let reference = Reference::new(checkpoint).unwrap();
-    let result =
-        evaluate(&model, Isa::detect(), &ids, protocol, Some(&reference), &|_| ()).unwrap();
+    let result = evaluate(&model, isa(), &ids, protocol, Some(&reference), &|_| ()).unwrap();
     result.divergence.unwrap().mean_kl
 }
 

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use kinglet::Memory;
-use kinglet::{Format, Isa, Map, Model, Options, Plan, Session, argmax};
+use kinglet::{Format, Map, Model, Options, Plan, Session, argmax};
 use kinglet_evaluate::{EvaluateError, Evaluation, Part, Place, Protocol, evaluate, evaluate_all};
-use kinglet_fixtures::host::shared;
+use kinglet_fixtures::host::{isa, shared};
 use kinglet_import::checkpoint::Checkpoint;
 use kinglet_import::encode;
 use kinglet_model::layout::{BlockRecord, Head, ModelRecord, SectionEntry, StackRecord, section};
@@ -81,8 +81,7 @@ fn every_figure_is_that_of_its_definition() {
     let (window, bos) = (90, 1);
     let protocol = Protocol { window, bos: Some(bos), int4_values: false };
     let found =
-        evaluate_all(&[first, model], Isa::detect(), &tokens, protocol, Some(&reference), &|_| ())
-            .unwrap();
+        evaluate_all(&[first, model], isa(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
 
     let (mut kls, mut firsts, mut top1, mut top5, mut nll, mut reference_nll) =
         (vec![], vec![], 0, 0, 0.0, 0.0);
@@ -165,8 +164,7 @@ fn the_storyteller_loses_little() {
     let protocol = Protocol { window: 255, bos: Some(1), int4_values: false };
     let with = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let run =
-            || evaluate_all(&models, Isa::detect(), &tokens, protocol, Some(&reference), &|_| ());
+        let run = || evaluate_all(&models, isa(), &tokens, protocol, Some(&reference), &|_| ());
         pool.install(run).unwrap()
     };
     let results = with(1);
@@ -248,8 +246,7 @@ fn states_of_a_pruned_model_meet_those_of_the_same_layer() {
     let pruned = Model::open(pruned.bytes()).unwrap();
     let tokens = story(&pruned);
     let protocol = Protocol { window: 100, bos: Some(1), int4_values: false };
-    let result =
-        evaluate(&pruned, Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
+    let result = evaluate(&pruned, isa(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
     let states = result.hidden.unwrap().states;
     let places: Vec<_> = states.iter().map(|s| s.after.map(|p| (p.layer, p.part))).collect();
     use Part::{Attention, FeedForward};
@@ -258,8 +255,7 @@ fn states_of_a_pruned_model_meet_those_of_the_same_layer() {
         [(0, Attention), (0, FeedForward), (1, Attention), (2, Attention), (2, FeedForward)];
     assert_eq!(places, [&expected[..], &[(3, Attention), (3, FeedForward)]].concat());
     // Up to the hole it is the built-in model; after it, another.
-    let whole =
-        evaluate(&built_in(), Isa::detect(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
+    let whole = evaluate(&built_in(), isa(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
     let whole = whole.hidden.unwrap().states;
     assert_eq!(states[..4], whole[..4]);
     assert!(
@@ -276,7 +272,7 @@ fn what_cannot_be_evaluated_is_said() {
     let attempt =
         |models: &[Model<'_>], tokens: &[u32], window, reference: Option<&Reference<'_>>| {
             let protocol = Protocol { window, bos: Some(1), int4_values: false };
-            evaluate_all(models, Isa::detect(), tokens, protocol, reference, &|_| ()).unwrap_err()
+            evaluate_all(models, isa(), tokens, protocol, reference, &|_| ()).unwrap_err()
         };
     assert!(matches!(attempt(&[model], &[1], 8, None), EvaluateError::TooShort { tokens: 1 }));
     assert!(matches!(attempt(&[model], &[1; 9], 0, None), EvaluateError::Window { window: 0, .. }));
@@ -313,15 +309,9 @@ fn stories260k_has_its_figures() {
     let text = std::fs::read_to_string(shared.join("data/tinystories/valid.txt")).unwrap();
     let tokens = encode(&models[0].tokenizer().unwrap().unwrap(), &text, false).unwrap();
     let protocol = Protocol { window: 255, bos: Some(1), int4_values: false };
-    let results = evaluate_all(
-        &models,
-        Isa::detect(),
-        &tokens[..20_000],
-        protocol,
-        Some(&reference),
-        &|_| (),
-    )
-    .unwrap();
+    let results =
+        evaluate_all(&models, isa(), &tokens[..20_000], protocol, Some(&reference), &|_| ())
+            .unwrap();
     for result in &results {
         println!(
             "{:?} {:?} {:?}",

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use kinglet::Memory;
-use kinglet::{Format, Isa, Map, Model, Options, Plan, Serial, Session};
+use kinglet::{Format, Map, Model, Options, Plan, Serial, Session};
 use kinglet_evaluate::{Evaluation, Protocol, evaluate};
-use kinglet_fixtures::host::{Random, shared};
+use kinglet_fixtures::host::{Random, isa, shared};
 use kinglet_import::checkpoint::Checkpoint;
 use kinglet_import::encode;
 use kinglet_quantize::{QuantizeError, quantize};
@@ -68,8 +68,7 @@ fn every_variant_agrees_with_its_reference() {
         let options =
             Options { context: golden.input_ids.len(), prefill: 16, logits: 16, ..Options::DECODE };
         let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
-        let mut session =
-            Session::with(&model, options, memory.bytes(), Isa::detect(), Serial).unwrap();
+        let mut session = Session::with(&model, options, memory.bytes(), isa(), Serial).unwrap();
         let mut int8 = vec![];
         session.feed_each(&golden.input_ids, |_, row| int8.extend_from_slice(row)).unwrap();
         let error = relative_error(&int8, &want);
@@ -144,8 +143,7 @@ fn stories(weights: Format) -> Option<(Evaluation, f64)> {
         "the text's tokens are others"
     );
     let protocol = Protocol { window: 255, bos: Some(1), int4_values: false };
-    let result =
-        evaluate(&model, Isa::detect(), &ids, protocol, Some(&reference), &|_| ()).unwrap();
+    let result = evaluate(&model, isa(), &ids, protocol, Some(&reference), &|_| ()).unwrap();
     let bits = model.bytes().len() as f64 * 8.0 / 259_328.0;
     println!("stories260K {weights:?}: {result:?}, {bits:.2} bits a weight, all included");
     let excess = result.perplexity / 4.668_135_963 - 1.0;
@@ -234,5 +232,6 @@ fn a_model_runs_at_any_aligned_address() {
     let options =
         Options { context, prefill: 1 + Random(3).below(8), logits: 1, ..Options::DECODE };
     let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
-    Session::new(&model, options, memory.bytes()).unwrap().check_golden(&golden).unwrap();
+    let session = Session::with(&model, options, memory.bytes(), isa(), Serial);
+    session.unwrap().check_golden(&golden).unwrap();
 }

@@ -10,6 +10,7 @@ use kinglet_model::layout::ALIGN;
 
 /// Why memory cannot be an arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum ArenaError {
     /// Too few bytes.

@@ -2,7 +2,19 @@
 //! model needs them: it is refused when it is opened.
 
 use kinglet_kernels::{Activation, Activations, ActivationsMut, Isa, Mask as Visible};
-use kinglet_model::{Inputs, Mask, Norm};
+use kinglet_model::{FAMILIES, Inputs, Mask, Norm};
+
+/// Whether a feed-forward has a gate; `None` is the activation of an output.
+#[inline]
+pub(super) fn is_gated(gated: Option<bool>) -> bool {
+    !FAMILIES || gated.unwrap_or_default()
+}
+
+/// Whether an activation is the one that has an operation with its gate.
+#[inline]
+pub(super) fn is_silu(activation: Activation) -> bool {
+    !FAMILIES || activation == Activation::Silu
+}
 
 #[cfg(feature = "families")]
 mod built {

@@ -10,99 +10,31 @@
 //! [`Session::feed`] does it all at once.
 
 mod arena;
+mod error;
 mod families;
 mod forward;
+mod golden;
+mod rounding;
 mod source;
-
 mod tap;
-
-use core::fmt;
 
 use kinglet_kernels::Isa;
 
 use self::arena::Arena;
 pub use self::arena::{Aligned, ArenaError};
+pub use self::error::{RunError, SessionError};
 use self::forward::{Run, Setting};
+pub use self::golden::GoldenError;
 pub use self::source::Source;
 pub use self::tap::TapError;
+use crate::options::{MAX_TARGETS, Options};
 use crate::parallel::{Parallel, Serial};
-use crate::plan::{MAX_TARGETS, Options, Plan, PlanError};
-use crate::sampler::argmax;
-use kinglet_model::{FAMILIES, Golden, InPlace, LogitsHash, Model, OpenError, Pooling, Stack};
-
-/// Why there is no session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SessionError {
-    /// There is no plan for these options.
-    Plan(PlanError),
-    /// The memory does not do.
-    Arena(ArenaError),
-}
-
-/// Why tokens were not run. The session stays as it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RunError {
-    /// No tokens.
-    Empty,
-    /// More tokens at once than the plan's `prefill` or `targets`, or more logits than its
-    /// `logits`.
-    TooMany {
-        /// Asked for.
-        asked: usize,
-        /// Planned.
-        most: usize,
-    },
-    /// The tokens do not fit the context that the plan left room for.
-    ContextFull {
-        /// Positions needed.
-        needed: usize,
-        /// Positions planned.
-        context: usize,
-    },
-    /// A token that the vocabulary does not have.
-    Token {
-        /// Its place among the tokens given.
-        index: usize,
-        /// The token.
-        token: u32,
-        /// Size of the vocabulary.
-        vocab: usize,
-    },
-    /// The source has no rows, more than were planned, or numbers that are no whole rows or another
-    /// picture than the model's.
-    Source {
-        /// Tokens, numbers or bytes that the model reads, at most.
-        most: usize,
-        /// Given.
-        found: usize,
-    },
-    /// The model does not read this: a source where it has none, tokens where it reads features or
-    /// pictures, or the other way about.
-    Reads {
-        /// What it reads.
-        what: &'static str,
-    },
-    /// A target was begun before there was a source.
-    NoSource,
-    /// A position to rewind to that was not reached.
-    Position {
-        /// Asked for.
-        asked: usize,
-        /// Reached.
-        reached: usize,
-    },
-    /// A run was begun and is not finished: resume it, or rewind.
-    Unfinished,
-    /// Nothing was begun.
-    Idle,
-    /// The model changed since it was opened.
-    Model(OpenError),
-}
+use crate::plan::Plan;
+use kinglet_model::{InPlace, Model, Pooling, Stack};
 
 /// How far a run got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Progress {
     /// The budget is used up; resume when convenient.
     Pending,
@@ -110,31 +42,31 @@ pub enum Progress {
     Done,
 }
 
-/// How a golden sequence was not met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum GoldenError {
-    /// It could not be run.
-    Run(RunError),
-    /// Another token was the most probable.
-    Token {
-        /// Its place in the answer.
-        index: usize,
-        /// The maker's token.
-        want: u32,
-        /// The one found.
-        got: u32,
-    },
-    /// The tokens are right, the bits of their logits are not.
-    Hash {
-        /// The maker's hash.
-        want: u64,
-        /// The one found.
-        got: u64,
-    },
-}
-
 /// One sequence of one model.
+///
+/// ```
+/// use kinglet::{Aligned, Model, Options, Progress, Session, argmax};
+///
+/// let model = Model::open(&kinglet_fixtures::STORYTELLER.0)?;
+/// let options = Options { context: 32, prefill: 4, ..Options::DECODE };
+/// // A static of a firmware; `Plan::bytes` says how much of it is used.
+/// let mut arena = Aligned([0; 1 << 16]);
+/// let mut session = Session::new(&model, options, &mut arena.0)?;
+///
+/// let prompt = [1, 403, 407];
+/// let next = argmax(session.feed(&prompt)?);
+///
+/// // The same in pieces, between which a program does something else.
+/// session.rewind(0)?;
+/// session.begin(&prompt, 1)?;
+/// let mut pieces = 1;
+/// while session.resume(50_000)? == Progress::Pending {
+///     pieces += 1;
+/// }
+/// assert!(pieces > 1);
+/// assert_eq!(argmax(session.logits()), next);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Session<'m, 'a, P = Serial> {
     model: Model<'m>,
@@ -153,6 +85,9 @@ impl<'m, 'a> Session<'m, 'a> {
     /// A session on the caller's thread, with the fastest instructions of this machine. `arena`
     /// must start at a multiple of 64 and have at least [`Plan::bytes`] bytes; only those are used.
     /// Its contents do not matter.
+    ///
+    /// # Errors
+    /// As [`Session::with`].
     pub fn new(
         model: &Model<'m>,
         options: Options,
@@ -164,6 +99,10 @@ impl<'m, 'a> Session<'m, 'a> {
 
 impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
     /// A session with a chosen instruction set and division of work. Neither changes a bit.
+    ///
+    /// # Errors
+    /// [`SessionError`]: there is no [`Plan`] for the options, or `arena` is too small or not
+    /// aligned.
     pub fn with(
         model: &Model<'m>,
         options: Options,
@@ -208,6 +147,9 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Forgets all tokens from `position` on, and any unfinished run. The tokens before it stay, at
     /// no cost, and so does the source.
+    ///
+    /// # Errors
+    /// [`RunError::Position`], when there are fewer tokens.
     pub fn rewind(&mut self, position: usize) -> Result<(), RunError> {
         if position > self.position {
             return Err(RunError::Position { asked: position, reached: self.position });
@@ -220,6 +162,10 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Begins a run of at most `prefill` tokens of the first target; the logits of the last
     /// `logits` of them are wanted. Nothing is computed but the look-up of the embeddings.
+    ///
+    /// # Errors
+    /// [`RunError`]: there are no tokens or more than planned, one is not in the vocabulary, they
+    /// do not fit the context, there is no source yet, or another run is unfinished.
     pub fn begin(&mut self, tokens: &[u32], logits: usize) -> Result<(), RunError> {
         if tokens.len() > self.options().prefill {
             return Err(RunError::TooMany { asked: tokens.len(), most: self.options().prefill });
@@ -233,6 +179,9 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Begins a run of one token for each of several targets, at most as many as planned; the
     /// logits of all are wanted.
+    ///
+    /// # Errors
+    /// As [`Session::begin`].
     pub fn begin_each(&mut self, tokens: &[u32]) -> Result<(), RunError> {
         if tokens.len() > self.options().targets {
             return Err(RunError::TooMany { asked: tokens.len(), most: self.options().targets });
@@ -271,7 +220,7 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         if tokens.is_empty() {
             return Err(RunError::Empty);
         }
-        if FAMILIES && !self.setting.is_decoder {
+        if !self.setting.is_decoder() {
             return Err(RunError::Reads { what: "a source and no target" });
         }
         if self.model.stacks() > 1 && self.states.0 == 0 {
@@ -288,6 +237,10 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Goes on with the run until about `budget` multiply-accumulates are done, at least one step.
     /// The longest single step is 16 rows of the widest matrix times the tokens of the run.
+    ///
+    /// # Errors
+    /// [`RunError::Idle`], when nothing was begun, and [`RunError::Model`], when the model's bytes
+    /// changed.
     pub fn resume(&mut self, budget: u64) -> Result<Progress, RunError> {
         self.resume_tapped(budget, |_, _| ())
     }
@@ -300,6 +253,9 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Runs all of `tokens`, in chunks of `prefill`, and returns the logits that follow the last.
     /// When the tokens cannot be run, none is.
+    ///
+    /// # Errors
+    /// As [`Session::begin`] and [`Session::resume`].
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&mut [f32], RunError> {
         self.check(tokens, tokens.len())?;
         let mut rest = tokens;
@@ -314,6 +270,9 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Runs all of `tokens`, in chunks of `logits`, and calls `sink` with the number of each token
     /// and the logits that follow it.
+    ///
+    /// # Errors
+    /// As [`Session::begin`] and [`Session::resume`].
     pub fn feed_each(
         &mut self,
         tokens: &[u32],
@@ -334,6 +293,9 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
     }
 
     /// Runs one token for each of several targets, and returns a row of logits for each.
+    ///
+    /// # Errors
+    /// As [`Session::begin_each`] and [`Session::resume`].
     pub fn feed_targets(&mut self, tokens: &[u32]) -> Result<&mut [f32], RunError> {
         self.begin_each(tokens)?;
         self.resume(u64::MAX)?;
@@ -342,6 +304,10 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Target `i` goes on from where target `from[i]` is: its keys and values are copied, through a
     /// little of the stack. After a prompt that the first target was fed, zeros give it to all.
+    ///
+    /// # Errors
+    /// [`RunError::TooMany`], when there are more targets than planned, and
+    /// [`RunError::Unfinished`].
     pub fn reorder(&mut self, from: &[usize]) -> Result<(), RunError> {
         if self.run.is_some() {
             return Err(RunError::Unfinished);
@@ -360,6 +326,9 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Reads a source: runs the stacks before the decoder, or all of an encoder. Returns the
     /// outputs: those of an encoder, otherwise nothing. Targets start again.
+    ///
+    /// # Errors
+    /// As [`Session::begin_source`] and [`Session::resume`].
     pub fn encode(&mut self, source: Source<'_>) -> Result<&mut [f32], RunError> {
         self.begin_source(source)?;
         self.resume(u64::MAX)?;
@@ -368,17 +337,21 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
 
     /// Begins to read a source, to be resumed as any run. Any source before it, and its targets,
     /// are forgotten.
+    ///
+    /// # Errors
+    /// [`RunError`]: the model does not read such a source, its length is none that was planned, a
+    /// token is not in the vocabulary, or another run is unfinished.
     pub fn begin_source(&mut self, source: Source<'_>) -> Result<(), RunError> {
         if self.run.is_some() {
             return Err(RunError::Unfinished);
         }
         let stack = self.model.stack(0).map_err(RunError::Model)?;
-        if self.setting.is_decoder && self.model.stacks() == 1 {
+        if self.setting.is_decoder() && self.model.stacks() == 1 {
             return Err(RunError::Reads { what: "tokens of a target and no source" });
         }
         let (rows, features) =
             source::read(&stack, source, self.options().source, self.setting.isa, &mut self.arena)?;
-        let logits = match self.setting.is_decoder {
+        let logits = match self.setting.is_decoder() {
             true => 0,
             false if self.model.pooling() != Pooling::None => 1,
             false => rows.min(self.options().logits),
@@ -389,37 +362,6 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         }
         (self.run, self.rows, self.position, self.states) = (Some(run), 0, 0, (0, 0));
         Ok(())
-    }
-
-    /// Rewinds to the start and repeats a golden sequence: tokens and bits must be those of the
-    /// file's maker.
-    pub fn check_golden(&mut self, golden: &Golden<'_>) -> Result<(), GoldenError> {
-        self.rewind(0).map_err(GoldenError::Run)?;
-        let mut hash = LogitsHash::default();
-        if FAMILIES && golden.rows > 0 {
-            let source = match golden.source {
-                [] => Source::Pattern(golden.rows),
-                tokens => Source::Tokens(tokens),
-            };
-            hash.update(self.encode(source).map_err(GoldenError::Run)?);
-        }
-        if golden.prompt.is_empty() {
-            let (want, got) = (golden.hash, hash.value());
-            return if got == want { Ok(()) } else { Err(GoldenError::Hash { want, got }) };
-        }
-        let mut logits = self.feed(golden.prompt).map_err(GoldenError::Run)?;
-        for (index, &want) in golden.answer.iter().enumerate() {
-            hash.update(logits);
-            let got = argmax(logits);
-            if got != want {
-                return Err(GoldenError::Token { index, want, got });
-            }
-            if index + 1 < golden.answer.len() {
-                logits = self.feed(&[want]).map_err(GoldenError::Run)?;
-            }
-        }
-        let (want, got) = (golden.hash, hash.value());
-        if got == want { Ok(()) } else { Err(GoldenError::Hash { want, got }) }
     }
 }
 
@@ -438,74 +380,3 @@ fn gather<T: Copy + Default>(all: &mut [T], size: usize, from: &[usize]) {
         }
     }
 }
-
-impl fmt::Display for SessionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Plan(error) => error.fmt(f),
-            Self::Arena(error) => error.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for SessionError {}
-
-impl fmt::Display for RunError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => f.write_str("no tokens to run"),
-            Self::TooMany { asked, most } => {
-                write!(f, "{asked} at once is more than the {most} planned for")
-            }
-            Self::ContextFull { needed, context } => {
-                write!(
-                    f,
-                    "{needed} positions are needed, the context has {context}: shorten the prompt \
-                     or plan a larger context"
-                )
-            }
-            Self::Source { .. } | Self::Reads { .. } | Self::NoSource if !FAMILIES => {
-                f.write_str("the model reads tokens of a target and no source")
-            }
-            Self::Source { most, found: 0 } => {
-                write!(f, "the source is empty; the model reads up to {most}")
-            }
-            Self::Source { most, found } => {
-                write!(
-                    f,
-                    "the source has {found} tokens, numbers or bytes, the model reads {most} as it \
-                     was planned"
-                )
-            }
-            Self::Reads { what } => write!(f, "the model reads {what}"),
-            Self::NoSource => f.write_str("the model looks at a source: read one first"),
-            Self::Token { index, token, vocab } => {
-                write!(f, "token {token} (number {index}) is not in the vocabulary of {vocab}")
-            }
-            Self::Position { asked, reached } => {
-                write!(f, "cannot rewind to {asked}: {reached} tokens were run")
-            }
-            Self::Unfinished => f.write_str("a run is unfinished: resume it, or rewind"),
-            Self::Idle => f.write_str("no run was begun"),
-            Self::Model(error) => error.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for RunError {}
-
-impl fmt::Display for GoldenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Run(error) => error.fmt(f),
-            Self::Token { index, want, got } => {
-                write!(f, "token {index} of the answer is {got}, should be {want}")
-            }
-            Self::Hash { want, got } => {
-                write!(f, "the logits' hash is {got:016x}, should be {want:016x}")
-            }
-        }
-    }
-}
-
-impl core::error::Error for GoldenError {}

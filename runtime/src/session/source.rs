@@ -2,9 +2,9 @@
 
 use kinglet_kernels::Isa;
 
-use super::RunError;
 use super::arena::Arena;
-use super::forward::{quantize_row, rows_of};
+use super::error::RunError;
+use super::rounding::{quantize_row, rows_of};
 use kinglet_model::{FAMILIES, InPlace, Input, Inputs, Picture, Stack};
 
 /// A source.

@@ -14,6 +14,7 @@ use crate::parallel::Parallel;
 
 /// Why hidden states were not handed over. The session stays as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum TapError {
     /// The tokens cannot be run.
@@ -38,6 +39,9 @@ impl<P: Parallel> Session<'_, '_, P> {
     /// [`Self::resume`], and calls `tap` with the number of each state that is reached and its
     /// rows, one of the model's width for each token of the run. What it does is not part of the
     /// budget.
+    ///
+    /// # Errors
+    /// As [`Session::resume`].
     pub fn resume_tapped(
         &mut self,
         mut budget: u64,
@@ -73,6 +77,10 @@ impl<P: Parallel> Session<'_, '_, P> {
 
     /// [`Self::feed`], and copies the states of these numbers to `buffer`: for each of them, in the
     /// order given, a row of the model's width for each token.
+    ///
+    /// # Errors
+    /// [`TapError`]: the model has no such state, `buffer` has another length, or as
+    /// [`Session::feed`].
     pub fn feed_tapped(
         &mut self,
         tokens: &[u32],

@@ -109,6 +109,7 @@ fn main() -> ! {
 }
 
 /// Runs a case between the marks. Returns its multiply-accumulates, or elements.
+// Longer than sixty lines: one arm a case, and each reads from top to bottom.
 fn run(isa: Isa, case: Case, mut memory: Memory<'_>) -> usize {
     let mut random = Random(1);
     match case {

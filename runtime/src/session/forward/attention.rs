@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use kinglet_kernels::cache::{self, CacheShape, Head, MAX_HEAD_DIM};
 use kinglet_kernels::scalar;
-use kinglet_model::{Attention, FAMILIES, InPlace, Inputs, Norm};
+use kinglet_model::{Attention, InPlace, Inputs, Norm};
 
 use super::super::arena::Arena;
 use super::super::families;
@@ -28,7 +28,7 @@ impl<P: Parallel> Context<'_, P> {
         let all = if across { queries } else { queries + a.kv_rows() };
         let turned = if across { queries } else { queries + a.kv_heads * dim };
         let position =
-            |row: usize| if self.run.batched { self.run.start } else { self.run.start + row };
+            |row: usize| if self.run.is_batched() { self.run.start } else { self.run.start + row };
         let wide =
             Units { items: &mut arena.wide[rows.start * stride..rows.end * stride], size: stride };
         split(self.parallel, 4 * all, wide, &|first, wide| {
@@ -52,7 +52,7 @@ impl<P: Parallel> Context<'_, P> {
         }
         let shape = self.setting.cache_shape(self.positions.0, dim);
         let caches = (&mut *arena.cache_codes, &mut *arena.cache_scales);
-        if FAMILIES && self.run.batched {
+        if self.run.is_batched() {
             for row in rows {
                 let caches = (&mut *caches.0, &mut *caches.1);
                 let wide = &arena.wide[row * stride..][..stride];
@@ -68,7 +68,7 @@ impl<P: Parallel> Context<'_, P> {
 
     /// Where the present block's cache of the target of `row` starts.
     fn cache_of(&self, row: usize) -> (usize, usize) {
-        let target = if FAMILIES && self.run.batched { row } else { 0 };
+        let target = if self.run.is_batched() { row } else { 0 };
         let (codes, scales) = self.setting.target;
         (self.run.cache.0 + target * codes, self.run.cache.1 + target * scales)
     }
@@ -147,7 +147,7 @@ impl<P: Parallel> Context<'_, P> {
             let at = if across { self.run.cross } else { self.cache_of(row) };
             let codes = &codes[at.0 + kv * shape.codes()..][..shape.codes()];
             let scales = &scales[at.1 + kv * shape.scales()..][..shape.scales()];
-            let first = self.run.start + if self.run.batched { 0 } else { row };
+            let first = self.run.start + if self.run.is_batched() { 0 } else { row };
             let visible = families::visible(a.mask(), first, rows, self.run.states.0);
             let table = &relative[kv * heads * each..(kv + 1) * heads * each];
             let visible = families::by_distance(visible, table, first);
@@ -156,7 +156,7 @@ impl<P: Parallel> Context<'_, P> {
         };
         let seen = self.seen(a);
         let cost = 2 * width * seen;
-        if units == (0..rows * a.kv_heads) && rows > 1 && !self.run.batched {
+        if units == (0..rows * a.kv_heads) && rows > 1 && !self.run.is_batched() {
             let rows = Units { items: &mut arena.wide[..rows * stride], size: stride };
             split_uneven(self.parallel, cost * a.kv_heads, rows, &|first, rows| {
                 for kv in 0..a.kv_heads {

@@ -8,7 +8,7 @@ use kinglet_kernels::layout::PANEL;
 use kinglet_model::{InPlace, Input, Inputs, Linear, Model, OpenError, Pooling, Stack};
 
 use super::super::arena::Arena;
-use super::products::activations;
+use super::super::rounding::activations;
 use super::{Context, Place, Run, Stage};
 use crate::parallel::Parallel;
 

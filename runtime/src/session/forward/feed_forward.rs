@@ -3,7 +3,6 @@
 use core::ops::Range;
 
 use kinglet_kernels::Activation;
-use kinglet_model::FAMILIES;
 
 use super::super::arena::Arena;
 use super::super::families;
@@ -22,7 +21,7 @@ impl<P: Parallel> Context<'_, P> {
         arena: &mut Arena<'_>,
     ) {
         let stride = self.stride;
-        let gated = !FAMILIES || gated.unwrap_or_default();
+        let gated = families::is_gated(gated);
         let wide =
             Units { items: &mut arena.wide[rows.start * stride..rows.end * stride], size: stride };
         split(self.parallel, 8 * inner, wide, &|_, wide| {
@@ -32,7 +31,7 @@ impl<P: Parallel> Context<'_, P> {
                     self.isa.add(all, bias);
                 }
                 let (gate, up) = all.split_at_mut(inner);
-                if gated && (!FAMILIES || activation == Activation::Silu) {
+                if gated && families::is_silu(activation) {
                     self.isa.silu_mul(gate, up);
                 } else {
                     families::activate(self.isa, activation, gate, gated.then_some(&*up));

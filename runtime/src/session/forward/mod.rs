@@ -29,10 +29,10 @@ use kinglet_model::{
 };
 
 use super::arena::Arena;
+use super::rounding::rows_of;
+use crate::options::Options;
 use crate::parallel::{Parallel, Units, split};
-use crate::plan::{Options, Plan, Shape, Shapes};
-
-pub(super) use self::products::{quantize_row, rows_of};
+use crate::plan::{Plan, Shape, Shapes};
 
 /// What a block does, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ pub(super) struct Setting {
     pub(super) stacks: Shapes,
     /// Codes and scales of one target's cache.
     pub(super) target: (usize, usize),
-    pub(super) is_decoder: bool,
+    is_decoder: bool,
     /// The last stack.
     last: u32,
     /// Numbers of an output.
@@ -130,6 +130,12 @@ impl Setting {
         let (options, stacks, target) = (plan.options(), plan.stacks, plan.target);
         let (is_decoder, last) = (model.is_decoder(), model.stacks() - 1);
         Self { isa, options, stacks, target, is_decoder, last, outputs: model.outputs() }
+    }
+
+    /// Whether the last stack reads tokens of a target.
+    #[inline]
+    pub(super) fn is_decoder(&self) -> bool {
+        !FAMILIES || self.is_decoder
     }
 
     /// The cache of a key/value head.
@@ -196,7 +202,7 @@ impl Run {
 
     /// Whether the stack is a decoder's: it goes from token to token.
     pub(super) fn is_target(&self, setting: &Setting) -> bool {
-        !FAMILIES || setting.is_decoder && self.stack == setting.last
+        setting.is_decoder() && (!FAMILIES || self.stack == setting.last)
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -207,9 +213,15 @@ impl Run {
         self.width
     }
 
+    /// Whether each row belongs to another target.
+    #[inline]
+    fn is_batched(&self) -> bool {
+        FAMILIES && self.batched
+    }
+
     /// Positions by which a target gets longer.
     pub(super) fn positions(&self) -> usize {
-        if self.batched { 1 } else { self.rows }
+        if self.is_batched() { 1 } else { self.rows }
     }
 
     pub(super) fn logits(&self) -> usize {

@@ -7,7 +7,7 @@ use kinglet_kernels::scalar;
 use kinglet_model::{FAMILIES, Inputs, Model, OpenError, Pooling};
 
 use super::super::arena::Arena;
-use super::products::{activations, rows_of};
+use super::super::rounding::{activations, rows_of};
 use super::{Context, Place, Run};
 use crate::parallel::Parallel;
 

@@ -3,11 +3,12 @@
 use core::ops::Range;
 
 use kinglet_kernels::layout::PANEL;
-use kinglet_kernels::{Activations, ActivationsMut, Isa, Matrix};
+use kinglet_kernels::{Activations, ActivationsMut, Matrix};
 use kinglet_model::{FAMILIES, Inputs, Linear, Norm};
 
 use super::super::arena::Arena;
 use super::super::families;
+use super::super::rounding::{activations, quantize_row, rows_of};
 use super::Context;
 use crate::parallel::{Divide, Parallel, Units, split};
 
@@ -143,46 +144,4 @@ impl<P: Parallel> Context<'_, P> {
             });
         }
     }
-}
-
-/// Quantizes a row for a product with such inputs; it is transformed in place, or left as what the
-/// first plane leaves out.
-pub(in super::super) fn quantize_row(
-    isa: Isa,
-    x: &mut [f32],
-    inputs: Inputs,
-    to: &mut ActivationsMut<'_>,
-    row: usize,
-) {
-    if inputs == Inputs::Transformed {
-        isa.transform(x);
-    }
-    if FAMILIES && inputs == Inputs::Planes {
-        families::quantize_planes(isa, x, to, row);
-    } else {
-        isa.quantize(x, to, row);
-    }
-}
-
-/// All `rows` rows of activations of `cols` values, as a product with such inputs reads them.
-pub(super) fn activations<'a>(
-    (codes, sums, scales): (&'a [i8], &'a [i16], &'a [f32]),
-    inputs: Inputs,
-    cols: usize,
-    rows: usize,
-) -> Activations<'a> {
-    families::planes(Activations::new(codes, sums, &scales[..rows * inputs.planes()], cols), inputs)
-}
-
-/// Memory for some of the `all` rows of activations of `cols` values, for a product with such
-/// inputs.
-pub(in super::super) fn rows_of<'a>(
-    (codes, sums, scales): (&'a mut [i8], &'a mut [i16], &'a mut [f32]),
-    inputs: Inputs,
-    cols: usize,
-    all: usize,
-    rows: Range<usize>,
-) -> ActivationsMut<'a> {
-    let all = ActivationsMut::new(codes, sums, &mut scales[..all * inputs.planes()], cols);
-    families::planes_mut(all, inputs).split_at(rows.end).0.split_at(rows.start).1
 }

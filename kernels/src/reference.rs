@@ -1,13 +1,17 @@
-//! The integer products, spelled out.
+//! The reference's integer products, spelled out, and its attention: with [`scalar`](crate::scalar),
+//! which has all other operations, the specification.
 
 use core::ops::Range;
 
-use super::attention::attend_with;
-use crate::activations::Activations;
+use crate::activations::{Activations, Row};
+use crate::attention::attend_with;
 use crate::cache::Head;
-use crate::gemm::{Product, Row, Sums, store_each};
+use crate::gemm::{Product, Sums, store_each};
 use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, QUAD, TILE};
 use crate::mask::Mask;
+#[cfg(feature = "families")]
+pub(crate) use crate::scalar::{activate, layer_norm, mul};
+pub(crate) use crate::scalar::{add, quantize, rms_norm, rope, silu_mul, softmax, transform};
 
 /// The reference's integer products.
 #[derive(Clone, Copy)]
