@@ -42,6 +42,7 @@ mod resume;
 pub mod rounding;
 pub mod sensitivity;
 mod taken;
+mod tensors;
 #[cfg(test)]
 mod tests;
 pub mod verdict;
