@@ -16,12 +16,15 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod decoder;
 mod error;
 mod inference;
 mod initialization;
+mod interface;
 mod options;
 mod pairs;
 mod run;
+mod streams;
 mod student;
 mod train;
 mod write;
