@@ -33,6 +33,11 @@ const RECORD: &str = "record.json";
 ///
 /// Finished blocks are kept in the directory `target.work` until the file is whole; after an
 /// interruption the same call goes on.
+///
+/// # Errors
+///
+/// When the checkpoint cannot be read or is of a kind that is not supported, when options exclude
+/// each other or the target cannot be met, and when the file cannot be written.
 pub fn quantize(
     checkpoint: &Checkpoint,
     target: &Path,
