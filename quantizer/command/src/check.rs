@@ -15,11 +15,11 @@ use crate::model::Source;
 /// Multiply-accumulates of a small piece of work: a prime, so that pieces end everywhere.
 const WORK: u64 = 10_007;
 
-/// Compare all checksums, and repeat the golden answers in every way
+/// Verify all checksums, and reproduce the golden answers in every way
 ///
 /// Each golden sequence is run with every instruction set of this machine, with one and two
-/// threads, with the prompt in chunks of 1, 7 and 64, in small budgets, and all positions at once:
-/// the hash of the logits must be the file's, always.
+/// threads, with the prompt in chunks of 1, 7 and 64, in small budgets, and with all positions at
+/// once: the hash of the logits must always match the file's.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The .kinglet file, or a built-in model: storyteller (without a file), pronouncer, namer
@@ -33,7 +33,7 @@ impl Args {
         model.verify(|_| {}).context("the file is damaged")?;
         println!("all checksums match");
         if model.golden().next().is_none() {
-            bail!("the file carries no golden answer; quantize with --golden");
+            bail!("the file has no golden answer; quantize with --golden");
         }
         let pool = Threads::new(2).context("cannot start threads")?;
         for (index, golden) in model.golden().enumerate() {

@@ -12,37 +12,37 @@ use serde::Serialize;
 use crate::activations;
 use crate::model::{Source, bar, bytes, bytes_per_token};
 
-/// Show what is in a file, and the exact memory that it needs
+/// Show the contents of a file, and the exact memory that it needs
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The .kinglet file, or a built-in model: storyteller (without a file), pronouncer, namer
     file: Option<PathBuf>,
-    /// Positions of prompt and answer together; by default what the model was made for
+    /// Positions of prompt and answer together; by default the model's context
     #[arg(long, value_name = "N")]
     context: Option<usize>,
-    /// Tokens of a prompt that are run together
+    /// Tokens of a prompt that are processed together
     #[arg(long, value_name = "N", default_value_t = 16)]
     prefill: usize,
-    /// Positions of the source, for models that read one; by default what the model was made for
+    /// Positions of the source, for models with an encoder; by default the encoder's context
     #[arg(long, value_name = "N")]
     source: Option<usize>,
-    /// Targets side by side, such as the beams of a search
+    /// Targets decoded side by side, such as the beams of a search
     #[arg(long, value_name = "N", default_value_t = 1)]
     targets: usize,
-    /// Plan values of the cache in four bits (keys have eight)
+    /// Plan for values in the cache in four bits (keys in eight)
     #[arg(long)]
     int4_values: bool,
-    /// Compare every checksum too; reads the whole file
+    /// Also verify all checksums, which reads the whole file
     #[arg(long)]
     verify: bool,
-    /// Show the hidden states of a text, of each line of a file, or of a picture instead: entropy,
-    /// effective rank and curvature
+    /// Instead show entropy, effective rank and curvature of the hidden states of a text, of each
+    /// line of a file, or of a picture
     ///
-    /// Of the states of all tokens Z, the eigenvalues of Z Z^T over its trace have the entropy; it
-    /// is also shown over the most it could be. The curvature is the mean angle from one step
-    /// between tokens to the next. For several lines, means are shown, and whether their entropies
-    /// have two modes (Sarle's coefficient above 5/9). Where norms follow the branches, states are
-    /// those before the norm.
+    /// With Z the matrix of the states of all tokens, the entropy is that of the eigenvalues of
+    /// Z Z^T divided by its trace; it is also shown as a fraction of its maximum. The curvature is
+    /// the mean angle between successive differences of states. For several lines, means are shown,
+    /// and whether the entropies are bimodal (Sarle's coefficient above 5/9). In post-norm models,
+    /// the states are those before the norm.
     #[arg(long, value_name = "TEXT | FILE")]
     activations: Option<String>,
     /// Print JSON
@@ -364,7 +364,7 @@ impl Report {
     }
 
     fn blocks(&self) -> Vec<String> {
-        let title = "\nblocks (each: x += out(middle(in(norm(x)))), unless it says otherwise)";
+        let title = "\nblocks (each: x += out(middle(in(norm(x)))), unless noted otherwise)";
         let rows = self
             .blocks
             .iter()

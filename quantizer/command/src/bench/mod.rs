@@ -21,18 +21,18 @@ use crate::model::{Source, Work, bytes, bytes_per_token, with_threads};
 
 /// Check the file's own golden answer, then measure speed
 ///
-/// Nothing is timed before the answer is right to the bit. Every round measures each work once, the
-/// machine's read bandwidth with as many threads, and the other program of --compare; figures are
-/// medians, and ratios are medians of the ratios within a round. On a shared machine compare only
-/// what was measured in one run.
+/// Nothing is timed until the answer is bit-exact. Every round measures each workload once, the
+/// machine's read bandwidth with the same number of threads, and the program given with --compare.
+/// Figures are medians over the rounds; ratios are medians of the ratios within a round. On a
+/// shared machine, compare only figures from the same run.
 ///
-/// Of a model that reads a source, reading one of --prompt tokens (a whole picture, all frames) is
-/// a work of its own; its decoder is measured over it.
+/// For a model with an encoder, encoding a source of --prompt tokens (a whole picture, all frames)
+/// is a workload of its own, and the decoder is measured on top of it.
 ///
-/// --compare takes a shell command that starts the other program. It prints one line that names it,
-/// then reads lines "source N", "prefill N" and "decode DEPTH N" from standard input and answers
-/// each with the seconds that it took. `bench/llama.py` does so for llama.cpp, `bench/onnx.py` for
-/// an encoder in onnxruntime; `bench/compare` runs a whole table.
+/// --compare takes a shell command that starts the other program. The program prints one line with
+/// its name, then reads lines "source N", "prefill N" and "decode DEPTH N" from standard input and
+/// answers each with the seconds that it took. `bench/llama.py` does this for llama.cpp,
+/// `bench/onnx.py` for an encoder in onnxruntime; `bench/compare` runs a whole table.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The .kinglet file, or a built-in model: storyteller (without a file), pronouncer, namer
@@ -43,13 +43,13 @@ pub(crate) struct Args {
     /// Tokens to decode
     #[arg(long, value_name = "N", default_value_t = 64)]
     decode: usize,
-    /// Tokens before the first decoded one; several numbers measure decode at each
+    /// Tokens in the context before the first decoded one; several numbers measure decoding at each
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "0")]
     depth: Vec<usize>,
-    /// Tokens of the prompt that are run together
+    /// Tokens of the prompt that are processed together
     #[arg(long, value_name = "N", default_value_t = 512)]
     prefill: usize,
-    /// Rounds
+    /// Number of rounds
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeat: usize,
     /// Threads; 0 chooses by the model's size
@@ -127,8 +127,8 @@ impl Args {
         let longest = if alone { self.prompt.max(decoded) } else { decoded };
         if longest > model.context() {
             bail!(
-                "{longest} positions do not fit the model's context of {}; choose a smaller \
-                 --prompt, --depth or --decode",
+                "{longest} positions exceed the model's context of {}; choose a smaller --prompt, \
+                 --depth or --decode",
                 model.context()
             );
         }
@@ -204,8 +204,8 @@ impl Work for Measure<'_> {
         let of = Options::of(&model)?;
         let longest = args.longest(&model, of.source == 0)?;
         let golden = model.golden().next().context(
-            "the file carries no golden answer, so nothing could be trusted; quantize \
-             with --golden",
+            "the file has no golden answer, without which no figure could be trusted; \
+             quantize with --golden",
         )?;
         let context =
             longest.max(golden.prompt.len() + golden.answer.len()).min(model.context()).max(1);
