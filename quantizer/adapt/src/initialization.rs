@@ -4,7 +4,7 @@
 use kinglet::Format;
 use kinglet_model::layout::{BlockRecord, StackRecord, input, norm};
 
-use super::student::{Interface, Part, Stage};
+use super::interface::{Interface, Part, Stage};
 use super::{AdaptError, Fresh, Shape};
 use kinglet_import::checkpoint::{Activation, Mask, NormKind, Residual};
 use kinglet_reference::random::Random;
@@ -27,81 +27,82 @@ pub(super) fn interface(
     context: u32,
     random: &mut Random,
 ) -> Result<Interface, AdaptError> {
-    let refused = |what: &str| Err(AdaptError::Fresh { what: what.to_owned() });
     if fresh.width.is_some_and(|width| width == 0 || width > WIDEST) {
-        return refused("--width has to be from 1 to 65536");
+        return Err(refused("--width has to be from 1 to 65536"));
     }
     let mut make = Make { random, layer: 0 };
-    let between = |width: usize| StackRecord {
+    let record = StackRecord {
         input: input::STATES,
-        width: width as u32,
+        width: from as u32,
         out: to as u32,
         context,
         ..StackRecord::EMPTY
     };
-    let stage = |record, queries, parts: Vec<Part>, norm: Option<NormWeights>| {
-        let record = StackRecord {
-            blocks: parts.len() as u32,
-            norm_eps: if norm.is_some() { EPS } else { 0.0 },
-            ..record
-        };
-        let record = StackRecord {
-            norm_kind: if norm.is_some() { norm::LAYER } else { norm::RMS },
-            ..record
-        };
-        Interface {
-            stages: vec![Stage { record, queries, positions: None, parts, norm }],
-            norms: vec![],
-        }
-    };
-    match fresh.shape {
+    let stage = match fresh.shape {
         Shape::Linear | Shape::TwoLayer if fresh.queries.is_some() => {
-            refused("only a resampler has --queries")
+            return Err(refused("only a resampler has --queries"));
         }
         Shape::Linear if fresh.width.is_some() => {
-            refused("a linear interface has no --width of its own")
+            return Err(refused("a linear interface has no --width of its own"));
         }
-        Shape::Linear => Ok(stage(between(from), None, vec![make.projection(from, to)], None)),
+        Shape::Linear => stage(record, None, vec![make.projection(from, to)], None),
         Shape::TwoLayer => {
             let hidden = fresh.width.unwrap_or(from.max(to));
             let mut part = make.feed_forward(from, hidden, to);
             (part.weights.residual, part.weights.norm) = (Residual::Replace, None);
-            Ok(stage(between(from), None, vec![part], None))
+            stage(record, None, vec![part], None)
         }
-        Shape::Resampler => {
-            let (width, count) = (fresh.width.unwrap_or(to), fresh.queries.unwrap_or(32));
-            if count == 0 || count > WIDEST {
-                return refused("--queries has to be from 1 to 65536");
-            }
-            let most = (width / 4).clamp(1, 64);
-            let dim = (1..=most).rev().find(|dim| width % dim == 0).unwrap_or(1);
-            if width / dim > usize::from(u16::MAX) || (dim < 4 && width > 16) {
-                return refused(
-                    "the --width of a resampler has to be divisible into heads, as multiples of 16 \
-                     are",
-                );
-            }
-            let weight = (0..count * width).map(|_| make.random.uniform()).collect();
-            let queries = LinearWeights { weight, bias: None, cols: width, inputs: None };
-            let mut parts = vec![];
-            for layer in 0..LAYERS {
-                make.layer = layer;
-                parts.push(make.across(from, width, dim));
-                parts.push(make.feed_forward(width, WIDER * width, width));
-            }
-            if width != to {
-                make.layer = LAYERS;
-                parts.push(make.projection(width, to));
-            }
-            let record = StackRecord {
-                input: input::QUERIES,
-                width: width as u32,
-                context: count as u32,
-                ..between(width)
-            };
-            Ok(stage(record, Some(queries), parts, Some(layer_norm(to))))
-        }
+        Shape::Resampler => resampler(fresh, record, &mut make)?,
+    };
+    Ok(Interface { stages: vec![stage], norms: vec![] })
+}
+
+fn refused(what: &str) -> AdaptError {
+    AdaptError::Fresh { what: what.to_owned() }
+}
+
+/// Queries that look at the states, layer by layer, and a projection where the widths differ. The
+/// record is that of the stack without queries.
+fn resampler(fresh: &Fresh, record: StackRecord, make: &mut Make<'_>) -> Result<Stage, AdaptError> {
+    let (from, to) = (record.width as usize, record.out as usize);
+    let (width, count) = (fresh.width.unwrap_or(to), fresh.queries.unwrap_or(32));
+    if count == 0 || count > WIDEST {
+        return Err(refused("--queries has to be from 1 to 65536"));
     }
+    let most = (width / 4).clamp(1, 64);
+    let dim = (1..=most).rev().find(|dim| width % dim == 0).unwrap_or(1);
+    if width / dim > usize::from(u16::MAX) || (dim < 4 && width > 16) {
+        return Err(refused(
+            "the --width of a resampler has to be divisible into heads, as multiples of 16 are",
+        ));
+    }
+    let weight = (0..count * width).map(|_| make.random.uniform()).collect();
+    let queries = LinearWeights { weight, bias: None, cols: width, inputs: None };
+    let mut parts = vec![];
+    for layer in 0..LAYERS {
+        make.layer = layer;
+        parts.push(make.across(from, width, dim));
+        parts.push(make.feed_forward(width, WIDER * width, width));
+    }
+    if width != to {
+        make.layer = LAYERS;
+        parts.push(make.projection(width, to));
+    }
+    let (width, context) = (width as u32, count as u32);
+    let record = StackRecord { input: input::QUERIES, width, context, ..record };
+    Ok(stage(record, Some(queries), parts, Some(layer_norm(to))))
+}
+
+/// A stack of these parts, whose record says the rest.
+fn stage(
+    record: StackRecord,
+    queries: Option<LinearWeights>,
+    parts: Vec<Part>,
+    norm: Option<NormWeights>,
+) -> Stage {
+    let (norm_kind, norm_eps) = if norm.is_some() { (norm::LAYER, EPS) } else { (norm::RMS, 0.0) };
+    let record = StackRecord { blocks: parts.len() as u32, norm_kind, norm_eps, ..record };
+    Stage { record, queries, positions: None, parts, norm }
 }
 
 fn layer_norm(width: usize) -> NormWeights {

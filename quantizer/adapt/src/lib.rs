@@ -15,13 +15,17 @@
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+#![warn(clippy::missing_errors_doc)]
 
+mod decoder;
 mod error;
 mod inference;
 mod initialization;
+mod interface;
 mod options;
 mod pairs;
 mod run;
+mod streams;
 mod student;
 mod train;
 mod write;

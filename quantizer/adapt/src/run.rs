@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kinglet::{Map, Model};
 use kinglet_reference::random::{Random, mixed};
 
+use super::decoder::Decoder;
 use super::error::AdaptError;
+use super::interface::Interface;
 use super::options::{Options, Outcome, Score};
 use super::pairs::Pairs;
-use super::student::{Decoder, Interface};
+
 use super::{inference, initialization, train, write};
 
 /// Adapts the interface of `file` to the pairs in `pairs`, and writes `target`, which may be the
@@ -30,24 +32,7 @@ pub fn adapt(
     let map = Map::open(file).map_err(|source| AdaptError::Io { path: file.into(), source })?;
     let model = Model::open(&map)?;
     let mut decoder = read_decoder(&model)?;
-    let mut interface = match &options.fresh {
-        None if model.stacks() == 2 => return Err(AdaptError::NoInterface),
-        None => Interface::read(&model)?,
-        Some(fresh) => {
-            let context = model.stack(0)?.context as u32;
-            let mut random = Random(mixed(options.seed));
-            initialization::interface(
-                fresh,
-                model.end_width(0),
-                decoder.memory(),
-                context,
-                &mut random,
-            )?
-        }
-    };
-    if options.norms {
-        interface.norms = decoder.norms();
-    }
+    let mut interface = first_interface(&model, &decoder, options)?;
     let pairs = Pairs::read(&model, pairs)?;
     let split = pairs.split(options.held_out, options.seed)?;
     let done = AtomicU64::new(0);
@@ -85,6 +70,28 @@ pub fn adapt(
         kept_tensors,
         bytes,
     })
+}
+
+/// The interface that training begins with: the file's, or a new one.
+fn first_interface(
+    model: &Model<'_>,
+    decoder: &Decoder,
+    options: &Options,
+) -> Result<Interface, AdaptError> {
+    let mut interface = match &options.fresh {
+        None if model.stacks() == 2 => return Err(AdaptError::NoInterface),
+        None => Interface::read(model)?,
+        Some(fresh) => {
+            let (from, to) = (model.end_width(0), decoder.memory());
+            let context = model.stack(0)?.context as u32;
+            let mut random = Random(mixed(options.seed));
+            initialization::interface(fresh, from, to, context, &mut random)?
+        }
+    };
+    if options.norms {
+        interface.norms = decoder.norms();
+    }
+    Ok(interface)
 }
 
 /// The decoder of a model that has something to adapt.

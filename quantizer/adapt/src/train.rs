@@ -2,9 +2,11 @@
 //! random order that follows from the seed. After each pass the interface is rounded as it would be
 //! written and scored on the pairs held out; the best is kept.
 
+use super::decoder::Decoder;
 use super::inference::States;
+use super::interface::Interface;
 use super::pairs::{Pairs, Split};
-use super::student::{Decoder, Found, Interface, Lesson, run};
+use super::student::{Found, Lesson, run};
 use super::{AdaptError, Options};
 use kinglet_reference::random::Random;
 

@@ -15,7 +15,7 @@ use kinglet_model::layout::{BlockRecord, ModelRecord, NONE, StackRecord, input, 
 use kinglet_model::lowering::{Lower, Part, Unstorable, lower};
 
 use super::AdaptError;
-use super::student::{Interface, Stage};
+use super::interface::{Interface, Stage};
 use kinglet_model::write::{Finished, Kind, Outline, WriteError, Writer, folder};
 use kinglet_quantize::rounding::{Rounded, RoundedBlock, RoundedLinear, assembled, pack};
 use kinglet_quantize::{Question, add_golden, tensor_name};

@@ -9,65 +9,65 @@ use kinglet_adapt::{Fresh, Options, Outcome, Score, Shape, adapt};
 
 use crate::model::{bar, bytes};
 
-/// Teach what stands between an encoder and a decoder, on pairs, with both frozen
+/// Train the interface between a frozen encoder and a frozen decoder on pairs
 ///
-/// A file of an encoder and a decoder may have an interface between them: the encoder's states pass
-/// through one matrix or two, or learned queries look at them (a resampler). This learns the
+/// A file with an encoder and a decoder may have an interface between them: one or two matrices, or
+/// a resampler, whose learned queries attend to the encoder's states. This command trains the
 /// interface alone, on this machine, from pairs of a source and its text; every other tensor of the
-/// file stays as it is, byte for byte. It is for a model that shall answer otherwise than it does
-/// (other words, other pictures), or for an encoder and a decoder that have not met.
+/// file stays the same, byte for byte. Use it to change what a model answers (other words, other
+/// pictures), or to connect an encoder and a decoder that were not trained together.
 ///
-/// PAIRS is a UTF-8 text with a pair on each line, and a tab between its columns: the path of a
-/// picture (beside PAIRS, if it is not absolute) and its text or, where the encoder reads text, a
-/// source text and its target text. A tenth of the sources is held out: on these the interface is
-/// scored after each pass over the others, rounded as it would be written, and the best is kept.
-/// Two figures are shown: the cross-entropy of the held-out texts (nats a token; lower is better),
-/// and how many of them the model answers word for word.
+/// PAIRS is a UTF-8 text with one pair per line, its columns separated by a tab: the path of a
+/// picture (relative to PAIRS, unless absolute) and its text or, if the encoder reads text, a
+/// source text and its target text. A tenth of the sources is held out. After each pass over the
+/// others, the interface is rounded as it would be written and scored on the held-out sources; the
+/// best one is kept. Two figures are shown: the cross-entropy of the held-out texts (nats per
+/// token; lower is better), and how many of them the model reproduces word for word.
 ///
 /// The same file, pairs and options give the same bytes, with any number of threads.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   kinglet adapt model.kinglet pairs.tsv -o new.kinglet
-  kinglet adapt model.kinglet pairs.tsv -o model.kinglet --norms     in place: renamed when it is whole
+  kinglet adapt model.kinglet pairs.tsv -o model.kinglet --norms     in place
   kinglet adapt model.kinglet pairs.tsv -o new.kinglet --interface resampler --queries 16")]
 pub(crate) struct Args {
     /// The .kinglet file
     file: PathBuf,
-    /// Sources and texts, a line each, with a tab between them
+    /// Pairs of a source and its text, one per line, separated by a tab
     pairs: PathBuf,
-    /// The file to write; may be the same
+    /// The file to write; may be the input file
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Begin with a new interface in place of the file's, of random weights
+    /// Replace the file's interface with a new one, with random weights
     #[arg(long, value_enum, value_name = "KIND")]
     interface: Option<Interface>,
-    /// Queries of a new resampler: the rows that the decoder looks at [default: 32]
+    /// Queries of a new resampler: the rows that the decoder attends to [default: 32]
     #[arg(long, value_name = "N", requires = "interface")]
     queries: Option<usize>,
-    /// Width of a new interface inside: the hidden layer of two [default: the wider side's], or a
-    /// resampler [default: the decoder's]
+    /// Inner width of a new interface: the hidden layer of a two-layer one [default: the wider
+    /// side's], or a resampler's width [default: the decoder's]
     #[arg(long, value_name = "N", requires = "interface")]
     width: Option<usize>,
-    /// Let the norms of the decoder's attention across learn, too
+    /// Also train the norms of the decoder's cross-attention
     #[arg(long)]
     norms: bool,
-    /// How often each pair is seen
+    /// Passes over the pairs
     #[arg(long, value_name = "N", default_value_t = Options::default().passes)]
     passes: usize,
-    /// Pairs of a step
+    /// Pairs per step
     #[arg(long, value_name = "N", default_value_t = Options::default().batch)]
     batch: usize,
-    /// How far a number moves in a step, at most; it grows to this and falls to nothing
+    /// Peak learning rate; it warms up to this value and then decays to zero
     #[arg(long, value_name = "RATE", default_value_t = Options::default().rate)]
     rate: f32,
-    /// Part of the sources to score on and not learn from
+    /// Fraction of the sources held out for scoring
     #[arg(long, value_name = "PART", default_value = "10%", value_parser = parse_part)]
     held_out: f64,
-    /// Of random weights, the order of pairs, and which of them are held out
+    /// Seed for the random weights, the order of the pairs and the choice of held-out pairs
     #[arg(long, value_name = "N", default_value_t = Options::default().seed)]
     seed: u64,
-    /// Threads; 0 for all cores
+    /// Threads; 0 uses all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
     /// Print JSON
@@ -80,9 +80,9 @@ pub(crate) struct Args {
 enum Interface {
     /// One matrix
     Linear,
-    /// Two, with GELU between them
+    /// Two matrices, with GELU between them
     TwoLayer,
-    /// Learned queries that look at the encoder's states, twice, with feed-forwards
+    /// Learned queries that attend to the encoder's states, in two layers with feed-forwards
     Resampler,
 }
 
@@ -92,16 +92,16 @@ fn parse_part(text: &str) -> Result<f64, String> {
     let part = number.trim().parse::<f64>().map(|number| number / of);
     part.ok()
         .filter(|part| *part > 0.0 && *part < 1.0)
-        .ok_or_else(|| "a part between 0% and 100%".into())
+        .ok_or_else(|| "expected a fraction between 0% and 100%".into())
 }
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         if self.passes == 0 || self.batch == 0 {
-            bail!("--passes and --batch have to be at least 1");
+            bail!("--passes and --batch must be at least 1");
         }
         if !(self.rate > 0.0 && self.rate.is_finite()) {
-            bail!("--rate has to be more than 0");
+            bail!("--rate must be greater than 0");
         }
         let fresh = self.interface.map(|kind| Fresh {
             shape: match kind {

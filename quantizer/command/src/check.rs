@@ -1,21 +1,25 @@
 //! `kinglet check`.
 
 use std::path::PathBuf;
+use std::slice::Chunks;
 
 use anyhow::{Context, Result, bail};
 use kinglet::Memory;
 use kinglet::{
-    Golden, Isa, LogitsHash, Model, Options, Parallel, Plan, Serial, Session, Source as Read,
-    Threads,
+    Golden, Isa, LogitsHash, Model, Options, Parallel, Plan, Progress, Serial, Session,
+    Source as Read, Threads,
 };
 
 use crate::model::Source;
 
-/// Compare all checksums, and repeat the golden answers in every way
+/// Multiply-accumulates of a small piece of work: a prime, so that pieces end everywhere.
+const WORK: u64 = 10_007;
+
+/// Verify all checksums, and reproduce the golden answers in every way
 ///
 /// Each golden sequence is run with every instruction set of this machine, with one and two
-/// threads, with the prompt in chunks of 1, 7 and 64, in small budgets, and all positions at once:
-/// the hash of the logits must be the file's, always.
+/// threads, with the prompt in chunks of 1, 7 and 64, in small budgets, and with all positions at
+/// once: the hash of the logits must always match the file's.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The .kinglet file, or a built-in model: storyteller (without a file), pronouncer, namer
@@ -29,7 +33,7 @@ impl Args {
         model.verify(|_| {}).context("the file is damaged")?;
         println!("all checksums match");
         if model.golden().next().is_none() {
-            bail!("the file carries no golden answer; quantize with --golden");
+            bail!("the file has no golden answer; quantize with --golden");
         }
         let pool = Threads::new(2).context("cannot start threads")?;
         for (index, golden) in model.golden().enumerate() {
@@ -67,53 +71,76 @@ fn check<P: Parallel>(
     let mut session = Session::with(model, options, memory.bytes(), isa, parallel)?;
     session.check_golden(golden).with_context(|| how.clone())?;
 
-    // The source in small pieces of work.
+    let outputs = source_in_pieces(&mut session, golden)?;
+    let Some((_, inputs)) = tokens.split_last() else {
+        return compare(outputs, golden, &format!("{how}, in pieces: the outputs'"));
+    };
+    let hash = all_at_once(&mut session, golden, inputs, outputs)?;
+    compare(hash, golden, &format!("{how}, all at once: the logits'"))?;
+    let hash = in_pieces(&mut session, golden, inputs.chunks(chunk), outputs)?;
+    compare(hash, golden, &format!("{how}, in pieces: the logits'"))
+}
+
+/// Encodes the source, if there is one, in small pieces of work, and hashes what comes out.
+fn source_in_pieces<P: Parallel>(
+    session: &mut Session<'_, '_, P>,
+    golden: &Golden<'_>,
+) -> Result<LogitsHash> {
     let mut outputs = LogitsHash::default();
     if golden.rows > 0 {
         session.begin_source(match golden.source {
             [] => Read::Pattern(golden.rows),
             tokens => Read::Tokens(tokens),
         })?;
-        while session.resume(10_007)? == kinglet::Progress::Pending {}
+        while session.resume(WORK)? == Progress::Pending {}
         outputs.update(session.logits());
     }
-    let Some((_, inputs)) = tokens.split_last() else {
-        if outputs.value() != golden.hash {
-            bail!(
-                "{how}, in pieces: the outputs' hash is {:016x}, should be {:016x}",
-                outputs.value(),
-                golden.hash
-            );
-        }
-        return Ok(());
-    };
-    // All positions at once, then again in small pieces of work.
+    Ok(outputs)
+}
+
+/// Feeds all positions at once, and adds the logits from the end of the prompt on to a hash.
+fn all_at_once<P: Parallel>(
+    session: &mut Session<'_, '_, P>,
+    golden: &Golden<'_>,
+    inputs: &[u32],
+    mut hash: LogitsHash,
+) -> Result<LogitsHash> {
     session.rewind(0)?;
-    let mut hash = outputs;
-    session.feed_each(inputs, |i, logits| {
-        if i + 1 >= golden.prompt.len() {
+    session.feed_each(inputs, |position, logits| {
+        if position + 1 >= golden.prompt.len() {
             hash.update(logits);
         }
     })?;
-    let mut pieces = outputs;
+    Ok(hash)
+}
+
+/// The same chunk by chunk, each in small pieces of work.
+fn in_pieces<P: Parallel>(
+    session: &mut Session<'_, '_, P>,
+    golden: &Golden<'_>,
+    chunks: Chunks<'_, u32>,
+    mut hash: LogitsHash,
+) -> Result<LogitsHash> {
     session.rewind(0)?;
-    for (first, part) in inputs.chunks(chunk).enumerate() {
-        session.begin(part, part.len())?;
-        while session.resume(10_007)? == kinglet::Progress::Pending {}
-        for (i, logits) in session.logits().chunks(model.outputs()).enumerate() {
-            if first * chunk + i + 1 >= golden.prompt.len() {
-                pieces.update(logits);
+    let mut position = 0;
+    for chunk in chunks {
+        session.begin(chunk, chunk.len())?;
+        while session.resume(WORK)? == Progress::Pending {}
+        let outputs = session.logits().len() / chunk.len();
+        for logits in session.logits().chunks(outputs) {
+            position += 1;
+            if position >= golden.prompt.len() {
+                hash.update(logits);
             }
         }
     }
-    for (what, hash) in [("all at once", hash), ("in pieces", pieces)] {
-        if hash.value() != golden.hash {
-            bail!(
-                "{how}, {what}: the logits' hash is {:016x}, should be {:016x}",
-                hash.value(),
-                golden.hash
-            );
-        }
+    Ok(hash)
+}
+
+fn compare(hash: LogitsHash, golden: &Golden<'_>, what: &str) -> Result<()> {
+    let (found, wanted) = (hash.value(), golden.hash);
+    if found != wanted {
+        bail!("{what} hash is {found:016x}, should be {wanted:016x}");
     }
     Ok(())
 }

@@ -11,26 +11,26 @@ use crate::inputs::{Outputs, Reader};
 use crate::model::{Source, with_threads};
 use crate::task::Task;
 
-/// Give a text, a picture or a recording its label
+/// Classify a text, a picture or a recording
 ///
-/// The labels and their probabilities, the most probable first. What the file has no names for is
-/// numbered.
+/// Prints labels and their probabilities, the most probable first. Labels without a name in the
+/// file are numbered.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A text, a picture (PNG, JPEG, BMP) or a recording (WAV; or JSON rows of its features): what
-    /// the model reads
+    /// A text, a picture (PNG, JPEG, BMP) or a recording (WAV, or its features as JSON rows),
+    /// depending on the model
     #[arg(value_name = "TEXT | FILE", required = true)]
     inputs: Vec<String>,
-    /// A .kinglet file that holds a classifier
+    /// A .kinglet file with a classifier
     #[arg(short, long, value_name = "FILE")]
     model: PathBuf,
     /// A second text, for models that compare two
     #[arg(long, value_name = "TEXT")]
     pair: Option<String>,
-    /// Labels to print
+    /// Number of labels to print
     #[arg(long, value_name = "N", default_value_t = 5)]
     top: usize,
-    /// Texts are token numbers with commas between them
+    /// Read texts as token ids, separated by commas
     #[arg(long)]
     ids: bool,
     /// Threads; 0 chooses by the model's size

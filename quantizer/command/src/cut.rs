@@ -13,16 +13,16 @@ use crate::inputs::{Given, Outputs, Reader};
 use crate::model::{Source, bytes, with_threads};
 use crate::task::Task;
 
-/// End a model after some of its blocks, as a smaller model for embeddings
+/// Truncate a model after some of its blocks, to make a smaller embedding model
 ///
-/// The head and all blocks after the N-th go (attention and feed-forward are two blocks; `kinglet
-/// inspect` numbers them), and states are pooled to one vector. --score says what it costs or wins:
-/// the rank correlation (Spearman) of cosines with the scores of a file whose lines are score,
-/// text, text, with tabs between them. With --after all, that is told for every N and nothing is
-/// written.
+/// The head and all blocks after the N-th are removed (attention and feed-forward are separate
+/// blocks; `kinglet inspect` numbers them), and the states are pooled to one vector. --score shows
+/// the effect: Spearman's rank correlation of cosines with the scores in a file whose lines hold
+/// score, text and text, separated by tabs. With --after all, it is shown for every N and nothing
+/// is written.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A .kinglet file; of several stacks the first is cut
+    /// A .kinglet file; if it has several stacks, the first is cut
     file: PathBuf,
     /// Blocks to keep, or `all` to try each number
     #[arg(long, value_name = "N", value_parser = parse_after)]
@@ -30,16 +30,16 @@ pub(crate) struct Args {
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// What becomes of the states
+    /// How the states are pooled
     #[arg(long, value_enum, default_value_t = By::Mean)]
     pool: By,
-    /// Divide vectors by their length
+    /// Normalize vectors to unit length
     #[arg(long)]
     normalize: bool,
-    /// Score before and after
+    /// Score the model on these pairs, before and after
     #[arg(long, value_name = "PAIRS")]
     score: Option<PathBuf>,
-    /// Texts are token numbers with commas between them
+    /// Read texts as token ids, separated by commas
     #[arg(long)]
     ids: bool,
     /// Threads; 0 chooses by the model's size
@@ -59,7 +59,7 @@ fn parse_after(text: &str) -> Result<After, String> {
         number => number
             .parse()
             .map(After::Blocks)
-            .map_err(|_| "write a number of blocks, or all".to_owned()),
+            .map_err(|_| "expected a number of blocks, or all".to_owned()),
     }
 }
 
@@ -108,7 +108,8 @@ impl Args {
                 }
             }
             (After::All, None) => {
-                let pairs = pairs.context("--after all compares: say what with, --score PAIRS")?;
+                let pairs =
+                    pairs.context("--after all needs pairs to compare on: pass --score PAIRS")?;
                 println!("  blocks       bytes");
                 for after in 1..=most {
                     match self.tried(&model, after, &pairs) {
@@ -125,9 +126,9 @@ impl Args {
                     self.whole(&model, &pairs)?.line()
                 );
             }
-            (After::Blocks(_), None) => bail!("say where the model goes: -o FILE"),
+            (After::Blocks(_), None) => bail!("no output file given: pass -o FILE"),
             (After::All, Some(_)) => {
-                bail!("--after all writes nothing: leave -o out, or choose a number of blocks")
+                bail!("--after all writes nothing: omit -o, or choose a number of blocks")
             }
         }
         Ok(())
@@ -188,17 +189,20 @@ impl Pairs {
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
             let fields: Vec<&str> = line.split('\t').collect();
             let [score, a, b] = fields[..] else {
-                bail!("line {} of {name} is not: score, text, text, with tabs", number + 1)
+                bail!(
+                    "line {} of {name} does not hold score, text and text, separated by tabs",
+                    number + 1
+                )
             };
             let score = score.parse().with_context(|| {
-                format!("line {} of {name}: '{score}' is no number", number + 1)
+                format!("line {} of {name}: '{score}' is not a number", number + 1)
             })?;
             pairs.scores.push(score);
             pairs.texts.extend([a.to_owned(), b.to_owned()]);
         }
         ensure!(
             pairs.scores.len() >= 3,
-            "{name} has {} pairs: give at least 3",
+            "{name} has {} pairs; at least 3 are needed",
             pairs.scores.len()
         );
         Ok(pairs)

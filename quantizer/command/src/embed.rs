@@ -12,23 +12,23 @@ use crate::task::Task;
 
 /// Turn texts or pictures into vectors
 ///
-/// One line of numbers for each (of a model without pooling, one for each token). Texts that mean
-/// the same have vectors of a high cosine: --similarity prints it for each two of them.
+/// Prints one line of numbers per input (for a model without pooling, one per token). Texts with
+/// the same meaning have vectors with a high cosine: --similarity prints it for every pair.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Texts; or pictures or recordings, for models that read these
+    /// Texts, or the paths of pictures or recordings, depending on the model
     #[arg(value_name = "TEXT | FILE")]
     inputs: Vec<String>,
-    /// A .kinglet file that holds an encoder
+    /// A .kinglet file with an encoder
     #[arg(short, long, value_name = "FILE")]
     model: PathBuf,
-    /// A file with a text on each line
+    /// A file with one text per line
     #[arg(long, value_name = "LINES")]
     file: Option<PathBuf>,
-    /// Print the cosine of each two
+    /// Print the cosine of every pair of inputs
     #[arg(long)]
     similarity: bool,
-    /// Texts are token numbers with commas between them
+    /// Read texts as token ids, separated by commas
     #[arg(long)]
     ids: bool,
     /// Threads; 0 chooses by the model's size
@@ -50,14 +50,14 @@ impl Args {
                 .with_context(|| format!("cannot read {}", path.display()))?;
             inputs.extend(text.lines().map(str::to_owned));
         }
-        ensure!(!inputs.is_empty(), "nothing to embed: give texts, or --file LINES");
+        ensure!(!inputs.is_empty(), "nothing to embed: pass texts, or --file LINES");
         let given = Reader::new(&model, self.ids)?.all(&inputs)?;
         let vectors = with_threads(&model, self.threads, Outputs { model, given: &given })?;
         if self.similarity {
             let width = model.outputs();
             ensure!(
                 vectors.iter().all(|v| v.len() == width),
-                "this model has a vector for each token and none for a text"
+                "this model gives a vector per token, not one per text"
             );
             let matrix: Vec<Vec<f64>> =
                 vectors.iter().map(|a| vectors.iter().map(|b| cosine(a, b)).collect()).collect();

@@ -21,25 +21,26 @@ use crate::task::Task;
 
 /// Measure perplexity, and the distance from the f32 checkpoint
 ///
-/// What is measured depends on what the model does. Of a model that continues texts:
+/// The measurements depend on the kind of model.
 ///
-/// Protocol: the text's tokens are cut into windows that do not overlap; each is run on its own
-/// after a begin-of-sequence token, and all its tokens are scored. Perplexity is the exponential
-/// of the mean negative log-likelihood. KL divergence is that of the model's next-token
-/// distribution from the checkpoint's, in nats, at each scored position; the checkpoint is run in
-/// f32. Top-1 agreement is the fraction of positions where both find the same token most probable;
-/// top-5 agreement, where the checkpoint's most probable token is among the model's five. Hidden
-/// states are compared after each block: the mean over tokens of |h - r| / |r|, and of the cosine.
+/// For a language model, the tokens of the text are split into windows that do not overlap; each
+/// window is run on its own after a begin-of-sequence token, and all its tokens are scored.
+/// Perplexity is the exponential of the mean negative log-likelihood. The KL divergence of the
+/// model's next-token distribution from the checkpoint's is measured in nats at each scored
+/// position; the checkpoint runs in f32. Top-1 agreement is the fraction of positions where both
+/// predict the same most probable token; top-5 agreement is the fraction where the checkpoint's
+/// most probable token is among the model's top five. Hidden states are compared after each block:
+/// by the mean over tokens of |h - r| / |r|, and by the mean cosine.
 ///
-/// Of a file with a part of the vocabulary (quantize --vocab-from) the tokens are its own, and the
-/// checkpoint's distribution is that over the kept tokens.
+/// A file with a subset of the vocabulary (quantize --vocab-from) is evaluated on its own tokens,
+/// and the checkpoint's distribution is restricted to the tokens that were kept.
 ///
-/// Other models need --reference, and --text with an input on each line: of an embedding model a
-/// sentence (or the name of a picture), compared by the cosine of its vectors to the checkpoint's;
-/// of a classifier a text, or the name of a picture or recording, compared by the probabilities of
-/// the labels; of an encoder-decoder a source, or a source, a tab and its target, compared by the
-/// KL divergence at each token of the target, which without a tab is what the checkpoint itself
-/// says.
+/// All other models need --reference, and --text with one input per line. For an embedding model,
+/// an input is a sentence (or the path of a picture), and its vectors are compared by their cosine.
+/// For a classifier, it is a text, or the path of a picture or recording, and the probabilities of
+/// the labels are compared. For an encoder-decoder, it is a source, optionally followed by a tab
+/// and its target; the KL divergence is measured at each token of the target, which defaults to the
+/// checkpoint's own answer.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The .kinglet file
@@ -49,19 +50,19 @@ pub(crate) struct Args {
     /// The checkpoint that the file was made from
     #[arg(long, value_name = "DIR")]
     reference: Option<PathBuf>,
-    /// Another file to evaluate beside it, on the same tokens; may be repeated
+    /// Another file to evaluate on the same tokens; may be repeated
     #[arg(long, value_name = "FILE")]
     against: Vec<PathBuf>,
-    /// Another program to evaluate beside it, on the same tokens; may be repeated
+    /// Another program to evaluate on the same tokens; may be repeated
     ///
-    /// The shell command is started once. It says its name on a line of standard output, then
-    /// answers each line of token numbers on standard input with the logits after each of these
-    /// tokens, as little-endian f32 without anything between them. Each line is a text of its own.
+    /// The shell command is started once. It prints its name on the first line of standard output,
+    /// then answers each line of token ids on standard input with the logits after each of these
+    /// tokens, as little-endian f32 without separators. Each line is a separate text.
     /// `bench/quality` does this with llama.cpp.
     #[arg(long, value_name = "COMMAND")]
     peer: Vec<String>,
-    /// Of an embedding model: also rank the cosines of these pairs, lines of score, text, text with
-    /// tabs, and print Spearman's correlation with the scores
+    /// For an embedding model: also print Spearman's correlation between the cosines of these pairs
+    /// and their scores; each line holds score, text and text, separated by tabs
     #[arg(long, value_name = "TSV")]
     pairs: Option<PathBuf>,
     /// Print JSON
@@ -124,7 +125,7 @@ impl On {
         models: &[Model<'_>],
     ) -> Result<(String, Vec<u32>, Protocol)> {
         let path =
-            self.text.as_ref().context("--text is missing: it names the text to evaluate on")?;
+            self.text.as_ref().context("--text FILE is required: the text to evaluate on")?;
         let shown = path.display();
         let text = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
         let text = String::from_utf8(text).with_context(|| format!("{shown} is not UTF-8 text"))?;
@@ -139,7 +140,7 @@ impl On {
         }
         let tokenizer = models[0]
             .tokenizer()
-            .context("the file carries no tokenizer: give token numbers, with --ids")?;
+            .context("the file has no tokenizer: pass token ids, with --ids")?;
         let tokenizer = tokenizer.context("cannot read the file's tokenizer")?;
         let mut tokens = encode(&tokenizer, &text, false).context("cannot encode the text")?;
         tokens.truncate(self.tokens.unwrap_or(usize::MAX));
@@ -147,7 +148,7 @@ impl On {
         for (name, model) in names.iter().zip(models).skip(1) {
             if vocabulary::of_file(model)? != kept {
                 bail!(
-                    "{name} has another part of the vocabulary than {}: evaluate each on its own",
+                    "{name} has another part of the vocabulary than {}: evaluate them separately",
                     names[0]
                 );
             }
@@ -157,8 +158,8 @@ impl On {
             theirs.truncate(tokens.len());
             if theirs != tokens {
                 bail!(
-                    "{name} cuts the text into other tokens than {}: only files of one checkpoint \
-                     compare",
+                    "{name} and {} tokenize the text differently: only files from the same \
+                     checkpoint can be compared",
                     names[0]
                 );
             }
@@ -205,7 +206,7 @@ impl Args {
         }
         ensure!(
             self.pairs.is_none(),
-            "--pairs is for embedding models: leave it out for one that continues texts"
+            "--pairs applies to embedding models only: omit it for a language model"
         );
         let (_, tokens, protocol) = self.on.prepare(&files.names, &models)?;
         let peers = self
@@ -244,7 +245,7 @@ impl Args {
     fn outputs(&self, names: &[String], models: &[Model<'_>]) -> Result<()> {
         ensure!(
             self.peer.is_empty(),
-            "--peer is for models that continue texts: leave it out for this one"
+            "--peer applies to language models only: omit it for this model"
         );
         let pairs = self.pairs.as_deref().map(Pairs::read).transpose()?;
         let checkpoint =
@@ -256,8 +257,8 @@ impl Args {
             }
             (None, _) if pairs.is_some() => vec![],
             _ => bail!(
-                "give --text FILE, with an input on each line, and --reference DIR, whose outputs \
-                 are compared"
+                "--text FILE, with one input per line, and --reference DIR, whose outputs are \
+                 compared, are required"
             ),
         };
         let mut results = vec![];

@@ -15,10 +15,10 @@ use crate::model::{BuiltIn, Source, Work, bytes, with_threads};
 use crate::sampling::{Choice, RECENT};
 use crate::task::Task;
 
-/// Turn texts into others: translate, transliterate, pronounce, summarize
+/// Turn one text into another: translate, transliterate, pronounce, summarize
 ///
-/// One line for each text; without texts, for each line of standard input. The built-in model
-/// writes English words as they are pronounced, in the sounds of the CMU dictionary.
+/// Prints one line per text; without texts, one per line of standard input. The built-in model
+/// transcribes English words into the phonemes of the CMU Pronouncing Dictionary.
 #[derive(clap::Args)]
 pub(crate) struct Translate {
     /// The texts
@@ -28,13 +28,13 @@ pub(crate) struct Translate {
     writing: Writing,
 }
 
-/// Say what pictures show
+/// Describe pictures in words
 ///
-/// One line for each picture; without pictures, for each name on standard input. The built-in model
-/// gives emoji their names.
+/// Prints one line per picture; without pictures, one per path on standard input. The built-in
+/// model names emoji.
 #[derive(clap::Args)]
 pub(crate) struct Caption {
-    /// Pictures: PNG, JPEG or BMP; recordings (WAV), for models that hear
+    /// Pictures (PNG, JPEG or BMP), or recordings (WAV) for models that take sound
     #[arg(value_name = "IMAGE")]
     pictures: Vec<String>,
     #[command(flatten)]
@@ -47,22 +47,23 @@ struct Writing {
     /// A .kinglet file; without one, the built-in model
     #[arg(short, long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Look for the most probable text with so many beams, at most 16; 1 takes the most probable
-    /// token each time
+    /// Search for the most probable text with N beams, at most 16; 1 takes the most probable token
+    /// each time
     #[arg(long, value_name = "N", default_value_t = 1)]
     beams: usize,
-    /// With beams: more than 0 is for longer texts (scores are divided by length to this power)
+    /// Length penalty of the beam search: scores are divided by length to the power P, so values
+    /// above 0 favor longer texts
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     penalty: f32,
-    /// Draw tokens; 0 does not, more is bolder
+    /// Sampling temperature; 0 disables sampling
     #[arg(short, long, default_value_t = 0.0)]
     temperature: f32,
     #[command(flatten)]
     choice: Choice,
-    /// The most tokens to write
+    /// Maximum number of tokens to write
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
     tokens: usize,
-    /// Texts are token numbers with commas between them
+    /// Read texts as token ids, separated by commas
     #[arg(long)]
     ids: bool,
     /// Threads; 0 chooses by the model's size
@@ -71,7 +72,7 @@ struct Writing {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Say on stderr how long it took, and what the memory was for
+    /// Report times and memory use on stderr
     #[arg(short, long)]
     verbose: bool,
 }
@@ -128,15 +129,14 @@ impl Writing {
         ensure!((1..=MAX_TARGETS).contains(&self.beams), "--beams must be from 1 to {MAX_TARGETS}");
         ensure!(
             self.beams == 1 || self.temperature <= 0.0,
-            "--beams and --temperature exclude each other: choose one"
+            "--beams and --temperature cannot be combined: choose one"
         );
         let tokenizer = model
             .target_tokenizer()
-            .context("the file carries no tokenizer; quantize a directory that has one")?;
+            .context("the file has no tokenizer; quantize a directory that has one")?;
         let tokenizer = tokenizer.context("cannot read the file's tokenizer")?;
-        let start =
-            Some(model.start().unwrap()).filter(|&start| start != kinglet_model::layout::NONE);
-        let start = start
+        let start = model
+            .start()
             .or(tokenizer.bos())
             .context("the file does not say which token an answer begins with; quantize again")?;
         if inputs.is_empty() {

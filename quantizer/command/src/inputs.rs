@@ -61,7 +61,7 @@ impl Given {
 pub(crate) fn token_ids(text: &str) -> Result<Vec<u32>> {
     let numbers = text.split([',', ' ']).filter(|number| !number.is_empty());
     let ids: Result<Vec<u32>, _> = numbers.map(str::parse).collect();
-    ids.with_context(|| format!("'{text}' is not a list of token numbers, such as 1,2,3"))
+    ids.with_context(|| format!("'{text}' is not a list of token ids, such as 1,2,3"))
 }
 
 /// Makes what a model reads of what people write.
@@ -89,12 +89,12 @@ impl<'a> Reader<'a> {
         let path = Path::new(input);
         match &self.stack.input {
             Input::Tokens { types, .. } => self.tokens(input, pair, types.is_some()),
-            _ if pair.is_some() => bail!("only models that read text read pairs: leave --pair out"),
+            _ if pair.is_some() => bail!("only models that read text accept pairs: omit --pair"),
             Input::Features { picture: Some(_), .. } => {
                 ensure!(
                     path.exists(),
-                    "this model reads pictures, and there is no file {input}: name a PNG, JPEG or \
-                     BMP"
+                    "this model reads pictures, but there is no file {input}: pass the path of a \
+                     PNG, JPEG or BMP"
                 );
                 let settings = self.setting(PictureSettings::KEY, "pictures")?.parse()?;
                 Ok(Given::Pixels(picture(path, &settings)?))
@@ -102,7 +102,8 @@ impl<'a> Reader<'a> {
             Input::Features { .. } => {
                 ensure!(
                     path.exists(),
-                    "this model reads recordings, and there is no file {input}: name a WAV file"
+                    "this model reads recordings, but there is no file {input}: pass the path of a \
+                     WAV file"
                 );
                 if path.extension().is_some_and(|extension| extension == "json") {
                     return self.numbers(path);
@@ -110,7 +111,7 @@ impl<'a> Reader<'a> {
                 let settings = self.setting(SoundSettings::KEY, "recordings")?.parse()?;
                 Ok(Given::Features(sound(path, &settings)?))
             }
-            _ => bail!("the model reads nothing that can be given here"),
+            _ => bail!("the model reads no input that can be passed here"),
         }
     }
 
@@ -118,8 +119,8 @@ impl<'a> Reader<'a> {
         let found = self.model.metadata().find(|(name, _)| *name == key);
         found.map(|(_, value)| value).with_context(|| {
             format!(
-                "the file does not say how {what} are made ready: quantize its checkpoint again, \
-                 or add --metadata {key}=..."
+                "the file does not say how to preprocess {what}: quantize its checkpoint again, or \
+                 add --metadata {key}=..."
             )
         })
     }
@@ -135,7 +136,7 @@ impl<'a> Reader<'a> {
         let (cols, rows) = (self.stack.features(), self.stack.context);
         ensure!(
             !numbers.is_empty() && numbers.len().is_multiple_of(cols),
-            "{name} has {} numbers: give rows of {cols}, up to {rows} of them",
+            "{name} has {} numbers; expected up to {rows} rows of {cols}",
             numbers.len()
         );
         Ok(Given::Features(numbers))
@@ -147,8 +148,8 @@ impl<'a> Reader<'a> {
         let extension = path.extension().and_then(|extension| extension.to_str());
         if extension.is_some_and(|e| OTHERS.contains(&e.to_lowercase().as_str())) && path.exists() {
             bail!(
-                "this model reads text, and {text} is a picture or a recording: give it text, or \
-                 name another model"
+                "this model reads text, but {text} is a picture or a recording: pass a text, or \
+                 choose another model"
             );
         }
         let encoded = |text: &str, special| match (&self.tokenizer, self.ids) {
@@ -157,8 +158,8 @@ impl<'a> Reader<'a> {
                 encode(tokenizer, text, special).context("cannot encode the text")
             }
             (None, _) => bail!(
-                "the file carries no tokenizer: give token numbers (--ids 1,2,3), or quantize a \
-                 directory that has one"
+                "the file has no tokenizer: pass token ids (--ids 1,2,3), or quantize a directory \
+                 that has one"
             ),
         };
         let mut tokens = encoded(text, true)?;
@@ -174,10 +175,10 @@ impl<'a> Reader<'a> {
             }
         }
         let most = self.stack.context;
-        ensure!(!tokens.is_empty(), "the text is empty: give some words");
+        ensure!(!tokens.is_empty(), "the text is empty");
         ensure!(
             tokens.len() <= most,
-            "the text has {} tokens, and the model reads {most}: shorten it",
+            "the text has {} tokens, but the model reads at most {most}: shorten it",
             tokens.len()
         );
         Ok(Given::Tokens(tokens, kinds))

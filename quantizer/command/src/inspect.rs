@@ -12,37 +12,37 @@ use serde::Serialize;
 use crate::activations;
 use crate::model::{Source, bar, bytes, bytes_per_token};
 
-/// Show what is in a file, and the exact memory that it needs
+/// Show the contents of a file, and the exact memory that it needs
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The .kinglet file, or a built-in model: storyteller (without a file), pronouncer, namer
     file: Option<PathBuf>,
-    /// Positions of prompt and answer together; by default what the model was made for
+    /// Positions of prompt and answer together; by default the model's context
     #[arg(long, value_name = "N")]
     context: Option<usize>,
-    /// Tokens of a prompt that are run together
+    /// Tokens of a prompt that are processed together
     #[arg(long, value_name = "N", default_value_t = 16)]
     prefill: usize,
-    /// Positions of the source, for models that read one; by default what the model was made for
+    /// Positions of the source, for models with an encoder; by default the encoder's context
     #[arg(long, value_name = "N")]
     source: Option<usize>,
-    /// Targets side by side, such as the beams of a search
+    /// Targets decoded side by side, such as the beams of a search
     #[arg(long, value_name = "N", default_value_t = 1)]
     targets: usize,
-    /// Plan values of the cache in four bits (keys have eight)
+    /// Plan for values in the cache in four bits (keys in eight)
     #[arg(long)]
     int4_values: bool,
-    /// Compare every checksum too; reads the whole file
+    /// Also verify all checksums, which reads the whole file
     #[arg(long)]
     verify: bool,
-    /// Show the hidden states of a text, of each line of a file, or of a picture instead: entropy,
-    /// effective rank and curvature
+    /// Instead show entropy, effective rank and curvature of the hidden states of a text, of each
+    /// line of a file, or of a picture
     ///
-    /// Of the states of all tokens Z, the eigenvalues of Z Z^T over its trace have the entropy; it
-    /// is also shown over the most it could be. The curvature is the mean angle from one step
-    /// between tokens to the next. For several lines, means are shown, and whether their entropies
-    /// have two modes (Sarle's coefficient above 5/9). Where norms follow the branches, states are
-    /// those before the norm.
+    /// With Z the matrix of the states of all tokens, the entropy is that of the eigenvalues of
+    /// Z Z^T divided by its trace; it is also shown as a fraction of its maximum. The curvature is
+    /// the mean angle between successive differences of states. For several lines, means are shown,
+    /// and whether the entropies are bimodal (Sarle's coefficient above 5/9). In post-norm models,
+    /// the states are those before the norm.
     #[arg(long, value_name = "TEXT | FILE")]
     activations: Option<String>,
     /// Print JSON
@@ -338,36 +338,48 @@ fn block(model: &Model<'_>, index: u32) -> Result<BlockRow> {
 
 impl Report {
     fn text(&self) -> String {
-        let mut out = String::new();
-        let mut line = |text: String| out += &(text + "\n");
-        for (index, stack) in self.stacks.iter().enumerate() {
-            line(format!("stack {index}: {stack}"));
-        }
-        line(format!(
+        let parts = [self.structure(), self.blocks(), self.tensors(), self.totals()];
+        parts.concat().join("\n") + "\n"
+    }
+
+    /// Stacks, output and metadata.
+    fn structure(&self) -> Vec<String> {
+        let stacks = self.stacks.iter().enumerate();
+        let mut lines: Vec<String> =
+            stacks.map(|(index, stack)| format!("stack {index}: {stack}")).collect();
+        lines.push(format!(
             "output: {}; {} blocks, {}",
             self.output,
             self.blocks.len(),
             bytes(self.file_bytes)
         ));
-        for (key, value) in &self.metadata {
+        lines.extend(self.metadata.iter().map(|(key, value)| {
             // Whole records lie there, too.
             match value.char_indices().nth(200) {
-                None => line(format!("{key}: {value}")),
-                Some(_) => line(format!("{key}: {} bytes; --json shows them", value.len())),
+                None => format!("{key}: {value}"),
+                Some(_) => format!("{key}: {} bytes; --json shows them", value.len()),
             }
-        }
-        line("\nblocks (each: x += out(middle(in(norm(x)))), unless it says otherwise)".into());
-        for b in &self.blocks {
-            line(format!("{:4}  layer {:<3} {:13} {}", b.index, b.layer, b.kind, b.shape));
-        }
-        line("\ntensors".into());
+        }));
+        lines
+    }
+
+    fn blocks(&self) -> Vec<String> {
+        let title = "\nblocks (each: x += out(middle(in(norm(x)))), unless noted otherwise)";
+        let rows = self
+            .blocks
+            .iter()
+            .map(|b| format!("{:4}  layer {:<3} {:13} {}", b.index, b.layer, b.kind, b.shape));
+        std::iter::once(title.to_owned()).chain(rows).collect()
+    }
+
+    fn tensors(&self) -> Vec<String> {
         let name = self.tensors.iter().map(|t| t.name.len()).max().unwrap_or(0);
-        for t in &self.tensors {
+        let row = |t: &TensorRow| {
             let blocks = t
                 .blocks
                 .map_or(String::new(), |part| format!(", {:.1}% of the blocks", 100.0 * part));
             let inputs = t.inputs.map_or(String::new(), |inputs| format!(", inputs {inputs}"));
-            line(format!(
+            format!(
                 "  {:name$}  {:>12}  {:>6} x {:<6} {:>10}  {:5.2} bits{blocks}{inputs}",
                 t.name,
                 t.format,
@@ -375,36 +387,42 @@ impl Report {
                 t.cols,
                 bytes(t.bytes),
                 t.bits_per_weight
-            ));
-        }
-        line(format!(
+            )
+        };
+        std::iter::once("\ntensors".to_owned()).chain(self.tensors.iter().map(row)).collect()
+    }
+
+    /// Weights, golden answers and working memory.
+    fn totals(&self) -> Vec<String> {
+        let mut lines = vec![format!(
             "\n{} weights in {}, {:.2} bits each and {:.2} in the blocks; {} read for a token",
             self.weights,
             bytes(self.weight_bytes),
             self.bits_of_all,
             self.bits_per_weight,
             bytes(self.bytes_read_per_token)
-        ));
-        for g in &self.golden {
-            line(format!("golden: {} tokens after {}, logits {}", g.answer, g.prompt, g.hash));
-        }
+        )];
+        lines.extend(
+            self.golden.iter().map(|g| {
+                format!("golden: {} tokens after {}, logits {}", g.answer, g.prompt, g.hash)
+            }),
+        );
         let p = &self.plan;
-        let source = if p.source > 0 {
-            format!("a source of {} positions, ", p.source)
-        } else {
-            String::new()
+        let source = match p.source {
+            0 => String::new(),
+            positions => format!("a source of {positions} positions, "),
         };
         let targets =
             if p.targets > 1 { format!("{} targets of ", p.targets) } else { String::new() };
-        line(format!(
+        lines.push(format!(
             "working memory for {source}{targets}{} positions, {} tokens at a time: {} bytes \
              exactly",
             p.context, p.prefill, p.total
         ));
-        line(format!(
+        lines.push(format!(
             "  self cache {}, cross cache {}, scratch {}",
             p.self_cache, p.cross_cache, p.scratch
         ));
-        out
+        lines
     }
 }

@@ -37,21 +37,21 @@ use clap::{Parser, Subcommand};
 Examples:
   kinglet run                                    a story from the built-in model
   kinglet run \"Tom had a red ball.\"              the same, from your own beginning
-  kinglet translate hello                        how it is pronounced: the built-in model; -m FILE for another
-  kinglet caption picture.png                    what it shows, in the words of the built-in model
+  kinglet translate hello                        its pronunciation; -m FILE names another model
+  kinglet caption picture.png                    a description by the built-in model
   kinglet embed -m FILE \"one text\" \"another\"    vectors; --similarity compares them
-  kinglet classify -m FILE picture.png           labels and their probabilities, of a text, picture or recording
-  kinglet pull OWNER/NAME                        fetch a model from the Hugging Face hub
-  kinglet quantize DIR -o model.kinglet          a Hugging Face checkpoint, or a GGUF file, becomes a file
-  kinglet adapt model.kinglet pairs.tsv -o new.kinglet   its encoder and decoder learn to fit together
-  kinglet inspect model.kinglet --context 512    what is in it, and the memory it needs
+  kinglet classify -m FILE picture.png           its most probable labels; also for text and sound
+  kinglet pull OWNER/NAME                        fetch a model from the Hugging Face Hub
+  kinglet quantize DIR -o model.kinglet          convert a Hugging Face checkpoint or a GGUF file
+  kinglet adapt model.kinglet pairs.tsv -o new.kinglet   train what joins encoder and decoder
+  kinglet inspect model.kinglet --context 512    its contents, and the memory it needs
   kinglet eval model.kinglet --text T --reference DIR
   kinglet report model.kinglet --text T --reference DIR -o page.html
-  kinglet cut model.kinglet --after 6 -o e.kinglet   a smaller model for embeddings; --score says how good
-  kinglet check model.kinglet                    checksums, and the golden answers in every way
+  kinglet cut model.kinglet --after 6 -o e.kinglet   a smaller embedding model; --score rates it
+  kinglet check model.kinglet                    verify checksums and golden answers
   kinglet bench model.kinglet
 
-KINGLET_ISA=scalar|avx2|... chooses the instruction set; the results are the same bits."
+KINGLET_ISA=scalar|avx2|... selects the instruction set; the results are bit-identical."
 )]
 struct Cli {
     #[command(subcommand)]

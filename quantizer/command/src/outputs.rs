@@ -69,7 +69,7 @@ pub(crate) fn samples(
         left -= size;
         all.push(sample);
     }
-    ensure!(!all.is_empty(), "{shown} has nothing to evaluate: write a line for each input");
+    ensure!(!all.is_empty(), "{shown} has nothing to evaluate: it needs one input per line");
     if let Some(answers) = answers {
         answers.complete(model, reference, &mut all)?;
     }
@@ -108,7 +108,7 @@ impl<'a> Answers<'a> {
             model.target_tokenizer().transpose().context("cannot read the file's tokenizer")?;
         ensure!(
             ids || tokenizer.is_some(),
-            "the file carries no tokenizer: give token numbers, with --ids"
+            "the file has no tokenizer: pass token ids, with --ids"
         );
         let start = model.start();
         let start = start.or(tokenizer.as_ref().and_then(Tokenizer::bos));
@@ -185,7 +185,7 @@ pub(crate) fn spearman(
 ) -> Result<Spearman> {
     ensure!(
         Task::of(model)? == Task::Embed,
-        "--pairs is for models that turn texts into vectors: leave it out for this one"
+        "--pairs applies to embedding models only: omit it for this model"
     );
     let given = Reader::new(model, false)?.all(&pairs.texts)?;
     let own = with_threads(model, 0, Outputs { model: *model, given: &given })?;
@@ -197,8 +197,8 @@ pub(crate) fn spearman(
             reference.run_samples(&samples, |_, _, row| all.push(row.to_vec()))?;
             if all.len() != samples.len() {
                 bail!(
-                    "this model has a vector for each token and none for a text: --pairs has \
-                     nothing to compare"
+                    "this model gives a vector per token, not one per text: --pairs has nothing to \
+                     compare"
                 );
             }
             Some(all)

@@ -56,7 +56,7 @@ impl Peer for Predictor {
     fn logits(&mut self, tokens: &[u32], vocab: usize) -> io::Result<Vec<f32>> {
         let line = tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
         writeln!(self.requests, "{line}")
-            .map_err(|e| self.failed("does not read requests any more", &e))?;
+            .map_err(|e| self.failed("no longer reads requests", &e))?;
         let mut bytes = vec![0; tokens.len() * vocab * size_of::<f32>()];
         self.answers.read_exact(&mut bytes).map_err(|e| {
             let what = format!("did not give {vocab} logits for each of {} tokens", tokens.len());

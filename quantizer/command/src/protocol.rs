@@ -5,19 +5,19 @@ use std::path::PathBuf;
 /// What to evaluate on.
 #[derive(clap::Args)]
 pub(crate) struct On {
-    /// A UTF-8 text; of models that do not continue texts, an input on each line
+    /// A UTF-8 text; for all but language models, one input per line
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Option<PathBuf>,
-    /// Use the first N tokens of the text only
+    /// Use only the first N tokens of the text
     #[arg(long, value_name = "N")]
     pub(crate) tokens: Option<usize>,
-    /// Tokens of a window
+    /// Tokens per window
     #[arg(long, value_name = "N", default_value_t = 255)]
     pub(crate) window: usize,
-    /// Keep values in the cache in four bits (keys have eight), to see what that costs
+    /// Store values in the cache in four bits (keys in eight), to measure the loss
     #[arg(long)]
     pub(crate) int4_values: bool,
-    /// The text, or each input, is token numbers with commas between them
+    /// Read the text, or each input, as token ids, separated by commas
     #[arg(long)]
     pub(crate) ids: bool,
 }

@@ -15,21 +15,21 @@ use serde::Deserialize;
 
 use crate::model::bytes;
 
-/// Fetch a model from the Hugging Face hub
+/// Fetch a model from the Hugging Face Hub
 ///
-/// Only what `kinglet quantize` reads is fetched: settings, safetensors and tokenizer, or one GGUF
-/// file. Files go to the cache that all programs of the hub share (HF_HOME), and to a directory of
-/// their own if one is named. HF_TOKEN opens gated and private repositories; HF_ENDPOINT names
+/// Only what `kinglet quantize` reads is fetched: configuration, safetensors and tokenizer, or one
+/// GGUF file. Files are stored in the cache shared with other Hugging Face tools (HF_HOME) and, if
+/// given, in the output directory. Set HF_TOKEN for gated and private repositories, HF_ENDPOINT for
 /// another hub.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The repository on the hub
+    /// The repository on the Hub
     #[arg(value_name = "OWNER/NAME")]
     repository: String,
     /// A branch, tag or commit
     #[arg(long, value_name = "REVISION", default_value = "main")]
     revision: String,
-    /// A directory for the files, beside the cache
+    /// A directory to place the files in, in addition to the cache
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Fetch this GGUF file and nothing else
@@ -72,7 +72,7 @@ impl Args {
         };
         if parts.len() != 2 || !parts.iter().all(plain) {
             bail!(
-                "{:?} is not a repository: write OWNER/NAME, as in HuggingFaceTB/SmolLM2-135M",
+                "{:?} is not a repository: expected OWNER/NAME, as in HuggingFaceTB/SmolLM2-135M",
                 self.repository
             );
         }
@@ -155,7 +155,7 @@ impl Args {
                 }
                 error => anyhow!(
                     "cannot reach {}: {error}; check the network and its proxy (HTTPS_PROXY), or \
-                     name a mirror by HF_ENDPOINT",
+                     set HF_ENDPOINT to a mirror",
                     endpoint()
                 ),
             },
@@ -166,7 +166,7 @@ impl Args {
                 Cache::from_env().path().display()
             ),
             ApiError::IoError(error) => {
-                anyhow!("the download was cut ({error}): try again, it goes on where it stopped")
+                anyhow!("the download was interrupted ({error}): try again to resume it")
             }
             ApiError::LockAcquisition(path) => {
                 anyhow!(

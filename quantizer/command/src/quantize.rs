@@ -23,16 +23,16 @@ use crate::model::{Source, bar, bytes, isa};
 /// Turn a Hugging Face checkpoint or a GGUF file into a .kinglet file
 ///
 /// A directory holds config.json, safetensors (f32, f16 or bf16; one file or sharded) and
-/// tokenizer.json of a model of the Llama class (Llama, Mistral, Qwen2, Qwen3); a GGUF file holds
-/// all of that, its weights perhaps quantized: codes of Q4_0, Q4_1 and Q8_0 are taken over where
-/// --weights is as wide, others add their error to ours. The file is written beside its target and
-/// renamed when it is whole.
+/// tokenizer.json of a model of the Llama class (Llama, Mistral, Qwen2, Qwen3). A GGUF file holds
+/// all of these, and its weights may already be quantized: codes of Q4_0, Q4_1 and Q8_0 are kept if
+/// --weights has the same width; with other types, the error of the source adds to ours. The output
+/// is written to a temporary file, which is renamed once it is complete.
 ///
-/// It ends with a verdict: the mean KL divergence of the file's predictions from the f32 model's
-/// (of embedding models, the cosine), on text that was held out of the calibration or, without one,
-/// on tokens that the f32 model generates. Up to 0.02 nats (a cosine of 0.99) is good; above 0.1
-/// (below 0.97) is poor, and the options that would help are named. `kinglet eval` measures more,
-/// on a text of your own.
+/// The command ends with a verdict: the mean KL divergence of the file's predictions from the f32
+/// model's (for embedding models, the cosine), measured on text held out of the calibration or,
+/// without a calibration text, on tokens that the f32 model generates. Up to 0.02 nats (a cosine of
+/// 0.99) is good; above 0.1 (below 0.97) is poor, and the verdict names the options that would
+/// help. `kinglet eval` measures more, on a text of your choice.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The checkpoint's directory, or a GGUF file
@@ -41,104 +41,111 @@ pub(crate) struct Args {
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// How to code the matrices of the blocks
+    /// Format of the matrices of the blocks
     #[arg(long, value_enum, default_value_t = Weights::Int8)]
     weights: Weights,
-    /// How to code the embedding (and the head, where they are one); by default int8, or int8-row
-    /// as --weights
+    /// Format of the embedding (and of the head, if they are tied); int8 by default, or int8-row if
+    /// that is the format of --weights
     #[arg(long, value_enum)]
     embeddings: Option<Weights>,
-    /// How to code a head of its own; by default as the embedding
+    /// Format of a head that is not tied; by default that of the embedding
     #[arg(long, value_enum)]
     head: Option<Weights>,
-    /// The longest context the file shall serve; by default the longest that the model was made
-    /// for. More than the original context chooses the long factors of a LongRoPE model
+    /// Longest context that the file supports; by default the longest that the model was trained
+    /// for. A value above the original context selects the long factors of a LongRoPE model
     #[arg(long, value_name = "N")]
     context: Option<usize>,
-    /// Calibrate on this UTF-8 text, or on token ids (a .json file with one list a sequence):
-    /// weights are then rounded so that the model's own activations change least, not the weights.
-    /// The last tenth is held out for the verdict
+    /// Calibrate on this UTF-8 text, or on token ids (a .json file with one list per sequence):
+    /// rounding then minimizes the change of the model's activations instead of the change of its
+    /// weights. The last tenth is held out for the verdict
     #[arg(long, value_name = "FILE")]
     calibrate: Option<PathBuf>,
-    /// Tokens to calibrate on, at most
+    /// Maximum number of tokens to calibrate on
     #[arg(long, value_name = "N", default_value_t = 32768)]
     calibration_tokens: usize,
-    /// Chooses the passages of a text that is longer
+    /// Seed for choosing the passages of a longer text
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Choose between --weights and int8 for each product, so that the blocks have so many bits a
-    /// weight: all bytes of their matrices times 8, over their weights, as `kinglet inspect` shows
-    /// them
+    /// Choose between --weights and int8 for each matrix, so that the blocks average at most BITS
+    /// bits per weight (8 times the bytes of their matrices, divided by their weights, as `kinglet
+    /// inspect` shows them)
     #[arg(long, value_name = "BITS", group = "target")]
     bits: Option<f64>,
-    /// ... so that the file has at most so many bytes (k and M are understood)
+    /// ... so that the file has at most BYTES bytes (the suffixes k and M are understood)
     #[arg(long, value_name = "BYTES", group = "target", value_parser = parse_bytes)]
     size: Option<u64>,
-    /// ... so that the divergence from the f32 model, the sum of what each product's rounding does
-    /// alone, is at most so many nats
+    /// ... so that the divergence from the f32 model is at most NATS, estimated as the sum over the
+    /// matrices of what rounding each alone costs
     #[arg(long, value_name = "NATS", group = "target")]
     kl: Option<f64>,
-    /// ... so that the products of the blocks take at most so many milliseconds a token on one
+    /// ... so that the matrix products of the blocks take at most MS milliseconds per token on one
     /// thread of this machine
     #[arg(long, value_name = "MS", group = "target")]
     ms: Option<f64>,
-    /// Take out parts of the model where that harms least, such as heads=25%,channels=25%,blocks=2
-    /// (a block is half a layer), or auto for as many heads and channels as the target wants; the
-    /// remaining weights make up for them
-    #[arg(long, value_name = "WHAT", value_parser = parse_prune, default_value = "", hide_default_value = true)]
+    /// Remove the parts of the model that matter least, such as heads=25%,channels=25%,blocks=2 (a
+    /// block is half a layer), or auto for as many heads and channels as the target requires; the
+    /// remaining weights are refitted to compensate
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_parser = parse_prune,
+        default_value = "",
+        hide_default_value = true
+    )]
     prune: Prune,
-    /// Leave the remaining weights as they are
+    /// Do not refit the remaining weights after pruning
     #[arg(long)]
     no_refit: bool,
-    /// Do not let each block make up for the rounding and pruning of those before it; saves a pass
-    /// in f32
+    /// Do not let each block compensate for the rounding and pruning of the blocks before it; saves
+    /// a pass in f32
     #[arg(long)]
     no_correct: bool,
-    /// Leave outliers of activations where they are
+    /// Do not fold outliers of activations into the weights
     #[arg(long)]
     no_fold: bool,
-    /// Do not transform the inputs of products: saves a few percent of the time, and costs
+    /// Do not transform the inputs of matrix products: saves a few percent of the time, but loses
     /// precision where a few inputs are much larger than the others, as in all real language models
     #[arg(long)]
     no_transform: bool,
-    /// Round weights again that a GGUF file has quantized already. By default the codes of Q4_0 and
-    /// Q4_1 (--weights int4) and of Q8_0 (int8) are taken over block by block, and the inputs of
-    /// these products, which cannot be transformed then, are rounded to two planes. A target,
-    /// --prune and --fit round again, too
+    /// Requantize weights that are already quantized in a GGUF file. By default the codes of Q4_0
+    /// and Q4_1 (--weights int4) and of Q8_0 (int8) are kept block by block, and the inputs of
+    /// these products, which then cannot be transformed, are rounded to two planes. A target,
+    /// --prune and --fit also requantize
     #[arg(long)]
     no_take: bool,
-    /// Measure what each block and each product's rounding does to the predictions, for the report
+    /// Measure how each block, and the rounding of each matrix, affects the predictions, for the
+    /// report
     #[arg(long)]
     explain: bool,
-    /// Learn the codes of each layer in so many steps of 1024 calibration tokens: rounding goes up
-    /// or down as brings the layer's outputs nearer to the f32 model's, and is kept if it does so
-    /// on text that was held out. 200 are a start; below 100 no code gets far enough to change. A
-    /// step costs about four passes of these tokens through the layer in f32, so 200 of them as
-    /// much as 100 passes of 8192 tokens through the model
+    /// Learn the codes of each layer in STEPS steps of 1024 calibration tokens: weights are rounded
+    /// up or down, whichever brings the layer's outputs closer to the f32 model's, and the result
+    /// is kept if it also does so on held-out text. Start with 200; below 100, no code moves far
+    /// enough to change. A step costs about four passes of these tokens through the layer in f32,
+    /// so 200 steps cost as much as 100 passes of 8192 tokens through the model
     #[arg(long, value_name = "STEPS", default_value_t = 0)]
     learn: usize,
-    /// Steps of fitting scales and norms (with --learn, codes too) to the f32 model's predictions
-    /// on the calibration text; 0 for none. With --learn, 24 bytes of memory for each weight
+    /// Steps of fitting scales and norms (with --learn, also codes) to the f32 model's predictions
+    /// on the calibration text; 0 for none. With --learn, needs 24 bytes of memory per weight
     #[arg(long, value_name = "STEPS", default_value_t = 0)]
     fit: usize,
-    /// The size of the first of these steps
+    /// Size of the first of these steps
     #[arg(long, value_name = "RATE", default_value_t = 0.003)]
     fit_rate: f32,
-    /// Take out the tokens that this UTF-8 text does not need: it is encoded as before, any other
-    /// text into more tokens. Special tokens and those of single bytes stay
+    /// Remove the tokens that this UTF-8 text does not need: the text is encoded as before, other
+    /// texts into more tokens. Special tokens and single-byte tokens stay
     #[arg(long, value_name = "TEXT")]
     vocab_from: Option<PathBuf>,
-    /// Tokens of the golden answer that the file carries, so that any device can check itself; 0
-    /// for none
+    /// Length in tokens of the golden answer stored in the file, with which any device can check
+    /// itself; 0 for none
     #[arg(long, value_name = "N", default_value_t = 64)]
     golden: usize,
-    /// What the golden sequence begins with
+    /// Prompt of the golden answer
     #[arg(long, default_value = "Once upon a time")]
     prompt: String,
-    /// Pairs to carry along, KEY=VALUE; may be repeated
+    /// Metadata to store in the file, as KEY=VALUE; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     metadata: Vec<String>,
-    /// Do not measure what the file lost
+    /// Skip the verdict
     #[arg(long)]
     no_verdict: bool,
     /// Print JSON
@@ -171,13 +178,13 @@ struct Made {
 /// Formats of weights.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Weights {
-    /// 8.25 bits: a sub-scale for 32 weights
+    /// 8.25 bits: a sub-scale per 32 weights
     Int8,
-    /// 8 bits: one scale a row, a little coarser and faster
+    /// 8 bits: one scale per row, slightly coarser and faster
     Int8Row,
-    /// 4.25 bits: a codebook of 16 levels fitted to each matrix, a sub-scale for 32 weights
+    /// 4.25 bits: a codebook of 16 levels fitted to each matrix, a sub-scale per 32 weights
     Int4,
-    /// 4.25 bits: even levels, a sub-scale for 32 weights
+    /// 4.25 bits: evenly spaced levels, a sub-scale per 32 weights
     Int4Uniform,
 }
 
@@ -198,8 +205,9 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         Some(number) => (number, 1e6),
         None => (text, 1.0),
     };
-    let number: f64 =
-        number.parse().map_err(|_| "write bytes, such as 200000, 200k or 1.5M".to_owned())?;
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "expected a number of bytes, such as 200000, 200k or 1.5M".to_owned())?;
     if number >= 0.0 {
         Ok((number * unit) as u64)
     } else {
@@ -216,27 +224,33 @@ fn parse_prune(text: &str) -> Result<Prune, String> {
         }
         let (what, amount) = part
             .split_once('=')
-            .ok_or(format!("{part}: write heads=25%, channels=25%, blocks=2 or auto"))?;
+            .ok_or(format!("{part}: expected heads=25%, channels=25%, blocks=2 or auto"))?;
         let fraction = || {
             let percent: Option<f64> = amount.strip_suffix('%').and_then(|n| n.parse().ok());
             let percent = percent.filter(|p| (0.0..100.0).contains(p));
             percent
                 .map(|p| p / 100.0)
-                .ok_or(format!("{part}: write a percentage from 0% to below 100%"))
+                .ok_or(format!("{part}: expected a percentage from 0% to below 100%"))
         };
         match what {
             "heads" => parts[0] = fraction()?,
             "channels" => parts[1] = fraction()?,
             "blocks" => {
                 prune.blocks =
-                    amount.parse().map_err(|_| format!("{part}: write a number of blocks"))?
+                    amount.parse().map_err(|_| format!("{part}: expected a number of blocks"))?
             }
-            _ => return Err(format!("{what} cannot be pruned: heads, channels and blocks can")),
+            _ => {
+                return Err(format!(
+                    "{what} cannot be pruned; only heads, channels and blocks can"
+                ));
+            }
         }
     }
     match (prune.units, parts) {
         (_, [0.0, 0.0]) => {}
-        (Units::Auto, _) => return Err("auto decides on heads and channels itself".to_owned()),
+        (Units::Auto, _) => {
+            return Err("auto already decides how many heads and channels to remove".to_owned());
+        }
         (_, [heads, channels]) => prune.units = Units::Part { heads, channels },
     }
     Ok(prune)
@@ -271,7 +285,7 @@ impl Args {
         let verdict = match self.no_verdict {
             true => None,
             false => judge(&model, &checkpoint, &options, &held_out).context(
-                "the file was written, and cannot be judged (--no-verdict leaves that out)",
+                "the file was written, but could not be judged (--no-verdict skips this)",
             )?,
         };
         let made = Made {
@@ -322,12 +336,12 @@ impl Args {
         let mut metadata = vec![];
         for pair in &self.metadata {
             let Some((key, value)) = pair.split_once('=') else {
-                bail!("--metadata {pair}: write KEY=VALUE")
+                bail!("--metadata {pair}: expected KEY=VALUE")
             };
             if key == vocabulary::KEY {
                 bail!(
-                    "--metadata {pair}: this key says which tokens were kept (--vocab-from); \
-                     choose another"
+                    "--metadata {pair}: this key is reserved for the tokens that were kept \
+                     (--vocab-from); choose another"
                 );
             }
             metadata.push((key.to_owned(), value.to_owned()));
@@ -372,7 +386,7 @@ fn judge(
     options: &Options,
     held_out: &[Sample],
 ) -> Result<Option<Verdict>> {
-    let progress = ProgressBar::new_spinner().with_message("measuring what was lost");
+    let progress = ProgressBar::new_spinner().with_message("measuring the loss");
     progress.enable_steady_tick(Duration::from_millis(100));
     let reference = Reference::with_memory(checkpoint, RESIDENT)?;
     let verdict = verdict(model, isa()?, &reference, options, held_out);
@@ -403,8 +417,8 @@ impl Made {
             Some(verdict) => println!("verdict: {verdict}"),
             None if no_verdict => {}
             None => println!(
-                "verdict: none, as this model generates no text to measure on; `kinglet eval {} \
-                 --text T --reference DIR` does",
+                "verdict: none, because this model generates no text to measure on; use `kinglet \
+                 eval {} --text T --reference DIR`",
                 self.file
             ),
         }

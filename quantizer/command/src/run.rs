@@ -19,38 +19,38 @@ use crate::task::Task;
 
 /// Continue a text
 ///
-/// Without a file the built-in storyteller speaks, which was trained on simple stories.
+/// Without a file, the built-in storyteller is used, which was trained on simple stories.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A .kinglet file, the text to continue, or both in this order
     #[arg(value_name = "FILE | PROMPT", num_args = 0..=2)]
     input: Vec<String>,
-    /// The most tokens to add; by default until the model ends or the context is full
+    /// Maximum number of tokens to add; by default, stop when the model ends the text or the
+    /// context is full
     #[arg(short = 'n', long, value_name = "N")]
     tokens: Option<usize>,
-    /// 0 takes the most probable token each time; more is bolder
+    /// Sampling temperature; 0 takes the most probable token each time
     #[arg(short, long, default_value_t = 0.7)]
     temperature: f32,
     #[command(flatten)]
     choice: Choice,
-    /// The prompt is token numbers with commas between them
+    /// Read the prompt as token ids, separated by commas
     #[arg(long)]
     ids: bool,
-    /// Positions of prompt and answer together; by default what the model was made for, at most
-    /// 4096
+    /// Positions of prompt and answer together; by default the model's context, at most 4096
     #[arg(long, value_name = "N")]
     context: Option<usize>,
-    /// Tokens of the prompt that are run together
+    /// Tokens of the prompt that are processed together
     #[arg(long, value_name = "N", default_value_t = 64)]
     prefill: usize,
     /// Threads; 0 chooses by the model's size
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// Print JSON when all is written: the prompt's token numbers, those of the answer, its text,
-    /// and whether the model ended it
+    /// Print JSON at the end: the token ids of the prompt and of the answer, its text, and whether
+    /// the model ended it
     #[arg(long)]
     json: bool,
-    /// Say on stderr how fast it was
+    /// Report speed and memory use on stderr
     #[arg(short, long)]
     verbose: bool,
 }
@@ -84,9 +84,9 @@ impl Args {
         let source = Source::open(path.as_deref())?;
         let model = source.model(path.as_deref())?;
         Task::Run.expect(&model, &source.name(path.as_deref()))?;
-        let tokenizer = model.tokenizer().context(
-            "the file carries no tokenizer; quantize a directory that has tokenizer.json",
-        )?;
+        let tokenizer = model
+            .tokenizer()
+            .context("the file has no tokenizer; quantize a directory that has tokenizer.json")?;
         let tokenizer = tokenizer.context("cannot read the file's tokenizer")?;
         let tokens = match self.ids {
             true => token_ids(prompt)?,
@@ -94,15 +94,15 @@ impl Args {
         };
         if tokens.is_empty() {
             bail!(
-                "the prompt is empty and the model has no begin-of-sequence token; give it a word \
-                 to start from"
+                "the prompt is empty and the model has no begin-of-sequence token; pass at least \
+                 one word"
             );
         }
         let context = self.context.unwrap_or(model.context().min(4096));
         if tokens.len() >= context {
             bail!(
-                "the prompt has {} tokens, the context {context}: shorten the prompt or raise \
-                 --context (the model's limit is {})",
+                "the prompt has {} tokens, but the context is {context}: shorten the prompt or \
+                 raise --context (the model's limit is {})",
                 tokens.len(),
                 model.context()
             );

@@ -9,19 +9,20 @@ pub(crate) const RECENT: usize = 64;
 
 #[derive(clap::Args)]
 pub(crate) struct Choice {
-    /// Choose among the K most probable tokens only; 0 means all
+    /// Sample from the K most probable tokens only; 0 means all
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_k: usize,
-    /// Choose among the most probable tokens that together reach this probability
+    /// Sample from the most probable tokens whose probabilities add up to P
     #[arg(long, value_name = "P", default_value_t = 0.95)]
     top_p: f32,
-    /// Choose among tokens at least this fraction as probable as the most probable
+    /// Sample from tokens at least P times as probable as the most probable one
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     min_p: f32,
-    /// Make tokens of the last 64 less probable; 1 does nothing
+    /// Penalize tokens among the last 64; 1 means no penalty
     #[arg(long, value_name = "R", default_value_t = 1.0)]
     repetition_penalty: f32,
-    /// The same seed gives the same text on every machine; by default the clock
+    /// Random seed; the same seed gives the same text on every machine. By default taken from the
+    /// clock
     #[arg(long)]
     seed: Option<u64>,
 }

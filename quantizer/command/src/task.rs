@@ -35,9 +35,9 @@ impl Task {
             found if found == self => return Ok(()),
             Self::Run => ("continues texts", "run"),
             Self::Translate => ("turns one text into another", "translate"),
-            Self::Caption => ("puts what it sees or hears into words", "caption"),
-            Self::Embed => ("turns what it reads into vectors", "embed"),
-            Self::Classify => ("gives what it reads a label", "classify"),
+            Self::Caption => ("describes pictures or recordings in words", "caption"),
+            Self::Embed => ("turns inputs into vectors", "embed"),
+            Self::Classify => ("classifies its input", "classify"),
         };
         bail!("{name} is a model that {what}: use `kinglet {command}`");
     }

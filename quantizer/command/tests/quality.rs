@@ -285,71 +285,81 @@ fn run_answers_in_token_numbers() {
     assert_eq!((&answer["ended"], answer["text"].is_string()), (&Value::Bool(false), true));
 }
 
+fn quantized(folder: &Folder, name: &str) -> PathBuf {
+    let file = folder.at(&name.replace('/', "-")).with_extension("kinglet");
+    good(&["quantize", path(&fixture(name)), "-o", path(&file), "--no-verdict"]);
+    file
+}
+
+/// How near a file comes to the fixture that it was made from.
+fn evaluated(file: &str, name: &str, text: &Path, more: &[&str]) -> Value {
+    let dir = fixture(name);
+    let all = ["eval", file, "--text", path(text), "--reference", path(&dir), "--json"];
+    parsed(&good(&[&all[..], more].concat()))
+}
+
 #[test]
-fn models_of_every_kind_are_evaluated() {
+fn encoders_with_decoders_are_evaluated() {
     let folder = Folder::new();
-    let made = |name: &str| {
-        let file = folder.at(&name.replace('/', "-")).with_extension("kinglet");
-        good(&["quantize", path(&fixture(name)), "-o", path(&file), "--no-verdict"]);
-        file
-    };
-    let eval = |file: &str, name: &str, text: &Path, more: &[&str]| {
-        let dir = fixture(name);
-        let all = ["eval", file, "--text", path(text), "--reference", path(&dir), "--json"];
-        parsed(&good(&[&all[..], more].concat()))
-    };
-    // Encoder and decoder: with targets, and with the checkpoint's own.
+    // With the checkpoint's own targets, and with others.
     let words = folder.text("words", "hello\ntravel\nmouse\n");
-    let alone = eval("pronouncer", "pronouncer", &words, &[]);
+    let alone = evaluated("pronouncer", "pronouncer", &words, &[]);
     assert_eq!((&alone["kind"], &alone["samples"]), (&"tokens".into(), &3.into()));
     assert!(number(&alone["mean_kl"]) < 0.05 && number(&alone["top1_agreement"]) > 0.9, "{alone}");
     assert!(number(&alone["outputs"]) > 9.0);
     let pairs = folder.text("pairs", "hello\tHH AH L OW\nsun\tS AH N\n");
-    let given = eval("pronouncer", "pronouncer", &pairs, &[]);
+    let given = evaluated("pronouncer", "pronouncer", &pairs, &[]);
     assert!(number(&given["mean_kl"]) < 0.2 && number(&given["outputs"]) >= 7.0, "{given}");
     let pictures = folder.text("pictures", path(&fixture("namer/images/strawberry.png")));
-    let named = eval("namer", "namer", &pictures, &["--against", "namer"]);
+    let named = evaluated("namer", "namer", &pictures, &["--against", "namer"]);
     assert!(
         number(&named["mean_kl"]) < 0.1 && named["against"][0]["mean_kl"] == named["mean_kl"],
         "{named}"
     );
-    // Labels of pictures, vectors of tokens.
-    let labels =
-        eval(path(&made("families/vit_classifier")), "families/vit_classifier", &pictures, &[]);
-    assert_eq!((&labels["kind"], &labels["outputs"]), (&"labels".into(), &1.into()));
-    assert!(number(&labels["mean_kl"]) < 0.1, "{labels}");
-    let ids = folder.text("ids", "1,2,3\n4,5,6,7\n9,8\n");
-    let vectors = eval(path(&made("families/bert_mean")), "families/bert_mean", &ids, &["--ids"]);
-    assert_eq!((&vectors["kind"], &vectors["outputs"]), (&"vectors".into(), &3.into()));
-    let (mean, least) = (number(&vectors["mean_cosine"]), number(&vectors["least_cosine"]));
-    assert!(0.98 < least && least <= mean && mean <= 1.0, "{vectors}");
-    // Every family runs.
-    for name in ["bart", "marian", "t5", "mbart", "opennmt_pre", "bert_classifier", "bert_types"] {
-        let name = format!("families/{name}");
-        let found = eval(path(&made(&name)), &name, &ids, &["--ids"]);
-        assert!(number(&found["outputs"]) >= 3.0, "{name}: {found}");
-        let near = found["mean_kl"].as_f64().unwrap_or_else(|| 1.0 - number(&found["mean_cosine"]));
-        assert!(near < 0.05, "{name}: {found}");
-    }
-    // A page of such a model.
-    let page = folder.at("page.html");
-    let dir = fixture("pronouncer");
-    good(&[
-        "report",
-        "pronouncer",
-        "--text",
-        path(&words),
-        "--reference",
-        path(&dir),
-        "-o",
-        path(&page),
-    ]);
-    let html = std::fs::read_to_string(&page).unwrap();
-    assert!(html.contains("Agreement with f32") && html.contains("3 inputs of words"), "{html}");
 
     assert!(bad(&["eval", "pronouncer", "--text", path(&words)]).contains("--reference"));
     let storyteller = fixture("storyteller");
     let wrong =
         bad(&["eval", "pronouncer", "--text", path(&words), "--reference", path(&storyteller)]);
     assert!(wrong.contains("kinglet: "), "{wrong}");
+}
+
+#[test]
+fn classifiers_and_embedders_are_evaluated() {
+    let folder = Folder::new();
+    let name = "families/vit_classifier";
+    let pictures = folder.text("pictures", path(&fixture("namer/images/strawberry.png")));
+    let labels = evaluated(path(&quantized(&folder, name)), name, &pictures, &[]);
+    assert_eq!((&labels["kind"], &labels["outputs"]), (&"labels".into(), &1.into()));
+    assert!(number(&labels["mean_kl"]) < 0.1, "{labels}");
+    let name = "families/bert_mean";
+    let ids = folder.text("ids", "1,2,3\n4,5,6,7\n9,8\n");
+    let vectors = evaluated(path(&quantized(&folder, name)), name, &ids, &["--ids"]);
+    assert_eq!((&vectors["kind"], &vectors["outputs"]), (&"vectors".into(), &3.into()));
+    let (mean, least) = (number(&vectors["mean_cosine"]), number(&vectors["least_cosine"]));
+    assert!(0.98 < least && least <= mean && mean <= 1.0, "{vectors}");
+}
+
+#[test]
+fn every_family_is_evaluated() {
+    let folder = Folder::new();
+    let ids = folder.text("ids", "1,2,3\n4,5,6,7\n9,8\n");
+    for name in ["bart", "marian", "t5", "mbart", "opennmt_pre", "bert_classifier", "bert_types"] {
+        let name = format!("families/{name}");
+        let found = evaluated(path(&quantized(&folder, &name)), &name, &ids, &["--ids"]);
+        assert!(number(&found["outputs"]) >= 3.0, "{name}: {found}");
+        let near = found["mean_kl"].as_f64().unwrap_or_else(|| 1.0 - number(&found["mean_cosine"]));
+        assert!(near < 0.05, "{name}: {found}");
+    }
+}
+
+#[test]
+fn reports_show_how_near_a_model_is_to_f32() {
+    let folder = Folder::new();
+    let words = folder.text("words", "hello\ntravel\nmouse\n");
+    let (page, dir) = (folder.at("page.html"), fixture("pronouncer"));
+    let what = ["report", "pronouncer", "--text", path(&words)];
+    good(&[&what[..], &["--reference", path(&dir), "-o", path(&page)]].concat());
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.contains("Agreement with f32") && html.contains("3 inputs of words"), "{html}");
 }

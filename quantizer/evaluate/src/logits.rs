@@ -13,6 +13,12 @@ use super::windows::{Machine, Window};
 
 /// Evaluates `model` on `tokens`. `progress` is called with tokens done, which add up to those of
 /// the text.
+///
+/// # Errors
+///
+/// When there are fewer than two tokens, when one of them is unknown to the model, when the window
+/// exceeds the context, when the reference predicts other tokens or is no causal decoder, and when
+/// the model or the reference fails to run.
 pub fn evaluate(
     model: &Model<'_>,
     isa: Isa,
@@ -28,7 +34,12 @@ pub fn evaluate(
 /// Evaluates several models on the same tokens, in one run, and measures the distance of each from
 /// the first.
 ///
+/// # Errors
+///
+/// As [`evaluate`]; also when the models predict different tokens.
+///
 /// # Panics
+///
 /// Without a model.
 pub fn evaluate_all(
     models: &[Model<'_>],
@@ -43,7 +54,12 @@ pub fn evaluate_all(
 
 /// The same with peers, whose results follow those of the models and have no hidden states.
 ///
+/// # Errors
+///
+/// As [`evaluate_all`]; also when a peer does not answer, or not with numbers.
+///
 /// # Panics
+///
 /// Without a model.
 pub fn evaluate_beside(
     models: &[Model<'_>],

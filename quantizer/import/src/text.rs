@@ -6,6 +6,10 @@ use crate::tokenizer::normalized;
 
 /// Tokens of `text`; `special` adds what the model expects around a text. Normalizes first where
 /// the tokenizer expects it.
+///
+/// # Errors
+///
+/// When the vocabulary has no token for a part of the text.
 pub fn encode(
     tokenizer: &Tokenizer<'_>,
     text: &str,

@@ -96,6 +96,10 @@ pub fn picture(path: &Path, settings: &PictureSettings) -> Result<Vec<u8>, Media
 }
 
 /// The pixels of a file, its height and its width.
+///
+/// # Errors
+///
+/// When the file cannot be read, is too large, is no picture of a known format, or is damaged.
 pub fn decode(path: &Path) -> Result<(Vec<u8>, u32, u32), MediaError> {
     let mut bytes = vec![];
     let io = |source| MediaError::Io { path: path.into(), source };

@@ -27,7 +27,8 @@ use crate::rounding::packed::{self, Packed, Rows, TOKENS};
 use crate::rounding::rounded::{RoundedBlock, RoundedLinear, assembled};
 use kinglet_import::checkpoint::Coding;
 use kinglet_reference::{
-    Batch, BlockWeights, Forward, LinearWeights, Part, joined, ops, prepare, product,
+    Batch, BlockWeights, Forward, LinearWeights, Part, Reference, ReferenceError, joined, ops,
+    prepare, product,
 };
 
 /// Tokens that folding is tried on.
@@ -151,6 +152,26 @@ pub(super) struct Streams {
     pub(super) own: Batch,
     /// Through the f32 blocks, if the rounded ones are to make up for what those before them did.
     pub(super) exact: Option<Batch>,
+}
+
+impl Streams {
+    /// Brings them in front of a block.
+    pub(super) fn enter(&mut self, block: usize) {
+        self.own.enter(block);
+        self.exact.iter_mut().for_each(|exact| exact.enter(block));
+    }
+
+    /// Takes what goes through the f32 blocks through one of them.
+    pub(super) fn pass_exact(
+        &mut self,
+        reference: &Reference<'_>,
+        block: usize,
+    ) -> Result<(), ReferenceError> {
+        match &mut self.exact {
+            Some(exact) => reference.advance(exact, block, &mut ()),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Rounds a block for the inputs that `streams` give it, and takes them through it; without

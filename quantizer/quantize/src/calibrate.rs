@@ -284,7 +284,7 @@ fn choose(
     if sizes.iter().sum::<usize>() > tokens {
         let mut random = Random(seed);
         for i in (1..order.len()).rev() {
-            order.swap(i, (random.next() % (i as u64 + 1)) as usize);
+            order.swap(i, (random.next_u64() % (i as u64 + 1)) as usize);
         }
     }
     let mut left = tokens;

@@ -96,6 +96,10 @@ pub(crate) fn question(
 const PIECE: u64 = 1 << 27;
 
 /// Runs the file and adds its answers.
+///
+/// # Errors
+///
+/// When the file cannot be opened or run, and when the answers cannot be written.
 pub fn add(file: &mut Finished, questions: &[Question]) -> Result<(), QuantizeError> {
     let path = file.path().to_path_buf();
     let fail = |what: &dyn std::fmt::Display| QuantizeError::check(&path, what);

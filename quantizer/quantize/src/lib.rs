@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+#![warn(clippy::missing_errors_doc)]
 
 mod blocks;
 mod budget;
@@ -42,6 +43,7 @@ mod resume;
 pub mod rounding;
 pub mod sensitivity;
 mod taken;
+mod tensors;
 #[cfg(test)]
 mod tests;
 pub mod verdict;

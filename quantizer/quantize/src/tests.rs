@@ -14,7 +14,7 @@ use crate::rounding::{RoundedBlock, packed};
 use crate::{Options, Target, fold};
 use kinglet_import::checkpoint::Checkpoint;
 use kinglet_reference::testing::numbers;
-use kinglet_reference::{BlockWeights, Forward, Reference, Sample, Site};
+use kinglet_reference::{Batch, BlockWeights, Forward, Reference, Sample, Site};
 
 /// The rounded blocks of a model.
 fn rounded(checkpoint: &Checkpoint, options: &Options, plan: &Plan) -> Vec<RoundedBlock> {
@@ -198,6 +198,24 @@ fn targets_and_pruning_know_every_kind() {
     }
 }
 
+/// The mean divergence of what the f32 head makes of the last states from the logits `wanted`.
+fn mean_kl(reference: &Reference<'_>, batch: &Batch, wanted: &[Vec<f32>]) -> f64 {
+    let probabilities = |row: &[f32]| -> Vec<f64> {
+        let largest = row.iter().copied().fold(f32::MIN, f32::max);
+        let all: Vec<f64> = row.iter().map(|x| f64::from(x - largest).exp()).collect();
+        let whole: f64 = all.iter().sum();
+        all.iter().map(|p| p / whole).collect()
+    };
+    let (mut sum, mut rows) = (0.0, wanted.iter());
+    let sink = |_: usize, _: usize, row: &[f32]| {
+        let (p, q) = (probabilities(rows.next().unwrap()), probabilities(row));
+        let seen = p.iter().zip(&q).filter(|(p, _)| **p > 0.0);
+        sum += seen.map(|(p, q)| p * (p / q).ln()).sum::<f64>();
+    };
+    reference.head(batch, &mut (), sink).unwrap();
+    sum / wanted.len() as f64
+}
+
 /// The divergence of blocks that were taken over from those of the source, all else in f32:
 ///
 /// ```sh
@@ -241,26 +259,9 @@ fn what_taking_over_costs_the_weights_alone() {
             batch.enter(index);
             batch.step(packed::TOKENS, |part| block.advance(part.sequences, part.stream));
         }
-        let (mut sum, mut rows) = (0.0, wanted.iter());
-        let probabilities = |row: &[f32]| -> Vec<f64> {
-            let largest = row.iter().copied().fold(f32::MIN, f32::max);
-            let all: Vec<f64> = row.iter().map(|x| f64::from(x - largest).exp()).collect();
-            let whole: f64 = all.iter().sum();
-            all.iter().map(|p| p / whole).collect()
-        };
-        let sink = |_: usize, _: usize, row: &[f32]| {
-            let (p, q) = (probabilities(rows.next().unwrap()), probabilities(row));
-            sum += p
-                .iter()
-                .zip(&q)
-                .filter(|(p, _)| **p > 0.0)
-                .map(|(p, q)| p * (p / q).ln())
-                .sum::<f64>();
-        };
-        reference.head(&batch, &mut (), sink).unwrap();
+        let kl = mean_kl(&reference, &batch, &wanted);
         let errors = done.iter().flat_map(|done| done.errors).filter(|error| *error > 0.0);
         let mean = errors.clone().sum::<f64>() / errors.count() as f64;
-        let kl = sum / wanted.len() as f64;
         println!(
             "{weights:?}: {taken} products taken over, mean relative squared error {mean:.2e}; KL \
              {kl:.6} nats"

@@ -71,6 +71,80 @@ fn run(model: &Model<'_>, input: &[u32]) -> (Vec<f32>, Vec<f32>) {
     (buffer, logits)
 }
 
+/// All figures of a file, in the plainest way.
+#[derive(Default)]
+struct Plain {
+    /// Divergences from the f32 model, and from the first file.
+    kls: Vec<f64>,
+    firsts: Vec<f64>,
+    /// Tokens whose most probable one, or one of the five, is the f32 model's.
+    top1: usize,
+    top5: usize,
+    nll: f64,
+    reference_nll: f64,
+    /// Sums over tokens, of each state.
+    errors: Vec<f64>,
+    cosines: Vec<f64>,
+}
+
+impl Plain {
+    /// Adds a token by its logits: the file's, the f32 model's and the first file's.
+    fn token(&mut self, [own, reference, first]: [&[f32]; 3], next: u32) {
+        let (q, p, o) = (log_softmax(own), log_softmax(reference), log_softmax(first));
+        let kl = |p: &[f64]| p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+        self.kls.push(kl(&p));
+        self.firsts.push(kl(&o));
+        self.nll -= q[next as usize];
+        self.reference_nll -= p[next as usize];
+        let mut order: Vec<usize> = (0..own.len()).collect();
+        order.sort_by(|&a, &b| own[b].total_cmp(&own[a]));
+        let best = argmax(reference) as usize;
+        self.top1 += usize::from(order[0] == best);
+        self.top5 += usize::from(order[..5].contains(&best));
+    }
+
+    /// Adds the rows of a state.
+    fn state(&mut self, state: usize, own: &[f32], reference: &[f32], width: usize) {
+        for (h, r) in own.chunks(width).zip(reference.chunks(width)) {
+            let sum = |f: fn(f64, f64) -> f64| -> f64 {
+                h.iter().zip(r).map(|(&h, &r)| f(f64::from(h), f64::from(r))).sum()
+            };
+            self.errors[state] += (sum(|h, r| (h - r) * (h - r)) / sum(|_, r| r * r)).sqrt();
+            self.cosines[state] +=
+                sum(|h, r| h * r) / (sum(|h, _| h * h) * sum(|_, r| r * r)).sqrt();
+        }
+    }
+
+    /// Compares all with what was found.
+    fn compare(&self, result: &Evaluation, first: &Evaluation) {
+        let n = self.kls.len();
+        let mut sorted = self.kls.clone();
+        sorted.sort_by(f64::total_cmp);
+        let mean = |all: &[f64]| all.iter().sum::<f64>() / n as f64;
+        let d = result.divergence.unwrap();
+        assert_eq!(result.tokens, n);
+        close(result.perplexity, (self.nll / n as f64).exp(), 1e-9);
+        close(d.reference_perplexity, (self.reference_nll / n as f64).exp(), 1e-5);
+        close(d.mean_kl, mean(&self.kls), 1e-4);
+        close(d.max_kl, sorted[n - 1], 1e-4);
+        close(d.p99_kl, sorted[(n * 99).div_ceil(100) - 1], 1e-4);
+        close(d.top1_agreement, self.top1 as f64 / n as f64, 1e-12);
+        close(d.top5_agreement, self.top5 as f64 / n as f64, 1e-12);
+        close(result.from_first.unwrap().mean_kl, mean(&self.firsts), 1e-9);
+        close(result.from_first.unwrap().reference_perplexity, first.perplexity, 1e-9);
+        assert!(first.from_first.is_none());
+        let hidden = result.hidden.as_ref().unwrap();
+        assert_eq!((hidden.tokens, hidden.states.len()), (n, self.errors.len()));
+        let sums = self.errors.iter().zip(&self.cosines);
+        for (state, (error, cosine)) in hidden.states.iter().zip(sums) {
+            close(state.relative_error, error / n as f64, 1e-3);
+            close(state.cosine, cosine / n as f64, 1e-6);
+        }
+        let place = Place { stack: 0, layer: 1, part: Part::FeedForward };
+        assert_eq!((hidden.states[0].after, hidden.states[4].after), (None, Some(place)));
+    }
+}
+
 #[test]
 fn every_figure_is_that_of_its_definition() {
     let checkpoint = Checkpoint::open(storyteller()).unwrap();
@@ -82,76 +156,30 @@ fn every_figure_is_that_of_its_definition() {
     let protocol = Protocol { window, bos: Some(bos), int4_values: false };
     let found =
         evaluate_all(&[first, model], isa(), &tokens, protocol, Some(&reference), &|_| ()).unwrap();
+    assert!(tokens.len() > 150 && tokens.len() % window != 0, "{} tokens", tokens.len());
 
-    let (mut kls, mut firsts, mut top1, mut top5, mut nll, mut reference_nll) =
-        (vec![], vec![], 0, 0, 0.0, 0.0);
-    let blocks = checkpoint.architecture().count();
-    let (mut errors, mut cosines) = (vec![0.0; blocks + 1], vec![0.0; blocks + 1]);
+    let states = checkpoint.architecture().count() + 1;
+    let mut plain =
+        Plain { errors: vec![0.0; states], cosines: vec![0.0; states], ..Plain::default() };
     for chunk in tokens.chunks(window) {
         let input = [&[bos], &chunk[..chunk.len() - 1]].concat();
-        let (states, logits) = run(&model, &input);
+        let (own_states, logits) = run(&model, &input);
         let (_, first_logits) = run(&first, &input);
         let reference_logits = reference.logits(&input).unwrap();
+        let of_all = [&logits, &reference_logits, &first_logits];
         for (at, &next) in chunk.iter().enumerate() {
-            let row = |all: &[f32]| all[at * vocab..][..vocab].to_vec();
-            let (own, r, f) = (row(&logits), row(&reference_logits), row(&first_logits));
-            let (q, p, o) = (log_softmax(&own), log_softmax(&r), log_softmax(&f));
-            let kl = |p: &[f64]| p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
-            kls.push(kl(&p));
-            firsts.push(kl(&o));
-            nll -= q[next as usize];
-            reference_nll -= p[next as usize];
-            let mut order: Vec<usize> = (0..vocab).collect();
-            order.sort_by(|&a, &b| own[b].total_cmp(&own[a]));
-            let best = argmax(&r) as usize;
-            top1 += usize::from(order[0] == best);
-            top5 += usize::from(order[..5].contains(&best));
+            plain.token(of_all.map(|all| &all[at * vocab..][..vocab]), next);
         }
         let mut batch = reference.embed(&[&input]).unwrap();
-        for state in 0..=blocks {
+        for state in 0..states {
             if state > 0 {
                 reference.advance(&mut batch, state - 1, &mut ()).unwrap();
             }
-            let own = &states[state * input.len() * width..][..input.len() * width];
-            for (h, r) in own.chunks(width).zip(batch.stream().chunks(width)) {
-                let sum = |f: fn(f64, f64) -> f64| -> f64 {
-                    h.iter().zip(r).map(|(&h, &r)| f(f64::from(h), f64::from(r))).sum()
-                };
-                errors[state] += (sum(|h, r| (h - r) * (h - r)) / sum(|_, r| r * r)).sqrt();
-                cosines[state] +=
-                    sum(|h, r| h * r) / (sum(|h, _| h * h) * sum(|_, r| r * r)).sqrt();
-            }
+            let rows = &own_states[state * input.len() * width..][..input.len() * width];
+            plain.state(state, rows, batch.stream(), width);
         }
     }
-
-    let n = tokens.len();
-    assert!(n > 150 && n % window != 0, "{n} tokens");
-    let mut sorted = kls.clone();
-    sorted.sort_by(f64::total_cmp);
-    let mean = |all: &[f64]| all.iter().sum::<f64>() / n as f64;
-    let result = &found[1];
-    let d = result.divergence.unwrap();
-    assert_eq!(result.tokens, n);
-    close(result.perplexity, (nll / n as f64).exp(), 1e-9);
-    close(d.reference_perplexity, (reference_nll / n as f64).exp(), 1e-5);
-    close(d.mean_kl, mean(&kls), 1e-4);
-    close(d.max_kl, sorted[n - 1], 1e-4);
-    close(d.p99_kl, sorted[(n * 99).div_ceil(100) - 1], 1e-4);
-    close(d.top1_agreement, top1 as f64 / n as f64, 1e-12);
-    close(d.top5_agreement, top5 as f64 / n as f64, 1e-12);
-    close(result.from_first.unwrap().mean_kl, mean(&firsts), 1e-9);
-    close(result.from_first.unwrap().reference_perplexity, found[0].perplexity, 1e-9);
-    assert!(found[0].from_first.is_none());
-    let hidden = result.hidden.as_ref().unwrap();
-    assert_eq!((hidden.tokens, hidden.states.len()), (n, blocks + 1));
-    for (state, (error, cosine)) in hidden.states.iter().zip(errors.iter().zip(&cosines)) {
-        close(state.relative_error, error / n as f64, 1e-3);
-        close(state.cosine, cosine / n as f64, 1e-6);
-    }
-    assert_eq!(
-        (hidden.states[0].after, hidden.states[4].after),
-        (None, Some(Place { stack: 0, layer: 1, part: Part::FeedForward }))
-    );
+    plain.compare(&found[1], &found[0]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::batch::Batch;
 use super::product::{rows_by_rows_into, view_mut};
 use super::weights::{ApplyNorm, read_norm};
 use super::{LinearWeights, NormWeights, Observation, Observer, ReferenceError, Site, ops};
-use kinglet_import::checkpoint::{Checkpoint, Pooling, TensorRef};
+use kinglet_import::checkpoint::{Activation, Checkpoint, Pooling, TensorRef};
 
 /// Tokens whose logits are in memory together.
 const TOKENS_AT_ONCE: usize = 256;
@@ -27,61 +27,95 @@ pub(super) fn run(
     mut sink: impl FnMut(usize, usize, &[f32]),
 ) -> Result<(), ReferenceError> {
     let batch = batch.finished();
-    let architecture = checkpoint.architecture();
-    let output = &architecture.output;
-    let norm = read_norm(checkpoint, &architecture.last().norm)?;
-    let dense = match &output.dense {
-        Some((linear, activation)) => Some((LinearWeights::read(checkpoint, linear)?, *activation)),
-        None => None,
-    };
-    let bias = output.head.as_ref().and_then(|head| head.parts().first()?.bias.as_ref());
-    let bias = bias.map(|bias| checkpoint.read(bias)).transpose()?;
-    let width = batch.width();
-    let rows = match output.pooling {
+    let mut head = Head::read(checkpoint, resident, batch.width())?;
+    let pooling = checkpoint.architecture().output.pooling;
+    let rows = match pooling {
         Pooling::None => Cow::Borrowed(batch.stream()),
-        pooling => Cow::Owned(pooled(&batch, norm.as_ref(), pooling)),
+        pooling => Cow::Owned(pooled(&batch, head.norm.take().as_ref(), pooling)),
     };
-    let norm = norm.filter(|_| output.pooling == Pooling::None);
-    let mut places: Box<dyn Iterator<Item = (usize, usize)>> = match output.pooling {
+    let mut places: Box<dyn Iterator<Item = (usize, usize)>> = match pooling {
         Pooling::None => Box::new(batch.positions()),
         _ => Box::new(batch.positions().filter(|(_, position)| *position == 0)),
     };
     let mut results = vec![];
-    for rows in rows.chunks(TOKENS_AT_ONCE * width) {
-        let mut rows = norm.as_ref().map_or_else(|| rows.to_vec(), |norm| norm.apply(rows));
-        let mut cols = width;
-        if let Some((linear, activation)) = &dense {
-            rows = linear.apply(&rows);
-            cols = linear.rows();
-            rows.iter_mut().for_each(|number| *number = ops::activate(*activation, *number));
-        }
-        let outputs = architecture.outputs();
-        if let Some(head) = &output.head {
-            observer.observe(&Observation {
-                block: architecture.count(),
-                site: Site::Head,
-                activations: &rows,
-                cols,
-            });
-            results.resize(rows.len() / cols * outputs, 0.0);
-            let weight = head.alone().ok_or(ReferenceError::Chain)?;
-            product(checkpoint, weight, resident, &rows, &mut results)?;
-        } else {
-            results = rows;
-        }
-        for row in results.chunks_mut(outputs) {
-            if let Some(bias) = &bias {
-                ops::add(row, bias);
-            }
-            if output.normalize {
-                ops::normalize(row);
-            }
+    for rows in rows.chunks(TOKENS_AT_ONCE * batch.width()) {
+        head.apply(rows, observer, &mut results)?;
+        for row in results.chunks(checkpoint.architecture().outputs()) {
             if let Some((sequence, position)) = places.next() {
                 sink(sequence, position, row);
             }
         }
     }
     Ok(())
+}
+
+/// What comes after the last block. The matrix of the head itself is not in memory unless it is
+/// `resident`.
+struct Head<'a> {
+    checkpoint: &'a Checkpoint,
+    /// Numbers in a row of states.
+    width: usize,
+    norm: Option<NormWeights>,
+    dense: Option<(LinearWeights, Activation)>,
+    resident: Option<&'a [f32]>,
+    bias: Option<Vec<f32>>,
+}
+
+impl<'a> Head<'a> {
+    fn read(
+        checkpoint: &'a Checkpoint,
+        resident: Option<&'a [f32]>,
+        width: usize,
+    ) -> Result<Self, ReferenceError> {
+        let architecture = checkpoint.architecture();
+        let output = &architecture.output;
+        let norm = read_norm(checkpoint, &architecture.last().norm)?;
+        let dense = match &output.dense {
+            Some((linear, activation)) => {
+                Some((LinearWeights::read(checkpoint, linear)?, *activation))
+            }
+            None => None,
+        };
+        let bias = output.head.as_ref().and_then(|head| head.parts().first()?.bias.as_ref());
+        let bias = bias.map(|bias| checkpoint.read(bias)).transpose()?;
+        Ok(Self { checkpoint, width, norm, dense, resident, bias })
+    }
+
+    /// From rows of states to rows of results.
+    fn apply(
+        &self,
+        rows: &[f32],
+        observer: &mut dyn Observer,
+        results: &mut Vec<f32>,
+    ) -> Result<(), ReferenceError> {
+        let architecture = self.checkpoint.architecture();
+        let mut cols = self.width;
+        let mut rows = self.norm.as_ref().map_or_else(|| rows.to_vec(), |norm| norm.apply(rows));
+        if let Some((linear, activation)) = &self.dense {
+            rows = linear.apply(&rows);
+            cols = linear.rows();
+            rows.iter_mut().for_each(|number| *number = ops::activate(*activation, *number));
+        }
+        let outputs = architecture.outputs();
+        if let Some(head) = &architecture.output.head {
+            let (block, site) = (architecture.count(), Site::Head);
+            observer.observe(&Observation { block, site, activations: &rows, cols });
+            results.resize(rows.len() / cols * outputs, 0.0);
+            let weight = head.alone().ok_or(ReferenceError::Chain)?;
+            product(self.checkpoint, weight, self.resident, &rows, results)?;
+        } else {
+            *results = rows;
+        }
+        for row in results.chunks_mut(outputs) {
+            if let Some(bias) = &self.bias {
+                ops::add(row, bias);
+            }
+            if architecture.output.normalize {
+                ops::normalize(row);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One row for each sequence that is not empty.

@@ -19,20 +19,20 @@ pub fn hash(seed: u64, bytes: &[u8]) -> u64 {
 
 impl Random {
     /// Any 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mixed(self.0)
     }
 
     /// From -1 to 1.
     pub fn uniform(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / 8_388_608.0 - 1.0
+        (self.next_u64() >> 40) as f32 / 8_388_608.0 - 1.0
     }
 
     /// Puts things into a random order.
     pub fn shuffle<T>(&mut self, all: &mut [T]) {
         for i in (1..all.len()).rev() {
-            let j = ((u128::from(self.next()) * (i as u128 + 1)) >> 64) as usize;
+            let j = ((u128::from(self.next_u64()) * (i as u128 + 1)) >> 64) as usize;
             all.swap(i, j);
         }
     }

@@ -254,6 +254,10 @@ impl<'c> Reference<'c> {
     }
 
     /// The same with the head's weights, if someone has them.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the weights.
     pub fn head_with(
         &self,
         weights: Option<&[f32]>,

@@ -105,6 +105,10 @@ pub(super) fn read(
 }
 
 /// Reads the weights of a norm, if there is one.
+///
+/// # Errors
+///
+/// What is wrong with the tensors.
 pub fn read_norm(
     checkpoint: &Checkpoint,
     norm: &Option<checkpoint::Norm>,

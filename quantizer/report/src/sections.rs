@@ -1,11 +1,11 @@
 //! The parts of the page that are not tables: summary, notes, figures, prompts.
 
 use super::BlockFigures;
-use super::data::{Means, Prompt, Report};
+use super::data::{Agreed, Means, Prompt, Report, Size, Speed};
 use super::markup::{Markup, bytes, change, digits, percent, tick};
 use super::plot::{self, Line, Mark, Words};
 use super::rank::correlation;
-use kinglet_evaluate::{Nearness, Part, Place};
+use kinglet_evaluate::{Evaluation, Nearness, Part, Place};
 
 /// Dots of one figure; more are left out, the smallest first.
 const MOST_DOTS: usize = 40;
@@ -34,68 +34,93 @@ pub(super) fn lede(report: &Report) -> Option<String> {
     (!said.is_empty()).then(|| said.join(" "))
 }
 
+/// A figure that matters, its name, and what to compare it with.
+struct Tile {
+    figure: String,
+    name: &'static str,
+    more: String,
+}
+
 /// The figures that matter, large.
 pub(super) fn tiles(report: &Report) -> Option<Markup> {
-    let mut tiles: Vec<(String, &'static str, String)> = vec![];
-    if let Some(size) = report.size {
-        let of = size.f32_bytes.map(|n| {
-            let ratio = digits(n as f64 / size.file_bytes as f64);
-            format!("{} in f32, {ratio} times as large", bytes(n as f64))
-        });
-        tiles.push((bytes(size.file_bytes as f64), "size of the file", of.unwrap_or_default()));
-        let weights = format!("with scales; {} weights in all", digits(size.weights as f64));
-        tiles.push((digits(size.bits_per_weight), "bits a weight in the blocks", weights));
-    }
-    if let Some(e) = report.quality.first().map(|q| &q.evaluation) {
-        let of = e.divergence.map(|d| {
-            let excess = change(e.perplexity / d.reference_perplexity - 1.0);
-            format!("{} in f32, {excess}", digits(d.reference_perplexity))
-        });
-        tiles.push((digits(e.perplexity), "perplexity", of.unwrap_or_default()));
-        if let Some(d) = e.divergence {
-            tiles.push((
-                digits(d.mean_kl),
-                "mean KL divergence, nats",
-                format!("99% of positions below {}", digits(d.p99_kl)),
-            ));
-            let top5 = format!("{} among the five", percent(d.top5_agreement));
-            tiles.push((percent(d.top1_agreement), "same most probable token", top5));
-        }
-    }
-    if let Some(agreed) = report.agreement.first() {
-        let on = format!("{} inputs of {}", agreed.agreement.samples, agreed.on);
-        tiles.push(match agreed.agreement.nearness {
-            Nearness::Distributions { mean_kl, .. } => {
-                (digits(mean_kl), "mean KL divergence, nats", on)
-            }
-            Nearness::Vectors { mean_cosine, .. } => {
-                (percent(mean_cosine), "mean cosine with f32", on)
-            }
-        });
-    }
-    if let Some(speed) = &report.speed {
-        let threads = if speed.threads == 1 {
-            "one thread".into()
-        } else {
-            format!("{} threads", speed.threads)
-        };
-        tiles.push((
-            digits(speed.tokens_per_second),
-            "tokens a second",
-            format!("decode, {}, {threads}", speed.isa),
-        ));
-    }
+    let mut tiles = report.size.map_or_else(Vec::new, |size| size_tiles(size).into());
+    tiles.extend(report.quality.iter().take(1).flat_map(|first| quality_tiles(&first.evaluation)));
+    tiles.extend(report.agreement.first().map(agreement_tile));
+    tiles.extend(report.speed.as_ref().map(speed_tile));
     if tiles.is_empty() {
         return None;
     }
     let mut out = Markup::default();
     out.raw("<dl class=\"tiles\">\n");
-    for (figure, name, more) in &tiles {
+    for Tile { figure, name, more } in &tiles {
         out.raw("<div><dt>").raw(name).raw("</dt><dd class=\"figure\">").text(figure).raw("</dd>");
         out.raw("<dd class=\"more\">").text(more).raw("</dd></div>\n");
     }
     out.raw("</dl>\n");
     Some(out)
+}
+
+fn size_tiles(size: Size) -> [Tile; 2] {
+    let of = size.f32_bytes.map(|n| {
+        let ratio = digits(n as f64 / size.file_bytes as f64);
+        format!("{} in f32, {ratio} times as large", bytes(n as f64))
+    });
+    let file = Tile {
+        figure: bytes(size.file_bytes as f64),
+        name: "size of the file",
+        more: of.unwrap_or_default(),
+    };
+    let weights = Tile {
+        figure: digits(size.bits_per_weight),
+        name: "bits a weight in the blocks",
+        more: format!("with scales; {} weights in all", digits(size.weights as f64)),
+    };
+    [file, weights]
+}
+
+fn quality_tiles(evaluation: &Evaluation) -> Vec<Tile> {
+    let of = evaluation.divergence.map(|d| {
+        let excess = change(evaluation.perplexity / d.reference_perplexity - 1.0);
+        format!("{} in f32, {excess}", digits(d.reference_perplexity))
+    });
+    let perplexity = Tile {
+        figure: digits(evaluation.perplexity),
+        name: "perplexity",
+        more: of.unwrap_or_default(),
+    };
+    let Some(d) = evaluation.divergence else { return vec![perplexity] };
+    let divergence = Tile {
+        figure: digits(d.mean_kl),
+        name: "mean KL divergence, nats",
+        more: format!("99% of positions below {}", digits(d.p99_kl)),
+    };
+    let same = Tile {
+        figure: percent(d.top1_agreement),
+        name: "same most probable token",
+        more: format!("{} among the five", percent(d.top5_agreement)),
+    };
+    vec![perplexity, divergence, same]
+}
+
+fn agreement_tile(agreed: &Agreed) -> Tile {
+    let more = format!("{} inputs of {}", agreed.agreement.samples, agreed.on);
+    let (figure, name) = match agreed.agreement.nearness {
+        Nearness::Distributions { mean_kl, .. } => (digits(mean_kl), "mean KL divergence, nats"),
+        Nearness::Vectors { mean_cosine, .. } => (percent(mean_cosine), "mean cosine with f32"),
+    };
+    Tile { figure, name, more }
+}
+
+fn speed_tile(speed: &Speed) -> Tile {
+    let threads = match speed.threads {
+        1 => "one thread".to_owned(),
+        threads => format!("{threads} threads"),
+    };
+    Tile {
+        figure: digits(speed.tokens_per_second),
+        name: "tokens a second",
+        more: format!("decode, {}, {threads}", speed.isa),
+    }
 }
 
 /// What was done, step by step.

@@ -13,35 +13,42 @@ fn place(layer: usize, part: Part) -> Place {
     Place { stack: 0, layer, part }
 }
 
-/// A report with everything in it; `name` wherever a file can bring a text.
-fn full(name: &str) -> Report {
-    let places: Vec<Place> =
-        (0..4).flat_map(|l| [place(l, Part::Attention), place(l, Part::FeedForward)]).collect();
+const DIVERGENCE: Divergence = Divergence {
+    mean_kl: 0.0123,
+    p99_kl: 0.2,
+    max_kl: 1.5,
+    top1_agreement: 0.93,
+    top5_agreement: 0.9991,
+    reference_perplexity: 4.668,
+};
+
+/// The blocks of the model.
+fn places() -> Vec<Place> {
+    (0..4).flat_map(|l| [place(l, Part::Attention), place(l, Part::FeedForward)]).collect()
+}
+
+fn evaluation() -> Evaluation {
     let error = |i: usize| 0.004 * 1.5f64.powi(i as i32);
     let state =
         |(i, after)| StateError { after, relative_error: error(i), cosine: 1.0 - error(i) / 50.0 };
-    let states =
-        [None].into_iter().chain(places.iter().copied().map(Some)).enumerate().map(state).collect();
-    let divergence = Divergence {
-        mean_kl: 0.0123,
-        p99_kl: 0.2,
-        max_kl: 1.5,
-        top1_agreement: 0.93,
-        top5_agreement: 0.9991,
-        reference_perplexity: 4.668,
-    };
-    let evaluation = Evaluation {
+    let states = [None].into_iter().chain(places().into_iter().map(Some)).enumerate().map(state);
+    Evaluation {
         tokens: 20_000,
         mean_nll: 1.55,
         perplexity: 4.71,
-        divergence: Some(divergence),
+        divergence: Some(DIVERGENCE),
         from_first: None,
-        hidden: Some(Hidden { tokens: 20_000, states }),
-    };
-    let nearness = Nearness::Vectors { mean_cosine: 0.998, least_cosine: 0.99 };
-    let agreement = Agreement { kind: Outputs::Vectors, samples: 20, outputs: 20, nearness };
-    let other = Evaluation { from_first: Some(divergence), ..evaluation.clone() };
-    let block = |(i, &place): (usize, &Place)| BlockFigures {
+        hidden: Some(Hidden { tokens: 20_000, states: states.collect() }),
+    }
+}
+
+fn quality(name: &str, bytes: u64, means: Means, evaluation: Evaluation) -> Quality {
+    let (means, tokens_per_second) = (Some(means), Some(1e9 / bytes as f64));
+    Quality { name: name.to_owned(), bytes, means, tokens_per_second, evaluation }
+}
+
+fn record(name: &str) -> Record {
+    let block = |(i, place): (usize, Place)| BlockFigures {
         place,
         plasticity: Some(0.5 + 0.1 * i as f64),
         plasticity_on_embeddings: Some(0.4 + 0.05 * i as f64),
@@ -49,14 +56,44 @@ fn full(name: &str) -> Report {
         damage: Some(0.01 * (1 + i) as f64),
         rounding: Some(0.002 * (3 + i) as f64),
     };
-    let quality = |name: &str, bytes, means, evaluation| Quality {
+    let tensor = Tensor {
         name: name.to_owned(),
-        bytes,
-        means: Some(means),
-        tokens_per_second: Some(1e9 / bytes as f64),
-        evaluation,
+        rows: 64,
+        cols: 64,
+        format: name.to_owned(),
+        bits: 4.25,
+        rounding: Some(name.to_owned()),
+        error: Some(0.03),
+        sparsity: Some(0.25),
+        reason: Some(name.to_owned()),
     };
+    let (format, mean_kl) = (name.to_owned(), 0.01);
+    Record {
+        notes: vec![Note { what: name.to_owned(), how: name.to_owned() }],
+        tensors: vec![tensor],
+        sensitivity: vec![Sensitivity { name: name.to_owned(), format, mean_kl }],
+        blocks: places().into_iter().enumerate().map(block).collect(),
+    }
+}
+
+fn agreed(name: &str) -> Agreed {
+    let nearness = Nearness::Vectors { mean_cosine: 0.998, least_cosine: 0.99 };
+    let agreement = Agreement { kind: Outputs::Vectors, samples: 20, outputs: 20, nearness };
+    Agreed { name: name.to_owned(), bytes: 190_100, on: name.to_owned(), agreement }
+}
+
+/// A prompt that both models answer differently, and one that they answer alike.
+fn prompts(name: &str) -> Vec<Prompt> {
     let text = |n: usize| -> Vec<String> { (0..n).map(|i| format!(" {name}{i}")).collect() };
+    vec![
+        Prompt { text: name.to_owned(), reference: text(5), model: text(4), parts_at: Some(2) },
+        Prompt { text: "same".into(), reference: text(3), model: text(3), parts_at: None },
+    ]
+}
+
+/// A report with everything in it; `name` wherever a file can bring a text.
+fn full(name: &str) -> Report {
+    let other = Evaluation { from_first: Some(DIVERGENCE), ..evaluation() };
     Report {
         name: name.to_owned(),
         model: Some(ModelFacts {
@@ -85,41 +122,14 @@ fn full(name: &str) -> Report {
             protocol: Protocol { window: 255, bos: Some(1), int4_values: false },
         }),
         quality: vec![
-            quality(name, 190_100, Means::Both, evaluation),
+            quality(name, 190_100, Means::Both, evaluation()),
             quality("other", 292_800, Means::Pruned, other.clone()),
             quality("third", 282_800, Means::Quantized, other),
         ],
         components: vec![Component { name: name.to_owned(), bytes: 100_000, weights: 200_000 }],
-        record: Record {
-            notes: vec![Note { what: name.to_owned(), how: name.to_owned() }],
-            tensors: vec![Tensor {
-                name: name.to_owned(),
-                rows: 64,
-                cols: 64,
-                format: name.to_owned(),
-                bits: 4.25,
-                rounding: Some(name.to_owned()),
-                error: Some(0.03),
-                sparsity: Some(0.25),
-                reason: Some(name.to_owned()),
-            }],
-            sensitivity: vec![Sensitivity {
-                name: name.to_owned(),
-                format: name.to_owned(),
-                mean_kl: 0.01,
-            }],
-            blocks: places.iter().enumerate().map(block).collect(),
-        },
-        agreement: vec![Agreed {
-            name: name.to_owned(),
-            bytes: 190_100,
-            on: name.to_owned(),
-            agreement,
-        }],
-        prompts: vec![
-            Prompt { text: name.to_owned(), reference: text(5), model: text(4), parts_at: Some(2) },
-            Prompt { text: "same".into(), reference: text(3), model: text(3), parts_at: None },
-        ],
+        record: record(name),
+        agreement: vec![agreed(name)],
+        prompts: prompts(name),
     }
 }
 

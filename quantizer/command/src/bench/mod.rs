@@ -21,18 +21,18 @@ use crate::model::{Source, Work, bytes, bytes_per_token, with_threads};
 
 /// Check the file's own golden answer, then measure speed
 ///
-/// Nothing is timed before the answer is right to the bit. Every round measures each work once, the
-/// machine's read bandwidth with as many threads, and the other program of --compare; figures are
-/// medians, and ratios are medians of the ratios within a round. On a shared machine compare only
-/// what was measured in one run.
+/// Nothing is timed until the answer is bit-exact. Every round measures each workload once, the
+/// machine's read bandwidth with the same number of threads, and the program given with --compare.
+/// Figures are medians over the rounds; ratios are medians of the ratios within a round. On a
+/// shared machine, compare only figures from the same run.
 ///
-/// Of a model that reads a source, reading one of --prompt tokens (a whole picture, all frames) is
-/// a work of its own; its decoder is measured over it.
+/// For a model with an encoder, encoding a source of --prompt tokens (a whole picture, all frames)
+/// is a workload of its own, and the decoder is measured on top of it.
 ///
-/// --compare takes a shell command that starts the other program. It prints one line that names it,
-/// then reads lines "source N", "prefill N" and "decode DEPTH N" from standard input and answers
-/// each with the seconds that it took. `bench/llama.py` does so for llama.cpp, `bench/onnx.py` for
-/// an encoder in onnxruntime; `bench/compare` runs a whole table.
+/// --compare takes a shell command that starts the other program. The program prints one line with
+/// its name, then reads lines "source N", "prefill N" and "decode DEPTH N" from standard input and
+/// answers each with the seconds that it took. `bench/llama.py` does this for llama.cpp,
+/// `bench/onnx.py` for an encoder in onnxruntime; `bench/compare` runs a whole table.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The .kinglet file, or a built-in model: storyteller (without a file), pronouncer, namer
@@ -43,13 +43,13 @@ pub(crate) struct Args {
     /// Tokens to decode
     #[arg(long, value_name = "N", default_value_t = 64)]
     decode: usize,
-    /// Tokens before the first decoded one; several numbers measure decode at each
+    /// Tokens in the context before the first decoded one; several numbers measure decoding at each
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "0")]
     depth: Vec<usize>,
-    /// Tokens of the prompt that are run together
+    /// Tokens of the prompt that are processed together
     #[arg(long, value_name = "N", default_value_t = 512)]
     prefill: usize,
-    /// Rounds
+    /// Number of rounds
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeat: usize,
     /// Threads; 0 chooses by the model's size
@@ -115,6 +115,24 @@ impl Args {
             report.print();
         }
         Ok(())
+    }
+
+    /// Positions that the decoder's works need; 1 without a decoder.
+    fn longest(&self, model: &Model<'_>, alone: bool) -> Result<usize> {
+        if !model.is_decoder() {
+            return Ok(1);
+        }
+        let deepest = self.depth.iter().max().copied().unwrap_or(0);
+        let decoded = deepest.saturating_add(self.decode);
+        let longest = if alone { self.prompt.max(decoded) } else { decoded };
+        if longest > model.context() {
+            bail!(
+                "{longest} positions exceed the model's context of {}; choose a smaller --prompt, \
+                 --depth or --decode",
+                model.context()
+            );
+        }
+        Ok(longest)
     }
 
     fn tasks(&self, source: usize, decoder: bool) -> Vec<Task> {
@@ -183,59 +201,29 @@ impl Work for Measure<'_> {
 
     fn run<P: Parallel>(self, isa: Isa, parallel: P) -> Result<Report> {
         let Self { args, model, open_seconds } = self;
-        let threads = parallel.ways();
         let of = Options::of(&model)?;
-        let decoder = model.is_decoder();
-        let alone = decoder && of.source == 0;
-        let deepest = args.depth.iter().max().copied().unwrap_or(0);
-        let longest = match (alone, decoder) {
-            (true, _) => args.prompt.max(deepest.saturating_add(args.decode)),
-            (_, true) => deepest.saturating_add(args.decode),
-            _ => 1,
-        };
-        if decoder && longest > model.context() {
-            bail!(
-                "{longest} positions do not fit the model's context of {}; choose a smaller \
-                 --prompt, --depth or --decode",
-                model.context()
-            );
-        }
+        let longest = args.longest(&model, of.source == 0)?;
         let golden = model.golden().next().context(
-            "the file carries no golden answer, so nothing could be trusted; quantize \
-             with --golden",
+            "the file has no golden answer, without which no figure could be trusted; \
+             quantize with --golden",
         )?;
         let context =
             longest.max(golden.prompt.len() + golden.answer.len()).min(model.context()).max(1);
         let options = Options { context, prefill: args.prefill.min(context), ..of };
         let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
         let working_memory = memory.bytes().len();
-        // Any tokens do: no step depends on which they are.
-        let token = |i: usize| (i * 7919 % model.outputs()) as u32;
-        let prompt: Vec<u32> = (0..longest.max(args.prompt)).map(token).collect();
-        // An encoder's outputs may be more than it has tokens.
-        let known = match &model.stack(0)?.input {
-            Input::Tokens { embedding, .. } => embedding.matrix.rows(),
-            _ => 1,
-        };
-        let asked: Vec<u32> = prompt.iter().map(|&token| token % known as u32).collect();
-        let (rows, read) = match (alone, &model.stack(0)?.input) {
-            (true, _) => (0, Read::Tokens(&[])),
-            (_, Input::Tokens { .. }) => {
-                let rows = args.prompt.min(of.source);
-                (rows, Read::Tokens(&asked[..rows]))
-            }
-            (_, Input::Features { class, .. }) => {
-                let rows = of.source - usize::from(class.is_some());
-                (rows, Read::Pattern(rows))
-            }
-            _ => bail!("the model begins with neither tokens nor features"),
-        };
+        let prompt = tokens(longest.max(args.prompt), model.outputs());
+        let known = known_tokens(&model)? as u32;
+        let asked: Vec<u32> =
+            prompt[..args.prompt.min(of.source)].iter().map(|token| token % known).collect();
+        let source = source(&model, of.source, &asked)?;
+
         let start = Instant::now();
         let mut session = Session::with(&model, options, memory.bytes(), isa, &parallel)?;
-        if !alone {
-            session.encode(read)?;
+        if let Some(source) = source {
+            session.encode(source)?;
         }
-        if decoder {
+        if model.is_decoder() {
             session.feed(&[0])?;
         }
         let first_token_seconds = start.elapsed().as_secs_f64();
@@ -243,45 +231,99 @@ impl Work for Measure<'_> {
             .check_golden(&golden)
             .context("the golden answer is wrong on this machine; nothing was measured")?;
 
-        if !alone {
-            session.encode(read)?;
+        if let Some(source) = source {
+            session.encode(source)?;
         }
-        let mut peer = args.compare.as_deref().map(Peer::start).transpose()?;
-        let bandwidth = Bandwidth::new();
-        let tasks = args.tasks(rows, decoder);
-        let mut rounds: Vec<Vec<Turn>> = vec![];
-        let mut reads = vec![];
-        for round in 0..=args.repeat {
-            let turns = tasks.iter().map(|&task| {
-                let bandwidth = bandwidth.measure(&parallel);
-                let own = once(&mut session, task, read, &prompt)?;
-                let peer = peer.as_mut().map(|peer| peer.measure(task)).transpose()?;
-                Ok(Turn { own, peer, read: bandwidth })
-            });
-            let turns = turns.collect::<Result<Vec<_>>>()?;
-            // The first warms up.
-            if round > 0 {
-                reads.extend(turns.iter().map(|turn| turn.read));
-                rounds.push(turns);
-            }
-        }
+        let peer = args.compare.as_deref().map(Peer::start).transpose()?;
+        let tasks = args.tasks(source.map_or(0, rows), model.is_decoder());
+        let source = source.unwrap_or(Read::Tokens(&[]));
+        let mut course = Course { tasks, source, prompt: &prompt, peer };
+        let rounds = course.rounds(&mut session, &parallel, args.repeat)?;
         let weights = bytes_per_token(&model)?;
-        let works = tasks.iter().enumerate().map(|(i, &task)| {
+        let works = course.tasks.iter().enumerate().map(|(i, &task)| {
             let turns: Vec<&Turn> = rounds.iter().map(|turns| &turns[i]).collect();
             Figures::new(task, weights, &turns)
         });
         Ok(Report {
             isa: isa.name(),
-            threads,
+            threads: parallel.ways(),
             golden: golden.answer.len(),
             open_seconds,
             first_token_seconds,
-            peer: peer.map(|peer| peer.name().to_owned()),
             works: works.collect(),
+            peer: course.peer.map(|peer| peer.name().to_owned()),
             bytes_read_per_token: weights,
-            read_bytes_per_second: median(reads),
+            read_bytes_per_second: median(rounds.iter().flatten().map(|turn| turn.read).collect()),
             working_memory,
         })
+    }
+}
+
+/// Tokens of a vocabulary. Any do: no step depends on which they are.
+fn tokens(count: usize, vocab: usize) -> Vec<u32> {
+    (0..count).map(|i| (i * 7919 % vocab) as u32).collect()
+}
+
+/// Tokens that the first stack knows: an encoder's outputs may be more.
+fn known_tokens(model: &Model<'_>) -> Result<usize> {
+    Ok(match &model.stack(0)?.input {
+        Input::Tokens { embedding, .. } => embedding.matrix.rows(),
+        _ => 1,
+    })
+}
+
+/// What a model that reads a source of at most `most` positions is given, tokens or features.
+fn source<'t>(model: &Model<'_>, most: usize, asked: &'t [u32]) -> Result<Option<Read<'t>>> {
+    if model.is_decoder() && most == 0 {
+        return Ok(None);
+    }
+    match &model.stack(0)?.input {
+        Input::Tokens { .. } => Ok(Some(Read::Tokens(asked))),
+        Input::Features { class, .. } => {
+            Ok(Some(Read::Pattern(most - usize::from(class.is_some()))))
+        }
+        _ => bail!("the model begins with neither tokens nor features"),
+    }
+}
+
+/// Rows of such a source.
+fn rows(source: Read<'_>) -> usize {
+    match source {
+        Read::Tokens(tokens) => tokens.len(),
+        Read::Pattern(rows) => rows,
+        _ => 0,
+    }
+}
+
+/// What is measured in turns, and on what.
+struct Course<'a> {
+    tasks: Vec<Task>,
+    source: Read<'a>,
+    prompt: &'a [u32],
+    peer: Option<Peer>,
+}
+
+impl Course<'_> {
+    /// Measures every task `count` times, after a round that warms up.
+    fn rounds<P: Parallel>(
+        &mut self,
+        session: &mut Session<'_, '_, &P>,
+        parallel: &P,
+        count: usize,
+    ) -> Result<Vec<Vec<Turn>>> {
+        let bandwidth = Bandwidth::new();
+        let mut rounds = vec![];
+        for _ in 0..=count {
+            let turns = self.tasks.iter().map(|&task| {
+                let read = bandwidth.measure(parallel);
+                let own = once(session, task, self.source, self.prompt)?;
+                let peer = self.peer.as_mut().map(|peer| peer.measure(task)).transpose()?;
+                Ok(Turn { own, peer, read })
+            });
+            rounds.push(turns.collect::<Result<Vec<_>>>()?);
+        }
+        rounds.remove(0);
+        Ok(rounds)
     }
 }
 

@@ -45,12 +45,13 @@ impl Peer {
             Task::Decode { depth, tokens } => (format!("decode {depth} {tokens}"), tokens),
         };
         writeln!(self.requests, "{request}")
-            .context("the program of --compare does not read requests any more")?;
+            .context("the program of --compare no longer reads requests")?;
         let answer = self.line()?;
         match answer.parse::<f64>() {
             Ok(seconds) if seconds > 0.0 => Ok(tokens as f64 / seconds),
             _ => bail!(
-                "the program of --compare answered '{answer}' to '{request}', which are no seconds"
+                "the program of --compare answered '{answer}' to '{request}', which is not a \
+                 number of seconds"
             ),
         }
     }

@@ -20,17 +20,17 @@ use crate::outputs;
 use crate::protocol::On;
 use crate::task::Task;
 
-/// Write a page about a file: what was done to it, and what it cost
+/// Write a page about a file: what was done to it, and what that cost
 ///
-/// Measures FILE (and those of --against) as `kinglet eval` does, continues ten prompts with the
-/// f32 checkpoint and with FILE, and times decoding after the file's golden answer was repeated bit
-/// for bit. What the quantizer wrote down is read from the file's metadata. The page is one HTML
-/// file without scripts that loads nothing.
+/// Measures FILE (and the files given with --against) as `kinglet eval` does, continues ten prompts
+/// with the f32 checkpoint and with FILE, and times decoding once the file's golden answer has been
+/// reproduced bit for bit. What the quantizer recorded is read from the .json beside the file. The
+/// page is a single HTML file without scripts or external resources.
 ///
-/// Of a model that does not continue texts, --text names a file with an input on each line (see
-/// `kinglet eval --help`), and the page shows how near its outputs are to the checkpoint's.
+/// For all but language models, --text names a file with one input per line (see `kinglet eval
+/// --help`), and the page shows how close the outputs are to the checkpoint's.
 ///
-/// FILE may also be a report's JSON, as --json prints it; it is rendered as it is.
+/// FILE may also be a report in JSON, as --json prints it, which is rendered as is.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The .kinglet file, or a report as .json
@@ -40,28 +40,28 @@ pub(crate) struct Args {
     /// The checkpoint that the file was made from
     #[arg(long, value_name = "DIR")]
     reference: Option<PathBuf>,
-    /// Another file to show beside it; may be repeated
+    /// Another file to show for comparison; may be repeated
     #[arg(long, value_name = "FILE")]
     against: Vec<PathBuf>,
-    /// The page to write; by default report.html, with --json none
+    /// The page to write; by default report.html, or none with --json
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Prompts to continue, one a line; by default the first words of ten passages of the text
+    /// Prompts to continue, one per line; by default the first words of ten passages of the text
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// Words of each prompt that is taken from the text
+    /// Words in each prompt taken from the text
     #[arg(long, value_name = "N", default_value_t = 8)]
     words: usize,
     /// Tokens to add to each prompt; 0 for no prompts
     #[arg(long, value_name = "N", default_value_t = 48)]
     continuation: usize,
-    /// Rounds of decoding to time; 0 for none
+    /// Timed rounds of decoding; 0 for none
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeat: usize,
     /// Threads to decode with; 0 chooses by the model's size
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// The model's name; by default the file's
+    /// Name of the model; by default that of the file
     #[arg(long)]
     name: Option<String>,
     /// Print all of the report as JSON
@@ -94,8 +94,8 @@ impl Args {
     fn measure(&self) -> Result<Report> {
         let (Some(text_file), Some(dir)) = (&self.on.text, &self.reference) else {
             bail!(
-                "--text and --reference say what to measure on and against; only a report's .json \
-                 needs neither"
+                "--text and --reference are required, to measure on and against; only the .json \
+                 of a report needs neither"
             );
         };
         let files = Files::open(&self.file, &self.against)?;

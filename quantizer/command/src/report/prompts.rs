@@ -43,7 +43,11 @@ pub(super) fn from_file(path: &Path) -> Result<Vec<String>> {
     let prompts: Vec<String> =
         text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
     if prompts.is_empty() || prompts.len() > MOST {
-        bail!("{} has {} prompts; write 1 to {MOST}, one a line", path.display(), prompts.len());
+        bail!(
+            "{} has {} prompts; expected 1 to {MOST}, one per line",
+            path.display(),
+            prompts.len()
+        );
     }
     Ok(prompts)
 }
@@ -60,7 +64,7 @@ pub(super) fn run(
     if n == 0 || prompts.is_empty() {
         return Ok(vec![]);
     }
-    let tokenizer = model.tokenizer().context("the file carries no tokenizer")??;
+    let tokenizer = model.tokenizer().context("the file has no tokenizer")??;
     let encoded = |text: &String| {
         let mut prompt = encode(&tokenizer, text, true)
             .with_context(|| format!("cannot encode the prompt {text:?}"))?;

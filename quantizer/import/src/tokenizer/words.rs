@@ -114,6 +114,27 @@ fn characters(field: &str, list: &[Value], tokens: Tokens<'_>) -> Result<Vec<u8>
     )
 }
 
+/// A tokenizer that only puts words together again, with a space between them.
+fn joining_with_spaces() -> json::TokenizerJson {
+    let spaces = json!({
+        "type": "Sequence",
+        "decoders": [
+            {"type": "Replace", "pattern": {"String": SPACE_MARK}, "content": " "},
+            {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ],
+    });
+    json::TokenizerJson {
+        version: None,
+        added_tokens: vec![],
+        normalizer: None,
+        pre_tokenizer: None,
+        post_processor: None,
+        decoder: Some(spaces),
+        model: Value::Null,
+    }
+}
+
 /// Each word is a token.
 fn words(mappings: &Value, tokens: Tokens<'_>) -> Result<Vec<u8>, Error> {
     const FIELD: &str = "token_mappings.json: token2id";
@@ -147,24 +168,7 @@ fn words(mappings: &Value, tokens: Tokens<'_>) -> Result<Vec<u8>, Error> {
             added.push(found);
         }
     }
-    let spaces = json!({
-        "type": "Sequence",
-        "decoders": [
-            {"type": "Replace", "pattern": {"String": SPACE_MARK}, "content": " "},
-            {"type": "Fuse"},
-            {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-        ],
-    });
-    let mut file = json::TokenizerJson {
-        version: None,
-        added_tokens: vec![],
-        normalizer: None,
-        pre_tokenizer: None,
-        post_processor: None,
-        decoder: Some(spaces),
-        model: Value::Null,
-    };
-    let pipeline = pipeline::read(&mut file)?;
+    let pipeline = pipeline::read(&mut joining_with_spaces())?;
     let mut vocab = vocab::Vocabulary::with_ids(model, ends)?;
     // Found as they are, and put together with spaces.
     vocab.added.append(&mut added);

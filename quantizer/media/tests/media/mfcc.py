@@ -1,4 +1,4 @@
-"""Prints the features that media.rs expects of a procedural recording, straight from the definitions: python mfcc.py"""
+"""Prints the features that sounds.rs expects of a procedural recording, straight from the definitions: python mfcc.py"""
 
 import numpy as np
 

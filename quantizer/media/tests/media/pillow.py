@@ -16,7 +16,7 @@ FILTERS = {
 
 
 def source(height, width):
-    """Slopes, hard edges and noise: the same formula as in media.rs."""
+    """Slopes, hard edges and noise: the same formula as in pictures.rs."""
     noise, data = 1, bytearray()
     for y in range(height):
         for x in range(width):

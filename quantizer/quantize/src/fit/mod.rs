@@ -114,24 +114,7 @@ pub(crate) fn fit(
         head: LinearWeights { inputs: None, ..student.head.clone() },
     };
     let (seen, held) = all.split_at(all.len() - held_out(all.len()));
-    let lessons = |of: &[Sample]| -> Result<Vec<Lesson>, ReferenceError> {
-        let mut groups: Vec<Vec<Sample>> = vec![vec![]];
-        let mut tokens = 0;
-        for sample in of {
-            if tokens >= TOKENS {
-                groups.push(vec![]);
-                tokens = 0;
-            }
-            tokens += sample.size(reference.architecture());
-            groups.last_mut().expect("there is one").push(sample.clone());
-        }
-        groups
-            .iter()
-            .filter(|group| !group.is_empty())
-            .map(|group| lesson(reference, group))
-            .collect()
-    };
-    let (held, seen) = (lessons(held)?, lessons(seen)?);
+    let (held, seen) = (lessons(reference, held)?, lessons(reference, seen)?);
     let before = divergence(student, &teacher, &held);
     let mut outcome = FitOutcome { before, after: before };
     if seen.is_empty() || options.steps == 0 {
@@ -165,6 +148,22 @@ pub(crate) fn fit(
     }
     (student.blocks, student.norm) = best;
     Ok(outcome)
+}
+
+/// Samples in groups of about [`TOKENS`], with where the f32 model takes them.
+fn lessons(reference: &Reference<'_>, samples: &[Sample]) -> Result<Vec<Lesson>, ReferenceError> {
+    let mut groups: Vec<Vec<Sample>> = vec![vec![]];
+    let mut tokens = 0;
+    for sample in samples {
+        if tokens >= TOKENS {
+            groups.push(vec![]);
+            tokens = 0;
+        }
+        tokens += sample.size(reference.architecture());
+        groups.last_mut().expect("there is one").push(sample.clone());
+    }
+    let groups = groups.iter().filter(|group| !group.is_empty());
+    groups.map(|group| lesson(reference, group)).collect()
 }
 
 fn lesson(reference: &Reference<'_>, samples: &[Sample]) -> Result<Lesson, ReferenceError> {

@@ -27,6 +27,10 @@ pub fn kind(of: &RoundedLinear) -> Kind {
 }
 
 /// Lays out a rounded matrix as [`kind`] says.
+///
+/// # Errors
+///
+/// When the matrix is too large for the format, and whatever `put` returns.
 pub fn write(
     of: &RoundedLinear,
     put: &mut dyn FnMut(&[u8]) -> Result<(), WriteError>,

@@ -5,12 +5,14 @@
 //! a time, on some of the calibration samples. Pruning comes first, formats are then chosen for
 //! what is left.
 
-use std::time::Instant;
+mod shape;
+mod times;
 
 use kinglet::{Format, Isa};
-use kinglet_kernels::{Activations, Matrix};
 use serde::{Deserialize, Serialize};
 
+use self::shape::Shape;
+use self::times::Times;
 use crate::blocks::Task;
 use crate::budget::{self, Form, Limit};
 use crate::prune::{self, Units};
@@ -19,11 +21,8 @@ use crate::rounding::Hessian;
 use crate::rounding::linear::nearest;
 use crate::sensitivity::Probe;
 use crate::{Options, QuantizeError, Target};
-use kinglet::Memory;
-use kinglet_import::checkpoint::{Architecture, Mask};
-use kinglet_reference::{
-    BlockWeights, Forward, Operation, Reference, ReferenceError, Sample, Site, ops,
-};
+use kinglet_import::checkpoint::Architecture;
+use kinglet_reference::{Forward, Reference, ReferenceError, Sample, Site, ops};
 
 /// Tokens that damage is measured on, at most.
 const TOKENS: usize = 4096;
@@ -84,33 +83,7 @@ pub(super) fn plan(
     if !(options.explain || options.target.is_some() || options.prune.any()) {
         return Ok(plan);
     }
-    if options.calibration.is_empty() {
-        return Err(QuantizeError::NothingToMeasure);
-    }
-    let architecture = reference.architecture();
-    let most = if architecture.is_language_model() {
-        TOKENS.min(LOGITS / architecture.outputs())
-    } else {
-        TOKENS
-    };
-    let mut probe = Probe::new(reference, &sample(&options.calibration, architecture, most))?;
-    for (block, figures) in plan.figures.iter_mut().enumerate() {
-        progress(block, 3 * blocks);
-        let profile = probe.profile(block)?;
-        figures.profile = Some([profile.plasticity, profile.on_embeddings, profile.influence]);
-        if probe.can_be_dropped(block) {
-            figures.without = Some(probe.damage(block, None)?);
-        }
-    }
-    drop_blocks(&mut plan, &mut probe, options)?;
-    if options.prune.units != Units::All {
-        measure_cuts(&mut plan, &probe, options, &mut |block| {
-            progress(blocks + block, 3 * blocks)
-        })?;
-    }
-    measure_rounding(&mut plan, &probe, options, &mut |block| {
-        progress(2 * blocks + block, 3 * blocks)
-    })?;
+    measure(&mut plan, reference, options, progress)?;
     let shapes = (0..blocks)
         .map(|index| Ok(Shape::of(&*reference.block(index)?)))
         .collect::<Result<Vec<_>, ReferenceError>>()?;
@@ -131,46 +104,38 @@ pub(super) fn plan(
     }
 }
 
-/// What a block is like, as far as sizes are concerned.
-#[derive(Clone, Copy)]
-struct Shape {
-    /// 0 for attention, 1 for a feed-forward, 2 for what has no units.
-    kind: usize,
-    units: usize,
-    /// Rows and columns of each product.
-    whole: [Option<(usize, usize)>; 3],
-    /// Those of them that belong to a unit.
-    unit: [(usize, usize); 3],
-}
-
-impl Shape {
-    fn of(block: &BlockWeights) -> Self {
-        let units = prune::units(block);
-        let whole = Site::OF_BLOCK.map(|site| block.product(site).map(|of| (of.rows(), of.cols)));
-        let (kind, input, memory) = match &block.operation {
-            Operation::Attention(heads) => {
-                let query = heads.queries().end / units;
-                // A single key and value head belongs to no unit.
-                let others = if heads.kv_heads > 1 { 2 * heads.head_dim } else { 0 };
-                match heads.mask {
-                    Mask::Cross => (0, query, others),
-                    _ => (0, query + others, 0),
-                }
-            }
-            Operation::FeedForward { gated, .. } => (1, if *gated { 2 } else { 1 }, 0),
-            Operation::Projection => (2, 0, 0),
-        };
-        let columns = if kind == 2 { 0 } else { block.output.cols / units };
-        Self { kind, units, whole, unit: [(input, 0), (memory, 0), (0, columns)] }
+/// Measures what the options ask for. The blocks that are missed least are left out before cuts and
+/// formats are looked at.
+fn measure(
+    plan: &mut Plan,
+    reference: &Reference<'_>,
+    options: &Options,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<(), QuantizeError> {
+    if options.calibration.is_empty() {
+        return Err(QuantizeError::NothingToMeasure);
     }
-
-    /// Rows and columns of all products when so many units are gone.
-    fn products(&self, cut: usize) -> impl Iterator<Item = (Site, usize, usize)> {
-        let sizes = Site::OF_BLOCK.into_iter().zip(self.whole).zip(self.unit);
-        sizes.filter_map(move |((site, whole), unit)| {
-            whole.map(|(r, c)| (site, r - cut * unit.0, c - cut * unit.1))
-        })
+    let blocks = plan.tasks.len();
+    let architecture = reference.architecture();
+    let most = if architecture.is_language_model() {
+        TOKENS.min(LOGITS / architecture.outputs())
+    } else {
+        TOKENS
+    };
+    let mut probe = Probe::new(reference, &sample(&options.calibration, architecture, most))?;
+    for (block, figures) in plan.figures.iter_mut().enumerate() {
+        progress(block, 3 * blocks);
+        let profile = probe.profile(block)?;
+        figures.profile = Some([profile.plasticity, profile.on_embeddings, profile.influence]);
+        if probe.can_be_dropped(block) {
+            figures.without = Some(probe.damage(block, None)?);
+        }
     }
+    drop_blocks(plan, &mut probe, options)?;
+    if options.prune.units != Units::All {
+        measure_cuts(plan, &probe, options, &mut |block| progress(blocks + block, 3 * blocks))?;
+    }
+    measure_rounding(plan, &probe, options, &mut |block| progress(2 * blocks + block, 3 * blocks))
 }
 
 /// Finds how much to prune and how to code the rest, so that both together do the least damage
@@ -384,7 +349,7 @@ fn choose_formats(
     isa: Isa,
 ) -> Result<(f64, f64), QuantizeError> {
     let (mut places, mut products) = (vec![], vec![]);
-    let (mut whole, mut cut, mut times) = (0, 0.0, vec![]);
+    let (mut whole, mut cut, mut times) = (0, 0.0, Times::default());
     for (index, (task, shape)) in plan.tasks.iter().zip(shapes).enumerate() {
         whole += shape.products(0).map(|(_, rows, cols)| rows * cols).sum::<usize>();
         let Some(task) = task else { continue };
@@ -393,7 +358,7 @@ fn choose_formats(
             let forms = plan.figures[index].rounding[site as usize].iter().map(
                 |&Rounding { format, damage }| {
                     let cost = match target {
-                        Target::Seconds(_) => seconds(isa, format, rows, cols, &mut times),
+                        Target::Seconds(_) => times.seconds(isa, format, rows, cols),
                         Target::Bits(_) => format
                             .bytes(rows, cols)
                             .map_or(f64::INFINITY, |bytes| 8.0 * bytes as f64),
@@ -434,37 +399,6 @@ fn choose_formats(
         }
     }
     Ok((cost, damage))
-}
-
-/// The time of a product with one row of activations on this machine, the shortest of several; each
-/// shape is measured once.
-fn seconds(
-    isa: Isa,
-    format: Format,
-    rows: usize,
-    cols: usize,
-    known: &mut Vec<((Format, usize, usize), f64)>,
-) -> f64 {
-    let key = (format, rows, cols);
-    if let Some((_, seconds)) = known.iter().find(|(k, _)| *k == key) {
-        return *seconds;
-    }
-    let Some(bytes) = format.bytes(rows, cols) else { return f64::INFINITY };
-    let mut memory = Memory::new(bytes);
-    let Ok(matrix) = Matrix::new(format, rows, cols, memory.bytes()) else { return f64::INFINITY };
-    let padded = matrix.padded_cols().next_multiple_of(32);
-    let (codes, sums, scales) = (vec![1i8; padded], vec![32i16; padded / 32], [1.0]);
-    let x = Activations::new(&codes, &sums, &scales, cols);
-    let mut out = vec![0.0; rows];
-    let mut best = f64::INFINITY;
-    for _ in 0..30 {
-        let start = Instant::now();
-        isa.matmul(&matrix, &x, 0..matrix.panels(), &mut out, rows);
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    std::hint::black_box(&out);
-    known.push((key, best));
-    best
 }
 
 #[cfg(test)]
