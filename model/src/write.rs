@@ -6,7 +6,7 @@
 
 use std::format;
 use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::string::String;
 use std::vec;
@@ -32,6 +32,12 @@ pub enum WriteError {
         path: PathBuf,
         /// What the operating system said.
         source: std::io::Error,
+    },
+    /// What has the target's name is no model.
+    #[error("{} exists and is no .kinglet file: choose another name, or remove it", path.display())]
+    NotAModel {
+        /// The target.
+        path: PathBuf,
     },
     /// More than the format can count.
     #[error("{what} does not fit the file format")]
@@ -257,9 +263,7 @@ impl Writer {
         outline.model.stacks = outline.stacks.len() as u32;
         outline.model.blocks = outline.blocks.len() as u32;
         outline.model.tensors = outline.tensors.len() as u32;
-        if target.is_dir() {
-            return Err(fail(std::io::ErrorKind::IsADirectory.into()));
-        }
+        refuse_target(target)?;
         let temporary =
             tempfile::Builder::new().prefix(".kinglet-").suffix(".partial").tempfile_in(within);
         let golden: usize =
@@ -449,6 +453,41 @@ impl Finished {
         self.file.persist(&self.target).map_err(|e| fail(e.error))?;
         Ok(())
     }
+}
+
+/// Refuses a target that is something else than a model: a file that was meant as the input, or a
+/// directory.
+///
+/// # Errors
+/// [`WriteError::NotAModel`], and [`WriteError::Io`] for a directory.
+pub fn refuse_target(target: &Path) -> Result<(), WriteError> {
+    let fail = |source| WriteError::Io { path: target.to_path_buf(), source };
+    let Ok(about) = std::fs::metadata(target) else { return Ok(()) };
+    if about.is_dir() {
+        return Err(fail(std::io::ErrorKind::IsADirectory.into()));
+    }
+    let mut start = [0; MAGIC.len()];
+    let is_model = about.is_file()
+        && (about.len() == 0
+            || File::open(target).and_then(|mut file| file.read_exact(&mut start)).is_ok()
+                && start == MAGIC);
+    match is_model {
+        true => Ok(()),
+        false => Err(WriteError::NotAModel { path: target.to_path_buf() }),
+    }
+}
+
+/// Writes a small file by way of a temporary one in `within`, which is on the same file system.
+///
+/// # Errors
+/// What the operating system says; then `path` is as it was.
+pub fn replace(path: &Path, within: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = tempfile::Builder::new().prefix(".kinglet-").tempfile_in(within)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    set_usual_permissions(file.as_file())?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
 }
 
 /// Temporary files are private; a model is an ordinary file.

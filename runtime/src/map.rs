@@ -17,6 +17,10 @@ impl Map {
     /// # Errors
     /// Those of opening and mapping the file.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        // A pipe would keep the caller waiting for ever.
+        if !std::fs::metadata(&path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        }
         let file = File::open(path)?;
         // SAFETY: the map is only ever read as bytes, and every structure in it is checked again
         // each time it is used, so another process that changes the file can change results but

@@ -61,8 +61,8 @@ pub(super) struct Split {
 impl Pairs {
     /// Reads them for a model.
     pub(super) fn read(model: &Model<'_>, path: &Path) -> Result<Self, AdaptError> {
-        let text =
-            std::fs::read(path).map_err(|source| AdaptError::Io { path: path.into(), source })?;
+        let text = kinglet_import::regular::read(path)
+            .map_err(|source| AdaptError::Io { path: path.into(), source })?;
         let text =
             String::from_utf8(text).map_err(|_| AdaptError::NotText { path: path.into() })?;
         let mut pairs =

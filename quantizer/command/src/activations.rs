@@ -46,8 +46,8 @@ pub(crate) fn show(model: &Model<'_>, input: &str, json: bool) -> Result<()> {
     let path = Path::new(input);
     let inputs: Vec<String> = match reads_text && path.is_file() {
         true => {
-            let text =
-                std::fs::read_to_string(path).with_context(|| format!("cannot read {input}"))?;
+            let text = kinglet_import::regular::read_to_string(path)
+                .with_context(|| format!("cannot read {input}"))?;
             text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
         }
         false => vec![input.to_owned()],
@@ -59,19 +59,23 @@ pub(crate) fn show(model: &Model<'_>, input: &str, json: bool) -> Result<()> {
     let rows: Vec<Row> =
         places.iter().enumerate().map(|(state, place)| row(state, place, &shapes)).collect();
     if json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        say!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(());
     }
-    println!("state  stack  after    entropy  of most  eff. rank  curvature  modes");
+    say!("state  stack  after    entropy  of most  eff. rank  curvature  modes");
     for row in &rows {
         let after = row.after.map_or("input".to_owned(), |block| format!("block {block}"));
         let curvature = row.curvature.map_or("-".to_owned(), |c| format!("{c:.3}"));
         let modes = row
             .bimodality
             .map_or("-".to_owned(), |b| format!("{b:.3}{}", if b > EVEN { " two?" } else { "" }));
-        println!(
+        say!(
             "{:5}  {:5}  {after:8} {:7.3}  {:7.3}  {:9.2}  {curvature:>9}  {modes}",
-            row.state, row.stack, row.entropy, row.normalized_entropy, row.effective_rank
+            row.state,
+            row.stack,
+            row.entropy,
+            row.normalized_entropy,
+            row.effective_rank
         );
     }
     Ok(())

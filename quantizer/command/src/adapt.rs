@@ -135,7 +135,7 @@ impl Args {
         }
         let outcome = outcome.with_context(|| format!("cannot adapt {}", self.file.display()))?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&outcome)?);
+            say!("{}", serde_json::to_string_pretty(&outcome)?);
         } else {
             self.print(&outcome);
         }
@@ -145,26 +145,31 @@ impl Args {
     fn print(&self, outcome: &Outcome) {
         let Outcome { file, before, after, .. } = outcome;
         let shown = |name: &str, score: &Score| {
-            println!(
+            say!(
                 "{name:18} {:8.4} nats a token   {:5.1}% word for word",
                 score.cross_entropy,
                 score.exact * 100.0
             );
         };
-        println!(
+        say!(
             "{} pairs learned from, {} held out ({} tokens)",
-            outcome.learned_from, after.pairs, after.tokens
+            outcome.learned_from,
+            after.pairs,
+            after.tokens
         );
         shown("the file was at", file);
         if self.interface.is_some() {
             shown("a new interface at", before);
         }
         shown("now it is at", after);
-        println!(
+        say!(
             "{} numbers learned in {} steps; kept what pass {} of {} left",
-            outcome.parameters, outcome.steps, outcome.best_pass, self.passes
+            outcome.parameters,
+            outcome.steps,
+            outcome.best_pass,
+            self.passes
         );
-        println!(
+        say!(
             "{}: {}; {} other tensors are the same bytes",
             self.output.display(),
             bytes(outcome.bytes),

@@ -31,7 +31,7 @@ impl Args {
         let source = Source::open(self.file.as_deref())?;
         let model = source.model(self.file.as_deref())?;
         model.verify(|_| {}).context("the file is damaged")?;
-        println!("all checksums match");
+        say!("all checksums match");
         if model.golden().next().is_none() {
             bail!("the file has no golden answer; quantize with --golden");
         }
@@ -42,7 +42,7 @@ impl Args {
                     check(&model, &golden, isa, Serial, chunk)?;
                     pool.enter(|| check(&model, &golden, isa, &pool, chunk))?;
                 }
-                println!(
+                say!(
                     "golden {index}: {} tokens, logits hash {:016x} ok ({})",
                     golden.answer.len(),
                     golden.hash,

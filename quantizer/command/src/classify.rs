@@ -69,14 +69,14 @@ impl Args {
             .map(|(input, l)| Answer { input, labels: ranked(l, &names, self.top) })
             .collect();
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&answers)?);
+            say!("{}", serde_json::to_string_pretty(&answers)?);
             return Ok(());
         }
         for answer in &answers {
             if answers.len() > 1 {
-                println!("{}", answer.input);
+                say!("{}", answer.input);
             }
-            answer.labels.iter().for_each(|l| println!("{:8.4}  {}", l.probability, l.label));
+            answer.labels.iter().for_each(|l| say!("{:8.4}  {}", l.probability, l.label));
         }
         Ok(())
     }

@@ -95,7 +95,7 @@ impl Args {
                 let smaller = Source::open(Some(output))?;
                 let smaller = smaller.model(Some(output))?;
                 let (old, new) = (model.bytes().len() as u64, smaller.bytes().len() as u64);
-                println!(
+                say!(
                     "{}: {after} of {most} blocks, {} of {}",
                     output.display(),
                     bytes(new),
@@ -103,23 +103,23 @@ impl Args {
                 );
                 if let Some(pairs) = &pairs {
                     let before = self.whole(&model, pairs)?;
-                    println!("before  {}", before.line());
-                    println!("after   {}", self.judge(&smaller, pairs)?.line());
+                    say!("before  {}", before.line());
+                    say!("after   {}", self.judge(&smaller, pairs)?.line());
                 }
             }
             (After::All, None) => {
                 let pairs =
                     pairs.context("--after all needs pairs to compare on: pass --score PAIRS")?;
-                println!("  blocks       bytes");
+                say!("  blocks       bytes");
                 for after in 1..=most {
                     match self.tried(&model, after, &pairs) {
                         Ok((size, judged)) => {
-                            println!("{after:8}  {:>10}  {}", bytes(size), judged.line())
+                            say!("{after:8}  {:>10}  {}", bytes(size), judged.line())
                         }
-                        Err(error) => println!("{after:8}  {error:#}"),
+                        Err(error) => say!("{after:8}  {error:#}"),
                     }
                 }
-                println!(
+                say!(
                     "{:>8}  {:>10}  {}",
                     "whole",
                     bytes(model.bytes().len() as u64),
@@ -184,7 +184,8 @@ impl Judged {
 impl Pairs {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let name = path.display();
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+        let text = kinglet_import::regular::read_to_string(path)
+            .with_context(|| format!("cannot read {name}"))?;
         let mut pairs = Self { scores: vec![], texts: vec![] };
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
             let fields: Vec<&str> = line.split('\t').collect();

@@ -46,7 +46,7 @@ impl Args {
         Task::Embed.expect(&model, &source.name(Some(&self.model)))?;
         let mut inputs = self.inputs;
         if let Some(path) = &self.file {
-            let text = std::fs::read_to_string(path)
+            let text = kinglet_import::regular::read_to_string(path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
             inputs.extend(text.lines().map(str::to_owned));
         }
@@ -62,10 +62,10 @@ impl Args {
             let matrix: Vec<Vec<f64>> =
                 vectors.iter().map(|a| vectors.iter().map(|b| cosine(a, b)).collect()).collect();
             if self.json {
-                println!("{}", json!({ "inputs": inputs, "similarity": matrix }));
+                say!("{}", json!({ "inputs": inputs, "similarity": matrix }));
             } else {
                 matrix.iter().for_each(|row| {
-                    println!("{}", line(row.iter().map(|cosine| format!("{cosine:7.4}"))))
+                    say!("{}", line(row.iter().map(|cosine| format!("{cosine:7.4}"))))
                 });
             }
         } else if self.json {
@@ -73,10 +73,10 @@ impl Args {
                 .iter()
                 .zip(&vectors)
                 .map(|(input, vector)| json!({ "input": input, "vector": vector }));
-            println!("{}", serde_json::Value::from_iter(each));
+            say!("{}", serde_json::Value::from_iter(each));
         } else {
             let rows = vectors.iter().flat_map(|vector| vector.chunks(model.outputs()));
-            rows.for_each(|row| println!("{}", line(row.iter().map(f32::to_string))));
+            rows.for_each(|row| say!("{}", line(row.iter().map(f32::to_string))));
         }
         Ok(())
     }

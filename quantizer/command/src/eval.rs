@@ -127,7 +127,8 @@ impl On {
         let path =
             self.text.as_ref().context("--text FILE is required: the text to evaluate on")?;
         let shown = path.display();
-        let text = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+        let text =
+            kinglet_import::regular::read(path).with_context(|| format!("cannot read {shown}"))?;
         let text = String::from_utf8(text).with_context(|| format!("{shown} is not UTF-8 text"))?;
         let context = models.iter().map(Model::context).min().unwrap_or(0);
         let window = self.window.min(context);
@@ -232,7 +233,7 @@ impl Args {
         let against = names.zip(results).map(|(file, result)| Other { file, result }).collect();
         let results = Results { file, protocol, result, against };
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&results)?);
+            say!("{}", serde_json::to_string_pretty(&results)?);
         } else {
             results.print();
         }
@@ -276,12 +277,12 @@ impl Args {
         let against = results.split_off(1);
         if self.json {
             let all = results.into_iter().next().map(|first| Beside { first, against });
-            println!("{}", serde_json::to_string_pretty(&all)?);
+            say!("{}", serde_json::to_string_pretty(&all)?);
             return Ok(());
         }
         for result in results.iter().chain(&against) {
             if !against.is_empty() {
-                println!("{}", result.file);
+                say!("{}", result.file);
             }
             result.print();
         }
@@ -293,14 +294,14 @@ impl Results {
     fn print(&self) {
         let Self { file, protocol, result, against } = self;
         if !against.is_empty() {
-            println!("{file}");
+            say!("{file}");
         }
         result.print();
         for other in against {
-            println!("\n{}", other.file);
+            say!("\n{}", other.file);
             other.result.print();
             if let Some(d) = other.result.from_first {
-                println!("from {file}");
+                say!("from {file}");
                 print_divergence(&d);
             }
         }
@@ -309,7 +310,7 @@ impl Results {
         } else {
             "without a begin token"
         };
-        println!("{} tokens scored, in windows of {}, {bos}", result.tokens, protocol.window);
+        say!("{} tokens scored, in windows of {}, {bos}", result.tokens, protocol.window);
     }
 }
 
@@ -320,10 +321,10 @@ trait Print {
 
 impl Print for Evaluation {
     fn print(&self) {
-        println!("perplexity        {:.4}", self.perplexity);
+        say!("perplexity        {:.4}", self.perplexity);
         if let Some(d) = &self.divergence {
             let excess = (self.perplexity / d.reference_perplexity - 1.0) * 100.0;
-            println!("  of the f32 model {:.4} ({excess:+.2}%)", d.reference_perplexity);
+            say!("  of the f32 model {:.4} ({excess:+.2}%)", d.reference_perplexity);
             print_divergence(d);
         }
         if let Some(hidden) = &self.hidden {
@@ -333,11 +334,13 @@ impl Print for Evaluation {
 }
 
 fn print_divergence(d: &Divergence) {
-    println!(
+    say!(
         "KL divergence     mean {:.5}, 99% below {:.4}, largest {:.4} nats",
-        d.mean_kl, d.p99_kl, d.max_kl
+        d.mean_kl,
+        d.p99_kl,
+        d.max_kl
     );
-    println!(
+    say!(
         "same top token    {:.2}%; among the five most probable {:.2}%",
         d.top1_agreement * 100.0,
         d.top5_agreement * 100.0
@@ -346,7 +349,7 @@ fn print_divergence(d: &Divergence) {
 
 impl Print for Hidden {
     fn print(&self) {
-        println!("hidden states     error   cosine  ({} tokens)", self.tokens);
+        say!("hidden states     error   cosine  ({} tokens)", self.tokens);
         for state in &self.states {
             let name = match state.after {
                 None => "embedding".to_owned(),
@@ -359,7 +362,7 @@ impl Print for Hidden {
                     format!("{:3} {part}", place.layer)
                 }
             };
-            println!("  {name:14} {:6.2}%  {:.5}", state.relative_error * 100.0, state.cosine);
+            say!("  {name:14} {:6.2}%  {:.5}", state.relative_error * 100.0, state.cosine);
         }
     }
 }

@@ -154,9 +154,9 @@ impl Writing {
             Generate { how: self, model, tokenizer, start, inputs, given },
         )?;
         if json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            say!("{}", serde_json::to_string_pretty(&report)?);
         } else {
-            report.answers.iter().for_each(|answer| println!("{}", answer.text));
+            report.answers.iter().for_each(|answer| say!("{}", answer.text));
         }
         if verbose {
             report.explain();

@@ -127,7 +127,8 @@ impl<'a> Reader<'a> {
 
     fn numbers(&self, path: &Path) -> Result<Given> {
         let name = path.display();
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+        let text = kinglet_import::regular::read_to_string(path)
+            .with_context(|| format!("cannot read {name}"))?;
         let numbers: Vec<f32> = match serde_json::from_str::<Vec<Vec<f32>>>(&text) {
             Ok(rows) => rows.concat(),
             Err(_) => serde_json::from_str(&text)

@@ -145,11 +145,11 @@ impl Args {
         }
         let report = report(&model, self.options(&model)?)?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            say!("{}", serde_json::to_string_pretty(&report)?);
         } else {
-            print!("{}", report.text());
+            put!("{}", report.text());
             if self.verify {
-                println!("all checksums match");
+                say!("all checksums match");
             }
         }
         Ok(())

@@ -54,7 +54,7 @@ pub(crate) fn samples(
     on: &On,
 ) -> Result<Vec<Sample>> {
     let shown = text.display();
-    let lines = std::fs::read_to_string(text)
+    let lines = kinglet_import::regular::read_to_string(text)
         .with_context(|| format!("cannot read {shown} as UTF-8 text"))?;
     let reader = Reader::new(model, on.ids)?;
     let answers = Answers::of(model, &reference.architecture().eos, on.ids)?;
@@ -223,14 +223,14 @@ impl Measured {
             match nearness {
                 Nearness::Distributions { mean_kl, p99_kl, max_kl, top1_agreement } => {
                     let what = if *kind == Kind::Labels { "label" } else { "token" };
-                    println!(
+                    say!(
                         "KL divergence     mean {mean_kl:.5}, 99% below {p99_kl:.4}, largest \
                          {max_kl:.4} nats"
                     );
-                    println!("same top {what:5}    {:.2}%", top1_agreement * 100.0);
+                    say!("same top {what:5}    {:.2}%", top1_agreement * 100.0);
                 }
                 Nearness::Vectors { mean_cosine, least_cosine } => {
-                    println!("cosine            mean {mean_cosine:.5}, least {least_cosine:.5}");
+                    say!("cosine            mean {mean_cosine:.5}, least {least_cosine:.5}");
                 }
             }
             let what = match kind {
@@ -238,7 +238,7 @@ impl Measured {
                 Kind::Labels => "answers",
                 Kind::Vectors => "vectors",
             };
-            println!("{outputs} {what} of {samples} inputs, beside the f32 checkpoint's");
+            say!("{outputs} {what} of {samples} inputs, beside the f32 checkpoint's");
         }
         if let Some(Spearman { pairs, file, reference }) = &self.spearman {
             let shown = |value: &Option<f64>| {
@@ -246,7 +246,7 @@ impl Measured {
             };
             let of_f32 =
                 reference.map_or(String::new(), |_| format!(", {} in f32", shown(reference)));
-            println!("Spearman          {}{of_f32}, over {pairs} pairs", shown(file));
+            say!("Spearman          {}{of_f32}, over {pairs} pairs", shown(file));
         }
     }
 }

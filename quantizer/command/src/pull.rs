@@ -90,7 +90,7 @@ impl Args {
         let files = select(&listing.siblings, self.file.as_deref())
             .with_context(|| format!("cannot import {}", self.repository))?;
         let total: u64 = files.iter().filter_map(|file| file.size).sum();
-        println!(
+        say!(
             "{} at {}: {} files, {}",
             self.repository,
             short(&listing.sha),
@@ -112,7 +112,7 @@ impl Args {
                 Some(dir) => place(&path, dir)?,
                 None => path,
             });
-            println!("  {name} {}", file.size.map(bytes).unwrap_or_default());
+            say!("  {name} {}", file.size.map(bytes).unwrap_or_default());
         }
         self.say_next(&fetched);
         Ok(())
@@ -192,7 +192,7 @@ impl Args {
         };
         let name = self.repository.rsplit('/').next().unwrap_or("model");
         let source = source.map(|path| path.display().to_string()).unwrap_or_default();
-        println!("next: kinglet quantize {} -o {name}.kinglet", quoted(&source));
+        say!("next: kinglet quantize {} -o {name}.kinglet", quoted(&source));
     }
 }
 

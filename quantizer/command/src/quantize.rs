@@ -305,7 +305,7 @@ impl Args {
             verdict,
         };
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&made)?);
+            say!("{}", serde_json::to_string_pretty(&made)?);
         } else {
             made.print(&checkpoint, self.no_verdict);
         }
@@ -321,8 +321,8 @@ impl Args {
         let mut checkpoint =
             checkpoint.with_context(|| format!("cannot import {}", self.dir.display()))?;
         if let Some(path) = &self.vocab_from {
-            let text =
-                std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text = kinglet_import::regular::read(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
             let kept = vocabulary::of_text(&checkpoint, &text);
             let kept = kept
                 .with_context(|| format!("cannot take the vocabulary from {}", path.display()))?;
@@ -396,7 +396,7 @@ fn judge(
 
 impl Made {
     fn print(&self, checkpoint: &Checkpoint, no_verdict: bool) {
-        println!(
+        say!(
             "{}: {} weights in {}, {:.2} bits each in the blocks, {:.1} s",
             self.file,
             self.weights,
@@ -405,18 +405,18 @@ impl Made {
             self.seconds
         );
         if let Some(kept) = checkpoint.kept() {
-            println!("{} of {} tokens kept", checkpoint.architecture().vocab(), kept.of());
+            say!("{} of {} tokens kept", checkpoint.architecture().vocab(), kept.of());
         }
         if let Some(taken) = &self.taken {
-            println!("{TAKEN}: {taken}");
+            say!("{TAKEN}: {taken}");
         }
         if let Some(source) = &self.source {
-            println!("note: {source}");
+            say!("note: {source}");
         }
         match &self.verdict {
-            Some(verdict) => println!("verdict: {verdict}"),
+            Some(verdict) => say!("verdict: {verdict}"),
             None if no_verdict => {}
-            None => println!(
+            None => say!(
                 "verdict: none, because this model generates no text to measure on; use `kinglet \
                  eval {} --text T --reference DIR`",
                 self.file

@@ -1,6 +1,5 @@
 //! `kinglet run`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -141,7 +140,7 @@ impl Work for Generate<'_> {
 
         let state = Detokenizer::new(&tokenizer);
         let mut printer = Printer { tokenizer: &tokenizer, state, silent: args.json };
-        printer.push(&prompt)?;
+        printer.push(&prompt);
         let start = Instant::now();
         let mut tokens = prompt.clone();
         let mut next = prompt;
@@ -156,16 +155,16 @@ impl Work for Generate<'_> {
             if ended {
                 break;
             }
-            printer.push(&[token])?;
+            printer.push(&[token]);
             tokens.push(token);
             next = vec![token];
         }
-        printer.finish()?;
+        printer.finish();
         if args.json {
             let (prompt, tokens) = tokens.split_at(prompt);
             let text = text(Detokenizer::continuing(), &tokenizer, tokens);
-            let json = serde_json::to_string_pretty(&Answer { prompt, tokens, text, ended })?;
-            writeln!(std::io::stdout().lock(), "{json}")?;
+            let answer = Answer { prompt, tokens, text, ended };
+            say!("{}", serde_json::to_string_pretty(&answer)?);
         }
         if args.verbose {
             let (first, all) =
@@ -192,22 +191,19 @@ struct Printer<'t, 'a> {
 }
 
 impl Printer<'_, '_> {
-    fn push(&mut self, tokens: &[u32]) -> Result<()> {
+    fn push(&mut self, tokens: &[u32]) {
         if self.silent {
-            return Ok(());
+            return;
         }
-        let mut out = std::io::stdout().lock();
         for &token in tokens {
-            self.state.push(self.tokenizer, token).try_for_each(|piece| write!(out, "{piece}"))?;
+            self.state.push(self.tokenizer, token).for_each(|piece| put!("{piece}"));
         }
-        Ok(out.flush()?)
     }
 
     /// Ends the line, with the bytes of a character that never became whole.
-    fn finish(mut self) -> Result<()> {
+    fn finish(mut self) {
         if !self.silent {
-            writeln!(std::io::stdout().lock(), "{}", self.state.finish().unwrap_or_default())?;
+            say!("{}", self.state.finish().unwrap_or_default());
         }
-        Ok(())
     }
 }

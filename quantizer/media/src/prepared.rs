@@ -43,7 +43,8 @@ fn front_end(checkpoint: &Checkpoint) -> Result<Option<SoundSettings>, PreparedE
         None => Ok::<_, CheckpointError>(vec![]),
     };
     let window = tensor("window")?;
-    let config = std::fs::read(checkpoint.path().join("config.json")).unwrap_or_default();
+    let config =
+        kinglet_import::regular::read(&checkpoint.path().join("config.json")).unwrap_or_default();
     let config: Value = serde_json::from_slice(&config).unwrap_or_default();
     let number = |key: &str| config[key].as_u64().and_then(|n| u32::try_from(n).ok());
     let (Some(rate), Some(hop), false) = (number("sample_rate"), number("hop"), window.is_empty())

@@ -158,7 +158,7 @@ fn enough(
 /// All samples of a file, in order.
 fn all(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<Sample>, CalibrateError> {
     let architecture = checkpoint.architecture();
-    let bytes = std::fs::read(path)?;
+    let bytes = kinglet_import::regular::read(path)?;
     let json = path.extension().is_some_and(|e| e == "json");
     let found = match (&architecture.first().input, json) {
         (Input::Tokens { .. }, true) => ids(architecture, &bytes)?,

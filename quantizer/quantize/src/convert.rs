@@ -20,13 +20,10 @@ use crate::tensors::{Blocks, Tensors};
 use crate::{Options, QuantizeError, Summary, Target};
 use kinglet_evaluate::record::Record;
 use kinglet_import::checkpoint::{self, Architecture, Block, Checkpoint};
-use kinglet_model::write::{Finished, Outline, WriteError, Writer};
+use kinglet_model::write::{Finished, Outline, WriteError, Writer, refuse_target, replace};
 use kinglet_reference::{
     BlockWeights, Inputs, LinearWeights, NormWeights, RESIDENT_BYTES, Reference,
 };
-
-/// The record, before it has its name.
-const RECORD: &str = "record.json";
 
 /// Quantizes `checkpoint` to the file `target`. `progress` is called with what is being done, how
 /// much of it is done, and how much there is.
@@ -47,6 +44,7 @@ pub fn quantize(
     let architecture = checkpoint.architecture();
     reachable(checkpoint, options)?;
     let (tokenizer, target_tokenizer) = (checkpoint.tokenizer()?, checkpoint.target_tokenizer()?);
+    refuse_target(target)?;
     let store = Store::open(target, &key(checkpoint, options))?;
     let metadata = metadata(checkpoint, options)?;
     let overhead =
@@ -74,10 +72,10 @@ pub fn quantize(
     {
         return Err(QuantizeError::Target { target: Target::Bytes(most), nearest: bytes as f64 });
     }
+    finished.persist()?;
     if !options.calibration.is_empty() {
         write_record(&record_path(target), &store, &record)?;
     }
-    finished.persist()?;
     store.remove();
     Ok(Summary { weights: weights(architecture), bytes, record })
 }
@@ -167,9 +165,10 @@ fn write_all(
 
 /// Writes the record beside the file.
 fn write_record(path: &Path, store: &Store, record: &Record) -> Result<(), QuantizeError> {
-    store.keep(RECORD, record)?;
-    let result = std::fs::rename(store.dir().join(RECORD), path);
-    Ok(result.map_err(|source| WriteError::Io { path: path.to_path_buf(), source })?)
+    let fail = |source| WriteError::Io { path: path.to_path_buf(), source };
+    let bytes = serde_json::to_vec(record).map_err(|error| fail(error.into()))?;
+    replace(path, store.dir(), &bytes).map_err(fail)?;
+    Ok(())
 }
 
 /// Numbers in matrices.

@@ -57,6 +57,15 @@ pub enum QuantizeError {
         /// The directory that is in use.
         dir: PathBuf,
     },
+    /// The directory for unfinished work is something else.
+    #[error("{} is not a directory of this command, and is left as it is ({what}): move it away, \
+             or choose another name for the file", dir.display())]
+    Strange {
+        /// The directory.
+        dir: PathBuf,
+        /// What is strange about it.
+        what: String,
+    },
     /// A finished block is not where it was kept.
     #[error("block {block} has gone from {}: another command seems to have used it; run this one \
              again", dir.display())]

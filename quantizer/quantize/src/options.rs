@@ -127,7 +127,7 @@ pub struct Summary {
     pub weights: u64,
     /// Bytes of the file.
     pub bytes: u64,
-    /// What was done to each tensor, and what was measured; also written to [`record_path`] if
-    /// there was a calibration.
+    /// What was done to each tensor, and what was measured; also written to [`crate::record_path`]
+    /// if there was a calibration.
     pub record: Record,
 }

@@ -2,13 +2,15 @@
 //! stopped.
 //!
 //! `FILE.work/` holds a key, which says what the blocks were made from, and one safetensors file
-//! for each block. Each is written under another name and renamed when it is whole. A directory
-//! with another key is of another command: it is emptied.
+//! for each block. Each is written under another name and renamed when it is whole, and ends with a
+//! checksum: what is damaged counts as missing. A directory with another key is of another command
+//! of ours, and is emptied. One that holds anything else is refused and left as it is.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{File, TryLockError};
-use std::io::Write;
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,6 +27,10 @@ use crate::rounding::levels::{Levels, Row};
 use crate::rounding::rounded::{Rounded, RoundedBlock, RoundedLinear};
 
 const KEY: &str = "key";
+/// What the key's file begins with.
+const SIGN: &str = "kinglet at work\n";
+/// What names of files in the directory begin with, those that are not whole yet included.
+const OURS: [&str; 8] = [KEY, "aims", "block", "norm", "plan", "record", ".tmp", ".kinglet-"];
 const ABOUT: &str = "about";
 /// The record of a block, which says what its tensors are.
 const RECORD: &str = "record";
@@ -245,13 +251,13 @@ impl Store {
         let fail = |source| WriteError::Io { path: target.to_path_buf(), source };
         // Its parent is the target's, which is not ours to make.
         match std::fs::create_dir(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(fail(error).into());
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                refuse_strange(&dir)?
             }
-            _ => {}
+            made => made.map_err(fail)?,
         }
         let path = dir.join(KEY);
-        let file = File::options()
+        let mut file = File::options()
             .read(true)
             .write(true)
             .create(true)
@@ -263,18 +269,18 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Err(QuantizeError::Busy { dir }),
             Err(TryLockError::Error(error)) => return Err(fail(error).into()),
         }
-        let store = Self { dir, target: target.to_path_buf(), _key: file };
-        if std::fs::read(&path).is_ok_and(|found| found == key.as_bytes()) {
-            return Ok(store);
-        }
-        for entry in std::fs::read_dir(&store.dir).map_err(fail)?.flatten() {
-            if entry.path() != path {
-                std::fs::remove_file(entry.path()).map_err(fail)?;
+        let (mut found, signed) = (String::new(), format!("{SIGN}{key}"));
+        // What is not text is no key.
+        let _ = file.read_to_string(&mut found);
+        if found != signed {
+            for name in names(&dir).map_err(fail)?.iter().filter(|name| *name != KEY) {
+                std::fs::remove_file(dir.join(name)).map_err(fail)?;
             }
+            // In place, as the lock is the file's: a key cut short is no key.
+            file.set_len(0).and_then(|()| file.rewind()).map_err(fail)?;
+            file.write_all(signed.as_bytes()).map_err(fail)?;
         }
-        // In place, as the lock is the file's: a key cut short is no key.
-        std::fs::write(&path, key).map_err(fail)?;
-        Ok(store)
+        Ok(Self { dir, target: target.to_path_buf(), _key: file })
     }
 
     /// Where files of the command belong until they are whole.
@@ -289,8 +295,20 @@ impl Store {
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), QuantizeError> {
         let mut file = tempfile::NamedTempFile::new_in(&self.dir).map_err(|e| self.fail(e))?;
         file.write_all(bytes).map_err(|e| self.fail(e))?;
+        file.write_all(&crc32fast::hash(bytes).to_le_bytes()).map_err(|e| self.fail(e))?;
         file.persist(self.dir.join(name)).map_err(|e| self.fail(e.error))?;
         Ok(())
+    }
+
+    /// What was written under a name, unless it is damaged.
+    fn read(&self, name: &str) -> Option<Vec<u8>> {
+        let mut bytes = std::fs::read(self.dir.join(name)).ok()?;
+        let (content, crc) = bytes.split_last_chunk::<4>()?;
+        if crc32fast::hash(content).to_le_bytes() != *crc {
+            return None;
+        }
+        bytes.truncate(bytes.len() - 4);
+        Some(bytes)
     }
 
     /// Keeps something small under a name.
@@ -301,7 +319,7 @@ impl Store {
 
     /// What was kept under a name.
     pub(super) fn kept<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        serde_json::from_slice(&std::fs::read(self.dir.join(name)).ok()?).ok()
+        serde_json::from_slice(&self.read(name)?).ok()
     }
 
     /// Keeps numbers under a name.
@@ -311,7 +329,7 @@ impl Store {
 
     /// Numbers that were kept under a name.
     pub(super) fn kept_numbers(&self, name: &str) -> Option<Vec<f32>> {
-        let bytes = std::fs::read(self.dir.join(name)).ok()?;
+        let bytes = self.read(name)?;
         Some(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
     }
 
@@ -346,7 +364,7 @@ impl Store {
 
     /// The block of this number, if it was kept. A file that is not whole counts as none.
     pub(super) fn get<T: DeserializeOwned>(&self, index: usize) -> Option<(RoundedBlock, T)> {
-        let bytes = std::fs::read(self.dir.join(Self::name(index))).ok()?;
+        let bytes = self.read(&Self::name(index))?;
         let (_, metadata) = SafeTensors::read_metadata(&bytes).ok()?;
         let about: About<T> =
             serde_json::from_str(metadata.metadata().as_ref()?.get(ABOUT)?).ok()?;
@@ -359,10 +377,45 @@ impl Store {
         Some((block, kept.about.extra))
     }
 
-    /// Removes the directory.
+    /// Removes the directory, if nothing but files of ours is in it.
     pub(super) fn remove(self) {
         // What cannot be removed is in nobody's way: the next command of this target empties it.
-        let _ = std::fs::remove_dir_all(&self.dir);
+        for name in names(&self.dir).unwrap_or_default().iter().filter(|name| is_ours(name)) {
+            let _ = std::fs::remove_file(self.dir.join(name));
+        }
+        let _ = std::fs::remove_dir(&self.dir);
+    }
+}
+
+/// Names of what is in a directory.
+fn names(dir: &Path) -> std::io::Result<Vec<OsString>> {
+    std::fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect()
+}
+
+fn is_ours(name: &OsString) -> bool {
+    name.to_str().is_some_and(|name| OURS.iter().any(|begin| name.starts_with(begin)))
+}
+
+/// Refuses a directory that no command of ours has made. Links are never followed.
+fn refuse_strange(dir: &Path) -> Result<(), QuantizeError> {
+    let strange = |what: String| QuantizeError::Strange { dir: dir.to_path_buf(), what };
+    let about = |path: &Path| std::fs::symlink_metadata(path);
+    if !about(dir).is_ok_and(|about| about.is_dir()) {
+        return Err(strange("it is no directory".to_owned()));
+    }
+    let names = names(dir).map_err(|error| strange(error.to_string()))?;
+    for name in &names {
+        let ours = is_ours(name) && about(&dir.join(name)).is_ok_and(|about| about.is_file());
+        if !ours {
+            return Err(strange(format!("it holds {}", name.display())));
+        }
+    }
+    let key = std::fs::read(dir.join(KEY)).unwrap_or_default();
+    // A command that was stopped before it had written its key has left nothing else.
+    let begun = names.is_empty() || names == [KEY] && SIGN.as_bytes().starts_with(&key);
+    match begun || key.starts_with(SIGN.as_bytes()) {
+        true => Ok(()),
+        false => Err(strange("its file `key` is another program's".to_owned())),
     }
 }
 

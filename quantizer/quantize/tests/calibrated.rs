@@ -8,6 +8,7 @@ use kinglet::{Format, Map, Model};
 use kinglet_evaluate::{Protocol, evaluate};
 use kinglet_fixtures::host::{Random, isa, shared};
 use kinglet_import::checkpoint::Checkpoint;
+use kinglet_model::write::WriteError;
 use kinglet_quantize::calibrate::{self, CalibrateError, Passages};
 use kinglet_quantize::fit::FitOptions;
 use kinglet_quantize::prune::{Prune, Refit, Units};
@@ -71,7 +72,9 @@ fn an_interrupted_command_goes_on_to_the_same_file() {
     let whole = bytes(&checkpoint, &options);
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("m.kinglet");
-    std::fs::write(&target, "what was there before").unwrap();
+    // A model, as far as a first look tells.
+    let before = b"KINGLET\x1awhat was there before";
+    std::fs::write(&target, before).unwrap();
     let mut stops = 0;
     // Stopped later and later, until it comes to its end.
     for limit in [0, 3, 9, 14, 17, 20, usize::MAX] {
@@ -84,7 +87,7 @@ fn an_interrupted_command_goes_on_to_the_same_file() {
             Ok(done) => drop(done.unwrap()),
             Err(_) => {
                 stops += 1;
-                assert_eq!(std::fs::read(&target).unwrap(), b"what was there before");
+                assert_eq!(std::fs::read(&target).unwrap(), before);
                 assert!(dir.path().join("m.kinglet.work").exists());
             }
         }
@@ -129,14 +132,92 @@ fn other_commands_do_not_meet() {
     })
     .unwrap();
     assert!(matches!(nested.into_inner(), Some(Err(QuantizeError::Busy { .. }))));
-    // What another command has left is of no use.
-    let work = dir.path().join("m.kinglet.work");
-    std::fs::create_dir(&work).unwrap();
-    std::fs::write(work.join("block0000.safetensors"), "nonsense").unwrap();
-    std::fs::write(work.join("key"), "another").unwrap();
-    let before = std::fs::read(&target).unwrap();
+}
+
+/// What the directory for unfinished work holds after a command that was stopped at its end.
+fn stopped(target: &Path, options: &Options) -> PathBuf {
+    let stop = |what: &str, done: u64, all: u64| {
+        assert!(what != "writing" || done < all, "interrupted");
+    };
+    catch_unwind(AssertUnwindSafe(|| drop(quantize(&small(), target, options, &stop)))).ok();
+    target.with_extension("kinglet.work")
+}
+
+#[test]
+fn what_another_command_left_or_damage_has_reached_is_of_no_use() {
+    let checkpoint = small();
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("m.kinglet");
+    let options = options(&checkpoint);
+    let whole = bytes(&checkpoint, &options);
+    let other = Options { golden: 7, ..options.clone() };
+    stopped(&target, &other);
     quantize(&checkpoint, &target, &options, &|_, _, _| ()).unwrap();
-    assert!(std::fs::read(&target).unwrap() == before);
+    assert!(std::fs::read(&target).unwrap() == whole);
+
+    let mut random = Random(5);
+    for _ in 0..8 {
+        let work = stopped(&target, &options);
+        let mut files: Vec<PathBuf> =
+            std::fs::read_dir(&work).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.retain(|path| !path.ends_with("key"));
+        files.sort();
+        assert!(files.len() >= checkpoint.architecture().blocks().count());
+        for path in files {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let at = random.below(bytes.len());
+            bytes[at] ^= 1 << random.below(8);
+            std::fs::write(&path, bytes).unwrap();
+        }
+        quantize(&checkpoint, &target, &options, &|_, _, _| ()).unwrap();
+        assert!(std::fs::read(&target).unwrap() == whole);
+    }
+}
+
+#[test]
+fn nothing_of_others_is_touched() {
+    let checkpoint = small();
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let options = options(&checkpoint);
+    let refused =
+        |name: &str| quantize(&checkpoint, &at(name), &options, &|_, _, _| ()).unwrap_err();
+
+    // The checkpoint itself, or any other file.
+    std::fs::write(at("model.safetensors"), "weights").unwrap();
+    assert!(matches!(
+        refused("model.safetensors"),
+        QuantizeError::Write(WriteError::NotAModel { .. })
+    ));
+    assert_eq!(std::fs::read(at("model.safetensors")).unwrap(), b"weights");
+
+    // A directory with the name of ours.
+    let work = at("a.kinglet.work");
+    std::fs::create_dir(&work).unwrap();
+    for (name, content) in [("thesis.txt", "words"), ("key", "of a door"), ("block", "of wood")] {
+        std::fs::write(work.join(name), content).unwrap();
+        assert!(matches!(refused("a.kinglet"), QuantizeError::Strange { .. }), "{name}");
+        assert_eq!(std::fs::read(work.join(name)).unwrap(), content.as_bytes());
+        std::fs::remove_file(work.join(name)).unwrap();
+    }
+
+    // Links to it, and in it.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::symlink;
+        std::fs::write(at("precious"), "gold").unwrap();
+        symlink(&work, at("b.kinglet.work")).unwrap();
+        assert!(matches!(refused("b.kinglet"), QuantizeError::Strange { .. }));
+        for name in ["key", "block0000.safetensors"] {
+            symlink(at("precious"), work.join(name)).unwrap();
+            assert!(matches!(refused("a.kinglet"), QuantizeError::Strange { .. }), "{name}");
+            std::fs::remove_file(work.join(name)).unwrap();
+        }
+        assert_eq!(std::fs::read(at("precious")).unwrap(), b"gold");
+    }
+    // Empty, it is as good as a new one.
+    quantize(&checkpoint, &at("a.kinglet"), &options, &|_, _, _| ()).unwrap();
+    assert!(!work.exists());
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl Args {
         let report =
             with_threads(&model, self.threads, Measure { args: &self, model, open_seconds })?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            say!("{}", serde_json::to_string_pretty(&report)?);
         } else {
             report.print();
         }
@@ -153,9 +153,9 @@ impl Args {
 
 impl Report {
     fn print(&self) {
-        println!("golden answer right: {} tokens, bit for bit", self.golden);
-        println!("{}, {} thread(s)", self.isa, self.threads);
-        println!(
+        say!("golden answer right: {} tokens, bit for bit", self.golden);
+        say!("{}, {} thread(s)", self.isa, self.threads);
+        say!(
             "open {:.2} ms, first token {:.2} ms",
             self.open_seconds * 1e3,
             self.first_token_seconds * 1e3
@@ -166,27 +166,29 @@ impl Report {
                 Task::Prefill { tokens } => format!("prefill of {tokens}"),
                 Task::Decode { depth, .. } => format!("decode at {depth}"),
             };
-            print!(
+            put!(
                 "{name:16} {:10.1} tokens/s ({:.1} to {:.1})",
-                figures.tokens_per_second, figures.slowest, figures.fastest
+                figures.tokens_per_second,
+                figures.slowest,
+                figures.fastest
             );
             if let Task::Source { rows } = figures.task {
-                print!(", {:.2} ms", rows as f64 / figures.tokens_per_second * 1e3);
+                put!(", {:.2} ms", rows as f64 / figures.tokens_per_second * 1e3);
             }
             if let Some(part) = figures.of_read_bandwidth {
-                print!(", {:.0}% of the read bandwidth", part * 100.0);
+                put!(", {:.0}% of the read bandwidth", part * 100.0);
             }
             if let (Some(peer), Some(ratio)) = (figures.peer_tokens_per_second, figures.ratio) {
-                print!("; peer {peer:.1}, ratio {ratio:.2}");
+                put!("; peer {peer:.1}, ratio {ratio:.2}");
             }
-            println!();
+            say!();
         }
         if let Some(peer) = &self.peer {
-            println!("peer             {peer}");
+            say!("peer             {peer}");
         }
-        println!("weights read     {} a token", bytes(self.bytes_read_per_token));
-        println!("read bandwidth   {} a second", bytes(self.read_bytes_per_second as u64));
-        println!("working memory   {} bytes", self.working_memory);
+        say!("weights read     {} a token", bytes(self.bytes_read_per_token));
+        say!("read bandwidth   {} a second", bytes(self.read_bytes_per_second as u64));
+        say!("working memory   {} bytes", self.working_memory);
     }
 }
 

@@ -80,7 +80,7 @@ impl Args {
             report.name.clone_from(name);
         }
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            say!("{}", serde_json::to_string_pretty(&report)?);
         }
         let usual = (!self.json).then(|| PathBuf::from("report.html"));
         if let Some(path) = self.output.or(usual) {
@@ -192,14 +192,15 @@ fn short(path: &Path) -> String {
 }
 
 fn read(path: &Path) -> Result<Report> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = kinglet_import::regular::read(path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&bytes).with_context(|| format!("{} is not a report", path.display()))
 }
 
 /// What the quantizer wrote beside the file; of the tensors at least what can be seen.
 fn record(path: &Path, model: &kinglet::Model<'_>) -> Result<Record> {
     let beside = record_path(path);
-    let mut record: Record = match std::fs::read(&beside) {
+    let mut record: Record = match kinglet_import::regular::read(&beside) {
         Ok(json) => serde_json::from_slice(&json).with_context(|| {
             format!(
                 "{} is not a record of quantization; quantize again, or remove it",

@@ -38,7 +38,7 @@ pub(super) fn from_text(text: &str, words: usize) -> Vec<String> {
 
 /// One a line.
 pub(super) fn from_file(path: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path)
+    let text = kinglet_import::regular::read_to_string(path)
         .with_context(|| format!("cannot read {} as text", path.display()))?;
     let prompts: Vec<String> =
         text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();

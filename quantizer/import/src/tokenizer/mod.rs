@@ -38,6 +38,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
+use crate::regular;
 use kinglet_tokenizer::Tokenizer;
 use kinglet_tokenizer::layout::Kind;
 use serde_json::Value;
@@ -98,7 +99,7 @@ fn read(path: &Path) -> Result<String, Error> {
     if bytes > MAX_FILE_BYTES {
         return Err(Error::TooLong { path: path.into(), bytes, limit: MAX_FILE_BYTES });
     }
-    fs::read_to_string(path).map_err(io)
+    regular::read_to_string(path).map_err(io)
 }
 
 fn convert(tokenizer_json: &str, companions: &special::Companions) -> Result<Vec<u8>, Error> {
