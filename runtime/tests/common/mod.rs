@@ -201,13 +201,21 @@ fn tensor_bytes(kind: Kind, rows: usize, cols: usize, random: &mut Random) -> Ve
                 _ => format.planes(rows, cols).unwrap(),
             };
             let mut bytes: Vec<u8> = (0..planes.end).map(|_| random.next() as u8).collect();
-            let typical = if format == Format::Int8 { 70.0 } else { 70.0 * 60.0 };
+            // So that a product has about the size of its inputs: of smaller ones nothing would
+            // be left beside the biases.
+            let typical = match format {
+                Format::Int8 => 70.0,
+                Format::Int8Grouped | Format::Int4Codebook => 70.0 * 60.0,
+                Format::Int4 => 4.5 * 60.0,
+                // Codes and offsets are of one size.
+                Format::Int4Offset => 6.5 * 60.0,
+            };
             let scale = 1.0 / (typical * (cols as f32).sqrt());
             for slot in bytes[planes.row_scales..planes.index].as_chunks_mut::<4>().0 {
                 *slot = scale.to_le_bytes();
             }
             for slot in bytes[planes.offset_scales..planes.end].as_chunks_mut::<4>().0 {
-                *slot = (10.0 * scale).to_le_bytes();
+                *slot = (4.0 * scale).to_le_bytes();
             }
             let mut before = 0u32;
             for (p, panel) in bytes[planes.index..planes.offsets]
