@@ -23,7 +23,7 @@ use kinglet_kernels::Isa;
 use self::arena::Arena;
 pub use self::arena::{Aligned, ArenaError};
 pub use self::error::{RunError, SessionError};
-use self::forward::{Run, Setting};
+use self::forward::{Present, Run, Setting};
 pub use self::golden::GoldenError;
 pub use self::source::Source;
 pub use self::tap::TapError;
@@ -77,6 +77,7 @@ pub struct Session<'m, 'a, P = Serial> {
     /// Rows and width of the source's states whose keys and values are there; 0 for none.
     states: (usize, usize),
     run: Option<Run>,
+    present: Present<'m>,
     /// Rows of logits that the last run left.
     rows: usize,
 }
@@ -121,6 +122,7 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
             position: 0,
             states: (0, 0),
             run: None,
+            present: Present::default(),
             rows: 0,
         })
     }

@@ -25,7 +25,8 @@ use kinglet_kernels::Isa;
 use kinglet_kernels::cache::CacheShape;
 use kinglet_kernels::layout::PANEL;
 use kinglet_model::{
-    Attention, Block, FAMILIES, InPlace, Linear, Mask, Model, OpenError, Operation, Pooling, Stack,
+    Attention, Block, BlockProblem, FAMILIES, InPlace, Linear, Mask, Model, OpenError, Operation,
+    Pooling, Stack,
 };
 
 use super::arena::Arena;
@@ -33,6 +34,10 @@ use super::rounding::rows_of;
 use crate::options::Options;
 use crate::parallel::{Parallel, Units, split};
 use crate::plan::{Plan, Shape, Shapes};
+
+/// What a position costs a query beside its products, in multiply-accumulates of a Cortex-M4: its
+/// scales and its part in the softmax.
+const POSITION: usize = 64;
 
 /// What a block does, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +49,7 @@ enum Stage {
     /// Attention: biases, head norms, rotation, and keys and values into the cache. Feed-forward:
     /// activation. A unit is a row.
     Prepare,
-    /// Attention of the queries of one row that share a key/value head.
+    /// Attention. A unit is a chunk of positions for one query.
     Attend,
     /// Quantize each row of the result.
     Quantize,
@@ -148,6 +153,27 @@ impl Setting {
     }
 }
 
+/// The block that was read last: many steps of a run have the same.
+#[derive(Debug, Default)]
+pub(super) struct Present<'m>(Option<(u32, Block<InPlace<'m>>)>);
+
+impl<'m> Present<'m> {
+    /// Block `index`, see [`Model::block_at`].
+    fn block(
+        &mut self,
+        model: &Model<'m>,
+        index: u32,
+        width: usize,
+        states: usize,
+    ) -> Result<&Block<InPlace<'m>>, OpenError> {
+        if self.0.as_ref().is_none_or(|present| present.0 != index) {
+            self.0 = Some((index, model.block_at(index, width, states)?));
+        }
+        let missing = OpenError::Block { index, problem: BlockProblem::Kind(0) };
+        self.0.as_ref().map(|present| &present.1).ok_or(missing)
+    }
+}
+
 /// What every step needs.
 struct Context<'c, P> {
     isa: Isa,
@@ -239,11 +265,11 @@ impl Run {
 
     /// Does as many units of the present stage as `budget` allows, at least one, and returns their
     /// cost.
-    pub(super) fn step<P: Parallel>(
+    pub(super) fn step<'m, P: Parallel>(
         &mut self,
-        model: &Model<'_>,
-        parallel: &P,
-        setting: &Setting,
+        model: &Model<'m>,
+        present: &mut Present<'m>,
+        (parallel, setting): (&P, &Setting),
         arena: &mut Arena<'_>,
         budget: u64,
     ) -> Result<u64, OpenError> {
@@ -262,12 +288,12 @@ impl Run {
         match self.place {
             Place::Block(index, _) if index >= self.end => self.end_of_stack(model, setting),
             Place::Block(index, stage) => {
-                let block = model.block_at(index, self.width, self.states.1)?;
-                let (units, cost) = ctx.size(&block, stage);
+                let block = present.block(model, index, self.width, self.states.1)?;
+                let (units, cost) = ctx.size(block, stage);
                 let (range, spent) = self.take(units, cost, budget);
-                ctx.block_stage(&block, stage, range, arena);
+                ctx.block_stage(block, stage, range, arena);
                 if self.cursor == units {
-                    self.next(&block, index, stage, &ctx);
+                    self.next(block, index, stage, &ctx);
                 }
                 Ok(spent)
             }
@@ -359,9 +385,14 @@ impl Run {
 }
 
 impl<P: Parallel> Context<'_, P> {
+    /// Positions that there are when the run is done.
+    fn keys(&self, a: &Attention<InPlace<'_>>) -> usize {
+        if a.is_cross() { self.run.states.0 } else { self.run.start + self.run.rows }
+    }
+
     /// Positions that the last row of a run sees.
     fn seen(&self, a: &Attention<InPlace<'_>>) -> usize {
-        let keys = if a.is_cross() { self.run.states.0 } else { self.run.start + self.run.rows };
+        let keys = self.keys(a);
         a.mask().seen(keys.saturating_sub(1), keys).len()
     }
 
@@ -374,9 +405,11 @@ impl<P: Parallel> Context<'_, P> {
             Stage::Norm => (rows, self.run.width),
             Stage::Input => input.map_or((0, 1), panel),
             Stage::Prepare => (rows, 8 * input.map_or(0, |of| of.matrix.rows())),
-            Stage::Attend => block
-                .attention()
-                .map_or((0, 1), |a| (rows * a.kv_heads, 4 * a.head_dim * self.seen(a) * a.group())),
+            Stage::Attend => block.attention().map_or((0, 1), |a| {
+                let chunks = self.chunks(a).len();
+                let positions = self.seen(a).div_ceil(chunks.max(1));
+                (rows * a.heads * chunks, (4 * a.head_dim + POSITION) * positions)
+            }),
             Stage::Quantize => (rows, block.output.matrix.cols()),
             Stage::Output => panel(&block.output),
             Stage::Add => (rows, block.output.matrix.rows()),
