@@ -8,8 +8,7 @@ use kinglet_model::{Attention, InPlace, Inputs, Norm};
 
 use super::super::arena::Arena;
 use super::super::families;
-use super::Context;
-use super::products::QUANTIZE;
+use super::{Context, QUANTIZE};
 use crate::parallel::{Only, Parallel, Units, split, split_uneven};
 
 impl<P: Parallel> Context<'_, P> {

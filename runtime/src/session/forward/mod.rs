@@ -35,16 +35,20 @@ use crate::options::Options;
 use crate::parallel::{Parallel, Units, split};
 use crate::plan::{Plan, Shape, Shapes};
 
-/// What a position costs a query beside its products, in multiply-accumulates of a Cortex-M4: its
-/// scales and its part in the softmax.
-const POSITION: usize = 64;
+/// Costs are counted in multiply-accumulates of int8, which take three instructions of a Cortex-M4
+/// with all that surrounds them. A number that is normed, transformed and quantized takes as long
+/// as so many of them, one that is quantized or added as long as a few, and a query takes for the
+/// softmax of a chunk as long as many.
+const NORM: usize = 20;
+pub(super) const QUANTIZE: usize = 4;
+const SOFTMAX: usize = 2560;
 
 /// What a block does, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// Norm and quantize each row of the residual stream.
     Norm,
-    /// Query, key and value; or gate and up. A unit is a panel.
+    /// Query, key and value; or gate and up. A unit is a panel for one row.
     Input,
     /// Attention: biases, head norms, rotation, and keys and values into the cache. Feed-forward:
     /// activation. A unit is a row.
@@ -53,7 +57,7 @@ enum Stage {
     Attend,
     /// Quantize each row of the result.
     Quantize,
-    /// Back to the width of the residual stream. A unit is a panel.
+    /// Back to the width of the residual stream. A unit is a panel for one row.
     Output,
     /// Add each row to the residual stream.
     Add,
@@ -62,7 +66,7 @@ enum Stage {
 /// Where in the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// Products of features. A unit is a panel.
+    /// Products of features. A unit is a panel for one row, as in the other products.
     Features,
     /// Class token, biases and positions. A unit is a row.
     Embed,
@@ -399,20 +403,23 @@ impl<P: Parallel> Context<'_, P> {
     /// Units of a stage, and what one costs in multiply-accumulates or so.
     fn size(&self, block: &Block<InPlace<'_>>, stage: Stage) -> (usize, usize) {
         let rows = self.run.rows;
-        let panel = |of: &Linear<'_>| (of.matrix.panels(), PANEL * of.matrix.cols() * rows);
+        let panel = |of: &Linear<'_>| (of.matrix.panels() * rows, PANEL * of.matrix.cols());
         let input = block.input.as_ref();
         match stage {
-            Stage::Norm => (rows, self.run.width),
+            Stage::Norm => (rows, NORM * self.run.width),
             Stage::Input => input.map_or((0, 1), panel),
-            Stage::Prepare => (rows, 8 * input.map_or(0, |of| of.matrix.rows())),
+            Stage::Prepare => {
+                let each = if block.attention().is_some() { NORM } else { 2 * QUANTIZE };
+                (rows, each * input.map_or(0, |of| of.matrix.rows()))
+            }
             Stage::Attend => block.attention().map_or((0, 1), |a| {
                 let chunks = self.chunks(a).len();
                 let positions = self.seen(a).div_ceil(chunks.max(1));
-                (rows * a.heads * chunks, (4 * a.head_dim + POSITION) * positions)
+                (rows * a.heads * chunks, 4 * a.head_dim * positions + SOFTMAX)
             }),
-            Stage::Quantize => (rows, block.output.matrix.cols()),
+            Stage::Quantize => (rows, QUANTIZE * block.output.matrix.cols()),
             Stage::Output => panel(&block.output),
-            Stage::Add => (rows, block.output.matrix.rows()),
+            Stage::Add => (rows, QUANTIZE * block.output.matrix.rows()),
         }
     }
 
