@@ -64,14 +64,15 @@ struct Block<const M: usize> {
 }
 
 impl<const M: usize> Block<M> {
+    /// Zeros, which take no place in a program's constants.
     const EMPTY: Self = Self {
         codes: [[0; MAX_HEAD_DIM]; M],
         sums: [[0; MAX_HEAD_DIM / GROUP]; M],
         scales: [0.0; M],
-        totals: [Partial::EMPTY; M],
+        totals: [Partial { max: 0.0, sum: 0.0 }; M],
         cache_scales: [0.0; CHUNK],
-        scores: [[f32::NEG_INFINITY; CHUNK]; M],
-        weights: [Weights::EMPTY; M],
+        scores: [[0.0; CHUNK]; M],
+        weights: [Weights { max: 0.0, ..Weights::EMPTY }; M],
     };
 }
 
