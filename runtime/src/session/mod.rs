@@ -237,8 +237,11 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         Ok(stack)
     }
 
-    /// Goes on with the run until about `budget` multiply-accumulates are done, at least one step.
-    /// The longest single step is 16 rows of the widest matrix times the tokens of the run.
+    /// Goes on with the run until `budget` is used up, at least one unit. The unit of the budget is
+    /// a multiply-accumulate of int8; other work is charged at rates measured on a Cortex-M4. No
+    /// unit grows with the context or the number of tokens: the longest are 16 rows of the widest
+    /// matrix times one token, a token's row that is normed or rotated, and a query's attention to
+    /// 64 positions.
     ///
     /// # Errors
     /// [`RunError::Idle`], when nothing was begun, and [`RunError::Model`], when the model's bytes

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Stacks run one after the other. Each block goes through [`Stage`]s, and each stage through units
-//! (a row, a panel of 16 outputs, a head); a cursor says which unit is next. All state between
+//! (a row, a panel of 16 outputs for a row, a chunk of a query); a cursor says which unit is next. All state between
 //! steps lies in the arena and in [`Run`].
 
 mod attention;
@@ -75,7 +75,7 @@ enum Place {
     StackNorm,
     /// Quantize the states for those who look at them.
     States,
-    /// Keys and values of the states for this block. A unit is a panel.
+    /// Keys and values of the states for this block.
     Keys(u32),
     /// Biases, and into the cache. A unit is a row.
     Store(u32),
@@ -85,11 +85,11 @@ enum Place {
     Pool,
     /// Norm and quantize the rows whose outputs are wanted.
     FinalNorm,
-    /// A unit is a panel.
+    /// The product of a dense layer.
     Dense,
     /// Bias and activation. A unit is a row.
     Activate,
-    /// A unit is a panel of the head.
+    /// The product of the head.
     Head,
     /// Bias and length. A unit is a row.
     Finish,
