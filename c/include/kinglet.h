@@ -593,7 +593,7 @@ kinglet_status kinglet_model_open(struct kinglet_model *model,
 /**
  * Compares every checksum, which reads the whole file once, and checks tokenizers and indices.
  *
- * `progress` is called at least once every 64 KiB, to feed a watchdog; it may be null, and it must
+ * `progress` is called at least once every KiB, to feed a watchdog; it may be null, and it must
  * return.
  */
 kinglet_status kinglet_model_verify(const struct kinglet_model *model,
@@ -711,7 +711,8 @@ kinglet_status kinglet_session_begin_each(struct kinglet_session *session,
                                           struct kinglet_error *error);
 
 /**
- * Continues the run until about `budget` multiply-accumulates are done, at least one step.
+ * Continues the run until `budget` is used up, at least one unit; it is counted in
+ * multiply-accumulates of int8, and other work is charged at rates measured on a Cortex-M4.
  * Returns KINGLET_PENDING while there is more to do, and KINGLET_OK when the run is finished.
  * However the work is divided, the bits are the same.
  */

@@ -52,7 +52,7 @@ pub type kinglet_progress = Option<unsafe extern "C" fn(context: *mut c_void, do
 
 /// Compares every checksum, which reads the whole file once, and checks tokenizers and indices.
 ///
-/// `progress` is called at least once every 64 KiB, to feed a watchdog; it may be null, and it must
+/// `progress` is called at least once every KiB, to feed a watchdog; it may be null, and it must
 /// return.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kinglet_model_verify(

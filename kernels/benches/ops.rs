@@ -37,8 +37,8 @@ use criterion::{Criterion, SamplingMode};
 use kinglet_kernels::cache::{self, CacheShape, Head};
 use kinglet_kernels::layout::ALIGN;
 use kinglet_kernels::{
-    Activation, Activations, ActivationsMut, Format, Isa, Mask, Matrix, ValueFormat, activations,
-    scalar,
+    Activation, Activations, ActivationsMut, Format, Isa, Mask, Matrix, Scratch, ValueFormat,
+    activations, scalar,
 };
 
 const DECODE: [(usize, usize); 3] = [(512, 512), (4096, 4096), (32768, 8192)];
@@ -292,7 +292,7 @@ fn attend(run: &mut Run, rows: usize) {
     }
     let head = Head::new(shape, &codes, &scales);
     let queries = random.floats(rows * HEADS * HEAD_DIM);
-    let mut q = queries.clone();
+    let (mut q, mut scratch) = (queries.clone(), Scratch::EMPTY);
     let first = DEPTH - rows + 1;
     let macs: usize = (first..=DEPTH).map(|seen| 2 * seen * HEAD_DIM * HEADS).sum();
     let case = format!("attend/depth {DEPTH}/{HEADS} heads/{rows} rows");
@@ -300,7 +300,8 @@ fn attend(run: &mut Run, rows: usize) {
         if answer {
             q.copy_from_slice(&queries);
         }
-        isa.attend(&head, Mask::causal(first), 0.09, black_box(&mut q), HEADS, HEADS * HEAD_DIM);
+        let (over, queries) = ((&head, Mask::causal(first), 0.09), black_box(&mut q));
+        isa.attend_in(over, (queries, HEADS, HEADS * HEAD_DIM), None, &mut scratch);
         if answer { q.clone() } else { vec![] }
     });
 }

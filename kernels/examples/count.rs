@@ -12,7 +12,7 @@ use std::hint::black_box;
 use kinglet_kernels::cache::{self, CacheShape, Head};
 use kinglet_kernels::layout::{ALIGN, GROUP, PANEL, Planes};
 use kinglet_kernels::{
-    Activations, ActivationsMut, Format, Isa, Mask, Matrix, ValueFormat, activations,
+    Activations, ActivationsMut, Format, Isa, Mask, Matrix, Scratch, ValueFormat, activations,
 };
 
 /// Rows and columns of the matrices.
@@ -216,7 +216,8 @@ fn attend(isa: Isa, head_dim: usize) -> (usize, usize) {
     }
     let head = Head::new(shape, &codes, &scales);
     let mut q = values(head_dim);
-    measured(|| isa.attend(&head, Mask::causal(DEPTH), 0.125, &mut q, 1, head_dim));
+    let (over, mut scratch) = ((&head, Mask::causal(DEPTH), 0.125), Scratch::EMPTY);
+    measured(|| isa.attend_in(over, (&mut q, 1, head_dim), None, &mut scratch));
     black_box(q);
     // Keys once, values with two planes of weights.
     (3 * DEPTH * head_dim, shape.codes())

@@ -29,16 +29,15 @@ use crate::layout::{GROUP, PANEL};
 use crate::mask::Mask;
 use crate::scalar::{Weights, exp2_below, max};
 
-/// Maximum, sum of weights and output of some chunks.
+/// Maximum and sum of weights of some chunks.
 #[derive(Clone, Copy)]
 struct Partial {
     max: f32,
     sum: f32,
-    out: [f32; MAX_HEAD_DIM],
 }
 
 impl Partial {
-    const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0, out: [0.0; MAX_HEAD_DIM] };
+    const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
 
     /// Takes over maximum and sum of a chunk. Returns what the output so far, and that of the
     /// chunk, are to be multiplied by.
@@ -52,6 +51,59 @@ impl Partial {
     }
 }
 
+/// `M` queries on their way through the chunks. Their output grows where the queries were.
+struct Block<const M: usize> {
+    codes: [[i8; MAX_HEAD_DIM]; M],
+    sums: [[i16; MAX_HEAD_DIM / GROUP]; M],
+    scales: [f32; M],
+    totals: [Partial; M],
+    /// Of the keys or the values of a chunk.
+    cache_scales: [f32; CHUNK],
+    scores: [[f32; CHUNK]; M],
+    weights: [Weights; M],
+}
+
+impl<const M: usize> Block<M> {
+    /// Zeros, which take no place in a program's constants.
+    const EMPTY: Self = Self {
+        codes: [[0; MAX_HEAD_DIM]; M],
+        sums: [[0; MAX_HEAD_DIM / GROUP]; M],
+        scales: [0.0; M],
+        totals: [Partial { max: 0.0, sum: 0.0 }; M],
+        cache_scales: [0.0; CHUNK],
+        scores: [[0.0; CHUNK]; M],
+        weights: [Weights { max: 0.0, ..Weights::EMPTY }; M],
+    };
+}
+
+/// What attention works in. Its contents matter only from one part of a query to the next.
+#[repr(align(64))]
+pub struct Scratch {
+    /// Of values that do not lie as a product reads them. Aligned, as products want it.
+    tiles: Tiles,
+    query: Block<1>,
+}
+
+impl Scratch {
+    /// Memory without meaning.
+    pub const EMPTY: Self = Self { tiles: [0; CHUNK * PANEL], query: Block::EMPTY };
+}
+
+impl core::fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Scratch")
+    }
+}
+
+/// One query and some chunks of it, in order from the first to the last that it sees.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Number of the query: rows first, then heads.
+    pub query: usize,
+    /// Chunks of the cache; those that the query does not see count for nothing.
+    pub chunks: Range<usize>,
+}
+
 /// Replaces queries by their attention over the first positions of `head`: `q` holds rows of
 /// `stride` values, the last may be cut, with `heads` queries side by side at the start of each.
 /// `M` queries are computed together, `P` panels of the cache at a time when there is one; `N` is
@@ -59,22 +111,41 @@ impl Partial {
 #[inline(always)]
 pub(crate) fn attend_with<const P: usize, const M: usize, const N: usize>(
     product: impl Product,
-    head: &Head<'_>,
-    mask: Mask<'_>,
-    scale: f32,
-    q: &mut [f32],
-    heads: usize,
-    stride: usize,
+    (head, mask, scale): (&Head<'_>, Mask<'_>, f32),
+    (q, heads, stride): (&mut [f32], usize, usize),
+    part: Option<Part>,
+    scratch: &mut Scratch,
 ) {
-    let queries = q.len().div_ceil(stride) * heads;
-    let mut queries =
-        Queries { q, heads, stride, dim: head.shape().head_dim, mask, count: queries };
-    let together = queries.count / M * M;
-    for first in (0..together).step_by(M) {
-        attend_block::<1, M, N>(product, head, scale, &mut queries, first);
+    let count = q.len().div_ceil(stride) * heads;
+    let mut queries = Queries { q, heads, stride, dim: head.shape().head_dim, mask };
+    let (range, chunks) = match part {
+        Some(part) => (part.query..part.query + 1, part.chunks),
+        None => (0..count, 0..usize::MAX),
+    };
+    let together = if M > 1 && range.len() == count { count / M * M } else { range.start };
+    let Scratch { tiles, query } = scratch;
+    if range.start < together {
+        let mut block = Block::<M>::EMPTY;
+        for first in (range.start..together).step_by(M) {
+            attend_block::<1, M, N>(
+                product,
+                (head, scale),
+                &mut queries,
+                (first, &chunks),
+                &mut block,
+                tiles,
+            );
+        }
     }
-    for first in together..queries.count {
-        attend_block::<P, 1, 2>(product, head, scale, &mut queries, first);
+    for first in together..range.end {
+        attend_block::<P, 1, 2>(
+            product,
+            (head, scale),
+            &mut queries,
+            (first, &chunks),
+            query,
+            tiles,
+        );
     }
 }
 
@@ -85,7 +156,6 @@ struct Queries<'q, 's> {
     stride: usize,
     dim: usize,
     mask: Mask<'s>,
-    count: usize,
 }
 
 impl Queries<'_, '_> {
@@ -111,38 +181,44 @@ impl Queries<'_, '_> {
     }
 }
 
-/// `M` queries from number `first`.
+/// `M` queries from number `first`, as far as they see some chunks. They begin with the first chunk
+/// that one of them sees, and are done with the last.
 // Longer than sixty lines: scores, weights and sums of a chunk are arrays that each step reads and
 // writes, so that the steps as functions would have as many arguments as lines.
 #[inline(always)]
 fn attend_block<const P: usize, const M: usize, const N: usize>(
     product: impl Product,
-    head: &Head<'_>,
-    scale: f32,
+    (head, scale): (&Head<'_>, f32),
     queries: &mut Queries<'_, '_>,
-    first: usize,
+    (first, chunks): (usize, &Range<usize>),
+    block: &mut Block<M>,
+    tiles: &mut Tiles,
 ) {
     let dim = queries.dim;
-    let mut codes = [[0i8; MAX_HEAD_DIM]; M];
-    let mut sums = [[0i16; MAX_HEAD_DIM / GROUP]; M];
-    let scale = scale * core::f32::consts::LOG2_E;
-    let mut scales = [0.0; M];
-    for m in 0..M {
-        let codes = &mut codes[m][..activations::stride(dim)];
-        scales[m] = product.quantize(queries.get(first + m), codes, &mut sums[m]) * scale;
+    let all = queries.start(first) / CHUNK..queries.end(first + M - 1).div_ceil(CHUNK);
+    if chunks.contains(&all.start) {
+        let scale = scale * core::f32::consts::LOG2_E;
+        for m in 0..M {
+            let query = queries.get(first + m);
+            let codes = &mut block.codes[m][..activations::stride(dim)];
+            block.scales[m] = product.quantize(query, codes, &mut block.sums[m]) * scale;
+            query.fill(0.0);
+        }
+        block.totals = [Partial::EMPTY; M];
     }
     // Loops instead of closures in `map` and `from_fn`, which would not be compiled with an
     // instruction set's features.
     let mut rows = [Row::EMPTY; M];
     for m in 0..M {
         rows[m] = Row {
-            codes: &codes[m][..head.shape().key_stride()],
-            sums: &sums[m][..activations::sums(dim)],
+            codes: &block.codes[m][..head.shape().key_stride()],
+            sums: &block.sums[m][..activations::sums(dim)],
         };
     }
-    let mut totals = [Partial::EMPTY; M];
-    let mut weights = [Weights::EMPTY; M];
-    for chunk in queries.start(first) / CHUNK..queries.end(first + M - 1).div_ceil(CHUNK) {
+    let (scales, scores) = (&block.scales, &mut block.scores);
+    let (totals, weights) = (&mut block.totals, &mut block.weights);
+    let cache_scales = &mut block.cache_scales;
+    for chunk in all.start.max(chunks.start)..all.end.min(chunks.end) {
         // Of a block that spans rows the first may not reach the last chunk, nor the last one the
         // first.
         let (mut seen, mut hidden) = ([0; M], [0; M]);
@@ -150,19 +226,18 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
             seen[m] = queries.end(first + m).saturating_sub(chunk * CHUNK).min(CHUNK);
             hidden[m] = queries.start(first + m).saturating_sub(chunk * CHUNK).min(CHUNK);
         }
-        let mut scores = [[f32::NEG_INFINITY; CHUNK]; M];
-        let key_scales = head.key_scales(chunk);
+        head.key_scales(chunk, cache_scales);
         let keys = |i: usize| head.keys(chunk * CHUNK / PANEL + i);
         let count = seen[M - 1].div_ceil(PANEL);
         panels::<P, M>(
             product,
             0..count,
-            count,
+            (count, tiles),
             keys,
             |_, _| &[],
             rows,
             |i, sums| {
-                let key_scales = &key_scales.as_chunks::<PANEL>().0[i];
+                let key_scales = &cache_scales.as_chunks::<PANEL>().0[i];
                 for m in 0..M {
                     // A value of its own first: the compiler sees that nothing overlaps, and
                     // vectorizes.
@@ -182,9 +257,9 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
         let (len, shape) = (head.shape().chunk_len(chunk), head.shape());
         let mut factors = [[0.0; 2]; M];
         for group in 0..shape.value_groups() {
-            let scales = head.value_scales(chunk, group);
+            head.value_scales(chunk, group, cache_scales);
             for m in 0..M {
-                product.softmax(&scores[m], &scales[..seen[m]], &mut weights[m]);
+                product.softmax(&scores[m], &cache_scales[..seen[m]], &mut weights[m]);
             }
             let mut rows = [Row::EMPTY; N];
             for i in 0..N {
@@ -200,39 +275,58 @@ fn attend_block<const P: usize, const M: usize, const N: usize>(
             panels::<P, N>(
                 product,
                 shape.panels(group),
-                shape.whole_panels(),
+                (shape.whole_panels(), tiles),
                 |i| head.values(chunk, i),
                 |i, tiles| head.widen_values(chunk, i, tiles),
                 rows,
                 |i, sums| {
                     for m in (0..M).filter(|&m| seen[m] > hidden[m]) {
                         let [old, new] = [factors[m][0], weights[m].unit * factors[m][1]];
-                        let out = &mut totals[m].out.as_chunks_mut::<PANEL>().0[i];
-                        for (o, (&high, &low)) in
-                            out.iter_mut().zip(sums[2 * m].iter().zip(&sums[2 * m + 1]))
-                        {
-                            *o = *o * old + high.wrapping_mul(128).wrapping_add(low) as f32 * new;
-                        }
+                        let out = &mut queries.get(first + m)[i * PANEL..];
+                        add_values(out, [&sums[2 * m], &sums[2 * m + 1]], old, new);
                     }
                 },
             );
         }
     }
-    for m in 0..M {
-        let inv = 1.0 / totals[m].sum;
-        for (q, o) in queries.get(first + m).iter_mut().zip(&totals[m].out) {
-            *q = o * inv;
+    if chunks.contains(&(all.end - 1)) {
+        for m in 0..M {
+            let inv = 1.0 / totals[m].sum;
+            for q in queries.get(first + m) {
+                *q *= inv;
+            }
+        }
+    }
+}
+
+/// `out = out * old + (128 * high + low) * new`, for one panel or what is left of one.
+#[inline(always)]
+fn add_values(out: &mut [f32], [high, low]: [&[i32; PANEL]; 2], old: f32, new: f32) {
+    let sums = high.iter().zip(low);
+    let add = |o: f32, (&high, &low): (&i32, &i32)| {
+        o * old + high.wrapping_mul(128).wrapping_add(low) as f32 * new
+    };
+    if let Some(out) = out.first_chunk_mut::<PANEL>() {
+        // A value of its own first, as for scores.
+        let mut panel = *out;
+        for (o, sums) in panel.iter_mut().zip(sums) {
+            *o = add(*o, sums);
+        }
+        *out = panel;
+    } else {
+        for (o, sums) in out.iter_mut().zip(sums) {
+            *o = add(*o, sums);
         }
     }
 }
 
 /// `M` rows times some panels, `P` at a time; `each` gets a panel's number and its sums. Panels
-/// from `whole` on do not lie as tiles: `widen` makes some of them.
+/// from `whole` on do not lie as tiles: `widen` makes some of them in `tiles`.
 #[inline(always)]
 fn panels<'c, const P: usize, const M: usize>(
     product: impl Product,
     range: Range<usize>,
-    whole: usize,
+    (whole, tiles): (usize, &mut Tiles),
     codes: impl Fn(usize) -> &'c [u8],
     widen: impl for<'t> Fn(usize, &'t mut Tiles) -> &'t [u8],
     rows: [Row<'_>; M],
@@ -252,13 +346,7 @@ fn panels<'c, const P: usize, const M: usize>(
         i += P;
     }
     for i in i..range.end {
-        let mut tiles: Tiles;
-        let codes = if i < whole {
-            codes(i)
-        } else {
-            tiles = [0; CHUNK * PANEL];
-            widen(i, &mut tiles)
-        };
+        let codes = if i < whole { codes(i) } else { widen(i, tiles) };
         let [sums] = product.int8::<1, M>([codes], rows);
         each(i, &sums);
     }

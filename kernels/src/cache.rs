@@ -176,28 +176,26 @@ impl<'a> Head<'a> {
         bytemuck::cast_slice(&self.codes[panel * len..][..len])
     }
 
-    /// Scales of the keys of chunk `chunk`; what lies after the last position means nothing.
+    /// Scales of the keys of chunk `chunk`; those after the last position stay as they are.
     #[inline(always)]
-    pub(crate) fn key_scales(&self, chunk: usize) -> [f32; CHUNK] {
-        self.widened(chunk, 0)
+    pub(crate) fn key_scales(&self, chunk: usize, to: &mut [f32; CHUNK]) {
+        self.widened(chunk, 0, to);
     }
 
     /// Scales of the values of chunk `chunk` in group `group`, as [`Self::key_scales`].
     #[inline(always)]
-    pub(crate) fn value_scales(&self, chunk: usize, group: usize) -> [f32; CHUNK] {
-        self.widened(chunk, 1 + group)
+    pub(crate) fn value_scales(&self, chunk: usize, group: usize, to: &mut [f32; CHUNK]) {
+        self.widened(chunk, 1 + group, to);
     }
 
     #[inline(always)]
-    fn widened(&self, chunk: usize, plane: usize) -> [f32; CHUNK] {
+    fn widened(&self, chunk: usize, plane: usize, to: &mut [f32; CHUNK]) {
         let len = self.shape.chunk_len(chunk);
         let start = plane * self.shape.positions + chunk * CHUNK;
         let halves = self.scales.get(start..start + len).unwrap_or_default();
-        let mut scales = [0.0; CHUNK];
-        for (scale, &half) in scales.iter_mut().zip(halves) {
+        for (scale, &half) in to.iter_mut().zip(halves) {
             *scale = from_half(half);
         }
-        scales
     }
 
     /// Tiles of the values of chunk `chunk` in a panel that lies as a product reads it.
@@ -209,7 +207,7 @@ impl<'a> Head<'a> {
     }
 
     /// Makes such tiles of a panel of four bits, or of fewer rows than 16; returns as many as the
-    /// chunk has.
+    /// chunk has. Rows that the panel lacks mean nothing.
     #[inline(never)]
     pub(crate) fn widen_values<'t>(
         &self,
@@ -229,7 +227,11 @@ impl<'a> Head<'a> {
             }
         } else {
             for (tile, from) in to.iter_mut().zip(from.chunks_exact(rows)) {
-                tile[..rows].copy_from_slice(from);
+                // Words, as a call for so few bytes costs more than the bytes.
+                for (to, from) in tile.as_chunks_mut::<QUAD>().0.iter_mut().zip(from.as_chunks().0)
+                {
+                    *to = *from;
+                }
             }
         }
         &tiles[..self.shape.chunk_len(chunk) * PANEL]

@@ -7,6 +7,7 @@ use core::ops::Range;
 use crate::activation::Activation;
 use crate::activations::{Activations, ActivationsMut};
 use crate::arch::Vector;
+use crate::attention::{Part, Scratch};
 use crate::cache::{CHUNK, Head};
 use crate::layout::{Matrix, PANEL};
 use crate::mask::Mask;
@@ -200,10 +201,29 @@ impl Isa {
         heads: usize,
         stride: usize,
     ) {
+        let mut scratch = Scratch::EMPTY;
+        self.attend_in((head, mask, scale), (q, heads, stride), None, &mut scratch);
+    }
+
+    /// [`Isa::attend`] in lent memory: all queries, or a part of one. Parts of a query that come in
+    /// order, with nothing else in the same scratch between them, and end with its last chunk give
+    /// the same bits as the whole; until then the query's place holds what is not its attention
+    /// yet.
+    ///
+    /// # Panics
+    /// As [`Isa::attend`], and when there is no such query.
+    pub fn attend_in(
+        self,
+        (head, mask, scale): (&Head<'_>, Mask<'_>, f32),
+        (q, heads, stride): (&mut [f32], usize, usize),
+        part: Option<Part>,
+        scratch: &mut Scratch,
+    ) {
         let width = heads * head.shape().head_dim;
         fit!(0 < width && width <= stride && !q.is_empty() && (q.len() - 1) % stride + 1 >= width);
         fit!(mask.fits(head.shape().positions, heads, (q.len() - 1) / stride));
-        dispatch!(self, attend(head, mask, scale, q, heads, stride));
+        fit!(part.as_ref().is_none_or(|part| part.query / heads <= (q.len() - 1) / stride));
+        dispatch!(self, attend((head, mask, scale), (q, heads, stride), part, scratch));
     }
 
     /// The softmax of chunks of scores, one by one as attention computes it, for measuring.

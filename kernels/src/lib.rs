@@ -86,6 +86,7 @@ mod arch;
 
 pub use activation::Activation;
 pub use activations::{Activations, ActivationsMut};
+pub use attention::{Part, Scratch};
 pub use cache::ValueFormat;
 pub use isa::Isa;
 pub use layout::{Format, LayoutError, Matrix};

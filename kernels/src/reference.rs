@@ -4,7 +4,7 @@
 use core::ops::Range;
 
 use crate::activations::{Activations, Row};
-use crate::attention::attend_with;
+use crate::attention::{Part, Scratch, attend_with};
 use crate::cache::Head;
 use crate::gemm::{Product, Sums, store_each};
 use crate::layout::{Format, GROUP, GROUP_BYTES, Matrix, PANEL, QUAD, TILE};
@@ -147,12 +147,10 @@ pub(crate) fn matmul(
 
 /// Attention with the reference's products.
 pub(crate) fn attend(
-    head: &Head<'_>,
-    mask: Mask<'_>,
-    scale: f32,
-    q: &mut [f32],
-    heads: usize,
-    stride: usize,
+    over: (&Head<'_>, Mask<'_>, f32),
+    queries: (&mut [f32], usize, usize),
+    part: Option<Part>,
+    scratch: &mut Scratch,
 ) {
-    attend_with::<1, 1, 2>(Reference, head, mask, scale, q, heads, stride);
+    attend_with::<1, 1, 2>(Reference, over, queries, part, scratch);
 }

@@ -16,7 +16,7 @@ macro_rules! with_operations {
             silu_mul(gate: &mut [f32], up: &[f32]);
             rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
             transform(x: &mut [f32]);
-            attend(head: &Head<'_>, mask: $crate::Mask<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize);
+            attend(over: (&Head<'_>, $crate::Mask<'_>, f32), queries: (&mut [f32], usize, usize), part: Option<$crate::attention::Part>, scratch: &mut $crate::attention::Scratch);
             softmax(scores: &[f32; $crate::cache::CHUNK], value_scales: &[f32], to: &mut $crate::scalar::Weights);
             #[cfg(feature = "families")]
             layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]);
@@ -161,8 +161,8 @@ macro_rules! operations {
         }
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
-        pub(crate) fn attend(head: &Head<'_>, mask: $crate::Mask<'_>, scale: f32, q: &mut [f32], heads: usize, stride: usize) {
-            $crate::attention::attend_with::<$p, $q, { 2 * $q }>($token(()), head, mask, scale, q, heads, stride);
+        pub(crate) fn attend(over: (&Head<'_>, $crate::Mask<'_>, f32), queries: (&mut [f32], usize, usize), part: Option<$crate::attention::Part>, scratch: &mut $crate::attention::Scratch) {
+            $crate::attention::attend_with::<$p, $q, { 2 * $q }>($token(()), over, queries, part, scratch);
         }
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]

@@ -56,7 +56,7 @@ impl core::error::Error for VerifyError {}
 
 impl Model<'_> {
     /// Compares every checksum and walks the tokenizer and the indices of sparse tensors: reads the
-    /// whole file once. `progress` is called with the bytes done, at least once every 64 KiB (to
+    /// whole file once. `progress` is called with the bytes done, at least once every KiB (to
     /// feed a watchdog, or to draw a bar).
     ///
     /// # Errors
@@ -65,7 +65,7 @@ impl Model<'_> {
         let mut done = 0;
         let mut crc = |bytes: &[u8]| {
             let mut crc = Crc32::default();
-            for chunk in bytes.chunks(1 << 16) {
+            for chunk in bytes.chunks(1 << 10) {
                 crc.update(chunk);
                 done += chunk.len() as u64;
                 progress(done);

@@ -114,6 +114,19 @@ impl Divide for ActivationsMut<'_> {
     }
 }
 
+/// What only one piece of work can have; the others make their own.
+pub(crate) struct Only<'a, T>(pub(crate) Option<&'a mut T>);
+
+impl<T: Send> Divide for Only<'_, T> {
+    fn units(&self) -> usize {
+        usize::MAX
+    }
+
+    fn divide(self, _: usize) -> (Self, Self) {
+        (self, Self(None))
+    }
+}
+
 /// Two that are cut alike.
 impl<A: Divide, B: Divide> Divide for (A, B) {
     fn units(&self) -> usize {

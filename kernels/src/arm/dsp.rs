@@ -353,25 +353,49 @@ macro_rules! next_rows {
 /// pointers to their sums, to their codes, to the activations, to the sub-scales, how many times to
 /// go, the end of the activations, and r6 and r7.
 macro_rules! next_group_or_rows {
-    () => {
+    ($shift:literal) => {
         concat!(
             "ldr r4, [sp, #20]\n",
             "cmp r12, r4\n",
             "bne 3b\n",
             "ldrd r4, r5, [sp]\n",
-            // Codes have 256 bytes a group, sub-scales 16.
+            // Sub-scales have 16 bytes a group; the shift makes as many of those of the codes.
             "sub r6, r11, r5\n",
             "add r4, r4, #16\n",
             "add r5, r5, #16\n",
             "strd r4, r5, [sp]\n",
             "ldrd r4, r5, [sp, #12]\n",
-            "sub r4, r4, r6, lsr #4\n",
+            "sub r4, r4, r6, lsr #",
+            $shift,
+            "\n",
             "add r4, r4, #4\n",
             "subs r5, r5, #1\n",
             "strd r4, r5, [sp, #12]\n",
             "bne 2b\n",
             "add sp, sp, #24\n",
             "pop {{r6, r7}}",
+        )
+    };
+}
+
+/// Adds the dot products of four rows with a group, times their sub-scales, to the rows' sums; the
+/// stack is that of [`next_group_or_rows`].
+macro_rules! add_scaled_group {
+    () => {
+        concat!(
+            "ldr r4, [sp]\n",
+            "ldr r5, [sp, #12]\n",
+            "ldm r4, {{r7-r10}}\n",
+            "ldrsb r6, [r5, #1]\n",
+            "mla r8, r1, r6, r8\n",
+            "ldrsb r6, [r5, #2]\n",
+            "mla r9, r2, r6, r9\n",
+            "ldrsb r6, [r5, #3]\n",
+            "mla r10, r3, r6, r10\n",
+            "ldrsb r6, [r5], #16\n",
+            "mla r7, r0, r6, r7\n",
+            "str r5, [sp, #12]\n",
+            "stm r4, {{r7-r10}}",
         )
     };
 }
@@ -462,6 +486,7 @@ fn int8_panel(tiles: &[[u32; PANEL]], words: &[u32], sums: &mut [i32; PANEL]) {
 }
 
 /// [`int8_panel`] group by group, each times its sub-scales.
+// Longer than sixty lines: one block of assembly, and what it is given.
 #[inline(never)]
 fn grouped_panel(
     tiles: &[[u32; PANEL]],
@@ -470,11 +495,50 @@ fn grouped_panel(
     sums: &mut [i32; PANEL],
 ) {
     const QUADS: usize = GROUP / QUAD;
-    let groups = tiles.as_chunks::<QUADS>().0.iter().zip(words.as_chunks::<{ 2 * QUADS }>().0);
-    for ((tiles, words), subs) in groups.zip(subs) {
-        let mut dots = [0; PANEL];
-        int8_panel(tiles, words, &mut dots);
-        add_scaled(sums, &dots, subs);
+    fit!(!words.is_empty() && words.len() == 2 * tiles.len() && tiles.len() == QUADS * subs.len());
+    // SAFETY: for four rows at a time and each group the block reads 16 words of `words`, which are
+    // as many, and these rows' 16 bytes of the eight tiles of the group and 4 bytes of `subs`. It
+    // adds to `sums`, and leaves the stack as it was.
+    unsafe {
+        asm!(
+            "push {{r0-r7}}",
+            "2:",
+            "ldm sp, {{r4, r11, r12}}",
+            "3:",
+            "movs r0, #0",
+            "movs r1, #0",
+            "movs r2, #0",
+            "movs r3, #0",
+            "4:",
+            ".irp q, 0, 128",
+            "ldm r12!, {{r4-r7}}",
+            "ldrd r8, r9, [r11, #\\q]",
+            int8_word!("r8", "r0", "r4", "r5"),
+            int8_word!("r9", "r1", "r4", "r5"),
+            "ldrd r8, r9, [r11, #\\q + 8]",
+            int8_word!("r8", "r2", "r4", "r5"),
+            int8_word!("r9", "r3", "r4", "r5"),
+            "ldrd r8, r9, [r11, #\\q + 64]",
+            int8_word!("r8", "r0", "r6", "r7"),
+            int8_word!("r9", "r1", "r6", "r7"),
+            "ldrd r8, r9, [r11, #\\q + 72]",
+            int8_word!("r8", "r2", "r6", "r7"),
+            int8_word!("r9", "r3", "r6", "r7"),
+            ".endr",
+            "add r11, r11, #256",
+            // A group's activations take 64 aligned bytes.
+            "tst r12, #63",
+            "bne 4b",
+            add_scaled_group!(),
+            next_group_or_rows!("5"),
+            inout("r0") sums.as_mut_ptr() => _,
+            inout("r1") tiles.as_ptr() => _,
+            inout("r2") words.as_ptr() => _,
+            inout("r3") subs.as_ptr() => _,
+            inout("r4") 4 => _,
+            inout("r5") words.as_ptr_range().end => _,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _,
+        );
     }
 }
 
@@ -585,7 +649,7 @@ fn uniform_panel(
             "smlabt r9, r2, r5, r9",
             "smlabt r10, r3, r6, r10",
             "stm r4, {{r7-r10}}",
-            next_group_or_rows!(),
+            next_group_or_rows!("4"),
             inout("r0") sums.as_mut_ptr() => _,
             inout("r1") codes.as_ptr() => _,
             inout("r2") words.as_ptr() => _,
@@ -656,20 +720,8 @@ fn codebook_panel(
             // A group's activations take 64 aligned bytes.
             "tst r12, #63",
             "bne 4b",
-            "ldr r4, [sp]",
-            "ldr r5, [sp, #12]",
-            "ldm r4, {{r7-r10}}",
-            "ldrsb r6, [r5, #1]",
-            "mla r8, r1, r6, r8",
-            "ldrsb r6, [r5, #2]",
-            "mla r9, r2, r6, r9",
-            "ldrsb r6, [r5, #3]",
-            "mla r10, r3, r6, r10",
-            "ldrsb r6, [r5], #16",
-            "mla r7, r0, r6, r7",
-            "str r5, [sp, #12]",
-            "stm r4, {{r7-r10}}",
-            next_group_or_rows!(),
+            add_scaled_group!(),
+            next_group_or_rows!("4"),
             inout("r0") sums.as_mut_ptr() => _,
             inout("r1") codes.as_ptr() => _,
             inout("r2") words.as_ptr() => _,

@@ -1,8 +1,8 @@
 //! Attention: lengths around panels of 16 and chunks of 64 positions, queries in every number, and
 //! caches of any bits.
 
-use kinglet_kernels::cache::CacheShape;
-use kinglet_kernels::{Bias, Isa, Mask};
+use kinglet_kernels::cache::{CHUNK, CacheShape, Head};
+use kinglet_kernels::{Bias, Isa, Mask, Part, Scratch};
 
 use crate::support::*;
 
@@ -116,6 +116,29 @@ fn assert_rows_are_single_queries(
                  {window}"
             );
             assert_eq!(bits(&got), bits(&want), "{isa:?} {:?} {what}", cache.shape);
+            got.copy_from_slice(&q);
+            in_parts(isa, (&cache.head(), mask(len, 0, &table), 0.3), (&mut got, heads, stride));
+            assert_eq!(bits(&got), bits(&want), "parts, {isa:?} {:?} {what}", cache.shape);
+        }
+    }
+}
+
+/// Every query, a chunk or two at a time, in memory that holds garbage before.
+fn in_parts(isa: Isa, over: (&Head<'_>, Mask<'_>, f32), rows: (&mut [f32], usize, usize)) {
+    let (q, heads, stride) = rows;
+    let chunks = over.0.shape().positions.div_ceil(CHUNK);
+    let mut scratch = Scratch::EMPTY;
+    isa.attend_in(
+        (over.0, Mask::all(1), 0.7),
+        (&mut vec![3.0; q.len()], heads, stride),
+        None,
+        &mut scratch,
+    );
+    for query in 0..q.len().div_ceil(stride) * heads {
+        let step = 1 + query % 2;
+        for start in (0..chunks).step_by(step) {
+            let part = Part { query, chunks: start..start + step };
+            isa.attend_in(over, (q, heads, stride), Some(part), &mut scratch);
         }
     }
 }

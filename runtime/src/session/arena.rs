@@ -4,6 +4,7 @@ use core::fmt;
 use core::ops::Range;
 
 use bytemuck::Pod;
+use kinglet_kernels::Scratch;
 
 use crate::plan::Plan;
 use kinglet_model::layout::ALIGN;
@@ -43,7 +44,7 @@ impl core::error::Error for ArenaError {}
 #[repr(C, align(64))]
 pub struct Aligned<T: ?Sized>(pub T);
 
-/// The regions.
+/// The regions, and what attention works in.
 #[derive(Debug)]
 pub(super) struct Arena<'a> {
     pub(super) residual: &'a mut [f32],
@@ -56,6 +57,7 @@ pub(super) struct Arena<'a> {
     pub(super) cross_codes: &'a mut [i8],
     pub(super) cross_scales: &'a mut [u16],
     pub(super) logits: &'a mut [f32],
+    pub(super) attention: Scratch,
 }
 
 impl<'a> Arena<'a> {
@@ -84,6 +86,7 @@ impl<'a> Arena<'a> {
             cross_codes: numbers(region(&plan.cross_codes)),
             cross_scales: numbers(region(&plan.cross_scales)),
             logits: numbers(region(&plan.logits)),
+            attention: Scratch::EMPTY,
         })
     }
 }

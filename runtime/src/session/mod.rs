@@ -23,7 +23,7 @@ use kinglet_kernels::Isa;
 use self::arena::Arena;
 pub use self::arena::{Aligned, ArenaError};
 pub use self::error::{RunError, SessionError};
-use self::forward::{Run, Setting};
+use self::forward::{Present, Run, Setting};
 pub use self::golden::GoldenError;
 pub use self::source::Source;
 pub use self::tap::TapError;
@@ -77,6 +77,7 @@ pub struct Session<'m, 'a, P = Serial> {
     /// Rows and width of the source's states whose keys and values are there; 0 for none.
     states: (usize, usize),
     run: Option<Run>,
+    present: Present<'m>,
     /// Rows of logits that the last run left.
     rows: usize,
 }
@@ -121,6 +122,7 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
             position: 0,
             states: (0, 0),
             run: None,
+            present: Present::default(),
             rows: 0,
         })
     }
@@ -235,8 +237,11 @@ impl<'m, 'a, P: Parallel> Session<'m, 'a, P> {
         Ok(stack)
     }
 
-    /// Goes on with the run until about `budget` multiply-accumulates are done, at least one step.
-    /// The longest single step is 16 rows of the widest matrix times the tokens of the run.
+    /// Goes on with the run until `budget` is used up, at least one unit. The unit of the budget is
+    /// a multiply-accumulate of int8; other work is charged at rates measured on a Cortex-M4. No
+    /// unit grows with the context or the number of tokens: the longest are 16 rows of the widest
+    /// matrix times one token, a token's row that is normed or rotated, and a query's attention to
+    /// 64 positions.
     ///
     /// # Errors
     /// [`RunError::Idle`], when nothing was begun, and [`RunError::Model`], when the model's bytes

@@ -55,8 +55,8 @@ impl<P: Parallel> Session<'_, '_, P> {
             if let (Some(state), Some(rows)) = (run.state(), rows) {
                 tap(state, rows);
             }
-            let cost =
-                run.step(&self.model, &self.parallel, &self.setting, &mut self.arena, budget);
+            let fixed = (&self.parallel, &self.setting);
+            let cost = run.step(&self.model, &mut self.present, fixed, &mut self.arena, budget);
             let cost = cost.map_err(RunError::Model)?;
             if run.is_done() {
                 if run.is_target(&self.setting) {

@@ -20,7 +20,9 @@ use kinglet_cortex_m::host::{ARGUMENT_BYTES, Arguments, Exit, exit};
 use kinglet_cortex_m::memory::{Memory, Random};
 use kinglet_cortex_m::{marks, say};
 use kinglet_kernels::cache::{CHUNK, CacheShape, Head};
-use kinglet_kernels::{ActivationsMut, Format, Isa, Mask, Matrix, ValueFormat, activations};
+use kinglet_kernels::{
+    ActivationsMut, Format, Isa, Mask, Matrix, Scratch, ValueFormat, activations,
+};
 
 /// What is measured.
 #[derive(Clone, Copy)]
@@ -191,8 +193,9 @@ fn run(isa: Isa, case: Case, mut memory: Memory<'_>) -> usize {
             let q = memory.floats(dim);
             random.floats(q, 1.0);
             let head = Head::new(shape, codes, scales);
+            let (over, mut scratch) = ((&head, Mask::causal(positions), 0.125), Scratch::EMPTY);
             marks::begin();
-            isa.attend(&head, Mask::causal(positions), 0.125, q, 1, dim);
+            isa.attend_in(over, (q, 1, dim), None, &mut scratch);
             marks::end();
             2 * positions * dim
         }

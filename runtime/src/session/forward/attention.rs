@@ -2,15 +2,14 @@
 
 use core::ops::Range;
 
-use kinglet_kernels::cache::{self, CacheShape, Head, MAX_HEAD_DIM};
-use kinglet_kernels::scalar;
+use kinglet_kernels::cache::{self, CHUNK, CacheShape, Head, MAX_HEAD_DIM};
+use kinglet_kernels::{Part, Scratch, scalar};
 use kinglet_model::{Attention, InPlace, Inputs, Norm};
 
 use super::super::arena::Arena;
 use super::super::families;
-use super::Context;
-use super::products::QUANTIZE;
-use crate::parallel::{Parallel, Units, split, split_uneven};
+use super::{Context, QUANTIZE};
+use crate::parallel::{Only, Parallel, Units, split, split_uneven};
 
 impl<P: Parallel> Context<'_, P> {
     /// Biases, head norms and rotation in place; keys and values into the cache. Apart from
@@ -123,58 +122,101 @@ impl<P: Parallel> Context<'_, P> {
         }
     }
 
-    /// Replaces queries by their attention. Unit `u` are the queries of row `u / kv_heads` that
-    /// share key/value head `u % kv_heads`.
+    /// The chunks of the cache that rows of the run see.
+    pub(super) fn chunks(&self, a: &Attention<InPlace<'_>>) -> Range<usize> {
+        let keys = self.keys(a);
+        let first = a.mask().seen(self.run.start, keys).start;
+        let end = a.mask().seen(keys.saturating_sub(1), keys).end;
+        first / CHUNK..end.div_ceil(CHUNK)
+    }
+
+    /// Replaces queries by their attention. A unit is a chunk of one query: chunks first, then the
+    /// queries that share a key/value head, then these heads, then rows.
     pub(super) fn attend(
         &self,
         a: &Attention<InPlace<'_>>,
         units: Range<usize>,
         arena: &mut Arena<'_>,
     ) {
+        let (heads, rows, chunks) = (a.group(), self.run.rows, self.chunks(a));
+        let each = heads * chunks.len();
+        let width = heads * a.head_dim;
         let across = a.is_cross();
         let (codes, scales, positions) = match across {
             true => (&*arena.cross_codes, &*arena.cross_scales, self.positions.1),
             false => (&*arena.cache_codes, &*arena.cache_scales, self.positions.0),
         };
         let shape = self.setting.cache_shape(positions, a.head_dim);
-        let heads = a.heads / a.kv_heads;
-        let width = heads * a.head_dim;
-        let (stride, rows) = (self.stride, self.run.rows);
         let relative = a.relative.unwrap_or_default();
-        let each = relative.len() / a.heads;
-        // The queries of key/value head `kv`, in rows from `row`.
-        let attend = |row: usize, kv: usize, q: &mut [f32]| {
+        let table = relative.len() / a.heads * heads;
+        // The queries of key/value head `kv` at the start of `q`, in rows from `row`.
+        let attend = |row: usize, kv: usize, q: &mut [f32], part, scratch: &mut Scratch| {
             let at = if across { self.run.cross } else { self.cache_of(row) };
             let codes = &codes[at.0 + kv * shape.codes()..][..shape.codes()];
             let scales = &scales[at.1 + kv * shape.scales()..][..shape.scales()];
             let first = self.run.start + if self.run.is_batched() { 0 } else { row };
             let visible = families::visible(a.mask(), first, rows, self.run.states.0);
-            let table = &relative[kv * heads * each..(kv + 1) * heads * each];
+            let table = &relative[kv * table..(kv + 1) * table];
             let visible = families::by_distance(visible, table, first);
             let head = Head::new(shape, codes, scales);
-            self.isa.attend(&head, visible, a.score_scale, q, heads, stride);
+            self.isa.attend_in(
+                (&head, visible, a.score_scale),
+                (q, heads, self.stride),
+                part,
+                scratch,
+            );
         };
-        let seen = self.seen(a);
-        let cost = 2 * width * seen;
-        if units == (0..rows * a.kv_heads) && rows > 1 && !self.run.is_batched() {
-            let rows = Units { items: &mut arena.wide[..rows * stride], size: stride };
-            split_uneven(self.parallel, cost * a.kv_heads, rows, &|first, rows| {
+        let scratch = &mut arena.attention;
+        let cost = 2 * width * self.seen(a);
+        if units == (0..rows * a.kv_heads * each) && rows > 1 && !self.run.is_batched() {
+            let wide = &mut arena.wide[..rows * self.stride];
+            let rows = Units { items: wide, size: self.stride };
+            let rows = (rows, Only(Some(scratch)));
+            split_uneven(self.parallel, cost * a.kv_heads, rows, &|first, (rows, scratch)| {
+                let mut own;
+                let scratch = match scratch.0 {
+                    Some(lent) => lent,
+                    None => {
+                        own = Scratch::EMPTY;
+                        &mut own
+                    }
+                };
                 for kv in 0..a.kv_heads {
-                    attend(first, kv, &mut rows.items[kv * width..]);
+                    attend(first, kv, &mut rows.items[kv * width..], None, scratch);
                 }
             });
             return;
         }
-        for row in units.start / a.kv_heads..units.end.div_ceil(a.kv_heads) {
-            let (from, to) =
-                (units.start.max(row * a.kv_heads), units.end.min((row + 1) * a.kv_heads));
-            let first = from - row * a.kv_heads;
-            let queries = &mut arena.wide[row * stride + first * width..][..(to - from) * width];
-            split(self.parallel, cost, Units { items: queries, size: width }, &|kv, q| {
-                for (i, q) in q.items.chunks_exact_mut(width).enumerate() {
-                    attend(row, first + kv + i, q);
-                }
-            });
+        let mut at = units.start;
+        while at < units.end {
+            let (row, kv) = (at / each / a.kv_heads, at / each % a.kv_heads);
+            let queries = &mut arena.wide[row * self.stride + kv * width..];
+            let whole = (a.kv_heads - kv).min((units.end - at) / each);
+            if at.is_multiple_of(each) && whole > 0 {
+                let queries = Units { items: &mut queries[..whole * width], size: width };
+                let queries = (queries, Only(Some(&mut *scratch)));
+                split(self.parallel, cost, queries, &|from, (queries, scratch)| {
+                    let mut own;
+                    let scratch = match scratch.0 {
+                        Some(lent) => lent,
+                        None => {
+                            own = Scratch::EMPTY;
+                            &mut own
+                        }
+                    };
+                    for (i, q) in queries.items.chunks_exact_mut(width).enumerate() {
+                        attend(row, kv + from + i, q, None, scratch);
+                    }
+                });
+                at += whole * each;
+            } else {
+                let (query, from) = (at % each / chunks.len(), at % each % chunks.len());
+                let len = (chunks.len() - from).min(units.end - at);
+                let from = chunks.start + from;
+                let part = Part { query, chunks: from..from + len };
+                attend(row, kv, &mut queries[..width], Some(part), scratch);
+                at += len;
+            }
         }
     }
 }

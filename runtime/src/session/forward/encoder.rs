@@ -9,7 +9,7 @@ use kinglet_model::{InPlace, Input, Inputs, Linear, Model, OpenError, Pooling, S
 
 use super::super::arena::Arena;
 use super::super::rounding::activations;
-use super::{Context, Place, Run, Stage};
+use super::{Context, NORM, Place, Run, Stage};
 use crate::parallel::Parallel;
 
 impl Run {
@@ -31,7 +31,7 @@ impl Run {
                 let pools = self.stack == ctx.setting.last;
                 let first = pools && model.pooling() == Pooling::First;
                 let rows = if first { 1 } else { self.rows };
-                let (range, spent) = self.take(rows, self.width, budget);
+                let (range, spent) = self.take(rows, NORM * self.width, budget);
                 ctx.norm_in_place(&norm, range, arena);
                 if self.cursor == rows {
                     self.go(if pools { Place::Pool } else { Place::States });
@@ -39,7 +39,7 @@ impl Run {
                 Ok(spent)
             }
             Place::States => {
-                let (range, spent) = self.take(self.rows, self.width, budget);
+                let (range, spent) = self.take(self.rows, NORM * self.width, budget);
                 let inputs = states_inputs(model, self.stack + 1, self.width)?;
                 ctx.norm_rows((None, None, inputs), range.start, range, self.rows, arena);
                 if self.cursor == self.rows {
@@ -73,9 +73,9 @@ impl Run {
         if self.place == Place::Features {
             let rows = self.rows - usize::from(class.is_some());
             let w = &linear.matrix;
-            let (range, spent) = self.take(w.panels(), PANEL * w.cols() * rows, budget);
+            let (range, spent) = self.take(w.panels() * rows, PANEL * w.cols(), budget);
             ctx.product(linear, rows, range, arena);
-            if self.cursor == w.panels() {
+            if self.cursor == w.panels() * rows {
                 self.go(Place::Embed);
             }
             return spent;
@@ -140,11 +140,11 @@ impl Run {
         let stride = ctx.setting.shape(self.stack + 1).stride;
         let w = &linear.matrix;
         if self.place == Place::Keys(index) {
-            let (range, spent) = self.take(w.panels(), PANEL * w.cols() * self.rows, budget);
+            let (range, spent) = self.take(w.panels() * self.rows, PANEL * w.cols(), budget);
             let memory = (&*arena.codes, &*arena.sums, &*arena.scales);
             let x = activations(memory, linear.inputs, w.cols(), self.rows);
-            ctx.matmul(w, &x, range, arena.wide, stride);
-            if self.cursor == w.panels() {
+            ctx.units(w, &x, range, arena.wide, stride);
+            if self.cursor == w.panels() * self.rows {
                 self.go(Place::Store(index));
             }
             return Ok(spent);

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Stacks run one after the other. Each block goes through [`Stage`]s, and each stage through units
-//! (a row, a panel of 16 outputs, a head); a cursor says which unit is next. All state between
+//! (a row, a panel of 16 outputs for a row, a chunk of a query); a cursor says which unit is next. All state between
 //! steps lies in the arena and in [`Run`].
 
 mod attention;
@@ -25,7 +25,8 @@ use kinglet_kernels::Isa;
 use kinglet_kernels::cache::CacheShape;
 use kinglet_kernels::layout::PANEL;
 use kinglet_model::{
-    Attention, Block, FAMILIES, InPlace, Linear, Mask, Model, OpenError, Operation, Pooling, Stack,
+    Attention, Block, BlockProblem, FAMILIES, InPlace, Linear, Mask, Model, OpenError, Operation,
+    Pooling, Stack,
 };
 
 use super::arena::Arena;
@@ -34,21 +35,29 @@ use crate::options::Options;
 use crate::parallel::{Parallel, Units, split};
 use crate::plan::{Plan, Shape, Shapes};
 
+/// Costs are counted in multiply-accumulates of int8, which take three instructions of a Cortex-M4
+/// with all that surrounds them. A number that is normed, transformed and quantized takes as long
+/// as so many of them, one that is quantized or added as long as a few, and a query takes for the
+/// softmax of a chunk as long as many.
+const NORM: usize = 20;
+pub(super) const QUANTIZE: usize = 4;
+const SOFTMAX: usize = 2560;
+
 /// What a block does, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// Norm and quantize each row of the residual stream.
     Norm,
-    /// Query, key and value; or gate and up. A unit is a panel.
+    /// Query, key and value; or gate and up. A unit is a panel for one row.
     Input,
     /// Attention: biases, head norms, rotation, and keys and values into the cache. Feed-forward:
     /// activation. A unit is a row.
     Prepare,
-    /// Attention of the queries of one row that share a key/value head.
+    /// Attention. A unit is a chunk of positions for one query.
     Attend,
     /// Quantize each row of the result.
     Quantize,
-    /// Back to the width of the residual stream. A unit is a panel.
+    /// Back to the width of the residual stream. A unit is a panel for one row.
     Output,
     /// Add each row to the residual stream.
     Add,
@@ -57,7 +66,7 @@ enum Stage {
 /// Where in the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// Products of features. A unit is a panel.
+    /// Products of features. A unit is a panel for one row, as in the other products.
     Features,
     /// Class token, biases and positions. A unit is a row.
     Embed,
@@ -66,7 +75,7 @@ enum Place {
     StackNorm,
     /// Quantize the states for those who look at them.
     States,
-    /// Keys and values of the states for this block. A unit is a panel.
+    /// Keys and values of the states for this block.
     Keys(u32),
     /// Biases, and into the cache. A unit is a row.
     Store(u32),
@@ -76,11 +85,11 @@ enum Place {
     Pool,
     /// Norm and quantize the rows whose outputs are wanted.
     FinalNorm,
-    /// A unit is a panel.
+    /// The product of a dense layer.
     Dense,
     /// Bias and activation. A unit is a row.
     Activate,
-    /// A unit is a panel of the head.
+    /// The product of the head.
     Head,
     /// Bias and length. A unit is a row.
     Finish,
@@ -145,6 +154,27 @@ impl Setting {
 
     fn shape(&self, stack: u32) -> Shape {
         self.stacks.get(stack as usize).copied().unwrap_or_default()
+    }
+}
+
+/// The block that was read last: many steps of a run have the same.
+#[derive(Debug, Default)]
+pub(super) struct Present<'m>(Option<(u32, Block<InPlace<'m>>)>);
+
+impl<'m> Present<'m> {
+    /// Block `index`, see [`Model::block_at`].
+    fn block(
+        &mut self,
+        model: &Model<'m>,
+        index: u32,
+        width: usize,
+        states: usize,
+    ) -> Result<&Block<InPlace<'m>>, OpenError> {
+        if self.0.as_ref().is_none_or(|present| present.0 != index) {
+            self.0 = Some((index, model.block_at(index, width, states)?));
+        }
+        let missing = OpenError::Block { index, problem: BlockProblem::Kind(0) };
+        self.0.as_ref().map(|present| &present.1).ok_or(missing)
     }
 }
 
@@ -239,11 +269,11 @@ impl Run {
 
     /// Does as many units of the present stage as `budget` allows, at least one, and returns their
     /// cost.
-    pub(super) fn step<P: Parallel>(
+    pub(super) fn step<'m, P: Parallel>(
         &mut self,
-        model: &Model<'_>,
-        parallel: &P,
-        setting: &Setting,
+        model: &Model<'m>,
+        present: &mut Present<'m>,
+        (parallel, setting): (&P, &Setting),
         arena: &mut Arena<'_>,
         budget: u64,
     ) -> Result<u64, OpenError> {
@@ -262,12 +292,12 @@ impl Run {
         match self.place {
             Place::Block(index, _) if index >= self.end => self.end_of_stack(model, setting),
             Place::Block(index, stage) => {
-                let block = model.block_at(index, self.width, self.states.1)?;
-                let (units, cost) = ctx.size(&block, stage);
+                let block = present.block(model, index, self.width, self.states.1)?;
+                let (units, cost) = ctx.size(block, stage);
                 let (range, spent) = self.take(units, cost, budget);
-                ctx.block_stage(&block, stage, range, arena);
+                ctx.block_stage(block, stage, range, arena);
                 if self.cursor == units {
-                    self.next(&block, index, stage, &ctx);
+                    self.next(block, index, stage, &ctx);
                 }
                 Ok(spent)
             }
@@ -359,27 +389,37 @@ impl Run {
 }
 
 impl<P: Parallel> Context<'_, P> {
+    /// Positions that there are when the run is done.
+    fn keys(&self, a: &Attention<InPlace<'_>>) -> usize {
+        if a.is_cross() { self.run.states.0 } else { self.run.start + self.run.rows }
+    }
+
     /// Positions that the last row of a run sees.
     fn seen(&self, a: &Attention<InPlace<'_>>) -> usize {
-        let keys = if a.is_cross() { self.run.states.0 } else { self.run.start + self.run.rows };
+        let keys = self.keys(a);
         a.mask().seen(keys.saturating_sub(1), keys).len()
     }
 
     /// Units of a stage, and what one costs in multiply-accumulates or so.
     fn size(&self, block: &Block<InPlace<'_>>, stage: Stage) -> (usize, usize) {
         let rows = self.run.rows;
-        let panel = |of: &Linear<'_>| (of.matrix.panels(), PANEL * of.matrix.cols() * rows);
+        let panel = |of: &Linear<'_>| (of.matrix.panels() * rows, PANEL * of.matrix.cols());
         let input = block.input.as_ref();
         match stage {
-            Stage::Norm => (rows, self.run.width),
+            Stage::Norm => (rows, NORM * self.run.width),
             Stage::Input => input.map_or((0, 1), panel),
-            Stage::Prepare => (rows, 8 * input.map_or(0, |of| of.matrix.rows())),
-            Stage::Attend => block
-                .attention()
-                .map_or((0, 1), |a| (rows * a.kv_heads, 4 * a.head_dim * self.seen(a) * a.group())),
-            Stage::Quantize => (rows, block.output.matrix.cols()),
+            Stage::Prepare => {
+                let each = if block.attention().is_some() { NORM } else { 2 * QUANTIZE };
+                (rows, each * input.map_or(0, |of| of.matrix.rows()))
+            }
+            Stage::Attend => block.attention().map_or((0, 1), |a| {
+                let chunks = self.chunks(a).len();
+                let positions = self.seen(a).div_ceil(chunks.max(1));
+                (rows * a.heads * chunks, 4 * a.head_dim * positions + SOFTMAX)
+            }),
+            Stage::Quantize => (rows, QUANTIZE * block.output.matrix.cols()),
             Stage::Output => panel(&block.output),
-            Stage::Add => (rows, block.output.matrix.rows()),
+            Stage::Add => (rows, QUANTIZE * block.output.matrix.rows()),
         }
     }
 

@@ -8,7 +8,7 @@ use kinglet_model::{FAMILIES, Inputs, Model, OpenError, Pooling};
 
 use super::super::arena::Arena;
 use super::super::rounding::{activations, rows_of};
-use super::{Context, Place, Run};
+use super::{Context, NORM, Place, Run};
 use crate::parallel::Parallel;
 
 impl Run {
@@ -24,7 +24,7 @@ impl Run {
         // What was pooled was normed before.
         let norm = model.last()?.norm.filter(|_| !pools);
         let first = if pools { 0 } else { self.rows - self.logits };
-        let (range, spent) = self.take(self.logits, self.width, budget);
+        let (range, spent) = self.take(self.logits, NORM * self.width, budget);
         let output = model.output()?;
         let inputs = match (output.dense_layer(), &output.head) {
             (Some((dense, _)), _) => dense.inputs,
@@ -58,12 +58,12 @@ impl Run {
         let output = model.output()?;
         let Some(head) = &output.head else { return self.done() };
         let matrix = &head.matrix;
-        let (range, spent) =
-            self.take(matrix.panels(), PANEL * matrix.cols() * self.logits, budget);
+        let units = matrix.panels() * self.logits;
+        let (range, spent) = self.take(units, PANEL * matrix.cols(), budget);
         let memory = (&*arena.codes, &*arena.sums, &*arena.scales);
         let x = activations(memory, head.inputs, matrix.cols(), self.logits);
-        ctx.matmul(matrix, &x, range, arena.logits, matrix.rows());
-        if self.cursor == matrix.panels() {
+        ctx.units(matrix, &x, range, arena.logits, matrix.rows());
+        if self.cursor == units {
             let more = FAMILIES && (head.bias.is_some() || output.normalize);
             self.go(if more { Place::Finish } else { Place::Done });
         }
@@ -88,10 +88,10 @@ impl Run {
             }
             (Place::Dense, Some((dense, _))) => {
                 let matrix = &dense.matrix;
-                let (range, spent) =
-                    self.take(matrix.panels(), PANEL * matrix.cols() * self.logits, budget);
+                let units = matrix.panels() * self.logits;
+                let (range, spent) = self.take(units, PANEL * matrix.cols(), budget);
                 ctx.product(dense, self.logits, range, arena);
-                if self.cursor == matrix.panels() {
+                if self.cursor == units {
                     self.go(Place::Activate);
                 }
                 Ok(spent)

@@ -9,28 +9,48 @@ use kinglet_model::{FAMILIES, Inputs, Linear, Norm};
 use super::super::arena::Arena;
 use super::super::families;
 use super::super::rounding::{activations, quantize_row, rows_of};
-use super::Context;
+use super::{Context, QUANTIZE};
 use crate::parallel::{Divide, Parallel, Units, split};
-
-/// The time to quantize a value, in multiply-accumulates.
-pub(super) const QUANTIZE: usize = 4;
 
 /// The norm of what a branch sees, that of the stream itself, and what the branch's first product
 /// has its inputs go through.
 pub(super) type Norms<'n> = (Option<&'n Norm<&'n [f32]>>, Option<&'n Norm<&'n [f32]>>, Inputs);
 
 impl<P: Parallel> Context<'_, P> {
-    /// The panels `panels` of a product of all `rows` rows of activations, into `wide`.
+    /// Units of a product of all `rows` rows of activations, into `wide`.
     pub(super) fn product(
         &self,
         of: &Linear<'_>,
         rows: usize,
-        panels: Range<usize>,
+        units: Range<usize>,
         arena: &mut Arena<'_>,
     ) {
         let memory = (&*arena.codes, &*arena.sums, &*arena.scales);
         let x = activations(memory, of.inputs, of.matrix.cols(), rows);
-        self.matmul(&of.matrix, &x, panels, arena.wide, self.stride);
+        self.units(&of.matrix, &x, units, arena.wide, self.stride);
+    }
+
+    /// Units of a product: unit `u` is panel `u / rows` times row `u % rows`.
+    pub(super) fn units(
+        &self,
+        w: &Matrix<'_>,
+        x: &Activations<'_>,
+        units: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        let rows = x.rows();
+        let mut at = units.start;
+        while at < units.end {
+            let (panel, row, left) = (at / rows, at % rows, units.end - at);
+            let (panels, rows) = match (row, left / rows) {
+                (0, whole @ 1..) => (whole, rows),
+                _ => (1, left.min(rows - row)),
+            };
+            let x = x.slice(row, rows);
+            self.matmul(w, &x, panel..panel + panels, &mut out[row * stride..], stride);
+            at += panels * rows;
+        }
     }
 
     /// Quantizes the first `width` values of rows of `wide`.
