@@ -75,7 +75,8 @@ impl Isa {
             return;
         }
         let width = w.rows().min(panels.end * PANEL) - panels.start * PANEL;
-        fit!(out.len() >= (x.rows() - 1) * stride + width && (x.rows() == 1 || stride >= width));
+        let needed = (x.rows() - 1).saturating_mul(stride).saturating_add(width);
+        fit!(out.len() >= needed && (x.rows() == 1 || stride >= width));
         #[cfg(feature = "families")]
         if crate::planes::is_sum(w, x) {
             let plain = w.without_offsets();
@@ -200,7 +201,7 @@ impl Isa {
         heads: usize,
         stride: usize,
     ) {
-        let width = heads * head.shape().head_dim;
+        let width = heads.saturating_mul(head.shape().head_dim);
         fit!(0 < width && width <= stride && !q.is_empty() && (q.len() - 1) % stride + 1 >= width);
         fit!(mask.fits(head.shape().positions, heads, (q.len() - 1) / stride));
         dispatch!(self, attend(head, mask, scale, q, heads, stride));
