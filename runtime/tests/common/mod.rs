@@ -5,7 +5,9 @@
 mod chain;
 pub mod damage;
 
-pub use chain::{CHAIN_CONTEXT, CHAIN_VOCAB, CHAINS, Chain, FEATURES, PICTURE, chain};
+pub use chain::{
+    CHAIN_CONTEXT, CHAIN_VOCAB, CHAINS, Chain, FEATURES, PICTURE, chain, long, widening,
+};
 use kinglet::{Format, Isa, Memory, Model, Options, Parallel, Plan, Session, Threads};
 pub use kinglet_fixtures::host::Random;
 use kinglet_kernels::layout::{GROUP, PANEL};
