@@ -126,3 +126,26 @@ fn what_cannot_be_tapped_is_refused_and_changes_nothing() {
     let busy = session.feed_tapped(&[1], &[], &mut []).map(|_| ());
     assert_eq!(busy, Err(TapError::Run(RunError::Unfinished)));
 }
+
+#[test]
+fn states_of_another_width_are_refused_and_can_be_looked_at() {
+    let mut file = Memory::copy_of(&common::widening(3));
+    let model = Model::open(file.bytes()).unwrap();
+    let options = Options { context: 8, prefill: 2, logits: 1, ..Options::DECODE };
+    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
+    let mut session = Session::new(&model, options, memory.bytes()).unwrap();
+    let mut buffer = vec![f32::NAN; 3 * 2 * 24];
+    for state in [2, 3] {
+        let refused = session.feed_tapped(&[1, 2, 3], &[0, state], &mut buffer).map(|_| ());
+        assert_eq!(refused, Err(TapError::Width { state, width: 40 }));
+    }
+    assert_eq!(session.position(), 0);
+    session.feed_tapped(&[1, 2, 3], &[0, 1], &mut buffer).unwrap();
+    assert!(buffer.iter().all(|x| x.is_finite()));
+    session.begin(&[1], 1).unwrap();
+    let mut widths = vec![];
+    while session.resume_tapped(1, |_, rows| widths.push(rows.len())).unwrap() == Progress::Pending
+    {
+    }
+    assert_eq!(widths, [24, 24, 40, 40]);
+}
