@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let context = (golden.prompt.len() + golden.answer.len()).clamp(1, model.context());
         let options = Options { context, prefill: context.min(16), ..Options::of(&model)? };
         for isa in Isa::available() {
-            let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
+            let mut memory = Memory::new(Plan::new(&model, options)?.bytes())?;
             let mut session = Session::with(&model, options, memory.bytes(), isa, Serial)?;
             session.check_golden(&golden)?;
             println!(

@@ -10,14 +10,14 @@ use kinglet_model::layout::{StackRecord, section};
 use kinglet_model::{ModelProblem, StackProblem};
 
 fn open(bytes: &[u8]) -> Result<(), OpenError> {
-    Model::open(Memory::copy_of(bytes).bytes()).map(|_| ())
+    Model::open(Memory::copy_of(bytes).unwrap().bytes()).map(|_| ())
 }
 
 /// Stacks whose blocks together are not the model's, whether their sum fits 32 bits or not.
 #[test]
 fn stacks_that_lie_about_their_blocks_are_refused() {
     let good = common::chain(common::Chain::Describer, Format::Int8, 3);
-    let count = Model::open(Memory::copy_of(&good).bytes()).unwrap().stacks() as usize;
+    let count = Model::open(Memory::copy_of(&good).unwrap().bytes()).unwrap().stacks() as usize;
     let lie = |blocks: [u32; 4]| {
         open(&with(&good, section::STACKS, |bytes| {
             for (place, blocks) in bytes.chunks_exact_mut(StackRecord::SIZE).zip(blocks) {
@@ -62,7 +62,7 @@ fn a_picture_too_large_for_a_machine_is_refused() {
 #[test]
 fn work_grows_with_the_blocks_and_not_with_their_square() {
     let blocks = 4096;
-    let mut file = Memory::copy_of(&common::long(blocks, 3));
+    let mut file = Memory::copy_of(&common::long(blocks, 3)).unwrap();
     let model = Model::open(file.bytes()).unwrap();
     let start = Instant::now();
     let width = |index| model.block(index).unwrap().output.matrix.rows();
@@ -74,7 +74,7 @@ fn work_grows_with_the_blocks_and_not_with_their_square() {
     assert!(many < 200 * few, "the last 64 blocks took {many:?}, the first 64 times {few:?}");
 
     let options = Options { context: 4, prefill: 1, source: 2, ..Options::of(&model).unwrap() };
-    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes()).unwrap();
     let mut session = Session::new(&model, options, memory.bytes()).unwrap();
     session.begin_source(Source::Tokens(&[1, 2])).unwrap();
     let mut calls = 1;

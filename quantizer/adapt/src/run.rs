@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kinglet::{Map, Model};
+use kinglet::{Map, Memory, Model};
 use kinglet_reference::random::{Random, mixed};
 
 use super::decoder::Decoder;
@@ -31,6 +31,7 @@ pub fn adapt(
 ) -> Result<Outcome, AdaptError> {
     let map = Map::open(file).map_err(|source| AdaptError::Io { path: file.into(), source })?;
     let model = Model::open(&map)?;
+    afford_numbers(&model)?;
     let mut decoder = read_decoder(&model)?;
     let mut interface = first_interface(&model, &decoder, options)?;
     let pairs = Pairs::read(&model, pairs)?;
@@ -70,6 +71,18 @@ pub fn adapt(
         kept_tensors,
         bytes,
     })
+}
+
+/// Whether there is memory for the numbers of all tensors in f32: a sparse matrix without blocks is
+/// small in a file, whatever its shape.
+fn afford_numbers(model: &Model<'_>) -> Result<(), AdaptError> {
+    let mut bytes = 0u64;
+    for index in 0..model.tensors() {
+        let record = model.tensor(index)?.record;
+        let numbers = u64::from(record.rows) * u64::from(record.cols);
+        bytes = bytes.saturating_add(numbers.saturating_mul(4));
+    }
+    Ok(Memory::afford(usize::try_from(bytes).unwrap_or(usize::MAX))?)
 }
 
 /// The interface that training begins with: the file's, or a new one.

@@ -137,7 +137,7 @@ impl Work for Shapes<'_, '_> {
         // All positions in one run, so that each state is seen whole.
         let options =
             Options { source: if alone { 0 } else { rows }, context, prefill: context, ..of };
-        let mut memory = Memory::new(Plan::new(model, options)?.bytes());
+        let mut memory = Memory::new(Plan::new(model, options)?.bytes())?;
         let mut session = Session::with(model, options, memory.bytes(), isa, parallel)?;
         let ends: Vec<u32> = match model.target_tokenizer() {
             Some(tokenizer) => tokenizer?.eos().collect(),

@@ -212,7 +212,7 @@ impl Work for Generate<'_> {
             ..Options::of(&model)?
         };
         let plan = Plan::new(&model, options)?;
-        let mut memory = Memory::new(plan.bytes());
+        let mut memory = Memory::new(plan.bytes())?;
         let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;
         let mut sampler = how.choice.sampler(how.temperature);
         let ends: Vec<u32> = tokenizer.eos().collect();

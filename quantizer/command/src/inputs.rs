@@ -211,7 +211,7 @@ impl Work for Outputs<'_, '_> {
             }
             false => Options { source: rows, ..Options::of(&model)? },
         };
-        let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
+        let mut memory = Memory::new(Plan::new(&model, options)?.bytes())?;
         let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;
         // States of a decoder become one vector here.
         let pooled = Pooled::of(&model);

@@ -16,6 +16,7 @@ mod eval;
 mod generate;
 mod inputs;
 mod inspect;
+mod memory;
 mod model;
 mod outputs;
 mod predictor;
@@ -59,6 +60,9 @@ KINGLET_ISA=scalar|avx2|... selects the instruction set; the results are bit-ide
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// The most memory for a model's work, such as 200M or 1.5G; by default the machine's memory
+    #[arg(long, global = true, value_name = "SIZE", value_parser = memory::size)]
+    max_memory: Option<u64>,
 }
 
 #[derive(Subcommand)]
@@ -80,7 +84,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let Cli { command, max_memory } = Cli::parse();
+    memory::limit(max_memory);
+    let result = match command {
         Command::Pull(args) => args.run(),
         Command::Quantize(args) => args.run(),
         Command::Adapt(args) => args.run(),

@@ -72,7 +72,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BITS", group = "target")]
     bits: Option<f64>,
     /// ... so that the file has at most BYTES bytes (the suffixes k and M are understood)
-    #[arg(long, value_name = "BYTES", group = "target", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", group = "target", value_parser = crate::memory::size)]
     size: Option<u64>,
     /// ... so that the divergence from the f32 model is at most NATS, estimated as the sum over the
     /// matrices of what rounding each alone costs
@@ -196,22 +196,6 @@ impl From<Weights> for Format {
             Weights::Int4 => Self::Int4Codebook,
             Weights::Int4Uniform => Self::Int4,
         }
-    }
-}
-
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let (number, unit) = match text.strip_suffix(['k', 'M']) {
-        Some(number) if text.ends_with('k') => (number, 1e3),
-        Some(number) => (number, 1e6),
-        None => (text, 1.0),
-    };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| "expected a number of bytes, such as 200000, 200k or 1.5M".to_owned())?;
-    if number >= 0.0 {
-        Ok((number * unit) as u64)
-    } else {
-        Err("bytes cannot be negative".to_owned())
     }
 }
 

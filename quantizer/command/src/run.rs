@@ -133,7 +133,7 @@ impl Work for Generate<'_> {
             logits: 1,
             ..Options::DECODE
         };
-        let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
+        let mut memory = Memory::new(Plan::new(&model, options)?.bytes())?;
         let planned = memory.bytes().len();
         let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;
         let mut sampler = args.choice.sampler(args.temperature);

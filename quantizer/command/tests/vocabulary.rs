@@ -211,7 +211,7 @@ fn files_are_smaller_and_as_good() {
         let golden = small.golden().next().unwrap();
         let length = golden.prompt.len() + golden.answer.len();
         let options = Options { context: length, prefill: 8, logits: 1, ..Options::DECODE };
-        let mut memory = Memory::new(Plan::new(&small, options).unwrap().bytes());
+        let mut memory = Memory::new(Plan::new(&small, options).unwrap().bytes()).unwrap();
         Session::new(&small, options, memory.bytes()).unwrap().check_golden(&golden).unwrap();
 
         // Sections begin at multiples of 64, and so do tensors.

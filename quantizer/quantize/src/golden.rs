@@ -130,7 +130,7 @@ fn answer(map: &Map, model: &Model<'_>, question: &Question) -> Result<(Vec<u32>
         prefill: question.prompt.len().max(1),
         ..options
     };
-    let mut memory = Memory::new(Plan::new(model, options).map_err(said)?.bytes());
+    let mut memory = Memory::new(Plan::new(model, options).map_err(said)?.bytes()).map_err(said)?;
     let session = Session::with(model, options, memory.bytes(), Isa::detect(), Serial);
     let mut session = session.map_err(said)?;
     // In pieces, so that the weights of a large model are not all in memory at once.

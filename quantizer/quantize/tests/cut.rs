@@ -33,7 +33,7 @@ fn with<T>(model: &Model<'_>, run: impl FnOnce(&mut Session<'_, '_>) -> T) -> T 
     } else {
         options
     };
-    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes()).unwrap();
     run(&mut Session::new(model, options, memory.bytes()).unwrap())
 }
 

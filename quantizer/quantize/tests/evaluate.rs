@@ -60,7 +60,7 @@ fn run(model: &Model<'_>, input: &[u32]) -> (Vec<f32>, Vec<f32>) {
         logits: input.len(),
         ..Options::DECODE
     };
-    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes()).unwrap();
     let mut session = Session::new(model, options, memory.bytes()).unwrap();
     let states: Vec<u32> = (0..=model.blocks()).collect();
     let mut buffer = vec![0.0; states.len() * input.len() * model.width()];
@@ -226,7 +226,7 @@ fn the_storyteller_loses_little() {
 
 /// The file without the block of this number: what a pruned file looks like.
 fn without_block(file: &[u8], block: usize) -> Memory {
-    let mut memory = Memory::copy_of(file);
+    let mut memory = Memory::copy_of(file).unwrap();
     let bytes = memory.bytes();
     let mut head = Head::read(bytes).unwrap();
     let table = Head::SIZE..Head::SIZE + usize::from(head.sections) * SectionEntry::SIZE;

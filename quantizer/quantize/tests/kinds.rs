@@ -64,7 +64,7 @@ impl Rounded {
 
 /// Calls `run` with a session.
 fn with<T>(model: &Model<'_>, options: Options, run: impl FnOnce(&mut Session<'_, '_>) -> T) -> T {
-    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes()).unwrap();
     run(&mut Session::new(model, options, memory.bytes()).unwrap())
 }
 

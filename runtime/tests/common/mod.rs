@@ -265,7 +265,7 @@ pub fn logits<P: Parallel>(
     isa: Isa,
     parallel: P,
 ) -> Vec<u32> {
-    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes()).unwrap();
     memory.bytes().fill(0xA5);
     let mut session = Session::with(model, options, memory.bytes(), isa, parallel).unwrap();
     let mut all = vec![];
