@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use kinglet::Memory;
 use kinglet::{Isa, Model, Options, Parallel, Plan, Sampler, Sampling, Session};
 use kinglet_evaluate::activations::{EVEN, Shape, bimodality};
+use kinglet_import::regular::{self, Kind};
 use kinglet_model::Input;
 use serde::Serialize;
 
@@ -46,7 +47,7 @@ pub(crate) fn show(model: &Model<'_>, input: &str, json: bool) -> Result<()> {
     let path = Path::new(input);
     let inputs: Vec<String> = match reads_text && path.is_file() {
         true => {
-            let text = kinglet_import::regular::read_to_string(path)
+            let text = regular::read_to_string(path, Kind::Text)
                 .with_context(|| format!("cannot read {input}"))?;
             text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
         }

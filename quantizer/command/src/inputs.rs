@@ -7,6 +7,7 @@ use kinglet::Memory;
 use kinglet::tokenizer::Tokenizer;
 use kinglet::{Isa, Model, Options, Parallel, Plan, Session, Source};
 use kinglet_import::encode;
+use kinglet_import::regular::{self, Kind};
 use kinglet_media::{PictureSettings, SoundSettings, picture, sound};
 use kinglet_model::{InPlace, Input, Pooling, Stack};
 use kinglet_quantize::cut::Pooled;
@@ -127,7 +128,7 @@ impl<'a> Reader<'a> {
 
     fn numbers(&self, path: &Path) -> Result<Given> {
         let name = path.display();
-        let text = kinglet_import::regular::read_to_string(path)
+        let text = regular::read_to_string(path, Kind::Text)
             .with_context(|| format!("cannot read {name}"))?;
         let numbers: Vec<f32> = match serde_json::from_str::<Vec<Vec<f32>>>(&text) {
             Ok(rows) => rows.concat(),

@@ -14,6 +14,7 @@ mod cut;
 mod embed;
 mod eval;
 mod generate;
+mod hub;
 mod inputs;
 mod inspect;
 mod memory;
@@ -105,7 +106,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("kinglet: {}", told(&error));
+            warn!("kinglet: {}", told(&error));
             ExitCode::FAILURE
         }
     }

@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use kinglet::{Format, Model};
 use kinglet_evaluate::size::Matrices;
 use kinglet_import::checkpoint::Checkpoint;
+use kinglet_import::regular::{self, Kind};
 use kinglet_import::vocabulary;
 use kinglet_quantize::calibrate::{self, Passages};
 use kinglet_quantize::fit::FitOptions;
@@ -305,7 +306,7 @@ impl Args {
         let mut checkpoint =
             checkpoint.with_context(|| format!("cannot import {}", self.dir.display()))?;
         if let Some(path) = &self.vocab_from {
-            let text = kinglet_import::regular::read(path)
+            let text = regular::read(path, Kind::Text)
                 .with_context(|| format!("cannot read {}", path.display()))?;
             let kept = vocabulary::of_text(&checkpoint, &text);
             let kept = kept

@@ -172,7 +172,7 @@ impl Work for Generate<'_> {
             let answer = tokens.len() - prompt;
             let rate = answer.saturating_sub(1) as f64 / (all - first);
             let isa = isa.name();
-            eprintln!(
+            warn!(
                 "{prompt} tokens read, first token after {:.1} ms; {answer} written, {rate:.1} \
                  tokens/s; {isa}, {} of working memory",
                 first * 1e3,
