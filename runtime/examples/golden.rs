@@ -5,11 +5,11 @@
 
 use std::error::Error;
 
-use kinglet::{Isa, Map, Memory, Model, Options, Plan, Serial, Session};
+use kinglet::{Isa, Memory, Model, Options, Plan, Serial, Session};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args_os().nth(1).ok_or("usage: golden model.kinglet")?;
-    let file = Map::open(path)?;
+    let file = Memory::read(path)?;
     let model = Model::open(&file)?;
     model.verify(|_| {})?;
     for (index, golden) in model.golden().enumerate() {

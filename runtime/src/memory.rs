@@ -4,6 +4,10 @@
 //! host program has its memory from here, and a refusal is an error and no abort.
 
 use core::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Deref;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::MmapMut;
@@ -117,9 +121,34 @@ impl Memory {
         Ok(memory)
     }
 
+    /// A copy of a regular file, which others may change afterwards.
+    ///
+    /// # Errors
+    /// Those of opening and reading the file, and [`MemoryError`] as one of them.
+    pub fn read(path: impl AsRef<Path>) -> io::Result<Self> {
+        // A pipe would keep the caller waiting for ever.
+        let metadata = std::fs::metadata(&path)?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        }
+        let refused = |error| io::Error::new(io::ErrorKind::OutOfMemory, error);
+        let len = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+        let mut memory = Self::new(len).map_err(refused)?;
+        File::open(path)?.read_exact(memory.bytes())?;
+        Ok(memory)
+    }
+
     /// The bytes.
     pub fn bytes(&mut self) -> &mut [u8] {
         &mut self.map[..self.len]
+    }
+}
+
+impl Deref for Memory {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map[..self.len]
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kinglet::{Map, Memory, Model};
+use kinglet::{Memory, Model};
 use kinglet_reference::random::{Random, mixed};
 
 use super::decoder::Decoder;
@@ -29,8 +29,9 @@ pub fn adapt(
     options: &Options,
     progress: &(dyn Fn(&str, u64, u64) + Sync),
 ) -> Result<Outcome, AdaptError> {
-    let map = Map::open(file).map_err(|source| AdaptError::Io { path: file.into(), source })?;
-    let model = Model::open(&map)?;
+    let bytes =
+        Memory::read(file).map_err(|source| AdaptError::Io { path: file.into(), source })?;
+    let model = Model::open(&bytes)?;
     afford_numbers(&model)?;
     let mut decoder = read_decoder(&model)?;
     let mut interface = first_interface(&model, &decoder, options)?;
@@ -42,8 +43,8 @@ pub fn adapt(
         progress("encoding", before + more as u64, pairs.sources.len() as u64);
     })?;
     let score = |path: &Path| -> Result<Score, AdaptError> {
-        let map = Map::open(path).map_err(|source| AdaptError::Io { path: path.into(), source })?;
-        inference::score(&Model::open(&map)?, &pairs, &split.held)
+        let io = |source| AdaptError::Io { path: path.into(), source };
+        inference::score(&Model::open(&Memory::read(path).map_err(io)?)?, &pairs, &split.held)
     };
     let given = score(file)?;
     let before = match options.fresh {
@@ -56,8 +57,6 @@ pub fn adapt(
     let (finished, kept_tensors) = write::write(&model, &trained.best, target)?;
     let after = score(finished.path())?;
     let bytes = std::fs::metadata(finished.path()).map_or(0, |of| of.len());
-    // A file that is mapped cannot be replaced everywhere.
-    drop(map);
     finished.persist()?;
     Ok(Outcome {
         learned_from: split.seen.len(),

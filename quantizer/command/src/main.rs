@@ -1,6 +1,6 @@
 //! The command `kinglet`: makes, shows, runs, evaluates and measures `.kinglet` files.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[macro_use]
 mod output;
@@ -56,7 +56,8 @@ Examples:
   kinglet check model.kinglet                    verify checksums and golden answers
   kinglet bench model.kinglet
 
-KINGLET_ISA=scalar|avx2|... selects the instruction set; the results are bit-identical."
+KINGLET_ISA=scalar|avx2|... selects the instruction set; the results are bit-identical.
+Model files are mapped into memory: do not change one in place while a command reads it."
 )]
 struct Cli {
     #[command(subcommand)]

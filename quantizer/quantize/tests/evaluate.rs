@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use kinglet::Memory;
-use kinglet::{Format, Map, Model, Options, Plan, Session, argmax};
+use kinglet::{Format, Model, Options, Plan, Session, argmax};
 use kinglet_evaluate::{EvaluateError, Evaluation, Part, Place, Protocol, evaluate, evaluate_all};
 use kinglet_fixtures::host::{isa, shared};
 use kinglet_import::checkpoint::Checkpoint;
@@ -39,7 +39,7 @@ fn to_file(checkpoint: &Checkpoint, weights: Format) -> (tempfile::TempDir, Map)
     let target = temporary.path().join("model.kinglet");
     let options = kinglet_quantize::Options { weights, golden: 0, ..Default::default() };
     quantize(checkpoint, &target, &options, &|_, _, _| ()).unwrap();
-    let map = Map::open(&target).unwrap();
+    let map = Memory::read(&target).unwrap();
     (temporary, map)
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kinglet::Memory;
 use kinglet::tokenizer::{Detokenizer, Tokenizer};
-use kinglet::{BeamSearch, Format, Map, Model, Options, Plan, Session, Source, argmax};
+use kinglet::{BeamSearch, Format, Model, Options, Plan, Session, Source, argmax};
 use kinglet_import::checkpoint::Checkpoint;
 use kinglet_media::{PictureSettings, picture};
 use kinglet_quantize::quantize;
@@ -15,12 +15,12 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
 }
 
-fn rounded(name: &str, weights: Format) -> (Map, tempfile::TempDir) {
+fn rounded(name: &str, weights: Format) -> (Memory, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("model.kinglet");
     let options = kinglet_quantize::Options { weights, golden: 0, ..Default::default() };
     quantize(&Checkpoint::open(fixture(name)).unwrap(), &path, &options, &|_, _, _| {}).unwrap();
-    (Map::open(&path).unwrap(), directory)
+    (Memory::read(&path).unwrap(), directory)
 }
 
 fn golden(name: &str) -> Value {

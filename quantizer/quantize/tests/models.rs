@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use kinglet::Memory;
-use kinglet::{Format, Map, Model, Options, Plan, Serial, Session};
+use kinglet::{Format, Model, Options, Plan, Serial, Session};
 use kinglet_evaluate::{Evaluation, Protocol, evaluate};
 use kinglet_fixtures::host::{Random, isa, shared};
 use kinglet_import::checkpoint::Checkpoint;
@@ -63,7 +63,7 @@ fn every_variant_agrees_with_its_reference() {
         assert!(difference < 1e-4, "{name}: {difference}");
 
         let (_temporary, path) = to_file(&checkpoint, Format::Int8Grouped);
-        let map = Map::open(path).unwrap();
+        let map = Memory::read(path).unwrap();
         let model = Model::open(&map).unwrap();
         let options =
             Options { context: golden.input_ids.len(), prefill: 16, logits: 16, ..Options::DECODE };
@@ -132,7 +132,7 @@ fn stories(weights: Format) -> Option<(Evaluation, f64)> {
     let checkpoint = Checkpoint::open(&dir).unwrap();
     let reference = Reference::new(&checkpoint).unwrap();
     let (_temporary, path) = to_file(&checkpoint, weights);
-    let map = Map::open(path).unwrap();
+    let map = Memory::read(path).unwrap();
     let model = Model::open(&map).unwrap();
     let ids = npy_i32(&dir.join("golden/ppl_input_ids.npy"));
     let tokenizer = model.tokenizer().unwrap().unwrap();
