@@ -37,6 +37,11 @@ fn harmless(text: Arguments<'_>) -> String {
     shown.0
 }
 
+/// A name or a value of others, which stays on its line.
+pub(crate) fn in_line(text: &str) -> String {
+    text.replace('\n', r"\u000a").replace('\t', r"\u0009")
+}
+
 struct Harmless(String);
 
 impl fmt::Write for Harmless {

@@ -70,12 +70,12 @@ fn escapes_are_shown_and_not_sent() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a.kinglet");
     let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/storyteller");
-    let metadata = "made=\u{1b}]0;owned\u{7}\u{202e}\u{9b}2J";
+    let metadata = "made=\u{1b}]0;owned\u{7}\u{202e}\u{9b}2J\nstack 9";
     let (checkpoint, file) = (checkpoint.to_str().unwrap(), file.to_str().unwrap());
     let options = ["--metadata", metadata, "--golden", "0"];
     good(&[&["quantize", checkpoint, "-o", file][..], &options].concat());
     let shown = good(&["inspect", file]);
-    assert!(shown.contains(r"made: \u001b]0;owned\u0007\u202e\u009b2J"), "{shown:?}");
+    assert!(shown.contains(r"made: \u001b]0;owned\u0007\u202e\u009b2J\u000astack 9"), "{shown:?}");
     assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
     let json: serde_json::Value =
         serde_json::from_str(&good(&["inspect", "--json", file])).unwrap();

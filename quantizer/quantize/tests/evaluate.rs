@@ -34,7 +34,7 @@ fn story(model: &Model<'_>) -> Vec<u32> {
     encode(&model.tokenizer().unwrap().unwrap(), STORY, false).unwrap()
 }
 
-fn to_file(checkpoint: &Checkpoint, weights: Format) -> (tempfile::TempDir, Map) {
+fn to_file(checkpoint: &Checkpoint, weights: Format) -> (tempfile::TempDir, Memory) {
     let temporary = tempfile::tempdir().unwrap();
     let target = temporary.path().join("model.kinglet");
     let options = kinglet_quantize::Options { weights, golden: 0, ..Default::default() };
