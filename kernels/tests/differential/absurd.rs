@@ -1,5 +1,5 @@
-//! Sizes whose products do not fit the machine: refused as any other that do not fit, and never taken
-//! for the small number that is left of them.
+//! Sizes whose products do not fit the machine: refused as any other that do not fit, and never
+//! taken for the small number that is left of them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -1,5 +1,5 @@
-//! A client of the Hugging Face Hub and of its mirrors: lists a revision, and fetches files into the
-//! cache that all programs of the hub share, where what was cut goes on.
+//! A client of the Hugging Face Hub and of its mirrors: lists a revision, and fetches files into
+//! the cache that all programs of the hub share, where what was cut goes on.
 //!
 //! ```text
 //! HF_HOME/hub/models--OWNER--NAME/

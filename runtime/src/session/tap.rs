@@ -27,8 +27,8 @@ pub enum TapError {
         /// The last one.
         last: u32,
     },
-    /// A state of another width than the model's: a block before it changes the width of the stream.
-    /// [`Session::resume_tapped`] shows it.
+    /// A state of another width than the model's: a block before it changes the width of the
+    /// stream. [`Session::resume_tapped`] shows it.
     Width {
         /// The state.
         state: u32,
