@@ -64,14 +64,18 @@ fn work_grows_with_the_blocks_and_not_with_their_square() {
     let blocks = 4096;
     let mut file = Memory::copy_of(&common::long(blocks, 3)).unwrap();
     let model = Model::open(file.bytes()).unwrap();
-    let start = Instant::now();
     let width = |index| model.block(index).unwrap().output.matrix.rows();
-    assert!((0..64).all(|_| width(0) == 16));
-    let few = start.elapsed().max(Duration::from_micros(20));
-    let start = Instant::now();
-    assert!((0..64).all(|i| width(blocks - 1 - i) == 16));
-    let many = start.elapsed();
-    assert!(many < 200 * few, "the last 64 blocks took {many:?}, the first 64 times {few:?}");
+    // The shortest of several times: what else the machine does only makes them longer.
+    let fastest = |index: u32| {
+        let time = |_| {
+            let start = Instant::now();
+            assert_eq!(width(index), 16);
+            start.elapsed()
+        };
+        (0..100).map(time).min().unwrap()
+    };
+    let (first, last) = (fastest(0).max(Duration::from_nanos(100)), fastest(blocks - 1));
+    assert!(last < 100 * first, "the last block took {last:?}, the first {first:?}");
 
     let options = Options { context: 4, prefill: 1, source: 2, ..Options::of(&model).unwrap() };
     let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes()).unwrap();
