@@ -428,7 +428,7 @@ typedef struct kinglet_plan {
  */
 typedef struct kinglet_sampler {
     uint64_t tag;
-    size_t opaque[8];
+    size_t opaque[704];
 } kinglet_sampler;
 
 /**
@@ -463,7 +463,7 @@ typedef struct kinglet_sampling {
  */
 typedef struct kinglet_session {
     uint64_t tag;
-    size_t opaque[128];
+    size_t opaque[768];
 } kinglet_session;
 
 /**

@@ -17,7 +17,7 @@ use kinglet_status::{KINGLET_OK, KINGLET_PENDING};
 #[derive(Debug)]
 pub struct kinglet_session {
     tag: u64,
-    opaque: [usize; 128],
+    opaque: [usize; 768],
 }
 
 impl Object for kinglet_session {

@@ -83,7 +83,9 @@ pub struct ActivationsMut<'a> {
 }
 
 fn fits(codes: usize, sum: usize, rows: usize, cols: usize) -> bool {
-    cols > 0 && codes >= rows * stride(cols) && sum >= rows * sums(cols)
+    (1..=usize::MAX - GROUP).contains(&cols)
+        && codes >= rows.saturating_mul(stride(cols))
+        && sum >= rows.saturating_mul(sums(cols))
 }
 
 impl<'a> Activations<'a> {

@@ -77,7 +77,7 @@ impl<const M: usize> Block<M> {
 }
 
 /// What attention works in. Its contents matter only from one part of a query to the next.
-#[repr(align(64))]
+#[repr(align(8))]
 pub struct Scratch {
     /// Of values that do not lie as a product reads them. Aligned, as products want it.
     tiles: Tiles,

@@ -65,9 +65,14 @@ pub struct CacheShape {
 }
 
 impl CacheShape {
-    /// The cache of a head of `head_dim` dimensions that can hold `context` positions.
+    /// The cache of a head of `head_dim` dimensions that can hold `context` positions, or as many
+    /// as a machine can count.
     pub const fn new(context: usize, head_dim: usize, values: ValueFormat) -> Self {
-        Self { positions: context.next_multiple_of(PANEL), head_dim, values }
+        let positions = match context.checked_next_multiple_of(PANEL) {
+            Some(positions) => positions,
+            None => usize::MAX / PANEL * PANEL,
+        };
+        Self { positions, head_dim, values }
     }
 
     /// Bytes of a key.
@@ -80,14 +85,19 @@ impl CacheShape {
         if self.values.is_int4() { self.head_dim } else { 2 * self.head_dim }
     }
 
-    /// Bytes of keys and values.
+    /// Bytes of keys and values; more than any memory has where they exceed the address space, or a
+    /// head is wider than [`MAX_HEAD_DIM`].
     pub const fn codes(&self) -> usize {
-        self.positions * self.key_stride() + self.positions / 2 * self.value_pair()
+        if self.head_dim > MAX_HEAD_DIM {
+            return usize::MAX;
+        }
+        let keys = self.positions.saturating_mul(self.key_stride());
+        keys.saturating_add((self.positions / 2).saturating_mul(self.value_pair()))
     }
 
-    /// Number of scales.
+    /// Number of scales; more than any memory has where they exceed the address space.
     pub const fn scales(&self) -> usize {
-        self.positions * (1 + self.value_groups())
+        self.positions.saturating_mul(1 + self.value_groups())
     }
 
     /// Scales of a position's values.
@@ -251,14 +261,14 @@ pub fn store(
     value: &[f32],
 ) {
     fit!(
-        position < shape.positions
-            && codes.len() == shape.codes()
-            && scales.len() == shape.scales()
-    );
-    fit!(
         key.len() == shape.head_dim
             && value.len() == shape.head_dim
             && shape.head_dim <= MAX_HEAD_DIM
+    );
+    fit!(
+        position < shape.positions
+            && codes.len() == shape.codes()
+            && scales.len() == shape.scales()
     );
     let mut row = [0i8; MAX_HEAD_DIM];
 

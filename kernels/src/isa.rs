@@ -76,7 +76,8 @@ impl Isa {
             return;
         }
         let width = w.rows().min(panels.end * PANEL) - panels.start * PANEL;
-        fit!(out.len() >= (x.rows() - 1) * stride + width && (x.rows() == 1 || stride >= width));
+        let needed = (x.rows() - 1).saturating_mul(stride).saturating_add(width);
+        fit!(out.len() >= needed && (x.rows() == 1 || stride >= width));
         #[cfg(feature = "families")]
         if crate::planes::is_sum(w, x) {
             let plain = w.without_offsets();
@@ -219,7 +220,7 @@ impl Isa {
         part: Option<Part>,
         scratch: &mut Scratch,
     ) {
-        let width = heads * head.shape().head_dim;
+        let width = heads.saturating_mul(head.shape().head_dim);
         fit!(0 < width && width <= stride && !q.is_empty() && (q.len() - 1) % stride + 1 >= width);
         fit!(mask.fits(head.shape().positions, heads, (q.len() - 1) / stride));
         fit!(part.as_ref().is_none_or(|part| part.query / heads <= (q.len() - 1) / stride));

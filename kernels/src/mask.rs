@@ -33,7 +33,9 @@ impl Mask<'_> {
     /// there is one, is a table for `heads` heads.
     #[inline(always)]
     pub(crate) fn fits(&self, positions: usize, heads: usize, last: usize) -> bool {
-        0 < self.len && self.end(last) <= positions && self.rest.fits(heads, last)
+        (1..=positions).contains(&self.len)
+            && self.rest.more(last) <= positions - self.len
+            && self.rest.fits(heads, last)
     }
 
     /// Adds the bias of head `head` of `heads` to scores of row `row`, of which the first is that

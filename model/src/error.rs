@@ -272,7 +272,9 @@ impl fmt::Display for StackProblem {
             Self::Kind => UNKNOWN,
             Self::Dimension => "a width or context is zero or too large",
             Self::Value => "an epsilon or scale is negative or not finite",
-            Self::Picture if FAMILIES => "the picture is not a whole number of patches",
+            Self::Picture if FAMILIES => {
+                "the picture is too large, or not a whole number of patches"
+            }
             Self::Shape => SHAPE,
             Self::Order if FAMILIES => "it needs the states of a stack before it, of its width",
             Self::NotBuilt | Self::Picture | Self::Order => NOT_BUILT,

@@ -110,7 +110,7 @@ impl<'a> Model<'a> {
         let mut width = stack.width;
         let (mut causal, mut full) = (false, false);
         let mut states_inputs = None;
-        for at in stack.blocks.0..stack.blocks.1.min(self.record.blocks) {
+        for at in stack.blocks.0..stack.blocks.1 {
             let block = self.block_at(at, width, states)?;
             if let Some(attention) = block.attention() {
                 causal |= attention.mask.is_causal();

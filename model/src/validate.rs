@@ -129,7 +129,12 @@ pub(crate) fn check_stack(record: &StackRecord) -> Result<(), StackProblem> {
     }
     if FAMILIES && record.input == input::PIXELS {
         let sizes = [record.picture_height, record.picture_width, record.patch, record.channels];
+        // Bytes of the picture, and with them numbers of a patch, are a size of this machine.
+        let bytes = [record.picture_width, record.channels]
+            .into_iter()
+            .try_fold(u32::from(record.picture_height), |all, n| all.checked_mul(n.into()));
         if sizes.contains(&0)
+            || bytes.is_none_or(|bytes| bytes > MAX_DIMENSION)
             || !record.picture_height.is_multiple_of(record.patch)
             || !record.picture_width.is_multiple_of(record.patch)
         {

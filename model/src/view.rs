@@ -6,7 +6,7 @@ use kinglet_kernels::{Format, Matrix};
 use crate::description::{
     Block, InPlace, Input, Inputs, Linear, Output, Picture, Pooling, Stack, Table,
 };
-use crate::error::{BlockProblem, OpenError, StackProblem, TensorProblem};
+use crate::error::{BlockProblem, ModelProblem, OpenError, StackProblem, TensorProblem};
 use crate::families::FAMILIES;
 use crate::layout::{ALIGN, MAX_DIMENSION, StackRecord, TensorRecord, input, inputs, tensor};
 use crate::lowering::{Raise, activation_of, norm_of, optional, pooling_of, raise, raise_norm};
@@ -122,23 +122,30 @@ impl<'a> Model<'a> {
         let fail = |problem| OpenError::Stack { index, problem };
         let record = self.stack_record(index).ok_or(fail(StackProblem::Missing))?;
         check_stack(&record).map_err(fail)?;
-        let mut first = 0;
-        for before in 0..index {
-            first += self.stack_record(before).map_or(0, |stack| stack.blocks);
-        }
         let norms = (record.norm, record.norm_bias);
         let stack = Stack {
             width: record.width as usize,
             context: record.context as usize,
             input: self.input(&record)?,
             positions: self.family(record.positions, |index| self.plain(index))?,
-            blocks: (first, first.saturating_add(record.blocks)),
+            blocks: self.blocks_of(index, record.blocks)?,
             norm: raise_norm(norms, norm_of(record.norm_kind), record.norm_eps, |index| {
                 self.vector(index)
             })?,
         };
         stack.check_shapes(record.out as usize).map_err(fail)?;
         Ok(stack)
+    }
+
+    /// The first block of stack `index`, which has so many, and the end of them. All are blocks of
+    /// the model.
+    fn blocks_of(&self, index: u32, count: u32) -> Result<(u32, u32), OpenError> {
+        let mut before = (0..index).filter_map(|index| self.stack_record(index));
+        let first = before.try_fold(0u32, |first, stack| first.checked_add(stack.blocks));
+        first
+            .and_then(|first| Some((first, first.checked_add(count)?)))
+            .filter(|&(_, end)| end <= self.record.blocks)
+            .ok_or(OpenError::Model(ModelProblem::Dimension))
     }
 
     fn input(&self, record: &StackRecord) -> Result<Input<InPlace<'a>>, OpenError> {
@@ -197,26 +204,34 @@ impl<'a> Model<'a> {
         if FAMILIES { pooling_of(self.record.pooling) } else { Pooling::None }
     }
 
-    /// Block `index`, counted over all stacks. The blocks before it are read, too: they say how
-    /// wide the stream is.
+    /// Block `index`, counted over all stacks.
     ///
     /// # Errors
-    /// What is wrong with it or with one before it.
+    /// What is wrong with it, or with the product of the block before it.
     pub fn block(&self, index: u32) -> Result<Block<InPlace<'a>>, OpenError> {
         let mut states = 0;
-        for stack in 0..self.stacks() {
-            let stack = self.stack(stack)?;
-            let mut width = stack.width;
-            for at in stack.blocks.0..stack.blocks.1 {
-                let block = self.block_at(at, width, states)?;
-                if at == index {
-                    return Ok(block);
-                }
-                width = block.output.matrix.rows();
+        for at in 0..self.stacks() {
+            let stack = self.stack(at)?;
+            if index < stack.blocks.1 {
+                return self.block_at(index, self.width_before(&stack, index)?, states);
             }
-            states = width;
+            states = self.end_width(at);
         }
         Err(OpenError::Block { index, problem: BlockProblem::Kind(0) })
+    }
+
+    /// Width of the stream before block `index`, which is one of `stack`. The block before it says
+    /// so; no other is read.
+    ///
+    /// # Errors
+    /// What is wrong with the last product of the block before it.
+    pub fn width_before(&self, stack: &Stack<InPlace<'_>>, index: u32) -> Result<usize, OpenError> {
+        let Some(before) = index.checked_sub(1).filter(|_| index > stack.blocks.0) else {
+            return Ok(stack.width);
+        };
+        let fail = OpenError::Block { index: before, problem: BlockProblem::Kind(0) };
+        let record = self.block_record(before).ok_or(fail)?;
+        Ok(self.table(record.output)?.matrix.rows())
     }
 
     /// Block `index`, where the stream has this width and the states of the stack before have that

@@ -5,18 +5,18 @@
 
 use std::error::Error;
 
-use kinglet::{Isa, Map, Memory, Model, Options, Plan, Serial, Session};
+use kinglet::{Isa, Memory, Model, Options, Plan, Serial, Session};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args_os().nth(1).ok_or("usage: golden model.kinglet")?;
-    let file = Map::open(path)?;
+    let file = Memory::read(path)?;
     let model = Model::open(&file)?;
     model.verify(|_| {})?;
     for (index, golden) in model.golden().enumerate() {
         let context = (golden.prompt.len() + golden.answer.len()).clamp(1, model.context());
         let options = Options { context, prefill: context.min(16), ..Options::of(&model)? };
         for isa in Isa::available() {
-            let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
+            let mut memory = Memory::new(Plan::new(&model, options)?.bytes())?;
             let mut session = Session::with(&model, options, memory.bytes(), isa, Serial)?;
             session.check_golden(&golden)?;
             println!(

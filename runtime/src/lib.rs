@@ -49,7 +49,7 @@ pub use kinglet_tokenizer as tokenizer;
 #[cfg(feature = "std")]
 pub use map::Map;
 #[cfg(feature = "std")]
-pub use memory::Memory;
+pub use memory::{Memory, MemoryError};
 pub use options::{MAX_TARGETS, Options};
 #[cfg(feature = "std")]
 pub use parallel::Threads;

@@ -12,21 +12,27 @@ use std::path::Path;
 pub struct Map(memmap2::Mmap);
 
 impl Map {
-    /// Maps a file for reading.
+    /// Maps a file for reading. [`Memory::read`](crate::Memory::read) needs no promise: it copies.
+    ///
+    /// # Safety
+    /// As long as the map exists, no one changes the file's bytes or cuts it, this process or
+    /// another: the map lends them as a slice, and a [`str`] in them, once found to be UTF-8, must
+    /// stay it. Writers of `.kinglet` files keep this for others: they rename a finished file into
+    /// place, which leaves the file that is mapped as it is.
+    ///
+    /// Where it is broken all the same, numbers change, structures are found to be wrong when they
+    /// are looked at next, and a file that was cut ends the program (SIGBUS).
     ///
     /// # Errors
     /// Those of opening and mapping the file.
-    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+    pub unsafe fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         // A pipe would keep the caller waiting for ever.
         if !std::fs::metadata(&path)?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         }
         let file = File::open(path)?;
-        // SAFETY: the map is only ever read as bytes, and every structure in it is checked again
-        // each time it is used, so another process that changes the file can change results but
-        // nothing else. A file that is truncated while mapped raises SIGBUS on access, as for every
-        // program that maps files; writers of `.kinglet` files rename a finished file into place
-        // and never truncate one.
+        // SAFETY: a map of a file is sound as long as nothing changes the file, which the caller
+        // promises for as long as this map exists.
         unsafe { memmap2::Mmap::map(&file) }.map(Self)
     }
 }

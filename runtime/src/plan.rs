@@ -24,12 +24,15 @@
 use core::fmt;
 use core::ops::Range;
 
-use kinglet_kernels::cache::CacheShape;
+use kinglet_kernels::cache::{CHUNK, CacheShape};
+use kinglet_kernels::layout::PANEL;
 use kinglet_kernels::{ValueFormat, activations};
 
 use crate::options::{BUILT_TARGETS, Options};
 use kinglet_model::layout::{ALIGN, MAX_STACKS};
-use kinglet_model::{Attention, FAMILIES, InPlace, Linear, Model, OpenError, Pooling, Site, Stack};
+use kinglet_model::{
+    Attention, FAMILIES, InPlace, Inputs, Linear, Model, OpenError, Pooling, Site, Stack,
+};
 
 /// Why there is no plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +161,8 @@ pub(crate) struct Shape {
     pub(crate) stride: usize,
     /// Where its keys and values of the stack before start, codes and scales.
     pub(crate) cross: (usize, usize),
+    /// What the states before it go through for the blocks that look at them: the same for all.
+    pub(crate) states: Inputs,
 }
 
 /// One for each stack.
@@ -197,8 +202,10 @@ impl Most {
         self.activations(rows, input)
     }
 
-    /// So many rows of activations.
+    /// So many rows of activations. What a panel's product with them costs is a number of this
+    /// machine, too.
     fn activations(&mut self, rows: usize, input: usize) -> Result<(), PlanError> {
+        times(times(rows, input)?, PANEL)?;
         self.scales = self.scales.max(rows);
         self.codes = self.codes.max(times(rows, activations::stride(input))?);
         self.sums = self.sums.max(times(rows, activations::sums(input))?);
@@ -226,7 +233,7 @@ impl Most {
         let mut width = stack.width;
         let (mut stride, mut input) = (width.max(stack.features()), width.max(stack.features()));
         self.residual = self.residual.max(times(rows, width)?);
-        let (mut looks_across, cross) = (false, self.cross);
+        let (mut looks_across, cross) = (None, self.cross);
         stack.feature_product().map_or(Ok(()), |linear| self.planes(rows, linear))?;
         for at in stack.blocks.0..stack.blocks.1 {
             let block = model.block_at(at, width, states)?;
@@ -238,21 +245,24 @@ impl Most {
             self.planes(rows, &block.output)?;
             self.residual = self.residual.max(times(rows, width)?);
             let Some(attention) = block.attention() else { continue };
+            // Chunks of queries are numbers of this machine, too.
+            let positions = context.unwrap_or(rows).max(before);
+            times(times(rows, attention.heads)?, positions.div_ceil(CHUNK))?;
             match (block.states_product(), context) {
                 (Some(linear), _) => {
                     self.planes(before, linear)?;
                     self.cross = self.add(self.cross, before, attention)?;
                     stride = stride.max(attention.kv_rows());
-                    looks_across = true;
+                    looks_across = Some(linear.inputs);
                 }
                 (None, Some(context)) => self.target = self.add(self.target, context, attention)?,
                 (None, None) => self.cache = larger(self.cache, self.add((0, 0), rows, attention)?),
             }
         }
         if let Some(to) = self.stacks.get_mut(index) {
-            *to = Shape { rows, stride, cross };
+            *to = Shape { rows, stride, cross, states: looks_across.unwrap_or_default() };
         }
-        if looks_across {
+        if looks_across.is_some() {
             self.products(before, stride, states)?;
         }
         self.products(rows, stride, input)?;
@@ -285,13 +295,15 @@ impl Most {
         Ok(())
     }
 
-    /// `sum` and the cache of an attention block with so many positions.
+    /// `sum` and the cache of an attention block with so many positions. What the queries of a row
+    /// that share a head cost is a number of this machine, too.
     fn add(
         &self,
         sum: (usize, usize),
         positions: usize,
         attention: &Attention<InPlace<'_>>,
     ) -> Result<(usize, usize), PlanError> {
+        times(positions, 4 * attention.head_dim * attention.group())?;
         let shape = CacheShape::new(positions, attention.head_dim, self.values);
         let codes = times(shape.codes(), attention.kv_heads)?
             .checked_add(sum.0)
@@ -342,11 +354,6 @@ fn check(model: &Model<'_>, options: &Options) -> Result<bool, PlanError> {
     let most = if reads { model.stack(0)?.context } else { 0 };
     if source > most || (source == 0) == reads {
         return Err(PlanError::Source { asked: source, most });
-    }
-    // Keeps the sizes of one head's cache, products with at most 2 x 256 bytes a position,
-    // within the address space.
-    if context.max(source) > usize::MAX / 2048 {
-        return Err(PlanError::TooLarge);
     }
     Ok(decoder)
 }

@@ -76,7 +76,7 @@ fn bits<P: Parallel>(
     budget: u64,
 ) -> Vec<u32> {
     let options = options(model, chunk);
-    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes()).unwrap();
     memory.bytes().fill(0xA5);
     let mut session = Session::with(model, options, memory.bytes(), isa, parallel).unwrap();
     session.begin_source(source).unwrap();
@@ -100,7 +100,7 @@ fn every_division_of_the_work_gives_the_same_bits() {
     for (number, (chain, format)) in
         CHAINS.iter().flat_map(|&chain| Format::ALL.map(|format| (chain, format))).enumerate()
     {
-        let mut file = Memory::copy_of(&common::chain(chain, format, number as u64 + 1));
+        let mut file = Memory::copy_of(&common::chain(chain, format, number as u64 + 1)).unwrap();
         let model = Model::open(file.bytes()).unwrap();
         let sources = Sources::new(number as u64);
         let source = sources.of(chain);
@@ -136,14 +136,14 @@ fn every_division_of_the_work_gives_the_same_bits() {
 fn a_session_uses_exactly_the_planned_bytes() {
     const GUARD: usize = 256;
     for chain in CHAINS {
-        let mut file = Memory::copy_of(&common::chain(chain, Format::Int4, 5));
+        let mut file = Memory::copy_of(&common::chain(chain, Format::Int4, 5)).unwrap();
         let model = Model::open(file.bytes()).unwrap();
         let options = Options { targets: 3, ..options(&model, 2) };
         let plan = Plan::new(&model, options).unwrap();
         let planned = plan.bytes();
         assert_eq!(planned, plan.self_cache() + plan.cross_cache() + plan.scratch());
         assert_eq!(plan.cross_cache() > 0, matches!(chain, Chain::Translator | Chain::Describer));
-        let mut memory = Memory::new(planned + 2 * GUARD);
+        let mut memory = Memory::new(planned + 2 * GUARD).unwrap();
         memory.bytes().fill(0x5A);
         let arena = &mut memory.bytes()[GUARD..GUARD + planned];
         let mut session = Session::new(&model, options, arena).unwrap();
@@ -174,10 +174,10 @@ fn a_session_uses_exactly_the_planned_bytes() {
 #[test]
 fn a_source_is_read_once_for_all_of_its_targets() {
     for chain in [Chain::Translator, Chain::Describer] {
-        let mut file = Memory::copy_of(&common::chain(chain, Format::Int8, 9));
+        let mut file = Memory::copy_of(&common::chain(chain, Format::Int8, 9)).unwrap();
         let model = Model::open(file.bytes()).unwrap();
         let options = Options { prefill: 4, logits: 1, ..options(&model, 4) };
-        let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
+        let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes()).unwrap();
         let mut session = Session::new(&model, options, memory.bytes()).unwrap();
         let target = target();
         assert_eq!(session.feed(&target[..1]).map(|_| ()), Err(RunError::NoSource));
@@ -226,13 +226,13 @@ fn a_source_is_read_once_for_all_of_its_targets() {
 #[test]
 fn targets_side_by_side_are_those_one_after_the_other() {
     for chain in [Chain::Translator, Chain::Describer] {
-        let mut file = Memory::copy_of(&common::chain(chain, Format::Int4Codebook, 3));
+        let mut file = Memory::copy_of(&common::chain(chain, Format::Int4Codebook, 3)).unwrap();
         let model = Model::open(file.bytes()).unwrap();
         let one = options(&model, 4);
         let many = Options { targets: 5, prefill: 4, logits: 1, ..one };
         let (mut small, mut large) = (
-            Memory::new(Plan::new(&model, one).unwrap().bytes()),
-            Memory::new(Plan::new(&model, many).unwrap().bytes()),
+            Memory::new(Plan::new(&model, one).unwrap().bytes()).unwrap(),
+            Memory::new(Plan::new(&model, many).unwrap().bytes()).unwrap(),
         );
         let mut alone = Session::new(&model, one, small.bytes()).unwrap();
         let mut session = Session::new(&model, many, large.bytes()).unwrap();
@@ -273,10 +273,10 @@ fn targets_side_by_side_are_those_one_after_the_other() {
 #[test]
 fn hidden_states_of_all_stacks_are_shown_once() {
     for chain in CHAINS {
-        let mut file = Memory::copy_of(&common::chain(chain, Format::Int8, 4));
+        let mut file = Memory::copy_of(&common::chain(chain, Format::Int8, 4)).unwrap();
         let model = Model::open(file.bytes()).unwrap();
         let options = options(&model, 4);
-        let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
+        let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes()).unwrap();
         let mut session = Session::new(&model, options, memory.bytes()).unwrap();
         let mut want: Option<Vec<(u32, Vec<f32>)>> = None;
         for budget in [1, 999, u64::MAX] {
@@ -332,7 +332,7 @@ fn refused_tokens(read: &mut dyn FnMut(Source<'_>) -> Result<(), RunError>, sour
 fn what_does_not_fit_is_refused() {
     let sources = Sources::new(1);
     for chain in CHAINS {
-        let mut file = Memory::copy_of(&common::chain(chain, Format::Int8, 4));
+        let mut file = Memory::copy_of(&common::chain(chain, Format::Int8, 4)).unwrap();
         let model = Model::open(file.bytes()).unwrap();
         let of = options(&model, 4);
         refused_plans(&model, of);
@@ -341,7 +341,7 @@ fn what_does_not_fit_is_refused() {
         } else {
             Options { source: 10, logits: of.logits.min(10), ..of }
         };
-        let mut memory = Memory::new(Plan::new(&model, short).unwrap().bytes());
+        let mut memory = Memory::new(Plan::new(&model, short).unwrap().bytes()).unwrap();
         let mut session = Session::new(&model, short, memory.bytes()).unwrap();
         let mut read = |source: Source<'_>| session.encode(source).map(|_| ());
         match chain {
@@ -378,11 +378,11 @@ fn what_does_not_fit_is_refused() {
             }
         }
     }
-    let mut file = Memory::copy_of(&common::model(&common::PLAIN, 3, vec![]));
+    let mut file = Memory::copy_of(&common::model(&common::PLAIN, 3, vec![])).unwrap();
     let model = Model::open(file.bytes()).unwrap();
     let plan = Plan::new(&model, Options { source: 5, ..Options::DECODE });
     assert_eq!(plan.map(|_| ()), Err(PlanError::Source { asked: 5, most: 0 }));
-    let mut memory = Memory::new(Plan::new(&model, Options::DECODE).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(&model, Options::DECODE).unwrap().bytes()).unwrap();
     let mut session = Session::new(&model, Options::DECODE, memory.bytes()).unwrap();
     let none = RunError::Reads { what: "tokens of a target and no source" };
     assert_eq!(session.encode(Source::Tokens(&[1])).map(|_| ()), Err(none));

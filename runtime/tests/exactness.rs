@@ -19,8 +19,11 @@ fn tokens(vocab: usize, n: usize) -> Vec<u32> {
 fn every_division_of_the_work_gives_the_same_bits() {
     let pools = [2, 3].map(|n| Eager(Threads::new(n).unwrap()));
     for (seed, shape) in shapes().iter().enumerate() {
-        let file = Memory::copy_of(&common::model(shape, seed as u64 + 1, vec![])).bytes().to_vec();
-        let mut file = Memory::copy_of(&file);
+        let file = Memory::copy_of(&common::model(shape, seed as u64 + 1, vec![]))
+            .unwrap()
+            .bytes()
+            .to_vec();
+        let mut file = Memory::copy_of(&file).unwrap();
         let model = Model::open(file.bytes()).unwrap();
         let tokens = tokens(shape.vocab, 80);
         let options =
@@ -52,7 +55,7 @@ fn every_division_of_the_work_gives_the_same_bits() {
 /// The same in pieces of work.
 fn in_pieces(model: &Model<'_>, tokens: &[u32], isa: Isa, budget: u64) -> Vec<u32> {
     let options = Options { context: 80, prefill: 13, logits: 13, ..Options::DECODE };
-    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes()).unwrap();
     let mut session = Session::with(model, options, memory.bytes(), isa, Serial).unwrap();
     let mut all = vec![];
     for chunk in tokens.chunks(13) {
@@ -71,11 +74,11 @@ fn in_pieces(model: &Model<'_>, tokens: &[u32], isa: Isa, budget: u64) -> Vec<u3
 fn a_session_uses_exactly_the_planned_bytes() {
     const GUARD: usize = 256;
     for shape in shapes() {
-        let mut file = Memory::copy_of(&common::model(&shape, 5, vec![]));
+        let mut file = Memory::copy_of(&common::model(&shape, 5, vec![])).unwrap();
         let model = Model::open(file.bytes()).unwrap();
         let options = Options { context: 40, prefill: 9, logits: 2, ..Options::DECODE };
         let planned = Plan::new(&model, options).unwrap().bytes();
-        let mut memory = Memory::new(planned + 2 * GUARD);
+        let mut memory = Memory::new(planned + 2 * GUARD).unwrap();
         memory.bytes().fill(0x5A);
         let arena = &mut memory.bytes()[GUARD..GUARD + planned];
         let mut session = Session::new(&model, options, arena).unwrap();
@@ -98,10 +101,10 @@ fn a_session_uses_exactly_the_planned_bytes() {
 
 #[test]
 fn rewinding_forgets() {
-    let mut file = Memory::copy_of(&common::model(&common::PLAIN, 3, vec![]));
+    let mut file = Memory::copy_of(&common::model(&common::PLAIN, 3, vec![])).unwrap();
     let model = Model::open(file.bytes()).unwrap();
     let options = Options { context: 100, prefill: 16, logits: 1, ..Options::DECODE };
-    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes()).unwrap();
     let mut session = Session::new(&model, options, memory.bytes()).unwrap();
     let tokens = tokens(67, 90);
     session.feed(&tokens[..30]).unwrap();
@@ -121,10 +124,10 @@ fn rewinding_forgets() {
 
 #[test]
 fn what_cannot_be_run_is_refused_and_changes_nothing() {
-    let mut file = Memory::copy_of(&common::model(&common::PLAIN, 3, vec![]));
+    let mut file = Memory::copy_of(&common::model(&common::PLAIN, 3, vec![])).unwrap();
     let model = Model::open(file.bytes()).unwrap();
     let options = Options { context: 20, prefill: 8, logits: 1, ..Options::DECODE };
-    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes()).unwrap();
     let mut session = Session::new(&model, options, memory.bytes()).unwrap();
     let want = session.feed(&[1, 2, 3]).unwrap().to_vec();
     session.rewind(0).unwrap();
@@ -151,7 +154,7 @@ fn what_cannot_be_run_is_refused_and_changes_nothing() {
 
 #[test]
 fn what_cannot_be_planned_is_refused() {
-    let mut file = Memory::copy_of(&common::model(&common::PLAIN, 3, vec![]));
+    let mut file = Memory::copy_of(&common::model(&common::PLAIN, 3, vec![])).unwrap();
     let model = Model::open(file.bytes()).unwrap();
     let plan = |context, prefill, logits| {
         Plan::new(&model, Options { context, prefill, logits, ..Options::DECODE }).map(|_| ())
@@ -162,7 +165,7 @@ fn what_cannot_be_planned_is_refused() {
     assert_eq!(plan(101, 1, 1), Err(PlanError::Context { asked: 101, most: 100 }));
     assert_eq!(plan(100, usize::MAX / 2, 1), Err(PlanError::TooLarge));
     let options = Options { context: 20, prefill: 8, logits: 1, ..Options::DECODE };
-    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes() + 64);
+    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes() + 64).unwrap();
     let unaligned = Session::new(&model, options, &mut memory.bytes()[4..]).map(|_| ());
     assert_eq!(unaligned, Err(SessionError::Arena(ArenaError::Unaligned)));
 }

@@ -17,7 +17,7 @@ use kinglet_model::{
 };
 
 fn open(bytes: &[u8]) -> Result<(), OpenError> {
-    Model::open(Memory::copy_of(bytes).bytes()).map(|_| ())
+    Model::open(Memory::copy_of(bytes).unwrap().bytes()).map(|_| ())
 }
 
 fn file() -> Vec<u8> {
@@ -52,7 +52,7 @@ fn foreign_and_damaged_files_are_refused() {
     let mut flipped = good.clone();
     flipped[70] ^= 1;
     assert_eq!(open(&flipped), Err(OpenError::HeadChecksum));
-    let mut memory = Memory::copy_of(&[&[0; 8], &good[..]].concat());
+    let mut memory = Memory::copy_of(&[&[0; 8], &good[..]].concat()).unwrap();
     assert_eq!(Model::open(&memory.bytes()[8..]).map(|_| ()), Err(OpenError::Unaligned));
 }
 
@@ -200,11 +200,14 @@ fn lying_records_are_refused() {
 #[test]
 fn verification_finds_a_flipped_bit() {
     let good = file();
-    assert_eq!(Model::open(Memory::copy_of(&good).bytes()).unwrap().verify(|_| {}), Ok(()));
+    assert_eq!(
+        Model::open(Memory::copy_of(&good).unwrap().bytes()).unwrap().verify(|_| {}),
+        Ok(())
+    );
     let mut bytes = good.clone();
     let last = bytes.len() - 60;
     bytes[last] ^= 16;
-    let mut memory = Memory::copy_of(&bytes);
+    let mut memory = Memory::copy_of(&bytes).unwrap();
     let error = Model::open(memory.bytes()).unwrap().verify(|_| {}).unwrap_err();
     assert!(matches!(error, VerifyError::Tensor { .. }), "{error:?}");
 }
@@ -214,7 +217,7 @@ fn verification_finds_a_flipped_bit() {
 fn sparse_file(format: Format) -> (Vec<u8>, TensorRecord, usize, usize) {
     let bytes =
         common::model(&Shape { format, sparse: true, width: 100, tied: false, ..PLAIN }, 3, vec![]);
-    let mut memory = Memory::copy_of(&bytes);
+    let mut memory = Memory::copy_of(&bytes).unwrap();
     let model = Model::open(memory.bytes()).unwrap();
     assert_eq!(model.verify(|_| {}), Ok(()));
     let block = model.block(0).unwrap();
@@ -265,7 +268,7 @@ fn a_sparse_tensor_has_the_bytes_of_a_number_of_blocks() {
 #[test]
 fn planes_and_offsets_are_refused_where_they_cannot_be() {
     let chain = common::chain(common::Chain::Translator, Format::Int8, 3);
-    let mut memory = Memory::copy_of(&chain);
+    let mut memory = Memory::copy_of(&chain).unwrap();
     let model = Model::open(memory.bytes()).unwrap();
     let positions = model.record_of_stack(1).unwrap().positions;
     let across: Vec<u32> =
@@ -303,7 +306,7 @@ fn planes_and_offsets_are_refused_where_they_cannot_be() {
 #[test]
 fn a_sparse_embedding_is_refused() {
     let (good, ..) = sparse_file(Format::Int8);
-    let head = Model::open(Memory::copy_of(&good).bytes()).unwrap().record().head;
+    let head = Model::open(Memory::copy_of(&good).unwrap().bytes()).unwrap().record().head;
     let bytes = with(&good, section::STACKS, |bytes| {
         let mut record = StackRecord::read(bytes).unwrap();
         record.embedding = head;
@@ -329,8 +332,10 @@ fn a_lying_index_does_no_harm() {
                 place.copy_from_slice(&TensorRecord { crc, ..first }.write());
             });
             assert!(exercise(&bytes));
-            let error =
-                Model::open(Memory::copy_of(&bytes).bytes()).unwrap().verify(|_| {}).unwrap_err();
+            let error = Model::open(Memory::copy_of(&bytes).unwrap().bytes())
+                .unwrap()
+                .verify(|_| {})
+                .unwrap_err();
             assert!(matches!(error, VerifyError::Index { .. }), "{error:?}");
         }
     }
@@ -338,7 +343,7 @@ fn a_lying_index_does_no_harm() {
 
 /// What can be done with a file, done: all that is accepted is run.
 fn exercise(bytes: &[u8]) -> bool {
-    let mut memory = Memory::copy_of(bytes);
+    let mut memory = Memory::copy_of(bytes).unwrap();
     let Ok(model) = Model::open(memory.bytes()) else { return false };
     let _ = model.verify(|_| {});
     model.metadata().count();
@@ -361,7 +366,7 @@ fn exercise(bytes: &[u8]) -> bool {
     if plan.bytes() > 1 << 26 {
         return true;
     }
-    let mut arena = Memory::new(plan.bytes());
+    let mut arena = Memory::new(plan.bytes()).unwrap();
     let mut session = Session::new(&model, options, arena.bytes()).unwrap();
     let tokens = |stack: Option<Stack<InPlace<'_>>>, n: usize| -> Vec<u32> {
         let vocab = match stack.map(|stack| stack.input) {

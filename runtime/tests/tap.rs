@@ -18,7 +18,7 @@ fn tokens(vocab: usize) -> Vec<u32> {
 /// All states in one buffer, with the prompt in chunks; then the bits of the last logits.
 fn tapped(model: &Model<'_>, tokens: &[u32], prefill: usize) -> (Vec<f32>, Vec<u32>) {
     let options = Options { context: TOKENS, prefill, logits: 1, ..Options::DECODE };
-    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes()).unwrap();
     let mut session = Session::new(model, options, memory.bytes()).unwrap();
     let states: Vec<u32> = (0..=model.blocks()).collect();
     let mut buffer = vec![f32::NAN; states.len() * tokens.len() * model.width()];
@@ -30,7 +30,7 @@ fn tapped(model: &Model<'_>, tokens: &[u32], prefill: usize) -> (Vec<f32>, Vec<u
 #[test]
 fn tapped_and_untapped_runs_give_the_same_bits() {
     for (seed, shape) in shapes().iter().enumerate() {
-        let mut file = Memory::copy_of(&common::model(shape, seed as u64 + 1, vec![]));
+        let mut file = Memory::copy_of(&common::model(shape, seed as u64 + 1, vec![])).unwrap();
         let model = Model::open(file.bytes()).unwrap();
         let tokens = tokens(shape.vocab);
         let plain = logits(
@@ -61,12 +61,12 @@ fn tapped_and_untapped_runs_give_the_same_bits() {
 
 #[test]
 fn each_state_is_shown_once_whatever_the_budget() {
-    let mut file = Memory::copy_of(&common::model(&PLAIN, 1, vec![]));
+    let mut file = Memory::copy_of(&common::model(&PLAIN, 1, vec![])).unwrap();
     let model = Model::open(file.bytes()).unwrap();
     let tokens = tokens(PLAIN.vocab);
     let (want, last) = tapped(&model, &tokens, TOKENS);
     let options = Options { context: TOKENS, prefill: TOKENS, logits: 1, ..Options::DECODE };
-    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes()).unwrap();
     for budget in [1, 700, 50_000, u64::MAX] {
         let mut session = Session::new(&model, options, memory.bytes()).unwrap();
         session.begin(&tokens, 1).unwrap();
@@ -87,13 +87,13 @@ fn each_state_is_shown_once_whatever_the_budget() {
 
 #[test]
 fn states_come_in_the_order_asked_for() {
-    let mut file = Memory::copy_of(&common::model(&PLAIN, 1, vec![]));
+    let mut file = Memory::copy_of(&common::model(&PLAIN, 1, vec![])).unwrap();
     let model = Model::open(file.bytes()).unwrap();
     let tokens = tokens(PLAIN.vocab);
     let (all, _) = tapped(&model, &tokens, TOKENS);
     let each = TOKENS * PLAIN.width;
     let options = Options { context: TOKENS, prefill: 16, logits: 1, ..Options::DECODE };
-    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes()).unwrap();
     let mut session = Session::new(&model, options, memory.bytes()).unwrap();
     let mut buffer = vec![0.0; 3 * each];
     session.feed_tapped(&tokens, &[3, 1, 3], &mut buffer).unwrap();
@@ -103,10 +103,10 @@ fn states_come_in_the_order_asked_for() {
 
 #[test]
 fn what_cannot_be_tapped_is_refused_and_changes_nothing() {
-    let mut file = Memory::copy_of(&common::model(&PLAIN, 1, vec![]));
+    let mut file = Memory::copy_of(&common::model(&PLAIN, 1, vec![])).unwrap();
     let model = Model::open(file.bytes()).unwrap();
     let options = Options { context: 20, prefill: 8, logits: 1, ..Options::DECODE };
-    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes()).unwrap();
     let mut session = Session::new(&model, options, memory.bytes()).unwrap();
     let mut buffer = vec![0.0; 2 * PLAIN.width];
     let mut tap = |tokens: &[u32], states: &[u32], numbers: usize| {
@@ -125,4 +125,27 @@ fn what_cannot_be_tapped_is_refused_and_changes_nothing() {
     session.begin(&[1], 1).unwrap();
     let busy = session.feed_tapped(&[1], &[], &mut []).map(|_| ());
     assert_eq!(busy, Err(TapError::Run(RunError::Unfinished)));
+}
+
+#[test]
+fn states_of_another_width_are_refused_and_can_be_looked_at() {
+    let mut file = Memory::copy_of(&common::widening(3)).unwrap();
+    let model = Model::open(file.bytes()).unwrap();
+    let options = Options { context: 8, prefill: 2, logits: 1, ..Options::DECODE };
+    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes()).unwrap();
+    let mut session = Session::new(&model, options, memory.bytes()).unwrap();
+    let mut buffer = vec![f32::NAN; 3 * 2 * 24];
+    for state in [2, 3] {
+        let refused = session.feed_tapped(&[1, 2, 3], &[0, state], &mut buffer).map(|_| ());
+        assert_eq!(refused, Err(TapError::Width { state, width: 40 }));
+    }
+    assert_eq!(session.position(), 0);
+    session.feed_tapped(&[1, 2, 3], &[0, 1], &mut buffer).unwrap();
+    assert!(buffer.iter().all(|x| x.is_finite()));
+    session.begin(&[1], 1).unwrap();
+    let mut widths = vec![];
+    while session.resume_tapped(1, |_, rows| widths.push(rows.len())).unwrap() == Progress::Pending
+    {
+    }
+    assert_eq!(widths, [24, 24, 40, 40]);
 }

@@ -71,7 +71,7 @@ impl<'a> Matrix<'a> {
             // Padding of the sub-scales is less than a block.
             let blocks =
                 bytes.len().saturating_sub(planes.end) / (format.block_bytes() + format.scales());
-            if blocks > rows.div_ceil(PANEL) * cols.div_ceil(GROUP) {
+            if blocks > rows.div_ceil(PANEL).saturating_mul(cols.div_ceil(GROUP)) {
                 return Err(LayoutError::Length);
             }
             planes = format.sparse_planes(rows, cols, blocks).ok_or(LayoutError::Shape)?;

@@ -5,6 +5,8 @@
 //! Under Miri, which reports undefined behaviour, the shapes are few; on Linux `guarded` runs the
 //! operations between inaccessible pages.
 
+#[cfg(panic = "unwind")]
+mod absurd;
 mod attention;
 mod elementwise;
 #[cfg(all(target_os = "linux", not(miri)))]

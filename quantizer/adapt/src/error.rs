@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use kinglet::tokenizer::TokenizerError;
-use kinglet::{OpenError, PlanError, RunError, SessionError};
+use kinglet::{MemoryError, OpenError, PlanError, RunError, SessionError};
 use kinglet_media::MediaError;
 use kinglet_model::write::WriteError;
 use kinglet_quantize::QuantizeError;
@@ -109,6 +109,9 @@ pub enum AdaptError {
     /// There is no plan for the model.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// There is no memory for the model.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// There is no session for the model.
     #[error(transparent)]
     Session(#[from] SessionError),

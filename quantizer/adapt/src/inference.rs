@@ -46,7 +46,7 @@ pub(super) fn states(
     let numbers: Vec<usize> = (0..pairs.sources.len()).collect();
     let parts = numbers.par_chunks(SOURCES).map(|numbers| {
         let options = Options { context: 1, ..Options::of(model)? };
-        let mut memory = Memory::new(Plan::new(model, options)?.bytes());
+        let mut memory = Memory::new(Plan::new(model, options)?.bytes())?;
         let mut session = session(model, options, &mut memory)?;
         numbers.iter().map(|&number| of_source(&mut session, number)).collect::<Result<Vec<_>, _>>()
     });
@@ -82,7 +82,7 @@ pub(super) fn score(
     let most = numbers.iter().map(|&pair| pairs.all[pair].tokens.len()).max().unwrap_or(1);
     let options = Options { context: most, prefill: most, logits: most, ..Options::of(model)? };
     let parts = numbers.par_chunks(SOURCES).map(|numbers| {
-        let mut memory = Memory::new(Plan::new(model, options)?.bytes());
+        let mut memory = Memory::new(Plan::new(model, options)?.bytes())?;
         let mut session = session(model, options, &mut memory)?;
         let mut score = Score { pairs: numbers.len(), ..Score::default() };
         for &number in numbers {

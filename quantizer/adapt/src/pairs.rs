@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use kinglet::Model;
 use kinglet::tokenizer::{Tokenizer, TokenizerError};
+use kinglet_import::regular::{self, Kind};
 use kinglet_model::Input;
 
 use super::AdaptError;
@@ -61,7 +62,7 @@ pub(super) struct Split {
 impl Pairs {
     /// Reads them for a model.
     pub(super) fn read(model: &Model<'_>, path: &Path) -> Result<Self, AdaptError> {
-        let text = kinglet_import::regular::read(path)
+        let text = regular::read(path, Kind::Text)
             .map_err(|source| AdaptError::Io { path: path.into(), source })?;
         let text =
             String::from_utf8(text).map_err(|_| AdaptError::NotText { path: path.into() })?;

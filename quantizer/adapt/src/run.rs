@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kinglet::{Map, Model};
+use kinglet::{Memory, Model};
 use kinglet_reference::random::{Random, mixed};
 
 use super::decoder::Decoder;
@@ -29,8 +29,10 @@ pub fn adapt(
     options: &Options,
     progress: &(dyn Fn(&str, u64, u64) + Sync),
 ) -> Result<Outcome, AdaptError> {
-    let map = Map::open(file).map_err(|source| AdaptError::Io { path: file.into(), source })?;
-    let model = Model::open(&map)?;
+    let bytes =
+        Memory::read(file).map_err(|source| AdaptError::Io { path: file.into(), source })?;
+    let model = Model::open(&bytes)?;
+    afford_numbers(&model)?;
     let mut decoder = read_decoder(&model)?;
     let mut interface = first_interface(&model, &decoder, options)?;
     let pairs = Pairs::read(&model, pairs)?;
@@ -41,8 +43,8 @@ pub fn adapt(
         progress("encoding", before + more as u64, pairs.sources.len() as u64);
     })?;
     let score = |path: &Path| -> Result<Score, AdaptError> {
-        let map = Map::open(path).map_err(|source| AdaptError::Io { path: path.into(), source })?;
-        inference::score(&Model::open(&map)?, &pairs, &split.held)
+        let io = |source| AdaptError::Io { path: path.into(), source };
+        inference::score(&Model::open(&Memory::read(path).map_err(io)?)?, &pairs, &split.held)
     };
     let given = score(file)?;
     let before = match options.fresh {
@@ -55,8 +57,6 @@ pub fn adapt(
     let (finished, kept_tensors) = write::write(&model, &trained.best, target)?;
     let after = score(finished.path())?;
     let bytes = std::fs::metadata(finished.path()).map_or(0, |of| of.len());
-    // A file that is mapped cannot be replaced everywhere.
-    drop(map);
     finished.persist()?;
     Ok(Outcome {
         learned_from: split.seen.len(),
@@ -70,6 +70,18 @@ pub fn adapt(
         kept_tensors,
         bytes,
     })
+}
+
+/// Whether there is memory for the numbers of all tensors in f32: a sparse matrix without blocks is
+/// small in a file, whatever its shape.
+fn afford_numbers(model: &Model<'_>) -> Result<(), AdaptError> {
+    let mut bytes = 0u64;
+    for index in 0..model.tensors() {
+        let record = model.tensor(index)?.record;
+        let numbers = u64::from(record.rows) * u64::from(record.cols);
+        bytes = bytes.saturating_add(numbers.saturating_mul(4));
+    }
+    Ok(Memory::afford(usize::try_from(bytes).unwrap_or(usize::MAX))?)
 }
 
 /// The interface that training begins with: the file's, or a new one.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kinglet::{Map, Model};
+use kinglet::{Memory, Model};
 use kinglet_adapt::{AdaptError, Fresh, Options, Outcome, Shape, adapt};
 use kinglet_import::checkpoint::Checkpoint;
 use kinglet_quantize::quantize;
@@ -76,7 +76,7 @@ fn options(shape: Shape) -> Options {
 
 /// Names and bytes of all tensors.
 fn tensors(path: &Path) -> Vec<(String, Vec<u8>)> {
-    let map = Map::open(path).unwrap();
+    let map = Memory::read(path).unwrap();
     let model = Model::open(&map).unwrap();
     model.verify(|_| ()).unwrap();
     let tensor = |index| model.tensor(index).unwrap();

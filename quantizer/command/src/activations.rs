@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use kinglet::Memory;
 use kinglet::{Isa, Model, Options, Parallel, Plan, Sampler, Sampling, Session};
 use kinglet_evaluate::activations::{EVEN, Shape, bimodality};
+use kinglet_import::regular::{self, Kind};
 use kinglet_model::Input;
 use serde::Serialize;
 
@@ -46,7 +47,7 @@ pub(crate) fn show(model: &Model<'_>, input: &str, json: bool) -> Result<()> {
     let path = Path::new(input);
     let inputs: Vec<String> = match reads_text && path.is_file() {
         true => {
-            let text = kinglet_import::regular::read_to_string(path)
+            let text = regular::read_to_string(path, Kind::Text)
                 .with_context(|| format!("cannot read {input}"))?;
             text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
         }
@@ -137,7 +138,7 @@ impl Work for Shapes<'_, '_> {
         // All positions in one run, so that each state is seen whole.
         let options =
             Options { source: if alone { 0 } else { rows }, context, prefill: context, ..of };
-        let mut memory = Memory::new(Plan::new(model, options)?.bytes());
+        let mut memory = Memory::new(Plan::new(model, options)?.bytes())?;
         let mut session = Session::with(model, options, memory.bytes(), isa, parallel)?;
         let ends: Vec<u32> = match model.target_tokenizer() {
             Some(tokenizer) => tokenizer?.eos().collect(),

@@ -67,7 +67,7 @@ fn check<P: Parallel>(
     let chunk = chunk.min(context);
     let logits = if tokens.is_empty() { 1 } else { chunk };
     let options = Options { context, prefill: chunk, logits, ..Options::of(model)? };
-    let mut memory = Memory::new(Plan::new(model, options)?.bytes());
+    let mut memory = Memory::new(Plan::new(model, options)?.bytes())?;
     let mut session = Session::with(model, options, memory.bytes(), isa, parallel)?;
     session.check_golden(golden).with_context(|| how.clone())?;
 

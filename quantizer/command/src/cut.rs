@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use kinglet::Model;
 use kinglet_evaluate::cosine;
+use kinglet_import::regular::{self, Kind};
 use kinglet_quantize::cut::{self, Cut, Pool, Pooled};
 use kinglet_report::correlation;
 
@@ -184,7 +185,7 @@ impl Judged {
 impl Pairs {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let name = path.display();
-        let text = kinglet_import::regular::read_to_string(path)
+        let text = regular::read_to_string(path, Kind::Text)
             .with_context(|| format!("cannot read {name}"))?;
         let mut pairs = Self { scores: vec![], texts: vec![] };
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty()) {

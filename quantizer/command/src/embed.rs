@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use kinglet_evaluate::cosine;
+use kinglet_import::regular::{self, Kind};
 use serde_json::json;
 
 use crate::inputs::{Outputs, Reader};
@@ -46,7 +47,7 @@ impl Args {
         Task::Embed.expect(&model, &source.name(Some(&self.model)))?;
         let mut inputs = self.inputs;
         if let Some(path) = &self.file {
-            let text = kinglet_import::regular::read_to_string(path)
+            let text = regular::read_to_string(path, Kind::Text)
                 .with_context(|| format!("cannot read {}", path.display()))?;
             inputs.extend(text.lines().map(str::to_owned));
         }

@@ -7,6 +7,7 @@ use kinglet::Model;
 use kinglet_evaluate::{Divergence, Evaluation, Hidden, Part, Peer, Protocol, evaluate_beside};
 use kinglet_import::checkpoint::Checkpoint;
 use kinglet_import::encode;
+use kinglet_import::regular::{self, Kind};
 use kinglet_import::vocabulary;
 use kinglet_reference::Reference;
 use serde::Serialize;
@@ -128,7 +129,7 @@ impl On {
             self.text.as_ref().context("--text FILE is required: the text to evaluate on")?;
         let shown = path.display();
         let text =
-            kinglet_import::regular::read(path).with_context(|| format!("cannot read {shown}"))?;
+            regular::read(path, Kind::Text).with_context(|| format!("cannot read {shown}"))?;
         let text = String::from_utf8(text).with_context(|| format!("{shown} is not UTF-8 text"))?;
         let context = models.iter().map(Model::context).min().unwrap_or(0);
         let window = self.window.min(context);

@@ -169,7 +169,7 @@ impl Report {
     fn explain(&self) {
         for answer in &self.answers {
             let count = answer.tokens.len();
-            eprintln!(
+            warn!(
                 "{}: {} rows read in {:.2} ms, {count} tokens written in {:.2} ms ({:.1} a second)",
                 answer.input,
                 answer.source_rows,
@@ -179,7 +179,7 @@ impl Report {
             );
         }
         let Split { self_cache, cross_cache, scratch, total } = &self.memory;
-        eprintln!(
+        warn!(
             "{}, {} thread(s); {} of working memory: self cache {self_cache}, cross cache \
              {cross_cache}, scratch {scratch} bytes",
             self.isa,
@@ -212,7 +212,7 @@ impl Work for Generate<'_> {
             ..Options::of(&model)?
         };
         let plan = Plan::new(&model, options)?;
-        let mut memory = Memory::new(plan.bytes());
+        let mut memory = Memory::new(plan.bytes())?;
         let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;
         let mut sampler = how.choice.sampler(how.temperature);
         let ends: Vec<u32> = tokenizer.eos().collect();

@@ -7,6 +7,7 @@ use kinglet::Memory;
 use kinglet::tokenizer::Tokenizer;
 use kinglet::{Isa, Model, Options, Parallel, Plan, Session, Source};
 use kinglet_import::encode;
+use kinglet_import::regular::{self, Kind};
 use kinglet_media::{PictureSettings, SoundSettings, picture, sound};
 use kinglet_model::{InPlace, Input, Pooling, Stack};
 use kinglet_quantize::cut::Pooled;
@@ -127,7 +128,7 @@ impl<'a> Reader<'a> {
 
     fn numbers(&self, path: &Path) -> Result<Given> {
         let name = path.display();
-        let text = kinglet_import::regular::read_to_string(path)
+        let text = regular::read_to_string(path, Kind::Text)
             .with_context(|| format!("cannot read {name}"))?;
         let numbers: Vec<f32> = match serde_json::from_str::<Vec<Vec<f32>>>(&text) {
             Ok(rows) => rows.concat(),
@@ -211,7 +212,7 @@ impl Work for Outputs<'_, '_> {
             }
             false => Options { source: rows, ..Options::of(&model)? },
         };
-        let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
+        let mut memory = Memory::new(Plan::new(&model, options)?.bytes())?;
         let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;
         // States of a decoder become one vector here.
         let pooled = Pooled::of(&model);

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::activations;
 use crate::model::{Source, bar, bytes, bytes_per_token};
+use crate::output::in_line;
 
 /// Show the contents of a file, and the exact memory that it needs
 #[derive(clap::Args)]
@@ -356,8 +357,8 @@ impl Report {
         lines.extend(self.metadata.iter().map(|(key, value)| {
             // Whole records lie there, too.
             match value.char_indices().nth(200) {
-                None => format!("{key}: {value}"),
-                Some(_) => format!("{key}: {} bytes; --json shows them", value.len()),
+                None => format!("{}: {}", in_line(key), in_line(value)),
+                Some(_) => format!("{}: {} bytes; --json shows them", in_line(key), value.len()),
             }
         }));
         lines
@@ -381,7 +382,7 @@ impl Report {
             let inputs = t.inputs.map_or(String::new(), |inputs| format!(", inputs {inputs}"));
             format!(
                 "  {:name$}  {:>12}  {:>6} x {:<6} {:>10}  {:5.2} bits{blocks}{inputs}",
-                t.name,
+                in_line(&t.name),
                 t.format,
                 t.rows,
                 t.cols,

@@ -1,6 +1,6 @@
 //! The command `kinglet`: makes, shows, runs, evaluates and measures `.kinglet` files.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[macro_use]
 mod output;
@@ -14,8 +14,10 @@ mod cut;
 mod embed;
 mod eval;
 mod generate;
+mod hub;
 mod inputs;
 mod inspect;
+mod memory;
 mod model;
 mod outputs;
 mod predictor;
@@ -54,11 +56,15 @@ Examples:
   kinglet check model.kinglet                    verify checksums and golden answers
   kinglet bench model.kinglet
 
-KINGLET_ISA=scalar|avx2|... selects the instruction set; the results are bit-identical."
+KINGLET_ISA=scalar|avx2|... selects the instruction set; the results are bit-identical.
+Model files are mapped into memory: do not change one in place while a command reads it."
 )]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// The most memory for a model's work, such as 200M or 1.5G; by default the machine's memory
+    #[arg(long, global = true, value_name = "SIZE", value_parser = memory::size)]
+    max_memory: Option<u64>,
 }
 
 #[derive(Subcommand)]
@@ -80,7 +86,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let Cli { command, max_memory } = Cli::parse();
+    memory::limit(max_memory);
+    let result = match command {
         Command::Pull(args) => args.run(),
         Command::Quantize(args) => args.run(),
         Command::Adapt(args) => args.run(),
@@ -99,7 +107,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("kinglet: {}", told(&error));
+            warn!("kinglet: {}", told(&error));
             ExitCode::FAILURE
         }
     }

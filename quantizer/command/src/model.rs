@@ -54,7 +54,7 @@ impl Source {
         if let Some(model) = named.filter(|_| !path.exists()) {
             return Ok(Self::BuiltIn(model));
         }
-        let map = Map::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let map = map(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Self::File(map))
     }
 
@@ -74,6 +74,16 @@ impl Source {
             Self::BuiltIn(model) => format!("the built-in {}", model.name()),
         }
     }
+}
+
+/// The file as memory: large models start at once, and several commands share one copy.
+#[allow(unsafe_code, reason = "the one place where the command maps a file")]
+fn map(path: &Path) -> std::io::Result<Map> {
+    // SAFETY: nothing in this process writes to a model that it reads: what it makes is a file of
+    // its own that is renamed into place when it is whole. That no other process changes the file
+    // is what `--help` asks of the person who names it, whose files they are; no program can keep
+    // others from it and still share the pages.
+    unsafe { Map::open(path) }
 }
 
 /// Bytes of weights that one decode step reads; of an encoder, all that its last stack has.

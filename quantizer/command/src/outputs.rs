@@ -9,6 +9,7 @@ use kinglet::tokenizer::Tokenizer;
 use kinglet_evaluate::continued::{How, continued, greedy};
 use kinglet_evaluate::{Agreement, Nearness, Outputs as Kind, compare, cosine};
 use kinglet_import::encode;
+use kinglet_import::regular;
 use kinglet_reference::{Reference, Sample};
 use kinglet_report::correlation;
 use serde::Serialize;
@@ -54,7 +55,7 @@ pub(crate) fn samples(
     on: &On,
 ) -> Result<Vec<Sample>> {
     let shown = text.display();
-    let lines = kinglet_import::regular::read_to_string(text)
+    let lines = regular::read_to_string(text, regular::Kind::Text)
         .with_context(|| format!("cannot read {shown} as UTF-8 text"))?;
     let reader = Reader::new(model, on.ids)?;
     let answers = Answers::of(model, &reference.architecture().eos, on.ids)?;

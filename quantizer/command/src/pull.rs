@@ -1,18 +1,13 @@
-//! `kinglet pull`: fetches what an import needs, through the hub's own client library.
+//! `kinglet pull`: fetches what an import needs.
 //!
-//! The library keeps files in the cache that all programs of the hub share, resumes what was cut,
-//! and follows `HF_HOME` and `HF_ENDPOINT`. All files come from one commit: that of the revision
-//! when its list was fetched.
+//! All files come from one commit: that of the revision when its list was fetched.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
-use hf_hub::api::sync::{ApiBuilder, ApiError};
-use hf_hub::{Cache, Repo, RepoType};
-use indicatif::ProgressBar;
-use serde::Deserialize;
 
+use crate::hub::{Hub, HubError, Listing, Sibling, endpoint};
 use crate::model::bytes;
 
 /// Fetch a model from the Hugging Face Hub
@@ -37,20 +32,6 @@ pub(crate) struct Args {
     file: Option<String>,
 }
 
-/// What the hub says about a revision.
-#[derive(Deserialize)]
-struct Listing {
-    sha: String,
-    siblings: Vec<Sibling>,
-}
-
-#[derive(Deserialize)]
-struct Sibling {
-    rfilename: String,
-    size: Option<u64>,
-}
-
-const RETRIES: usize = 3;
 const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -76,16 +57,8 @@ impl Args {
                 self.repository
             );
         }
-        let mut builder = ApiBuilder::from_env().with_progress(false).with_retries(RETRIES);
-        if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()) {
-            builder = builder.with_token(Some(token));
-        }
-        let api = builder.build().map_err(|error| self.explain(error))?;
-        let repo = |revision: &str| {
-            Repo::with_revision(self.repository.clone(), RepoType::Model, revision.to_owned())
-        };
-        let listing = self
-            .listing(api.repo(repo(&self.revision)).info_request().query("blobs", "true").call())?;
+        let hub = Hub::from_env().context("there is no place for a cache: set HF_HOME")?;
+        let listing = self.listing(&hub)?;
 
         let files = select(&listing.siblings, self.file.as_deref())
             .with_context(|| format!("cannot import {}", self.repository))?;
@@ -97,89 +70,80 @@ impl Args {
             files.len(),
             bytes(total)
         );
-        let (hub, cache) =
-            (api.repo(repo(&listing.sha)), Cache::from_env().repo(repo(&listing.sha)));
         let mut fetched = vec![];
         for file in &files {
             let name = &file.rfilename;
-            let path = match cache.get(name) {
-                Some(path) => path,
-                None => hub
-                    .download_with_progress(name, ProgressBar::new(0))
-                    .map_err(|error| self.explain(error).context(format!("cannot fetch {name}")))?,
-            };
+            let path = hub.fetch(&self.repository, &listing.sha, name).map_err(|error| {
+                self.explain(&hub, error).context(format!("cannot fetch {name}"))
+            })?;
             fetched.push(match &self.output {
                 Some(dir) => place(&path, dir)?,
                 None => path,
             });
             say!("  {name} {}", file.size.map(bytes).unwrap_or_default());
         }
+        let remembered = hub.remember(&self.repository, &self.revision, &listing.sha);
+        remembered.map_err(|error| self.explain(&hub, error))?;
         self.say_next(&fetched);
         Ok(())
     }
 
-    /// Reads the list of files from the hub's answer.
-    fn listing(
-        &self,
-        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-    ) -> Result<Listing> {
-        let listing = answer.and_then(|mut answer| answer.body_mut().read_json());
-        let listing: Listing = listing.map_err(|error| match error {
-            ureq::Error::StatusCode(404) => {
+    /// The files of the revision.
+    fn listing(&self, hub: &Hub) -> Result<Listing> {
+        hub.list(&self.repository, &self.revision).map_err(|error| match status(&error) {
+            Some(404) => {
                 anyhow!("{} has no revision {}, or does not exist", self.repository, self.revision)
             }
             // The hub does not tell strangers what exists.
-            ureq::Error::StatusCode(401 | 403) => anyhow!(
+            Some(401 | 403) => anyhow!(
                 "there is no repository {}, or it is private: check the name; \
                  if it is yours, set HF_TOKEN to your token (or log in with `hf auth login`)",
                 self.repository
             ),
-            error => self.explain(ApiError::RequestError(Box::new(error))),
-        })?;
-        Ok(listing)
+            _ => self.explain(hub, error),
+        })
     }
 
     /// What went wrong, and what to do about it.
-    fn explain(&self, error: ApiError) -> Error {
-        match error {
-            ApiError::TooManyRetries(last) => self.explain(*last),
-            ApiError::RequestError(error) => match *error {
-                ureq::Error::StatusCode(401 | 403) => anyhow!(
-                    "access to {0} is gated: accept its terms at {1}/{0}, \
-                     then set HF_TOKEN to your token (or log in with `hf auth login`)",
-                    self.repository,
-                    endpoint()
-                ),
-                ureq::Error::StatusCode(status) => {
-                    anyhow!("{} answers with status {status}: try again later", endpoint())
-                }
-                error => anyhow!(
-                    "cannot reach {}: {error}; check the network and its proxy (HTTPS_PROXY), or \
-                     set HF_ENDPOINT to a mirror",
-                    endpoint()
-                ),
-            },
-            ApiError::IoError(error) if error.kind() == ErrorKind::StorageFull => anyhow!(
+    fn explain(&self, hub: &Hub, error: HubError) -> Error {
+        match (status(&error), error) {
+            (Some(401 | 403), _) => anyhow!(
+                "access to {0} is gated: accept its terms at {1}/{0}, \
+                 then set HF_TOKEN to your token (or log in with `hf auth login`)",
+                self.repository,
+                endpoint()
+            ),
+            (Some(status), _) => {
+                anyhow!("{} answers with status {status}: try again later", endpoint())
+            }
+            (None, HubError::Request(error)) => anyhow!(
+                "cannot reach {}: {error}; check the network and its proxy (HTTPS_PROXY), or set \
+                 HF_ENDPOINT to a mirror",
+                endpoint()
+            ),
+            (None, HubError::Disk(error)) if error.kind() == ErrorKind::StorageFull => anyhow!(
                 "no room is left on the disk of {}: make room, or set HF_HOME to a directory on \
                  another disk; \
                  what was fetched stays and will not be fetched again",
-                Cache::from_env().path().display()
+                hub.cache().display()
             ),
-            ApiError::IoError(error) => {
+            (None, HubError::Disk(error)) => {
+                anyhow!("cannot write to {}: {error}", hub.cache().display())
+            }
+            (None, HubError::Cut(error)) => {
                 anyhow!("the download was interrupted ({error}): try again to resume it")
             }
-            ApiError::LockAcquisition(path) => {
+            (None, HubError::Busy(path)) => {
                 anyhow!(
                     "another program is fetching the same file (it holds {}): wait for it",
                     path.display()
                 )
             }
-            ApiError::InvalidResume => anyhow!(
-                "a part of an earlier download is longer than the file: delete the .part files in \
-                 {}",
-                Cache::from_env().path().display()
+            (None, HubError::TooLong(path)) => anyhow!(
+                "a part of an earlier download is longer than the file: delete {}",
+                path.display()
             ),
-            error => anyhow!("{} is no hub, or an incomplete one: {error}", endpoint()),
+            (None, error) => anyhow!("{} is no hub, or an incomplete one: {error}", endpoint()),
         }
     }
 
@@ -196,8 +160,15 @@ impl Args {
     }
 }
 
-fn endpoint() -> String {
-    std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned())
+/// The status that a hub answers with.
+fn status(error: &HubError) -> Option<u16> {
+    match error {
+        HubError::Request(error) => match **error {
+            ureq::Error::StatusCode(status) => Some(status),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn short(sha: &str) -> &str {

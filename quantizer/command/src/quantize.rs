@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use kinglet::{Format, Model};
 use kinglet_evaluate::size::Matrices;
 use kinglet_import::checkpoint::Checkpoint;
+use kinglet_import::regular::{self, Kind};
 use kinglet_import::vocabulary;
 use kinglet_quantize::calibrate::{self, Passages};
 use kinglet_quantize::fit::FitOptions;
@@ -72,7 +73,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BITS", group = "target")]
     bits: Option<f64>,
     /// ... so that the file has at most BYTES bytes (the suffixes k and M are understood)
-    #[arg(long, value_name = "BYTES", group = "target", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", group = "target", value_parser = crate::memory::size)]
     size: Option<u64>,
     /// ... so that the divergence from the f32 model is at most NATS, estimated as the sum over the
     /// matrices of what rounding each alone costs
@@ -199,22 +200,6 @@ impl From<Weights> for Format {
     }
 }
 
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let (number, unit) = match text.strip_suffix(['k', 'M']) {
-        Some(number) if text.ends_with('k') => (number, 1e3),
-        Some(number) => (number, 1e6),
-        None => (text, 1.0),
-    };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| "expected a number of bytes, such as 200000, 200k or 1.5M".to_owned())?;
-    if number >= 0.0 {
-        Ok((number * unit) as u64)
-    } else {
-        Err("bytes cannot be negative".to_owned())
-    }
-}
-
 fn parse_prune(text: &str) -> Result<Prune, String> {
     let (mut prune, mut parts) = (Prune::default(), [0.0; 2]);
     for part in text.split(',').filter(|part| !part.is_empty()) {
@@ -321,7 +306,7 @@ impl Args {
         let mut checkpoint =
             checkpoint.with_context(|| format!("cannot import {}", self.dir.display()))?;
         if let Some(path) = &self.vocab_from {
-            let text = kinglet_import::regular::read(path)
+            let text = regular::read(path, Kind::Text)
                 .with_context(|| format!("cannot read {}", path.display()))?;
             let kept = vocabulary::of_text(&checkpoint, &text);
             let kept = kept

@@ -133,7 +133,7 @@ impl Work for Generate<'_> {
             logits: 1,
             ..Options::DECODE
         };
-        let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
+        let mut memory = Memory::new(Plan::new(&model, options)?.bytes())?;
         let planned = memory.bytes().len();
         let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;
         let mut sampler = args.choice.sampler(args.temperature);
@@ -172,7 +172,7 @@ impl Work for Generate<'_> {
             let answer = tokens.len() - prompt;
             let rate = answer.saturating_sub(1) as f64 / (all - first);
             let isa = isa.name();
-            eprintln!(
+            warn!(
                 "{prompt} tokens read, first token after {:.1} ms; {answer} written, {rate:.1} \
                  tokens/s; {isa}, {} of working memory",
                 first * 1e3,

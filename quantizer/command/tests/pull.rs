@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -35,18 +35,21 @@ fn answer(mut stream: TcpStream) {
     let head: Vec<String> =
         lines.take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
     let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+    let listing = |sha: &str| {
+        let siblings: Vec<_> = files()
+            .into_iter()
+            .map(|(name, bytes)| serde_json::json!({"rfilename": name, "size": bytes.len()}))
+            .collect();
+        serde_json::json!({"sha": sha, "siblings": siblings}).to_string().into_bytes()
+    };
     let (status, extra, body) = match path.as_str() {
         "/api/models/owner/model/revision/main?blobs=true"
-        | "/api/models/owner/gated/revision/main?blobs=true" => {
-            let siblings: Vec<_> = files()
-                .into_iter()
-                .map(|(name, bytes)| serde_json::json!({"rfilename": name, "size": bytes.len()}))
-                .collect();
-            (
-                200,
-                String::new(),
-                serde_json::json!({"sha": SHA, "siblings": siblings}).to_string().into_bytes(),
-            )
+        | "/api/models/owner/gated/revision/main?blobs=true"
+        | "/api/models/owner/content/revision/main?blobs=true" => {
+            (200, String::new(), listing(SHA))
+        }
+        "/api/models/owner/commit/revision/main?blobs=true" => {
+            (200, String::new(), listing("../../../../escaped"))
         }
         "/api/models/owner/nobody/revision/main?blobs=true" => (401, String::new(), vec![]),
         _ => file(&path, &head),
@@ -59,9 +62,17 @@ fn answer(mut stream: TcpStream) {
     let _ = stream.write_all(&body);
 }
 
-/// A file, or the part of it that is asked for; gated ones want a token.
+/// What the hub calls the content of a file.
+fn tag(name: &str) -> String {
+    name.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A file, or the part of it that is asked for; gated ones want a token, and one repository calls
+/// its contents by paths.
 fn file(path: &str, head: &[String]) -> (u16, String, Vec<u8>) {
-    let open = path.starts_with("/owner/model/")
+    let hostile = path.starts_with("/owner/content/");
+    let open = hostile
+        || path.starts_with("/owner/model/")
         || head.iter().any(|line| line == "authorization: bearer secret");
     let name = path.split_once(&format!("/resolve/{SHA}/")).map(|(_, name)| name);
     let Some((name, bytes)) = files().into_iter().find(|(file, _)| Some(*file) == name) else {
@@ -73,10 +84,13 @@ fn file(path: &str, head: &[String]) -> (u16, String, Vec<u8>) {
     let range = head.iter().find_map(|line| line.strip_prefix("range: bytes=")).unwrap_or("0-");
     let (start, end) = range.split_once('-').unwrap();
     let start: usize = start.parse().unwrap();
+    if start > bytes.len() {
+        return (416, String::new(), vec![]);
+    }
     let end = end.parse().map_or(bytes.len(), |last: usize| bytes.len().min(last + 1));
     let extra = format!(
         "ETag: \"{}\"\r\nX-Repo-Commit: {SHA}\r\nContent-Range: bytes {start}-{}/{}\r\n",
-        name.replace('/', "-"),
+        if hostile { "../../../../escaped".to_owned() } else { tag(name) },
         end.saturating_sub(1),
         bytes.len()
     );
@@ -169,4 +183,44 @@ fn what_goes_wrong_is_said() {
         "{nowhere}"
     );
     good(pull(&hub, home.path(), Some("secret"), &["owner/gated"]));
+}
+
+/// All that lies below a directory.
+fn tree(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { tree(&path) } else { vec![path] }).collect()
+}
+
+/// What a hub calls a commit or a content becomes a part of paths.
+#[test]
+fn a_hostile_hub_writes_nothing_beside_its_cache() {
+    let (hub, outer) = (hub(), tempfile::tempdir().unwrap());
+    let home = outer.path().join("a/b/c/d");
+    std::fs::create_dir_all(&home).unwrap();
+    let said = bad(pull(&hub, &home, None, &["owner/commit"]));
+    assert!(said.contains("commit") && said.contains("escaped"), "{said}");
+    let said = bad(pull(&hub, &home, None, &["owner/content"]));
+    assert!(said.contains("ETag") && said.contains("escaped"), "{said}");
+    assert_eq!(tree(outer.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn what_was_cut_goes_on() {
+    let (hub, home) = (hub(), tempfile::tempdir().unwrap());
+    let folder = home.path().join("hub/models--owner--model");
+    let name = "model-00001-of-00002.safetensors";
+    let part = folder.join("blobs").join(tag(name) + ".part");
+    std::fs::create_dir_all(part.parent().unwrap()).unwrap();
+    // Other bytes than the hub's, so that they show.
+    std::fs::write(&part, [9; 40_000]).unwrap();
+    good(pull(&hub, home.path(), None, &["owner/model"]));
+    let fetched = std::fs::read(folder.join("snapshots").join(SHA).join(name)).unwrap();
+    assert_eq!(fetched, [vec![9; 40_000], vec![1; 60_000]].concat());
+    assert!(!part.exists());
+    assert_eq!(std::fs::read_to_string(folder.join("refs/main")).unwrap(), SHA);
+    // A part that is longer than the file.
+    let part = folder.join("blobs").join(tag("q/small.gguf") + ".part");
+    std::fs::write(&part, [9; 100]).unwrap();
+    let said = bad(pull(&hub, home.path(), None, &["owner/model", "--file", "q/small.gguf"]));
+    assert!(said.contains("longer than the file") && said.contains(".part"), "{said}");
 }

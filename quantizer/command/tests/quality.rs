@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use kinglet::{Map, Model};
+use kinglet::{Memory, Model};
 use kinglet_evaluate::continued::{How, continued, drawn, greedy};
 use kinglet_evaluate::size::Matrices;
 use kinglet_fixtures::host::isa;
@@ -153,7 +153,7 @@ fn a_tenth_of_a_text_is_never_calibrated_on() {
 }
 
 /// A file, the checkpoint it is of, and its record.
-fn calibrated(target: Target, folder: &Folder) -> (Map, kinglet_report::Record) {
+fn calibrated(target: Target, folder: &Folder) -> (Memory, kinglet_report::Record) {
     let checkpoint = Checkpoint::open(fixture("storyteller")).unwrap();
     let text = folder.text("text", &STORY.repeat(40));
     let how = Passages { tokens: 1024, seed: 0 };
@@ -166,7 +166,7 @@ fn calibrated(target: Target, folder: &Folder) -> (Map, kinglet_report::Record) 
     };
     let file = folder.at("m.kinglet");
     let summary = quantize(&checkpoint, &file, &options, &|_, _, _| ()).unwrap();
-    (Map::open(&file).unwrap(), summary.record)
+    (Memory::read(&file).unwrap(), summary.record)
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn the_draft_changes_nothing() {
     let file = folder.at("m.kinglet");
     let options = Options { weights: kinglet::Format::Int4, golden: 0, ..Options::default() };
     quantize(&checkpoint, &file, &options, &|_, _, _| ()).unwrap();
-    let map = Map::open(&file).unwrap();
+    let map = Memory::read(&file).unwrap();
     let models =
         [Model::open(&kinglet_fixtures::STORYTELLER.0).unwrap(), Model::open(&map).unwrap()];
     type Choose = fn(usize, usize, &[f32]) -> u32;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use kinglet::Memory;
 use kinglet::tokenizer::{Detokenizer, Tokenizer};
-use kinglet::{Format, Map, Model, Options, Plan, Session};
+use kinglet::{Format, Model, Options, Plan, Session};
 use kinglet_evaluate::{Divergence, EvaluateError, Protocol, evaluate};
 use kinglet_fixtures::host::{Random, isa, shared};
 use kinglet_import::checkpoint::{Checkpoint, CheckpointError};
@@ -179,11 +179,11 @@ fn only_the_way_that_is_taken_stays() {
     assert_eq!(encode(&part, "abcabcab", false).unwrap(), [7, 1, 2]);
 }
 
-fn to_file(checkpoint: &Checkpoint, dir: &Path, name: &str) -> Map {
+fn to_file(checkpoint: &Checkpoint, dir: &Path, name: &str) -> Memory {
     let target = dir.join(name);
     let options = kinglet_quantize::Options { golden: 16, ..Default::default() };
     quantize(checkpoint, &target, &options, &|_, _, _| ()).unwrap();
-    Map::open(&target).unwrap()
+    Memory::read(&target).unwrap()
 }
 
 fn divergence(model: &Model<'_>, checkpoint: &Checkpoint, text: &str) -> Divergence {
@@ -211,7 +211,7 @@ fn files_are_smaller_and_as_good() {
         let golden = small.golden().next().unwrap();
         let length = golden.prompt.len() + golden.answer.len();
         let options = Options { context: length, prefill: 8, logits: 1, ..Options::DECODE };
-        let mut memory = Memory::new(Plan::new(&small, options).unwrap().bytes());
+        let mut memory = Memory::new(Plan::new(&small, options).unwrap().bytes()).unwrap();
         Session::new(&small, options, memory.bytes()).unwrap().check_golden(&golden).unwrap();
 
         // Sections begin at multiples of 64, and so do tensors.

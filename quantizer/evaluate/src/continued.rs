@@ -113,7 +113,7 @@ pub fn continued(
         talks.iter().map(|talk| talk.said.with(&vec![0; how.tokens])).collect();
     let mut runner = Runner::new(model, isa, &longest)?;
     runner.logits_of_last().map_err(EvaluateError::run)?;
-    let mut speaker = Speaker { runner: &runner, memory: kinglet::Memory::new(runner.bytes), how };
+    let mut speaker = Speaker { runner: &runner, memory: kinglet::Memory::new(runner.bytes)?, how };
     for (number, talk) in talks.iter_mut().enumerate().filter(|_| how.tokens > 0) {
         talk.draft = speaker.answer(number, &talk.said, how.tokens)?;
         talk.said.model.clone_from(&talk.draft);

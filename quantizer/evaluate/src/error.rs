@@ -1,5 +1,6 @@
 //! Why a file could not be evaluated.
 
+use kinglet::MemoryError;
 use kinglet_reference::ReferenceError;
 
 /// Why there is no result.
@@ -65,6 +66,9 @@ pub enum EvaluateError {
     /// The reference could not be run.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// There is no memory for the model.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// The model could not be run.
     #[error("{0}")]
     Run(String),

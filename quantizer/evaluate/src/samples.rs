@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::EvaluateError;
 use super::score::{Distances, Prediction};
 use super::windows::Limits;
-use kinglet::Memory;
+use kinglet::{Memory, MemoryError};
 use kinglet_import::checkpoint::{Architecture, Pooling};
 use kinglet_reference::{Reference, Sample, Source};
 
@@ -228,7 +228,9 @@ impl Wave<'_> {
         let jobs: Vec<_> = self.samples[self.first..].iter().zip(&self.expected).collect();
         let memory = || Memory::new(runner.bytes);
         let width = runner.model.outputs();
-        let one = |memory: &mut Memory, (sample, expected): (&Sample, &Vec<f32>)| {
+        let one = |memory: &mut Result<Memory, MemoryError>,
+                   (sample, expected): (&Sample, &Vec<f32>)| {
+            let memory = memory.as_mut().map_err(|error| EvaluateError::Memory(*error))?;
             let own = if expected.is_empty() { vec![] } else { runner.outputs(sample, memory)? };
             if own.len() != expected.len() {
                 let what = format!(

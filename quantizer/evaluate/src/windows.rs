@@ -197,7 +197,10 @@ impl<'r> Machine<'r> {
         let jobs: Vec<_> =
             windows.iter().zip(starts).filter(|(window, _)| !window.input.is_empty()).collect();
         let vocab = self.models[0].outputs();
-        let memories = || self.bytes.iter().map(|&bytes| Memory::new(bytes)).collect::<Vec<_>>();
+        let memories = || {
+            let each = self.bytes.iter().map(|&bytes| Memory::new(bytes));
+            each.collect::<Result<Vec<_>, _>>()
+        };
         jobs.into_par_iter()
             .map_init(memories, |memories, (window, start)| {
                 let own = expected.map(|all| Expected {
@@ -205,6 +208,7 @@ impl<'r> Machine<'r> {
                     first: all.first + start,
                     ..all
                 });
+                let memories = memories.as_mut().map_err(|error| EvaluateError::Memory(*error))?;
                 let scores = self.window(memories, window, own);
                 let before = if expected.is_some() { window.tokens / 2 } else { 0 };
                 (self.progress)(window.tokens - before);

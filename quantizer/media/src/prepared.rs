@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::{FrontEnd, MediaError, PictureSettings, Preprocessor, SoundSettings, Spectrum};
 use kinglet_import::checkpoint::{Checkpoint, CheckpointError};
+use kinglet_import::regular::{self, Kind};
 
 /// Why a checkpoint's preparation cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +45,7 @@ fn front_end(checkpoint: &Checkpoint) -> Result<Option<SoundSettings>, PreparedE
     };
     let window = tensor("window")?;
     let config =
-        kinglet_import::regular::read(&checkpoint.path().join("config.json")).unwrap_or_default();
+        regular::read(&checkpoint.path().join("config.json"), Kind::Settings).unwrap_or_default();
     let config: Value = serde_json::from_slice(&config).unwrap_or_default();
     let number = |key: &str| config[key].as_u64().and_then(|n| u32::try_from(n).ok());
     let (Some(rate), Some(hop), false) = (number("sample_rate"), number("hop"), window.is_empty())

@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use kinglet::tokenizer::Tokenizer;
+use kinglet_import::regular::{self, Kind};
 
 use kinglet_import::checkpoint::{Architecture, Checkpoint, Input, TensorRef, embedding};
 use kinglet_import::tokenizer::TokenizerImportError;
@@ -158,7 +159,7 @@ fn enough(
 /// All samples of a file, in order.
 fn all(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<Sample>, CalibrateError> {
     let architecture = checkpoint.architecture();
-    let bytes = kinglet_import::regular::read(path)?;
+    let bytes = regular::read(path, Kind::Text)?;
     let json = path.extension().is_some_and(|e| e == "json");
     let found = match (&architecture.first().input, json) {
         (Input::Tokens { .. }, true) => ids(architecture, &bytes)?,

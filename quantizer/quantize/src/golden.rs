@@ -1,6 +1,8 @@
 //! The golden sequence: the finished file is opened and run as a device would, and its answer is
 //! put into it.
 
+use std::path::Path;
+
 use kinglet::tokenizer::Tokenizer;
 use kinglet::{
     Golden, Isa, LogitsHash, Map, Model, Plan, Progress, Serial, Session, Source, argmax,
@@ -103,13 +105,7 @@ const PIECE: u64 = 1 << 27;
 pub fn add(file: &mut Finished, questions: &[Question]) -> Result<(), QuantizeError> {
     let path = file.path().to_path_buf();
     let fail = |what: &dyn std::fmt::Display| QuantizeError::check(&path, what);
-    let map = Map::open(&path).map_err(|e| fail(&e))?;
-    let model = Model::open(&map).map_err(|e| fail(&e))?;
-    let answers: Vec<_> = questions
-        .iter()
-        .map(|of| answer(&map, &model, of))
-        .collect::<Result<_, _>>()
-        .map_err(|e| fail(&e))?;
+    let answers = answers(&path, questions).map_err(|e| fail(&e))?;
     let goldens = questions.iter().zip(&answers).map(
         |(Question { rows, source, prompt, .. }, (answer, hash))| Golden {
             rows: *rows,
@@ -122,6 +118,18 @@ pub fn add(file: &mut Finished, questions: &[Question]) -> Result<(), QuantizeEr
     Ok(file.golden(&goldens.collect::<Vec<_>>())?)
 }
 
+/// The answers of a file that was written to the end.
+#[allow(unsafe_code, reason = "the file may be larger than what can be had of memory")]
+fn answers(path: &Path, questions: &[Question]) -> Result<Vec<(Vec<u32>, u64)>, String> {
+    // SAFETY: nobody changes the file as long as the map exists. This process made it, under a name
+    // that the system chose at random and with permissions for its own user alone; it has no other
+    // name before it is renamed; and what `Finished` adds to it is added when this function has
+    // returned and the map is gone.
+    let map = unsafe { Map::open(path) }.map_err(said)?;
+    let model = Model::open(&map).map_err(said)?;
+    questions.iter().map(|of| answer(&map, &model, of)).collect()
+}
+
 /// The answer to a question, and the hash of its logits.
 fn answer(map: &Map, model: &Model<'_>, question: &Question) -> Result<(Vec<u32>, u64), String> {
     let options = kinglet::Options::of(model).map_err(said)?;
@@ -130,7 +138,7 @@ fn answer(map: &Map, model: &Model<'_>, question: &Question) -> Result<(Vec<u32>
         prefill: question.prompt.len().max(1),
         ..options
     };
-    let mut memory = Memory::new(Plan::new(model, options).map_err(said)?.bytes());
+    let mut memory = Memory::new(Plan::new(model, options).map_err(said)?.bytes()).map_err(said)?;
     let session = Session::with(model, options, memory.bytes(), Isa::detect(), Serial);
     let mut session = session.map_err(said)?;
     // In pieces, so that the weights of a large model are not all in memory at once.

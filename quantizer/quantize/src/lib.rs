@@ -15,7 +15,7 @@
 //! the blocks as they are rounded. The same checkpoint and options give the same file, byte for
 //! byte, whatever the number of threads.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![warn(missing_docs)]
 #![warn(clippy::missing_errors_doc)]
 

@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use kinglet::{Format, Map, Model};
+use kinglet::{Format, Memory, Model};
 use kinglet_evaluate::{Protocol, evaluate};
 use kinglet_fixtures::host::{Random, isa, shared};
 use kinglet_import::checkpoint::Checkpoint;
@@ -336,7 +336,7 @@ fn divergence(checkpoint: &Checkpoint, options: &Options, text: &Path, tokens: u
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.kinglet");
     std::fs::write(&path, file).unwrap();
-    let map = Map::open(&path).unwrap();
+    let map = Memory::read(&path).unwrap();
     let model = Model::open(&map).unwrap();
     let text = std::fs::read_to_string(text).unwrap();
     let tokenizer = model.tokenizer().unwrap().unwrap();

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use kinglet::Memory;
-use kinglet::{Isa, Map, Model, Options, Plan, Session, Source};
+use kinglet::{Isa, Model, Options, Plan, Session, Source};
 use kinglet_import::checkpoint::Checkpoint;
 use kinglet_model::Norm;
 use kinglet_quantize::cut::{self, Cut, CutError, Pool, Pooled};
@@ -33,7 +33,7 @@ fn with<T>(model: &Model<'_>, run: impl FnOnce(&mut Session<'_, '_>) -> T) -> T 
     } else {
         options
     };
-    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes()).unwrap();
     run(&mut Session::new(model, options, memory.bytes()).unwrap())
 }
 
@@ -81,7 +81,7 @@ fn states_are_those_of_the_whole_model() {
         ["families/bert_mean", "families/gpt2", "pronouncer", "families/opennmt_pre", "storyteller"]
     {
         let directory = tempfile::tempdir().unwrap();
-        let map = Map::open(file(directory.path(), name)).unwrap();
+        let map = Memory::read(file(directory.path(), name)).unwrap();
         let whole = Model::open(&map).unwrap();
         let most = cut::blocks(&whole).unwrap();
         for after in 1..=most {
@@ -90,7 +90,7 @@ fn states_are_those_of_the_whole_model() {
             let pooled = Pooled { pool, normalize: after % 2 == 0 };
             let bytes = cut::cut(&whole, &path, Cut { after, pooled }).unwrap();
             assert!(bytes <= map.len() as u64 + 256, "{name}");
-            let map = Map::open(&path).unwrap();
+            let map = Memory::read(&path).unwrap();
             let model = Model::open(&map).unwrap();
             model.verify(|_| {}).unwrap();
             let norm = model.last().unwrap().norm;
@@ -127,12 +127,12 @@ fn states_are_those_of_the_whole_model() {
 #[test]
 fn a_model_cut_behind_its_last_block_is_the_whole_one() {
     let directory = tempfile::tempdir().unwrap();
-    let map = Map::open(file(directory.path(), "families/bert_mean")).unwrap();
+    let map = Memory::read(file(directory.path(), "families/bert_mean")).unwrap();
     let whole = Model::open(&map).unwrap();
     let path = directory.path().join("cut.kinglet");
     let pooled = Pooled { pool: Pool::Mean, normalize: whole.record().normalize != 0 };
     cut::cut(&whole, &path, Cut { after: cut::blocks(&whole).unwrap(), pooled }).unwrap();
-    let map = Map::open(&path).unwrap();
+    let map = Memory::read(&path).unwrap();
     let outputs =
         |model| with(model, |session| session.encode(Source::Tokens(&TOKENS)).unwrap().to_vec());
     assert_eq!(outputs(&Model::open(&map).unwrap()), outputs(&whole));

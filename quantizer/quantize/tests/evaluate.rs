@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use kinglet::Memory;
-use kinglet::{Format, Map, Model, Options, Plan, Session, argmax};
+use kinglet::{Format, Model, Options, Plan, Session, argmax};
 use kinglet_evaluate::{EvaluateError, Evaluation, Part, Place, Protocol, evaluate, evaluate_all};
 use kinglet_fixtures::host::{isa, shared};
 use kinglet_import::checkpoint::Checkpoint;
@@ -34,12 +34,12 @@ fn story(model: &Model<'_>) -> Vec<u32> {
     encode(&model.tokenizer().unwrap().unwrap(), STORY, false).unwrap()
 }
 
-fn to_file(checkpoint: &Checkpoint, weights: Format) -> (tempfile::TempDir, Map) {
+fn to_file(checkpoint: &Checkpoint, weights: Format) -> (tempfile::TempDir, Memory) {
     let temporary = tempfile::tempdir().unwrap();
     let target = temporary.path().join("model.kinglet");
     let options = kinglet_quantize::Options { weights, golden: 0, ..Default::default() };
     quantize(checkpoint, &target, &options, &|_, _, _| ()).unwrap();
-    let map = Map::open(&target).unwrap();
+    let map = Memory::read(&target).unwrap();
     (temporary, map)
 }
 
@@ -60,7 +60,7 @@ fn run(model: &Model<'_>, input: &[u32]) -> (Vec<f32>, Vec<f32>) {
         logits: input.len(),
         ..Options::DECODE
     };
-    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes()).unwrap();
     let mut session = Session::new(model, options, memory.bytes()).unwrap();
     let states: Vec<u32> = (0..=model.blocks()).collect();
     let mut buffer = vec![0.0; states.len() * input.len() * model.width()];
@@ -226,7 +226,7 @@ fn the_storyteller_loses_little() {
 
 /// The file without the block of this number: what a pruned file looks like.
 fn without_block(file: &[u8], block: usize) -> Memory {
-    let mut memory = Memory::copy_of(file);
+    let mut memory = Memory::copy_of(file).unwrap();
     let bytes = memory.bytes();
     let mut head = Head::read(bytes).unwrap();
     let table = Head::SIZE..Head::SIZE + usize::from(head.sections) * SectionEntry::SIZE;

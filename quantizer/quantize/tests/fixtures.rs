@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kinglet::Memory;
 use kinglet::tokenizer::{Detokenizer, Tokenizer};
-use kinglet::{BeamSearch, Format, Map, Model, Options, Plan, Session, Source, argmax};
+use kinglet::{BeamSearch, Format, Model, Options, Plan, Session, Source, argmax};
 use kinglet_import::checkpoint::Checkpoint;
 use kinglet_media::{PictureSettings, picture};
 use kinglet_quantize::quantize;
@@ -15,12 +15,12 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
 }
 
-fn rounded(name: &str, weights: Format) -> (Map, tempfile::TempDir) {
+fn rounded(name: &str, weights: Format) -> (Memory, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("model.kinglet");
     let options = kinglet_quantize::Options { weights, golden: 0, ..Default::default() };
     quantize(&Checkpoint::open(fixture(name)).unwrap(), &path, &options, &|_, _, _| {}).unwrap();
-    (Map::open(&path).unwrap(), directory)
+    (Memory::read(&path).unwrap(), directory)
 }
 
 fn golden(name: &str) -> Value {
@@ -84,7 +84,7 @@ fn words_are_pronounced() {
         let tokenizer = model.tokenizer().unwrap().unwrap();
         let options = Options { context: 40, source: 40, ..Options::DECODE };
         let plan = Plan::new(&model, options).unwrap();
-        let mut memory = Memory::new(plan.bytes());
+        let mut memory = Memory::new(plan.bytes()).unwrap();
         let mut session = Session::new(&model, options, memory.bytes()).unwrap();
         let mut pronounce = |tokens: &[u32]| {
             session.encode(Source::Tokens(tokens)).unwrap();
@@ -139,7 +139,7 @@ fn a_beam_finds_what_is_at_least_as_probable() {
     let model = Model::open(&map).unwrap();
     let golden = golden("pronouncer");
     let options = |targets| Options { context: 40, source: 40, targets, ..Options::DECODE };
-    let mut memory = Memory::new(Plan::new(&model, options(4)).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(&model, options(4)).unwrap().bytes()).unwrap();
     let mut session = Session::new(&model, options(4), memory.bytes()).unwrap();
     let mut history = [0; BeamSearch::words(4, 40)];
     let mut better = 0;
@@ -178,7 +178,7 @@ fn pictures_are_named() {
         let tokenizer = model.target_tokenizer().unwrap().unwrap();
         let options = Options::of(&model).unwrap();
         let plan = Plan::new(&model, options).unwrap();
-        let mut memory = Memory::new(plan.bytes());
+        let mut memory = Memory::new(plan.bytes()).unwrap();
         let mut session = Session::new(&model, options, memory.bytes()).unwrap();
         let settings: PictureSettings = "stretch bicubic 72x72".parse().unwrap();
         let mut same = 0;

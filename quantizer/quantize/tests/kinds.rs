@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use kinglet::Memory;
-use kinglet::{Format, Map, Model, Options, Plan, RunError, Session, Source, argmax};
+use kinglet::{Format, Model, Options, Plan, RunError, Session, Source, argmax};
 use kinglet_fixtures::host::shared;
 use kinglet_import::checkpoint::Checkpoint;
 use kinglet_quantize::quantize;
@@ -45,7 +45,7 @@ fn ids(value: &Value) -> Vec<u32> {
 
 /// A rounded model in a file of its own.
 struct Rounded {
-    map: Map,
+    map: Memory,
     _directory: tempfile::TempDir,
 }
 
@@ -54,7 +54,7 @@ impl Rounded {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("model.kinglet");
         quantize(&Checkpoint::open(dir).unwrap(), &path, options, &|_, _, _| {}).unwrap();
-        Self { map: Map::open(&path).unwrap(), _directory: directory }
+        Self { map: Memory::read(&path).unwrap(), _directory: directory }
     }
 
     fn model(&self) -> Model<'_> {
@@ -64,7 +64,7 @@ impl Rounded {
 
 /// Calls `run` with a session.
 fn with<T>(model: &Model<'_>, options: Options, run: impl FnOnce(&mut Session<'_, '_>) -> T) -> T {
-    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes()).unwrap();
     run(&mut Session::new(model, options, memory.bytes()).unwrap())
 }
 

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use kinglet::Memory;
-use kinglet::{Format, Map, Model, Options, Plan, Serial, Session};
+use kinglet::{Format, Model, Options, Plan, Serial, Session};
 use kinglet_evaluate::{Evaluation, Protocol, evaluate};
 use kinglet_fixtures::host::{Random, isa, shared};
 use kinglet_import::checkpoint::Checkpoint;
@@ -63,11 +63,11 @@ fn every_variant_agrees_with_its_reference() {
         assert!(difference < 1e-4, "{name}: {difference}");
 
         let (_temporary, path) = to_file(&checkpoint, Format::Int8Grouped);
-        let map = Map::open(path).unwrap();
+        let map = Memory::read(path).unwrap();
         let model = Model::open(&map).unwrap();
         let options =
             Options { context: golden.input_ids.len(), prefill: 16, logits: 16, ..Options::DECODE };
-        let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
+        let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes()).unwrap();
         let mut session = Session::with(&model, options, memory.bytes(), isa(), Serial).unwrap();
         let mut int8 = vec![];
         session.feed_each(&golden.input_ids, |_, row| int8.extend_from_slice(row)).unwrap();
@@ -132,7 +132,7 @@ fn stories(weights: Format) -> Option<(Evaluation, f64)> {
     let checkpoint = Checkpoint::open(&dir).unwrap();
     let reference = Reference::new(&checkpoint).unwrap();
     let (_temporary, path) = to_file(&checkpoint, weights);
-    let map = Map::open(path).unwrap();
+    let map = Memory::read(path).unwrap();
     let model = Model::open(&map).unwrap();
     let ids = npy_i32(&dir.join("golden/ppl_input_ids.npy"));
     let tokenizer = model.tokenizer().unwrap().unwrap();
@@ -225,13 +225,13 @@ fn an_unwritable_output_leaves_nothing_behind() {
 
 #[test]
 fn a_model_runs_at_any_aligned_address() {
-    let mut moved = Memory::copy_of(&kinglet_fixtures::STORYTELLER.0);
+    let mut moved = Memory::copy_of(&kinglet_fixtures::STORYTELLER.0).unwrap();
     let model = Model::open(moved.bytes()).unwrap();
     let golden = model.golden().next().unwrap();
     let context = golden.prompt.len() + golden.answer.len();
     let options =
         Options { context, prefill: 1 + Random(3).below(8), logits: 1, ..Options::DECODE };
-    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(&model, options).unwrap().bytes()).unwrap();
     let session = Session::with(&model, options, memory.bytes(), isa(), Serial);
     session.unwrap().check_golden(&golden).unwrap();
 }

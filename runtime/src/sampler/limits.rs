@@ -18,7 +18,7 @@ const FIRST: u32 = 1f32.to_bits() - (24 << 23);
 /// How many weights, and their sum.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sum {
-    count: usize,
+    count: u32,
     pub(super) sum: f32,
 }
 
@@ -33,7 +33,7 @@ impl Sum {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Goal {
     /// So many.
-    Count(usize),
+    Count(u32),
     /// So much together.
     Sum(f32),
 }
@@ -150,9 +150,9 @@ impl Limits {
             if high - low == 1 {
                 return Next::Found(f32::from_bits(low), with.sum);
             }
-            let few = bin.count <= MOST;
+            let few = bin.count as usize <= MOST;
             // All of them, if they are few, so that another goal can be found among them.
-            match with.count <= MOST {
+            match with.count as usize <= MOST {
                 true => self.within(low, END, Sum::default()),
                 false => self.within(low, high, above),
             }

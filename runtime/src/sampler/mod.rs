@@ -241,7 +241,7 @@ impl Sampler {
                 self.go(Step::Weigh);
             }
             Step::Weigh if top_k > 0 && top_k < vocab => {
-                self.goal = Goal::Count(top_k);
+                self.goal = Goal::Count(top_k as u32);
                 self.search();
             }
             Step::Weigh if top_p < 1.0 => {

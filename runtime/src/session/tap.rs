@@ -11,6 +11,7 @@ use core::fmt;
 
 use super::{Progress, RunError, Session};
 use crate::parallel::Parallel;
+use kinglet_model::{FAMILIES, InPlace, Stack};
 
 /// Why hidden states were not handed over. The session stays as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,14 @@ pub enum TapError {
         asked: u32,
         /// The last one.
         last: u32,
+    },
+    /// A state of another width than the model's: a block before it changes the width of the
+    /// stream. [`Session::resume_tapped`] shows it.
+    Width {
+        /// The state.
+        state: u32,
+        /// Numbers of its rows.
+        width: usize,
     },
     /// The buffer has another length than the states need.
     Buffer {
@@ -79,8 +88,8 @@ impl<P: Parallel> Session<'_, '_, P> {
     /// order given, a row of the model's width for each token.
     ///
     /// # Errors
-    /// [`TapError`]: the model has no such state, `buffer` has another length, or as
-    /// [`Session::feed`].
+    /// [`TapError`]: the model has no such state, one has another width than the model's, `buffer`
+    /// has another length, or as [`Session::feed`].
     pub fn feed_tapped(
         &mut self,
         tokens: &[u32],
@@ -94,6 +103,7 @@ impl<P: Parallel> Session<'_, '_, P> {
         if let Some(&asked) = states.iter().find(|&&state| state > last) {
             return Err(TapError::State { asked, last });
         }
+        self.check_widths(&stack, states)?;
         let each = tokens.len().saturating_mul(width);
         let (needed, found) = (each.saturating_mul(states.len()), buffer.len());
         if needed != found {
@@ -107,13 +117,30 @@ impl<P: Parallel> Session<'_, '_, P> {
             let copy = |state, rows: &[f32]| {
                 let places = buffer.chunks_exact_mut(each).zip(states);
                 for (place, _) in places.filter(|&(_, &wanted)| wanted == state) {
-                    place[done * width..end * width].copy_from_slice(rows);
+                    let place = place[done * width..end * width].iter_mut();
+                    place.zip(rows).for_each(|(to, &from)| *to = from);
                 }
             };
             self.resume_tapped(u64::MAX, copy).map_err(TapError::Run)?;
             done = end;
         }
         Ok(self.logits())
+    }
+
+    /// Whether these states of the last stack have the width that it begins with.
+    fn check_widths(&self, stack: &Stack<InPlace<'_>>, states: &[u32]) -> Result<(), TapError> {
+        let stacks = self.model.stacks();
+        for block in stack.blocks.0..stack.blocks.1 {
+            let (state, after) = (block + stacks, block + 1);
+            if FAMILIES && states.contains(&state) {
+                let width = self.model.width_before(stack, after);
+                let width = width.map_err(|error| TapError::Run(RunError::Model(error)))?;
+                if width != stack.width {
+                    return Err(TapError::Width { state, width });
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -123,6 +150,9 @@ impl fmt::Display for TapError {
             Self::Run(error) => error.fmt(f),
             Self::State { asked, last } => {
                 write!(f, "there is no hidden state {asked}: they are 0 to {last}")
+            }
+            Self::Width { state, width } => {
+                write!(f, "hidden state {state} has the width {width}, which is not the model's")
             }
             Self::Buffer { needed, found } => {
                 write!(f, "the buffer has {found} numbers, the states asked for have {needed}")

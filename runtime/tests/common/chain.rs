@@ -165,6 +165,32 @@ fn tokens(b: &mut Build, width: usize) -> StackRecord {
     }
 }
 
+/// A decoder whose stream gets wider inside.
+pub fn widening(seed: u64) -> Vec<u8> {
+    let mut b = Build { outline: Outline::new(ModelRecord::EMPTY), tensors: vec![] };
+    let stack = tokens(&mut b, 24);
+    b.attends(Format::Int8, 24, (norm::RMS, false), mask::CAUSAL, 0, false);
+    b.projects(Format::Int8, 24, 40, true);
+    b.feeds(Format::Int8, 40, norm::RMS, false, Activation::Silu.code());
+    let norm = b.vector(40);
+    b.stack(0, StackRecord { out: 40, norm, norm_eps: 1e-6, ..stack });
+    b.outline.model.head = b.matrix(Format::Int8, CHAIN_VOCAB, 40);
+    b.write(seed)
+}
+
+/// Tokens, and then a decoder of so many blocks, none of which looks at the states before it.
+pub fn long(blocks: u32, seed: u64) -> Vec<u8> {
+    let mut b = Build { outline: Outline::new(ModelRecord::EMPTY), tensors: vec![] };
+    let stack = tokens(&mut b, 16);
+    b.stack(0, stack);
+    b.projects(Format::Int8, 16, 16, true);
+    let block = b.outline.blocks[0];
+    b.outline.blocks.resize(blocks as usize, block);
+    b.stack(0, stack);
+    b.outline.model.head = stack.embedding;
+    b.write(seed)
+}
+
 /// [`Chain::Encoder`].
 fn encoder(b: &mut Build, format: Format, pooling: u8) {
     let layer = norm::LAYER;

@@ -5,7 +5,9 @@
 mod chain;
 pub mod damage;
 
-pub use chain::{CHAIN_CONTEXT, CHAIN_VOCAB, CHAINS, Chain, FEATURES, PICTURE, chain};
+pub use chain::{
+    CHAIN_CONTEXT, CHAIN_VOCAB, CHAINS, Chain, FEATURES, PICTURE, chain, long, widening,
+};
 use kinglet::{Format, Isa, Memory, Model, Options, Parallel, Plan, Session, Threads};
 pub use kinglet_fixtures::host::Random;
 use kinglet_kernels::layout::{GROUP, PANEL};
@@ -271,7 +273,7 @@ pub fn logits<P: Parallel>(
     isa: Isa,
     parallel: P,
 ) -> Vec<u32> {
-    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes());
+    let mut memory = Memory::new(Plan::new(model, options).unwrap().bytes()).unwrap();
     memory.bytes().fill(0xA5);
     let mut session = Session::with(model, options, memory.bytes(), isa, parallel).unwrap();
     let mut all = vec![];

@@ -212,7 +212,7 @@ impl Work for Measure<'_> {
         let context =
             longest.max(golden.prompt.len() + golden.answer.len()).min(model.context()).max(1);
         let options = Options { context, prefill: args.prefill.min(context), ..of };
-        let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
+        let mut memory = Memory::new(Plan::new(&model, options)?.bytes())?;
         let working_memory = memory.bytes().len();
         let prompt = tokens(longest.max(args.prompt), model.outputs());
         let known = known_tokens(&model)? as u32;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use kinglet::Model;
 use kinglet_evaluate::Protocol;
+use kinglet_import::regular::{self, Kind};
 use kinglet_quantize::record_path;
 use kinglet_reference::Reference;
 use kinglet_report::{Agreed, Quality, Record, Report, Text, html};
@@ -86,7 +87,7 @@ impl Args {
         if let Some(path) = self.output.or(usual) {
             write(&path, html(&report).as_bytes())
                 .with_context(|| format!("cannot write {}", path.display()))?;
-            eprintln!("{}", path.display());
+            warn!("{}", path.display());
         }
         Ok(())
     }
@@ -192,7 +193,7 @@ fn short(path: &Path) -> String {
 }
 
 fn read(path: &Path) -> Result<Report> {
-    let bytes = kinglet_import::regular::read(path)
+    let bytes = regular::read(path, Kind::Record)
         .with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&bytes).with_context(|| format!("{} is not a report", path.display()))
 }
@@ -200,7 +201,7 @@ fn read(path: &Path) -> Result<Report> {
 /// What the quantizer wrote beside the file; of the tensors at least what can be seen.
 fn record(path: &Path, model: &kinglet::Model<'_>) -> Result<Record> {
     let beside = record_path(path);
-    let mut record: Record = match kinglet_import::regular::read(&beside) {
+    let mut record: Record = match regular::read(&beside, Kind::Record) {
         Ok(json) => serde_json::from_slice(&json).with_context(|| {
             format!(
                 "{} is not a record of quantization; quantize again, or remove it",

@@ -8,6 +8,7 @@ use kinglet::Model;
 use kinglet::tokenizer::{Detokenizer, Tokenizer};
 use kinglet_evaluate::continued::{Continued, How, continued, greedy};
 use kinglet_import::encode;
+use kinglet_import::regular::{self, Kind};
 use kinglet_reference::Reference;
 use kinglet_report::Prompt;
 
@@ -38,7 +39,7 @@ pub(super) fn from_text(text: &str, words: usize) -> Vec<String> {
 
 /// One a line.
 pub(super) fn from_file(path: &Path) -> Result<Vec<String>> {
-    let text = kinglet_import::regular::read_to_string(path)
+    let text = regular::read_to_string(path, Kind::Text)
         .with_context(|| format!("cannot read {} as text", path.display()))?;
     let prompts: Vec<String> =
         text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();

@@ -31,7 +31,7 @@ impl Work for Measure<'_> {
             logits: 1,
             ..Options::DECODE
         };
-        let mut memory = Memory::new(Plan::new(&model, options)?.bytes());
+        let mut memory = Memory::new(Plan::new(&model, options)?.bytes())?;
         let threads = parallel.ways();
         let mut session = Session::with(&model, options, memory.bytes(), isa, parallel)?;
         session

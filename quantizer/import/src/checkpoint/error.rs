@@ -220,6 +220,17 @@ pub enum CheckpointError {
         /// The length of the file.
         file: u64,
     },
+    /// A header longer than any of a model.
+    #[error("{} has a header of {bytes} bytes, and at most {limit} are read: write the checkpoint \
+             to several files, with an index", path.display())]
+    HeaderTooLong {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of its header.
+        bytes: u64,
+        /// The longest accepted.
+        limit: u64,
+    },
     /// The header contradicts itself.
     #[error("the header of {} is wrong: {source}; fetch the file again", path.display())]
     Header {

@@ -18,10 +18,11 @@ use super::tensors::{Stored, Tensors};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// Bytes of an index: enough for half a million tensors.
-const INDEX_LIMIT: u64 = 1 << 26;
-/// Bytes of a header; the limit of the format.
-const HEADER_LIMIT: u64 = 100_000_000;
+/// Bytes of an index: enough for a hundred thousand tensors.
+const INDEX_LIMIT: u64 = 1 << 24;
+/// Bytes of a header: enough for fifty thousand tensors in one file. The format allows ten times as
+/// many, which take half a minute.
+const HEADER_LIMIT: u64 = 1 << 23;
 /// Bytes before the header.
 const PREFIX: u64 = 8;
 
@@ -142,8 +143,12 @@ fn read_header(file: &PositionedFile) -> Result<(u64, Metadata), CheckpointError
     }
     file.read_exact_at(&mut prefix, 0)?;
     let length = u64::from_le_bytes(prefix);
-    if length > HEADER_LIMIT || length > file.len() - PREFIX {
+    if length > file.len() - PREFIX {
         return Err(wrong_length(length));
+    }
+    if length > HEADER_LIMIT {
+        let (path, bytes) = (file.path().to_owned(), length);
+        return Err(CheckpointError::HeaderTooLong { path, bytes, limit: HEADER_LIMIT });
     }
     let bytes = usize::try_from(length).map_err(|_| wrong_length(length))?;
     let mut header = vec![0; bytes];

@@ -18,7 +18,7 @@ pub enum TokenizerImportError {
         source: std::io::Error,
     },
     /// A file of absurd length.
-    #[error("{} is {bytes} bytes long, more than the {limit} that any tokenizer needs: it is not \
+    #[error("{} is {bytes} bytes long, more than the {limit} that any such file needs: it is not \
              what its name says", path.display())]
     TooLong {
         /// The file.

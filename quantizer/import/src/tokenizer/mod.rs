@@ -49,9 +49,6 @@ pub use subset::{closure, restricted};
 
 use TokenizerImportError as Error;
 
-/// The longest file read: several times the largest vocabulary in use.
-const MAX_FILE_BYTES: u64 = 256 << 20;
-
 /// Imports `dir/tokenizer.json` and, where they exist, `tokenizer_config.json`,
 /// `special_tokens_map.json`, `generation_config.json` and `config.json` beside it. Returns the
 /// tokenizer section.
@@ -64,7 +61,7 @@ pub fn import(dir: &Path) -> Result<Vec<u8>, Error> {
         if !path.exists() {
             return Ok(Value::Null);
         }
-        serde_json::from_str(&read(&path)?)
+        serde_json::from_str(&read(&path, regular::Kind::Settings)?)
             .map_err(|source| Error::Json { file: name.into(), source })
     };
     let companions = special::Companions {
@@ -73,7 +70,7 @@ pub fn import(dir: &Path) -> Result<Vec<u8>, Error> {
         tokenizer_config: beside("tokenizer_config.json")?,
         special_tokens_map: beside("special_tokens_map.json")?,
     };
-    convert(&read(&dir.join("tokenizer.json"))?, &companions)
+    convert(&read(&dir.join("tokenizer.json"), regular::Kind::Tokenizer)?, &companions)
 }
 
 /// Imports the text of a `tokenizer.json` alone: the result has no bos, eos and pad.
@@ -93,13 +90,13 @@ pub fn normalized<'t>(tokenizer: &Tokenizer<'_>, text: &'t str) -> Cow<'t, str> 
     }
 }
 
-fn read(path: &Path) -> Result<String, Error> {
+fn read(path: &Path, kind: regular::Kind) -> Result<String, Error> {
     let io = |source| Error::Io { path: path.into(), source };
     let bytes = fs::metadata(path).map_err(io)?.len();
-    if bytes > MAX_FILE_BYTES {
-        return Err(Error::TooLong { path: path.into(), bytes, limit: MAX_FILE_BYTES });
+    if bytes > kind.limit() {
+        return Err(Error::TooLong { path: path.into(), bytes, limit: kind.limit() });
     }
-    regular::read_to_string(path).map_err(io)
+    regular::read_to_string(path, kind).map_err(io)
 }
 
 fn convert(tokenizer_json: &str, companions: &special::Companions) -> Result<Vec<u8>, Error> {

@@ -8,6 +8,7 @@
 //! A list of pieces that are neither has no tokenizer here: which pieces a text falls into is not
 //! said.
 
+use crate::regular::Kind;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -58,7 +59,7 @@ pub(crate) fn import(dir: &Path, side: Side, tokens: Tokens<'_>) -> Result<Vec<u
 }
 
 fn object(dir: &Path, name: &str) -> Result<Value, Error> {
-    serde_json::from_str(&read(&dir.join(name))?)
+    serde_json::from_str(&read(&dir.join(name), Kind::Tokenizer)?)
         .map_err(|source| Error::Json { file: name.into(), source })
 }
 

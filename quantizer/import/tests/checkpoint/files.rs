@@ -118,6 +118,19 @@ fn every_cut_of_a_file_is_an_error() {
     }
 }
 
+/// A header that is there, and so long that its names would take half a minute.
+#[test]
+fn a_header_longer_than_any_is_refused_unread() {
+    let dir = Model::new().write_config();
+    let file = std::fs::File::create(dir.path().join(WEIGHTS)).unwrap();
+    std::io::Write::write_all(&mut &file, &90_000_000u64.to_le_bytes()).unwrap();
+    // A hole: no disk is needed for it.
+    file.set_len(90_000_100).unwrap();
+    let error = error(dir.path());
+    assert!(matches!(error, CheckpointError::HeaderTooLong { bytes: 90_000_000, .. }), "{error:?}");
+    assert_says(&error, &[WEIGHTS, "90000000", "8388608", "several files"]);
+}
+
 #[test]
 fn header_lengths_that_lie_are_refused() {
     for length in [3_u64, 1 << 20, 99_999_999, 100_000_001, u64::MAX, u64::MAX - 7] {

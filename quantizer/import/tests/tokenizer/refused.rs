@@ -155,3 +155,21 @@ impl Drop for Folder {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
+
+/// Parsed, a list of a hundred megabytes takes many times its bytes.
+#[test]
+fn files_beside_a_tokenizer_have_a_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tokenizer.json"), file("gpt2").to_string()).unwrap();
+    import(dir.path()).unwrap();
+    for (name, limit) in [
+        ("tokenizer_config.json", "8388608"),
+        ("special_tokens_map.json", "8388608"),
+        ("tokenizer.json", "67108864"),
+    ] {
+        fs::File::create(dir.path().join(name)).unwrap().set_len(100_000_000).unwrap();
+        let said = import(dir.path()).unwrap_err().to_string();
+        assert!([name, "100000000", limit].iter().all(|word| said.contains(word)), "{said}");
+        fs::remove_file(dir.path().join(name)).unwrap();
+    }
+}

@@ -27,7 +27,7 @@ impl Times {
 }
 
 fn measure(isa: Isa, format: Format, rows: usize, cols: usize) -> Option<f64> {
-    let mut memory = Memory::new(format.bytes(rows, cols)?);
+    let mut memory = Memory::new(format.bytes(rows, cols)?).ok()?;
     let matrix = Matrix::new(format, rows, cols, memory.bytes()).ok()?;
     let padded = matrix.padded_cols().next_multiple_of(32);
     let (codes, sums, scales) = (vec![1i8; padded], vec![32i16; padded / 32], [1.0]);

@@ -120,7 +120,7 @@ mod tests {
                 })
                 .unwrap();
                 assert_eq!(matches!(pack::kind(&rounded), Kind::Sparse(..)), sparse, "{format:?}");
-                let mut memory = kinglet::Memory::new(bytes.len());
+                let mut memory = kinglet::Memory::new(bytes.len()).unwrap();
                 memory.bytes().copy_from_slice(&bytes);
                 let read = Matrix::read(format, rows, cols, sparse, memory.bytes()).unwrap();
                 assert_eq!(matrix(&read), rounded.weights().weight, "{format:?} {sparse}");

@@ -249,7 +249,7 @@ mod tests {
                     Ok(())
                 })
                 .unwrap();
-                let mut memory = kinglet::Memory::new(bytes.len());
+                let mut memory = kinglet::Memory::new(bytes.len()).unwrap();
                 memory.bytes().copy_from_slice(&bytes);
                 // Panels of 2, 1 and 2 blocks.
                 assert_eq!(

@@ -10,7 +10,6 @@ use rayon::prelude::*;
 
 use super::pack;
 use super::rounded::{RoundedBlock, RoundedLinear};
-use kinglet::Memory;
 use kinglet_model::write::Kind;
 use kinglet_reference::{
     ApplyNorm, Batch, Inputs, NormWeights, Operation, Part, Vectors, base, joined, mix, ops,
@@ -130,8 +129,9 @@ impl Rows {
 pub(crate) struct Packed<'l> {
     of: &'l RoundedLinear,
     sparse: bool,
-    bytes: usize,
-    memory: Memory,
+    /// Its bytes, and where they start, at a multiple of 64.
+    memory: Vec<u8>,
+    start: usize,
 }
 
 impl<'l> Packed<'l> {
@@ -142,15 +142,17 @@ impl<'l> Packed<'l> {
             Ok(())
         })
         .expect("memory takes any bytes");
-        let mut memory = Memory::new(bytes.len().next_multiple_of(ALIGN));
-        memory.bytes()[..bytes.len()].copy_from_slice(&bytes);
-        Self { of, sparse: matches!(pack::kind(of), Kind::Sparse(..)), bytes: bytes.len(), memory }
+        let mut memory = vec![0; bytes.len() + ALIGN];
+        let start = memory.as_ptr().align_offset(ALIGN);
+        memory.truncate(start + bytes.len());
+        memory[start..].copy_from_slice(&bytes);
+        Self { of, sparse: matches!(pack::kind(of), Kind::Sparse(..)), memory, start }
     }
 
     /// The outputs for each row of inputs.
     pub(crate) fn apply(&mut self, x: &Rows) -> Vec<f32> {
         let (rows, cols) = (self.of.rows.len(), self.of.cols);
-        let bytes = &self.memory.bytes()[..self.bytes];
+        let bytes = &self.memory[self.start..];
         let matrix =
             Matrix::read(self.of.format, rows, cols, self.sparse, bytes).expect("it was packed");
         let isa = Isa::detect();

@@ -114,7 +114,7 @@ fn quantized(checkpoint: &Checkpoint, options: &Options) -> (Memory, Summary) {
     let path = dir.path().join("m.kinglet");
     let summary = quantize(checkpoint, &path, options, &|_, _, _| ()).unwrap();
     let bytes = std::fs::read(path).unwrap();
-    let mut memory = Memory::new(bytes.len());
+    let mut memory = Memory::new(bytes.len()).unwrap();
     memory.bytes().copy_from_slice(&bytes);
     (memory, summary)
 }
@@ -238,7 +238,7 @@ fn divergence(checkpoint: &Checkpoint, memory: &mut Memory) -> f64 {
     reference.run(&[&tokens[..]], |_, _, row| wanted.push(row.to_vec())).unwrap();
     let model = Model::open(memory.bytes()).unwrap();
     let options = Capacity { context: 48, prefill: 16, logits: 16, ..Capacity::DECODE };
-    let mut arena = Memory::new(Plan::new(&model, options).unwrap().bytes());
+    let mut arena = Memory::new(Plan::new(&model, options).unwrap().bytes()).unwrap();
     let mut session = Session::new(&model, options, arena.bytes()).unwrap();
     let mut sum = 0.0;
     let softmax = |row: &[f32]| -> Vec<f64> {

@@ -1,6 +1,6 @@
 //! The same model as a directory and as a file.
 
-use kinglet::{Map, Model};
+use kinglet::{Memory, Model};
 use kinglet_import::checkpoint::{Architecture, Checkpoint, Named};
 use kinglet_model::Attention;
 use kinglet_quantize::{Options, quantize};
@@ -33,7 +33,7 @@ fn what_is_made_of_both_computes_the_same() {
     let hash = |from: &Checkpoint, name: &str| {
         let path = dir.path().join(name);
         quantize(from, &path, &Options::default(), &|_, _, _| ()).unwrap();
-        let map = Map::open(&path).unwrap();
+        let map = Memory::read(&path).unwrap();
         Model::open(&map).unwrap().golden().next().unwrap().hash
     };
     for name in ["yarn_qwen2", "qwen3"] {

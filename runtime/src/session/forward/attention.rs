@@ -172,7 +172,11 @@ impl<P: Parallel> Context<'_, P> {
             let wide = &mut arena.wide[..rows * self.stride];
             let rows = Units { items: wide, size: self.stride };
             let rows = (rows, Only(Some(scratch)));
-            split_uneven(self.parallel, cost * a.kv_heads, rows, &|first, (rows, scratch)| {
+            split_uneven(self.parallel, cost.saturating_mul(a.kv_heads), rows, &|first,
+                                                                                 (
+                rows,
+                scratch,
+            )| {
                 let mut own;
                 let scratch = match scratch.0 {
                     Some(lent) => lent,

@@ -40,7 +40,7 @@ impl Run {
             }
             Place::States => {
                 let (range, spent) = self.take(self.rows, NORM * self.width, budget);
-                let inputs = states_inputs(model, self.stack + 1, self.width)?;
+                let inputs = ctx.setting.shape(self.stack + 1).states;
                 ctx.norm_rows((None, None, inputs), range.start, range, self.rows, arena);
                 if self.cursor == self.rows {
                     let next = model.stack(self.stack + 1)?;
@@ -127,15 +127,11 @@ impl Run {
             self.place = Place::Enter;
             return Ok(0);
         }
-        // Blocks that replace change the width of those after them.
-        let mut width = next.width;
-        for before in next.blocks.0..index {
-            width = model.block_at(before, width, self.states.1)?.output.matrix.rows();
-        }
-        let block = model.block_at(index, width, self.states.1)?;
+        let block = model.block_at(index, model.width_before(&next, index)?, self.states.1)?;
         let (Some(linear), Some(attention)) = (block.states_product(), block.attention()) else {
             self.place = Place::Keys(index + 1);
-            return Ok(0);
+            // Looking costs something, too: a stack may have many blocks.
+            return Ok(1);
         };
         let stride = ctx.setting.shape(self.stack + 1).stride;
         let w = &linear.matrix;
@@ -200,19 +196,4 @@ impl<P: Parallel> Context<'_, P> {
             }
         }
     }
-}
-
-/// What the states before stack `index` go through for the blocks that look at them: the same for
-/// all.
-fn states_inputs(model: &Model<'_>, index: u32, states: usize) -> Result<Inputs, OpenError> {
-    let stack = model.stack(index)?;
-    let mut width = stack.width;
-    for at in stack.blocks.0..stack.blocks.1 {
-        let block = model.block_at(at, width, states)?;
-        if let Some(linear) = block.states_product() {
-            return Ok(linear.inputs);
-        }
-        width = block.output.matrix.rows();
-    }
-    Ok(Inputs::Rounded)
 }

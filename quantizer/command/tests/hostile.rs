@@ -1,0 +1,87 @@
+//! Files of others: what they ask for and what they are called does no harm to who looks at them.
+
+#[path = "../../../runtime/tests/common/damage.rs"]
+#[allow(unreachable_pub, reason = "other tests reach it")]
+mod damage;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use kinglet_model::layout::{StackRecord, section};
+
+fn kinglet(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kinglet")).args(args).output().unwrap()
+}
+
+#[track_caller]
+fn good(args: &[&str]) -> String {
+    let output = kinglet(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs what must fail and returns what was said.
+#[track_caller]
+fn bad(args: &[&str]) -> String {
+    let output = kinglet(args);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+    assert!(said.starts_with("kinglet: ") && !said.contains("panicked"), "{said}");
+    said
+}
+
+/// The storyteller, with so large a context that no machine has the memory.
+fn endless() -> Vec<u8> {
+    damage::with(&kinglet_fixtures::STORYTELLER.0, section::STACKS, |bytes| {
+        let record = StackRecord { context: 1 << 28, ..StackRecord::read(bytes).unwrap() };
+        bytes.copy_from_slice(&record.write());
+    })
+}
+
+#[test]
+fn memory_that_cannot_be_had_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("endless.kinglet");
+    std::fs::write(&file, endless()).unwrap();
+    let file = file.to_str().unwrap();
+    assert!(good(&["check", file]).contains("ok"));
+    let all = ["run", file, "hello", "--context", "268435456", "-n", "1"];
+    for limit in [&[][..], &["--max-memory", "1000000GB"], &["--max-memory", "2GB"]] {
+        let said = bad(&[&all[..], limit].concat());
+        assert!(said.contains("bytes of memory are wanted"), "{said}");
+        assert!(said.contains("smaller context"), "{said}");
+    }
+}
+
+#[test]
+fn every_command_keeps_the_limit_of_memory() {
+    for command in
+        [&["run", "-n", "1"][..], &["check"], &["bench", "--repeat=1"], &["translate", "hello"]]
+    {
+        let said = bad(&[command, &["--max-memory", "10k"]].concat());
+        assert!(said.contains("the limit leaves"), "{said}");
+    }
+    good(&["run", "-n", "1", "--max-memory", "100M"]);
+}
+
+/// Names and metadata of a file, and the name of a file, reach the terminal as what they are.
+#[test]
+fn escapes_are_shown_and_not_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.kinglet");
+    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/storyteller");
+    let metadata = "made=\u{1b}]0;owned\u{7}\u{202e}\u{9b}2J\nstack 9";
+    let (checkpoint, file) = (checkpoint.to_str().unwrap(), file.to_str().unwrap());
+    let options = ["--metadata", metadata, "--golden", "0"];
+    good(&[&["quantize", checkpoint, "-o", file][..], &options].concat());
+    let shown = good(&["inspect", file]);
+    assert!(shown.contains(r"made: \u001b]0;owned\u0007\u202e\u009b2J\u000astack 9"), "{shown:?}");
+    assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
+    let json: serde_json::Value =
+        serde_json::from_str(&good(&["inspect", "--json", file])).unwrap();
+    let pairs = json["metadata"].as_array().unwrap();
+    let made = pairs.iter().find(|pair| pair[0] == "made").unwrap();
+    assert_eq!(made[1], metadata.strip_prefix("made=").unwrap());
+    let said = bad(&["inspect", "no\u{1b}[2Jfile"]);
+    assert!(said.contains(r"no\u001b[2Jfile"), "{said:?}");
+}
