@@ -30,6 +30,8 @@ pub mod lowering;
 mod model;
 mod open;
 mod record;
+#[cfg(feature = "write")]
+mod replace;
 mod sections;
 mod summary;
 mod validate;

@@ -17,6 +17,8 @@ use crate::layout::{
     TensorRecord, VERSION, Zeros, inputs, section, tensor,
 };
 use crate::lowering::inputs_code;
+pub use crate::replace::replace;
+use crate::replace::set_usual_permissions;
 use crate::{BlockProblem, Golden, Inputs, Model, OpenError, StackProblem, Tensor, Values};
 use kinglet_kernels::Format;
 use tempfile::NamedTempFile;
@@ -475,29 +477,4 @@ pub fn refuse_target(target: &Path) -> Result<(), WriteError> {
         true => Ok(()),
         false => Err(WriteError::NotAModel { path: target.to_path_buf() }),
     }
-}
-
-/// Writes a small file by way of a temporary one in `within`, which is on the same file system.
-///
-/// # Errors
-/// What the operating system says; then `path` is as it was.
-pub fn replace(path: &Path, within: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = tempfile::Builder::new().prefix(".kinglet-").tempfile_in(within)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    set_usual_permissions(file.as_file())?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
-}
-
-/// Temporary files are private; a model is an ordinary file.
-#[cfg(unix)]
-fn set_usual_permissions(file: &File) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(std::fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn set_usual_permissions(_: &File) -> std::io::Result<()> {
-    Ok(())
 }

@@ -85,3 +85,52 @@ fn escapes_are_shown_and_not_sent() {
     let said = bad(&["inspect", "no\u{1b}[2Jfile"]);
     assert!(said.contains(r"no\u001b[2Jfile"), "{said:?}");
 }
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_the_place_of_a_file_keeps_nobody_waiting() {
+    let temporary = tempfile::tempdir().unwrap();
+    let pipe = temporary.path().join("pipe.kinglet");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let storyteller = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/storyteller");
+    let (pipe, storyteller) = (path(&pipe), path(&storyteller));
+    for args in [
+        &["run", pipe][..],
+        &["check", pipe],
+        &["inspect", pipe],
+        &["quantize", pipe, "-o", "never.kinglet"],
+        &["quantize", storyteller, "-o", "never.kinglet", "--calibrate", pipe],
+        &["quantize", storyteller, "-o", pipe],
+        &["embed", "--model", storyteller, "--file", pipe],
+    ] {
+        bad(args);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_closed_or_full_output_ends_the_command_without_a_panic() {
+    let run = |args: &[&str], stdout: std::process::Stdio| {
+        let output = Command::new(env!("CARGO_BIN_EXE_kinglet"))
+            .args(args)
+            .stdout(stdout)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+            .wait_with_output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for args in [&["inspect", "storyteller"][..], &["run", "-n", "20"], &["check"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(run(args, writer.into()), (Some(0), String::new()), "{args:?}");
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let (code, said) = run(args, full.into());
+        assert!(code == Some(1) && !said.contains("panicked"), "{args:?}: {code:?} {said}");
+    }
+}

@@ -138,90 +138,115 @@ impl<P: Parallel> Context<'_, P> {
         units: Range<usize>,
         arena: &mut Arena<'_>,
     ) {
-        let (heads, rows, chunks) = (a.group(), self.run.rows, self.chunks(a));
-        let each = heads * chunks.len();
-        let width = heads * a.head_dim;
-        let across = a.is_cross();
-        let (codes, scales, positions) = match across {
-            true => (&*arena.cross_codes, &*arena.cross_scales, self.positions.1),
-            false => (&*arena.cache_codes, &*arena.cache_scales, self.positions.0),
+        let caches = match a.is_cross() {
+            true => (&*arena.cross_codes, &*arena.cross_scales),
+            false => (&*arena.cache_codes, &*arena.cache_scales),
         };
-        let shape = self.setting.cache_shape(positions, a.head_dim);
-        let relative = a.relative.unwrap_or_default();
-        let table = relative.len() / a.heads * heads;
-        // The queries of key/value head `kv` at the start of `q`, in rows from `row`.
-        let attend = |row: usize, kv: usize, q: &mut [f32], part, scratch: &mut Scratch| {
-            let at = if across { self.run.cross } else { self.cache_of(row) };
-            let codes = &codes[at.0 + kv * shape.codes()..][..shape.codes()];
-            let scales = &scales[at.1 + kv * shape.scales()..][..shape.scales()];
-            let first = self.run.start + if self.run.is_batched() { 0 } else { row };
-            let visible = families::visible(a.mask(), first, rows, self.run.states.0);
-            let table = &relative[kv * table..(kv + 1) * table];
-            let visible = families::by_distance(visible, table, first);
-            let head = Head::new(shape, codes, scales);
-            self.isa.attend_in(
-                (&head, visible, a.score_scale),
-                (q, heads, self.stride),
-                part,
-                scratch,
-            );
+        let positions = if a.is_cross() { self.positions.1 } else { self.positions.0 };
+        let looking = Looking {
+            ctx: self,
+            a,
+            shape: self.setting.cache_shape(positions, a.head_dim),
+            caches,
         };
-        let scratch = &mut arena.attention;
-        let cost = 2 * width * self.seen(a);
+        let (rows, chunks, stride) = (self.run.rows, self.chunks(a), self.stride);
+        let (wide, scratch) = (&mut arena.wide[..rows * stride], &mut arena.attention);
+        let each = a.group() * chunks.len();
         if units == (0..rows * a.kv_heads * each) && rows > 1 && !self.run.is_batched() {
-            let wide = &mut arena.wide[..rows * self.stride];
-            let rows = Units { items: wide, size: self.stride };
-            let rows = (rows, Only(Some(scratch)));
-            split_uneven(self.parallel, cost.saturating_mul(a.kv_heads), rows, &|first,
-                                                                                 (
-                rows,
-                scratch,
-            )| {
-                let mut own;
-                let scratch = match scratch.0 {
-                    Some(lent) => lent,
-                    None => {
-                        own = Scratch::EMPTY;
-                        &mut own
-                    }
-                };
-                for kv in 0..a.kv_heads {
-                    attend(first, kv, &mut rows.items[kv * width..], None, scratch);
-                }
-            });
-            return;
+            return looking.rows(wide, scratch);
         }
+        let width = a.group() * a.head_dim;
         let mut at = units.start;
         while at < units.end {
             let (row, kv) = (at / each / a.kv_heads, at / each % a.kv_heads);
-            let queries = &mut arena.wide[row * self.stride + kv * width..];
+            let queries = &mut wide[row * stride + kv * width..];
             let whole = (a.kv_heads - kv).min((units.end - at) / each);
             if at.is_multiple_of(each) && whole > 0 {
-                let queries = Units { items: &mut queries[..whole * width], size: width };
-                let queries = (queries, Only(Some(&mut *scratch)));
-                split(self.parallel, cost, queries, &|from, (queries, scratch)| {
-                    let mut own;
-                    let scratch = match scratch.0 {
-                        Some(lent) => lent,
-                        None => {
-                            own = Scratch::EMPTY;
-                            &mut own
-                        }
-                    };
-                    for (i, q) in queries.items.chunks_exact_mut(width).enumerate() {
-                        attend(row, kv + from + i, q, None, scratch);
-                    }
-                });
+                looking.heads((row, kv), &mut queries[..whole * width], scratch);
                 at += whole * each;
             } else {
                 let (query, from) = (at % each / chunks.len(), at % each % chunks.len());
                 let len = (chunks.len() - from).min(units.end - at);
                 let from = chunks.start + from;
                 let part = Part { query, chunks: from..from + len };
-                attend(row, kv, &mut queries[..width], Some(part), scratch);
+                looking.queries((row, kv), &mut queries[..width], Some(part), scratch);
                 at += len;
             }
         }
+    }
+}
+
+/// The caches of a block, and who looks at them.
+struct Looking<'l, 'c, 'm, P> {
+    ctx: &'l Context<'c, P>,
+    a: &'l Attention<InPlace<'m>>,
+    shape: CacheShape,
+    /// Codes and scales.
+    caches: (&'l [i8], &'l [u16]),
+}
+
+impl<P: Parallel> Looking<'_, '_, '_, P> {
+    /// What the queries that share a key/value head cost.
+    fn cost(&self) -> usize {
+        2 * self.a.group() * self.a.head_dim * self.ctx.seen(self.a)
+    }
+
+    /// All rows of a run.
+    fn rows(&self, wide: &mut [f32], scratch: &mut Scratch) {
+        let width = self.a.group() * self.a.head_dim;
+        let rows = (Units { items: wide, size: self.ctx.stride }, Only(Some(scratch)));
+        let cost = self.cost().saturating_mul(self.a.kv_heads);
+        split_uneven(self.ctx.parallel, cost, rows, &|first, (rows, scratch)| {
+            let mut own = None;
+            let scratch = lent(scratch, &mut own);
+            for kv in 0..self.a.kv_heads {
+                self.queries((first, kv), &mut rows.items[kv * width..], None, scratch);
+            }
+        });
+    }
+
+    /// The queries of some key/value heads from `kv` on, of one row.
+    fn heads(&self, (row, kv): (usize, usize), queries: &mut [f32], scratch: &mut Scratch) {
+        let width = self.a.group() * self.a.head_dim;
+        let queries = (Units { items: queries, size: width }, Only(Some(scratch)));
+        split(self.ctx.parallel, self.cost(), queries, &|from, (queries, scratch)| {
+            let mut own = None;
+            let scratch = lent(scratch, &mut own);
+            for (i, q) in queries.items.chunks_exact_mut(width).enumerate() {
+                self.queries((row, kv + from + i), q, None, scratch);
+            }
+        });
+    }
+
+    /// The queries of key/value head `kv` at the start of `q`, in rows from `row`, or a part of
+    /// one.
+    fn queries(
+        &self,
+        (row, kv): (usize, usize),
+        q: &mut [f32],
+        part: Option<Part>,
+        scratch: &mut Scratch,
+    ) {
+        let (Self { a, shape, .. }, run) = (self, &self.ctx.run);
+        let at = if a.is_cross() { run.cross } else { self.ctx.cache_of(row) };
+        let codes = &self.caches.0[at.0 + kv * shape.codes()..][..shape.codes()];
+        let scales = &self.caches.1[at.1 + kv * shape.scales()..][..shape.scales()];
+        let first = run.start + if run.is_batched() { 0 } else { row };
+        let visible = families::visible(a.mask(), first, run.rows, run.states.0);
+        let relative = a.relative.unwrap_or_default();
+        let table = relative.len() / a.heads * a.group();
+        let table = &relative[kv * table..(kv + 1) * table];
+        let visible = families::by_distance(visible, table, first);
+        let over = (&Head::new(*shape, codes, scales), visible, a.score_scale);
+        self.ctx.isa.attend_in(over, (q, a.group(), self.ctx.stride), part, scratch);
+    }
+}
+
+/// The scratch that a piece of work was given, or one of its own.
+fn lent<'s>(scratch: Only<'s, Scratch>, own: &'s mut Option<Scratch>) -> &'s mut Scratch {
+    match scratch.0 {
+        Some(scratch) => scratch,
+        None => own.insert(Scratch::EMPTY),
     }
 }
 
