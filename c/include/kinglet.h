@@ -428,7 +428,7 @@ typedef struct kinglet_plan {
  */
 typedef struct kinglet_sampler {
     uint64_t tag;
-    size_t opaque[704];
+    size_t opaque[416];
 } kinglet_sampler;
 
 /**
@@ -463,7 +463,7 @@ typedef struct kinglet_sampling {
  */
 typedef struct kinglet_session {
     uint64_t tag;
-    size_t opaque[768];
+    size_t opaque[256];
 } kinglet_session;
 
 /**

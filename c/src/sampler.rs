@@ -32,7 +32,7 @@ unsafe impl Plain for kinglet_sampling {}
 #[derive(Debug)]
 pub struct kinglet_sampler {
     tag: u64,
-    opaque: [usize; 704],
+    opaque: [usize; 416],
 }
 
 impl Object for kinglet_sampler {

@@ -17,7 +17,7 @@ use kinglet_status::{KINGLET_OK, KINGLET_PENDING};
 #[derive(Debug)]
 pub struct kinglet_session {
     tag: u64,
-    opaque: [usize; 768],
+    opaque: [usize; 256],
 }
 
 impl Object for kinglet_session {

@@ -31,6 +31,7 @@ use crate::scalar::{Weights, exp2_below, max};
 
 /// Maximum and sum of weights of some chunks.
 #[derive(Clone, Copy)]
+#[repr(C)]
 struct Partial {
     max: f32,
     sum: f32,
@@ -52,6 +53,8 @@ impl Partial {
 }
 
 /// `M` queries on their way through the chunks. Their output grows where the queries were.
+#[derive(Clone, Copy)]
+#[repr(C)]
 struct Block<const M: usize> {
     codes: [[i8; MAX_HEAD_DIM]; M],
     sums: [[i16; MAX_HEAD_DIM / GROUP]; M],
@@ -76,8 +79,10 @@ impl<const M: usize> Block<M> {
     };
 }
 
-/// What attention works in. Its contents matter only from one part of a query to the next.
-#[repr(align(8))]
+/// What attention works in: plain memory, whose contents matter only from one part of a query to
+/// the next.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
 pub struct Scratch {
     /// Of values that do not lie as a product reads them. Aligned, as products want it.
     tiles: Tiles,
@@ -85,9 +90,26 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Memory without meaning.
+    /// Zeros.
     pub const EMPTY: Self = Self { tiles: [0; CHUNK * PANEL], query: Block::EMPTY };
 }
+
+// SAFETY: each field, and each field of `Block<1>`, `Partial` and `Weights`, is an array of
+// integers or of f32, for which zeros are values.
+unsafe impl bytemuck::Zeroable for Scratch {}
+
+// SAFETY: `Scratch` and the structs in it are `repr(C)`, and any bytes are values of their fields,
+// which are arrays of integers and f32. None has padding: the size is the sum of those of the
+// fields, which the assertion below compares.
+unsafe impl bytemuck::Pod for Scratch {}
+
+const _: () = assert!(
+    size_of::<Scratch>()
+        == size_of::<Tiles>()
+            + (MAX_HEAD_DIM + MAX_HEAD_DIM / GROUP * 2)
+            + 4 * (1 + 2 + CHUNK + CHUNK)
+            + (4 * 3 + 2 * CHUNK + 2 * 2 * CHUNK / GROUP)
+);
 
 impl core::fmt::Debug for Scratch {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

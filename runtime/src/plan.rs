@@ -11,6 +11,7 @@
 //! cache      i8, u16  keys and values of every attention block for each target, with their scales; before there is a target, those of
 //!                     one block of the source
 //! cross      i8, u16  keys and values of the source for every block that looks across, with their scales
+//! attention  bytes    what attention works in, the same for every model
 //! logits     f32      logits x outputs
 //! ```
 //!
@@ -26,7 +27,7 @@ use core::ops::Range;
 
 use kinglet_kernels::cache::{CHUNK, CacheShape};
 use kinglet_kernels::layout::PANEL;
-use kinglet_kernels::{ValueFormat, activations};
+use kinglet_kernels::{Scratch, ValueFormat, activations};
 
 use crate::options::{BUILT_TARGETS, Options};
 use kinglet_model::layout::{ALIGN, MAX_STACKS};
@@ -115,7 +116,7 @@ impl From<OpenError> for PlanError {
 /// let model = Model::open(&kinglet_fixtures::STORYTELLER.0)?;
 /// let options = Options { context: 128, prefill: 8, ..Options::DECODE };
 /// let plan = Plan::new(&model, options)?;
-/// assert_eq!(plan.bytes(), 103_424);
+/// assert_eq!(plan.bytes(), 105_408);
 /// assert_eq!(plan.bytes(), plan.self_cache() + plan.scratch());
 ///
 /// let most = model.context();
@@ -146,6 +147,8 @@ pub struct Plan {
     pub cross_scales: Range<usize>,
     /// Outputs.
     pub logits: Range<usize>,
+    /// What attention works in.
+    pub attention: Range<usize>,
     /// Codes and scales of one target's cache.
     pub(crate) target: (usize, usize),
     /// What each stack has of it.
@@ -395,6 +398,7 @@ impl Plan {
             cache_scales,
             cross_codes,
             cross_scales,
+            attention,
             logits,
         ] = regions([
             (most.residual, 4),
@@ -406,6 +410,7 @@ impl Plan {
             (cache.1, 2),
             (most.cross.0, 1),
             (most.cross.1, 2),
+            (1, size_of::<Scratch>()),
             (outputs, 4),
         ])?;
         Ok(Self {
@@ -420,6 +425,7 @@ impl Plan {
             cross_codes,
             cross_scales,
             logits,
+            attention,
             target: most.target,
             stacks: most.stacks,
         })

@@ -12,6 +12,7 @@ pub(crate) const LEAST: f32 = 1e-30;
 
 /// The softmax of one chunk's scores.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Weights {
     /// The largest score.
     pub(crate) max: f32,

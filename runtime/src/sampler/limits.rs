@@ -8,8 +8,8 @@
 
 /// Eight an octave for the first 24 octaves, and one for the weight 1.
 const BINS: usize = 24 * 8 + 1;
-/// Weights that can be collected.
-const MOST: usize = 256;
+/// Weights that can be collected, in the memory of the bins.
+const MOST: usize = 2 * BINS;
 /// After the bits of the largest weight.
 const END: u32 = 1f32.to_bits() + 1;
 /// Where the first interval starts: 2^-24.
@@ -69,9 +69,10 @@ pub(super) struct Limits {
     shift: u32,
     /// Weights above the interval.
     above: Sum,
-    bins: [Sum; BINS],
-    /// The largest first.
-    values: [f32; MOST],
+    /// Counts and bits of sums of the bins; or the bits of weights that were collected, the largest
+    /// first.
+    words: [u32; MOST],
+    /// How many were collected.
     len: usize,
 }
 
@@ -82,8 +83,7 @@ impl Limits {
             high: 0,
             shift: 0,
             above: Sum { count: 0, sum: 0.0 },
-            bins: [Sum { count: 0, sum: 0.0 }; BINS],
-            values: [0.0; MOST],
+            words: [0; MOST],
             len: 0,
         }
     }
@@ -104,7 +104,7 @@ impl Limits {
         while (high - low - 1) >> self.shift >= BINS as u32 {
             self.shift += 1;
         }
-        self.bins = [Sum::default(); BINS];
+        self.words = [0; MOST];
     }
 
     fn holds(&self, weight: f32) -> Option<u32> {
@@ -115,10 +115,11 @@ impl Limits {
     /// A weight, when counts are needed.
     #[inline]
     pub(super) fn count(&mut self, weight: f32) {
-        let bin =
-            self.holds(weight).and_then(|bits| self.bins.get_mut((bits >> self.shift) as usize));
-        if let Some(bin) = bin {
-            bin.add(weight);
+        let Some(bits) = self.holds(weight) else { return };
+        let (bin, bins) = ((bits >> self.shift) as usize, self.words.as_chunks_mut().0);
+        if let Some([count, sum]) = bins.get_mut(bin) {
+            *count += 1;
+            *sum = (f32::from_bits(*sum) + weight).to_bits();
         }
     }
 
@@ -128,18 +129,20 @@ impl Limits {
         if self.holds(weight).is_none() {
             return;
         }
-        let mut held = weight;
-        let smaller = self.values.iter().take(self.len).filter(|&&v| v >= weight).count();
+        let mut held = weight.to_bits();
+        let larger = self.words.iter().take(self.len).filter(|&&bits| bits >= held).count();
         self.len = (self.len + 1).min(MOST);
-        for value in self.values.iter_mut().take(self.len).skip(smaller) {
-            core::mem::swap(value, &mut held);
+        for bits in self.words.iter_mut().take(self.len).skip(larger) {
+            core::mem::swap(bits, &mut held);
         }
     }
 
     /// What comes after all weights were counted.
     pub(super) fn counted(&mut self, goal: Goal) -> Next {
         let mut above = self.above;
-        for (i, bin) in self.bins.iter().enumerate().rev().filter(|(_, bin)| bin.count > 0) {
+        let bins = self.words.as_chunks().0.iter().enumerate().rev();
+        for (i, &[count, sum]) in bins.filter(|(_, [count, _])| *count > 0) {
+            let bin = Sum { count, sum: f32::from_bits(sum) };
             let with = Sum { count: above.count + bin.count, sum: above.sum + bin.sum };
             if !goal.is_met(with) {
                 above = with;
@@ -170,7 +173,7 @@ impl Limits {
     /// The least weight that is kept, and the sum of those kept, after all were collected.
     pub(super) fn collected(&self, goal: Goal) -> (f32, f32) {
         let (mut kept, mut limit) = (self.above, f32::INFINITY);
-        for &value in self.values() {
+        for value in self.values() {
             // Those that equal the last are kept, too.
             if goal.is_met(kept) && value < limit {
                 break;
@@ -188,10 +191,10 @@ impl Limits {
 
     /// The sum of what was collected and is at least `limit`.
     pub(super) fn sum_from(&self, limit: f32) -> f32 {
-        self.values().iter().filter(|&&value| value >= limit).sum()
+        self.values().filter(|&value| value >= limit).sum()
     }
 
-    fn values(&self) -> &[f32] {
-        self.values.get(..self.len).unwrap_or_default()
+    fn values(&self) -> impl Iterator<Item = f32> {
+        self.words.iter().take(self.len).map(|&bits| f32::from_bits(bits))
     }
 }

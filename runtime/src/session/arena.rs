@@ -44,7 +44,7 @@ impl core::error::Error for ArenaError {}
 #[repr(C, align(64))]
 pub struct Aligned<T: ?Sized>(pub T);
 
-/// The regions, and what attention works in.
+/// The regions.
 #[derive(Debug)]
 pub(super) struct Arena<'a> {
     pub(super) residual: &'a mut [f32],
@@ -57,7 +57,8 @@ pub(super) struct Arena<'a> {
     pub(super) cross_codes: &'a mut [i8],
     pub(super) cross_scales: &'a mut [u16],
     pub(super) logits: &'a mut [f32],
-    pub(super) attention: Scratch,
+    /// One.
+    pub(super) attention: &'a mut [Scratch],
 }
 
 impl<'a> Arena<'a> {
@@ -85,8 +86,8 @@ impl<'a> Arena<'a> {
             cache_scales: numbers(region(&plan.cache_scales)),
             cross_codes: numbers(region(&plan.cross_codes)),
             cross_scales: numbers(region(&plan.cross_scales)),
+            attention: numbers(region(&plan.attention)),
             logits: numbers(region(&plan.logits)),
-            attention: Scratch::EMPTY,
         })
     }
 }

@@ -150,7 +150,8 @@ impl<P: Parallel> Context<'_, P> {
             caches,
         };
         let (rows, chunks, stride) = (self.run.rows, self.chunks(a), self.stride);
-        let (wide, scratch) = (&mut arena.wide[..rows * stride], &mut arena.attention);
+        let wide = &mut arena.wide[..rows * stride];
+        let [scratch] = &mut *arena.attention else { return };
         let each = a.group() * chunks.len();
         if units == (0..rows * a.kv_heads * each) && rows > 1 && !self.run.is_batched() {
             return looking.rows(wide, scratch);
