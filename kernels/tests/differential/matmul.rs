@@ -305,6 +305,9 @@ fn two_planes_are_added() {
                 Isa::SCALAR.matmul(&w.matrix(), &x.view(), 0..w.matrix().panels(), &mut got, rows);
                 assert_eq!(bits(&got), bits(&want), "{format:?} {rows}x{cols} by {m}");
                 assert_all_sets_agree(&w, &x, " in two planes");
+                if MIRI {
+                    continue; // the same loads and stores again
+                }
                 let all = product(Isa::SCALAR, &w, &x, 0..w.matrix().panels());
                 let range = w.matrix().panels() / 3..w.matrix().panels().div_ceil(2);
                 for isa in all_sets() {
