@@ -178,11 +178,13 @@ impl Sampler {
         self.at = end;
         match self.step {
             Step::Largest => {
+                let mut best = self.best;
                 for (i, &v) in weights.iter().enumerate() {
-                    if v > self.best.1 {
-                        self.best = (numbered + i, v);
+                    if v > best.1 {
+                        best = (numbered + i, v);
                     }
                 }
+                self.best = best;
             }
             Step::Weigh => self.weigh(weights),
             Step::Count => weights.iter().for_each(|&w| self.limits.count(w)),
