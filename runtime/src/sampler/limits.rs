@@ -61,6 +61,8 @@ pub(super) enum Next {
 /// A search.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
+    /// Bits of the least weight that the search may keep.
+    least: u32,
     /// The bits of the weights that are searched, from here on.
     low: u32,
     /// Up to here.
@@ -79,6 +81,7 @@ pub(super) struct Limits {
 impl Limits {
     pub(super) const fn new() -> Self {
         Self {
+            least: 0,
             low: 0,
             high: 0,
             shift: 0,
@@ -90,12 +93,14 @@ impl Limits {
 
     /// Searches among all weights.
     pub(super) fn start(&mut self) {
+        self.least = 0;
         self.within(FIRST, END, Sum::default());
     }
 
     /// Searches among weights that are at least `limit`.
     pub(super) fn start_from(&mut self, limit: f32) {
-        self.within(limit.to_bits(), END, Sum::default());
+        self.least = limit.to_bits();
+        self.within(self.least, END, Sum::default());
     }
 
     fn within(&mut self, low: u32, high: u32, above: Sum) {
@@ -161,13 +166,11 @@ impl Limits {
             }
             return if few { Next::Collect } else { Next::Count };
         }
-        match self.low {
-            0 => Next::Found(0.0, above.sum),
-            low => {
-                self.within(0, low, above);
-                Next::Count
-            }
+        if self.low == self.least {
+            return Next::Found(f32::from_bits(self.least), above.sum);
         }
+        self.within(self.least, self.low, above);
+        Next::Count
     }
 
     /// The least weight that is kept, and the sum of those kept, after all were collected.

@@ -447,6 +447,25 @@ mod tests {
         }
     }
 
+    /// Sums in another order may fall short of nearly all of what top-k leaves.
+    #[test]
+    fn top_p_keeps_no_token_that_top_k_drops() {
+        for (vocab, top_k) in [(1000, 700), (32_000, 5000), (32_000, 20_000)] {
+            for logits in kinds(vocab) {
+                for top_p in [0.999_999_94, 0.999_999_8, 0.999_99] {
+                    let sampling = Sampling { temperature: 0.8, top_k, ..Sampling::GREEDY };
+                    let limit = |sampling| {
+                        let mut sampler = Sampler::new(sampling, 3);
+                        sampler.sample(&mut logits.clone(), &[]);
+                        sampler.limit
+                    };
+                    let (both, alone) = (limit(Sampling { top_p, ..sampling }), limit(sampling));
+                    assert!(both >= alone && alone > 0.0, "{vocab} {top_p}: {both} {alone}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn four_passes_are_enough() {
         let logits = kinds(32_000)[0].clone();
