@@ -17,8 +17,8 @@ use crate::layout::{
     TensorRecord, VERSION, Zeros, inputs, section, tensor,
 };
 use crate::lowering::inputs_code;
+use crate::replace::persist;
 pub use crate::replace::replace;
-use crate::replace::set_usual_permissions;
 use crate::{BlockProblem, Golden, Inputs, Model, OpenError, StackProblem, Tensor, Values};
 use kinglet_kernels::Format;
 use tempfile::NamedTempFile;
@@ -449,11 +449,8 @@ impl Finished {
     /// # Errors
     /// [`WriteError::Io`], when the file cannot be synchronised or renamed.
     pub fn persist(self) -> Result<(), WriteError> {
-        let fail = |source| WriteError::Io { path: self.target.clone(), source };
-        self.file.as_file().sync_all().map_err(fail)?;
-        set_usual_permissions(self.file.as_file()).map_err(fail)?;
-        self.file.persist(&self.target).map_err(|e| fail(e.error))?;
-        Ok(())
+        let Self { target, file, .. } = self;
+        persist(file, &target).map_err(|source| WriteError::Io { path: target, source })
     }
 }
 

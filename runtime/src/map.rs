@@ -7,6 +7,15 @@ use std::io;
 use std::ops::Deref;
 use std::path::Path;
 
+/// Opens a regular file; its length. A pipe would keep the caller waiting for ever.
+pub(crate) fn regular(path: &Path) -> io::Result<(File, u64)> {
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    Ok((File::open(path)?, metadata.len()))
+}
+
 /// A memory-mapped file.
 #[derive(Debug)]
 pub struct Map(memmap2::Mmap);
@@ -26,11 +35,7 @@ impl Map {
     /// # Errors
     /// Those of opening and mapping the file.
     pub unsafe fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        // A pipe would keep the caller waiting for ever.
-        if !std::fs::metadata(&path)?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-        }
-        let file = File::open(path)?;
+        let (file, _) = regular(path.as_ref())?;
         // SAFETY: a map of a file is sound as long as nothing changes the file, which the caller
         // promises for as long as this map exists.
         unsafe { memmap2::Mmap::map(&file) }.map(Self)

@@ -4,13 +4,14 @@
 //! host program has its memory from here, and a refusal is an error and no abort.
 
 use core::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::MmapMut;
+
+use crate::map::regular;
 
 /// The most bytes of all [`Memory`] together.
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
@@ -126,15 +127,11 @@ impl Memory {
     /// # Errors
     /// Those of opening and reading the file, and [`MemoryError`] as one of them.
     pub fn read(path: impl AsRef<Path>) -> io::Result<Self> {
-        // A pipe would keep the caller waiting for ever.
-        let metadata = std::fs::metadata(&path)?;
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-        }
+        let (mut file, len) = regular(path.as_ref())?;
         let refused = |error| io::Error::new(io::ErrorKind::OutOfMemory, error);
-        let len = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
         let mut memory = Self::new(len).map_err(refused)?;
-        File::open(path)?.read_exact(memory.bytes())?;
+        file.read_exact(memory.bytes())?;
         Ok(memory)
     }
 

@@ -20,7 +20,6 @@ use core::slice;
 
 #[cfg(target_abi = "eabihf")]
 use super::float;
-use super::sums::add_scaled;
 use crate::activations::{Activations, Row};
 use crate::cache::{CHUNK, Head};
 use crate::gemm::{Product, Sums};
@@ -248,6 +247,39 @@ macro_rules! int8_word {
     };
 }
 
+/// Adds the products of four tiles, for four of their rows, with their quads to r0 to r3; r11 walks
+/// the tiles, r12 the activations.
+macro_rules! int8_four_quads {
+    () => {
+        concat!(
+            ".irp q, 0, 128\n",
+            "ldm r12!, {{r4-r7}}\n",
+            "ldrd r8, r9, [r11, #\\q]\n",
+            int8_word!("r8", "r0", "r4", "r5"),
+            "\n",
+            int8_word!("r9", "r1", "r4", "r5"),
+            "\n",
+            "ldrd r8, r9, [r11, #\\q + 8]\n",
+            int8_word!("r8", "r2", "r4", "r5"),
+            "\n",
+            int8_word!("r9", "r3", "r4", "r5"),
+            "\n",
+            "ldrd r8, r9, [r11, #\\q + 64]\n",
+            int8_word!("r8", "r0", "r6", "r7"),
+            "\n",
+            int8_word!("r9", "r1", "r6", "r7"),
+            "\n",
+            "ldrd r8, r9, [r11, #\\q + 72]\n",
+            int8_word!("r8", "r2", "r6", "r7"),
+            "\n",
+            int8_word!("r9", "r3", "r6", "r7"),
+            "\n",
+            ".endr\n",
+            "add r11, r11, #256",
+        )
+    };
+}
+
 /// The same for two quads, one of each row of activations.
 macro_rules! int8_pair_word {
     ($w:literal, $a:literal, $b:literal) => {
@@ -440,22 +472,7 @@ fn int8_panel(tiles: &[[u32; PANEL]], words: &[u32], sums: &mut [i32; PANEL]) {
             "subs lr, lr, #4",
             "blt 4f",
             "3:",
-            ".irp q, 0, 128",
-            "ldm r12!, {{r4-r7}}",
-            "ldrd r8, r9, [r11, #\\q]",
-            int8_word!("r8", "r0", "r4", "r5"),
-            int8_word!("r9", "r1", "r4", "r5"),
-            "ldrd r8, r9, [r11, #\\q + 8]",
-            int8_word!("r8", "r2", "r4", "r5"),
-            int8_word!("r9", "r3", "r4", "r5"),
-            "ldrd r8, r9, [r11, #\\q + 64]",
-            int8_word!("r8", "r0", "r6", "r7"),
-            int8_word!("r9", "r1", "r6", "r7"),
-            "ldrd r8, r9, [r11, #\\q + 72]",
-            int8_word!("r8", "r2", "r6", "r7"),
-            int8_word!("r9", "r3", "r6", "r7"),
-            ".endr",
-            "add r11, r11, #256",
+            int8_four_quads!(),
             "subs lr, lr, #4",
             "bge 3b",
             "4:",
@@ -510,22 +527,7 @@ fn grouped_panel(
             "movs r2, #0",
             "movs r3, #0",
             "4:",
-            ".irp q, 0, 128",
-            "ldm r12!, {{r4-r7}}",
-            "ldrd r8, r9, [r11, #\\q]",
-            int8_word!("r8", "r0", "r4", "r5"),
-            int8_word!("r9", "r1", "r4", "r5"),
-            "ldrd r8, r9, [r11, #\\q + 8]",
-            int8_word!("r8", "r2", "r4", "r5"),
-            int8_word!("r9", "r3", "r4", "r5"),
-            "ldrd r8, r9, [r11, #\\q + 64]",
-            int8_word!("r8", "r0", "r6", "r7"),
-            int8_word!("r9", "r1", "r6", "r7"),
-            "ldrd r8, r9, [r11, #\\q + 72]",
-            int8_word!("r8", "r2", "r6", "r7"),
-            int8_word!("r9", "r3", "r6", "r7"),
-            ".endr",
-            "add r11, r11, #256",
+            int8_four_quads!(),
             // A group's activations take 64 aligned bytes.
             "tst r12, #63",
             "bne 4b",

@@ -22,7 +22,6 @@ use core::slice;
 
 #[cfg(target_abi = "eabihf")]
 use super::float;
-use super::sums::add_scaled;
 use crate::activations::{Activations, Row};
 use crate::cache::{CHUNK, Head};
 use crate::gemm::{Product, Sums};
@@ -657,6 +656,14 @@ fn grouped(w: &Matrix<'_>, p: usize, row: &Row<'_>, sums: &mut [[i32; PANEL]]) {
             int8(codes, x, &mut dots);
             add_scaled(sums, &dots[0], subs);
         }
+    }
+}
+
+/// `sums += dots * subs`, wrapping.
+#[inline(never)]
+fn add_scaled(sums: &mut [i32; PANEL], dots: &[i32; PANEL], subs: &[i8; PANEL]) {
+    for ((sum, dot), &sub) in sums.iter_mut().zip(dots).zip(subs) {
+        *sum = sum.wrapping_add(dot.wrapping_mul(i32::from(sub)));
     }
 }
 

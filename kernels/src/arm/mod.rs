@@ -22,8 +22,6 @@ mod dsp;
 mod float;
 #[cfg(kinglet_mve)]
 mod helium;
-#[cfg(any(kinglet_dsp, kinglet_mve))]
-mod sums;
 
 #[cfg(kinglet_dsp)]
 use dsp::{self as set, Dsp};

@@ -106,6 +106,11 @@ impl Hub {
         &self.cache
     }
 
+    /// Where a repository is kept.
+    fn folder(&self, repository: &str) -> PathBuf {
+        self.cache.join(format!("models--{}", repository.replace('/', "--")))
+    }
+
     /// What a revision has. Its commit is a name.
     pub(crate) fn list(&self, repository: &str, revision: &str) -> Result<Listing, HubError> {
         let revision = encoded(revision).replace('/', "%2F");
@@ -132,7 +137,7 @@ impl Hub {
         if !is_below(name) {
             return wrong("file", name);
         }
-        let folder = self.cache.join(format!("models--{}", repository.replace('/', "--")));
+        let folder = self.folder(repository);
         let pointer = folder.join("snapshots").join(commit).join(name);
         if pointer.exists() {
             return Ok(pointer);
@@ -167,7 +172,7 @@ impl Hub {
         if !is_below(revision) || !is_hex(commit) || revision == commit {
             return Ok(());
         }
-        let folder = self.cache.join(format!("models--{}", repository.replace('/', "--")));
+        let folder = self.folder(repository);
         let place = folder.join("refs").join(revision);
         fs::create_dir_all(place.parent().unwrap_or(&folder))?;
         Ok(fs::write(place, commit)?)

@@ -1,10 +1,10 @@
 //! Choosing the next token: greedy, or drawn with temperature, top-k, top-p, min-p and a repetition
 //! penalty.
 //!
-//! Everything happens in the logits' own memory and in the sampler: one pass over the vocabulary for
-//! the most probable token, one for the weights, mostly one for the limits ([`limits`]) and one for
-//! the draw. Any pass can be divided ([`Sampler::resume`]). Tokens whose weight equals a limit's are
-//! all kept. The same seed gives the same tokens on every machine.
+//! Everything happens in the logits' own memory and in the sampler: one pass over the vocabulary
+//! for the most probable token, one for the weights, mostly one for the limits ([`limits`]) and one
+//! for the draw. Any pass can be divided ([`Sampler::resume`]). Tokens whose weight equals a
+//! limit's are all kept. The same seed gives the same tokens on every machine.
 
 mod limits;
 
@@ -13,8 +13,8 @@ use kinglet_kernels::scalar::exp;
 use self::limits::{Goal, Limits, Next};
 
 /// How to choose. [`Sampling::GREEDY`] takes the most probable token.
-// Not `non_exhaustive`, which would forbid `..Sampling::GREEDY` outside of this crate: with it callers set what
-// they mean and are right when there is one more field.
+// Not `non_exhaustive`, which would forbid `..Sampling::GREEDY` outside of this crate: with it
+// callers set what they mean and are right when there is one more field.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Sampling {
@@ -103,13 +103,20 @@ impl Step {
 /// The token with the largest logit, the first of equals; NaN is never chosen unless there is
 /// nothing else.
 pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = (0, f32::NEG_INFINITY);
+    largest(NO_BEST, 0, logits).0 as u32
+}
+
+/// The best before any logit was seen.
+const NO_BEST: (usize, f32) = (0, f32::NEG_INFINITY);
+
+/// The best token so far and its logit, after those of more tokens, the first of which is `from`.
+fn largest(mut best: (usize, f32), from: usize, logits: &[f32]) -> (usize, f32) {
     for (i, &v) in logits.iter().enumerate() {
         if v > best.1 {
-            best = (i, v);
+            best = (from + i, v);
         }
     }
-    best.0 as u32
+    best
 }
 
 impl Sampler {
@@ -120,7 +127,7 @@ impl Sampler {
             state: seed,
             step: Step::Largest,
             at: 0,
-            best: (0, f32::NEG_INFINITY),
+            best: NO_BEST,
             total: 0.0,
             limit: 0.0,
             goal: Goal::Sum(0.0),
@@ -144,7 +151,7 @@ impl Sampler {
     /// penalties of `recent`.
     pub fn begin(&mut self, logits: &mut [f32], recent: &[u32]) {
         penalize(logits, recent, self.sampling.repetition_penalty);
-        self.best = (0, f32::NEG_INFINITY);
+        self.best = NO_BEST;
         self.go(Step::Largest);
     }
 
@@ -177,15 +184,7 @@ impl Sampler {
         let weights = logits.get_mut(self.at..end).unwrap_or_default();
         self.at = end;
         match self.step {
-            Step::Largest => {
-                let mut best = self.best;
-                for (i, &v) in weights.iter().enumerate() {
-                    if v > best.1 {
-                        best = (numbered + i, v);
-                    }
-                }
-                self.best = best;
-            }
+            Step::Largest => self.best = largest(self.best, numbered, weights),
             Step::Weigh => self.weigh(weights),
             Step::Count => weights.iter().for_each(|&w| self.limits.count(w)),
             Step::Collect => weights.iter().for_each(|&w| self.limits.collect(w)),
