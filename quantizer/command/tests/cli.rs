@@ -1,34 +1,15 @@
 //! The command as people meet it: it works without a file, and what goes wrong is said in a
 //! sentence.
 
+mod common;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
-fn kinglet(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kinglet")).args(args).output().unwrap()
-}
-
-fn good(args: &[&str]) -> String {
-    let output = kinglet(args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Runs what must fail and returns what was said.
-fn bad(args: &[&str]) -> String {
-    let output = kinglet(args);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
-    assert!(said.starts_with("kinglet: ") && !said.contains("panicked"), "{said}");
-    said
-}
+use common::{bad, fixture, good, parsed, path};
 
 fn storyteller() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/storyteller")
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 #[test]
@@ -242,14 +223,6 @@ fn what_goes_wrong_is_said() {
     let file = storyteller().join("storyteller.kinglet");
     assert!(bad(&["eval", path(&file), "--text", path(&binary)]).contains("UTF-8"));
     assert!(bad(&["eval", path(&file), "--text", path(&empty)]).contains("at least 2"));
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
-}
-
-fn parsed(text: &str) -> serde_json::Value {
-    serde_json::from_str(text).unwrap()
 }
 
 /// The answers of a fixture's reference in f32 that rounding cannot turn into others.

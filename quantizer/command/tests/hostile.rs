@@ -1,34 +1,17 @@
 //! Files of others: what they ask for and what they are called does no harm to who looks at them.
 
+mod common;
+
 #[path = "../../../runtime/tests/common/damage.rs"]
 #[allow(unreachable_pub, reason = "other tests reach it")]
 mod damage;
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use kinglet_model::layout::{StackRecord, section};
 
-fn kinglet(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kinglet")).args(args).output().unwrap()
-}
-
-#[track_caller]
-fn good(args: &[&str]) -> String {
-    let output = kinglet(args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Runs what must fail and returns what was said.
-#[track_caller]
-fn bad(args: &[&str]) -> String {
-    let output = kinglet(args);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
-    assert!(said.starts_with("kinglet: ") && !said.contains("panicked"), "{said}");
-    said
-}
+use common::{bad, good, path};
 
 /// The storyteller, with so large a context that no machine has the memory.
 fn endless() -> Vec<u8> {
@@ -84,10 +67,6 @@ fn escapes_are_shown_and_not_sent() {
     assert_eq!(made[1], metadata.strip_prefix("made=").unwrap());
     let said = bad(&["inspect", "no\u{1b}[2Jfile"]);
     assert!(said.contains(r"no\u001b[2Jfile"), "{said:?}");
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 #[cfg(unix)]

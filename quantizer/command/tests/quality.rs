@@ -1,8 +1,9 @@
 //! What is said of a file's quality: verdicts, bits a weight, targets out of reach, peers, and
 //! models of every kind beside their checkpoints.
 
+mod common;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use kinglet::{Memory, Model};
 use kinglet_evaluate::continued::{How, continued, drawn, greedy};
@@ -14,38 +15,12 @@ use kinglet_quantize::{Options, QuantizeError, Target, quantize, reachable};
 use kinglet_reference::{Reference, Sample};
 use serde_json::Value;
 
+use common::{bad, fixture, good, parsed, path};
+
 const STORY: &str = "Once upon a time there was a little dog named Max. He liked to run in the \
                      park with his friend. \
     One day, Max saw a big red ball. He wanted to play with it. The girl smiled and gave him the \
     ball.\n";
-
-fn kinglet(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kinglet")).args(args).output().unwrap()
-}
-
-fn good(args: &[&str]) -> String {
-    let output = kinglet(args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn bad(args: &[&str]) -> String {
-    let output = kinglet(args);
-    assert!(!output.status.success(), "{args:?} should fail");
-    String::from_utf8(output.stderr).unwrap()
-}
-
-fn parsed(text: &str) -> Value {
-    serde_json::from_str(text).unwrap()
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))

@@ -1,6 +1,8 @@
 //! Models with a part of their vocabulary: what the text needs is as it was, and nothing else is
 //! lost but brevity.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,6 +17,8 @@ use kinglet_import::tokenizer::{closure, import_json, restricted};
 use kinglet_import::vocabulary::{self, VocabularyError};
 use kinglet_quantize::quantize;
 use kinglet_reference::Reference;
+
+use common::fixture;
 
 const STORY: &str = "Once upon a time there was a little dog named Max. He liked to run in the \
                      park with his friend. One \
@@ -33,10 +37,6 @@ const OTHERS: [&str; 9] = [
     "<s>a</s> <unk> <0x0A> <|im_start|>user<|im_end|>",
     "aaaaaaaaaaaaaaaaaaaaaaaa the the thethethe hehehe",
 ];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
-}
 
 /// The sample of the tokenizers' fixtures, by lines.
 fn sample() -> Vec<String> {
