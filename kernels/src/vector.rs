@@ -16,7 +16,12 @@ macro_rules! with_operations {
             silu_mul(gate: &mut [f32], up: &[f32]);
             rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
             transform(x: &mut [f32]);
-            attend(over: (&Head<'_>, $crate::Mask<'_>, f32), queries: (&mut [f32], usize, usize), part: Option<$crate::attention::Part>, scratch: &mut $crate::attention::Scratch);
+            attend(
+                over: (&Head<'_>, $crate::Mask<'_>, f32),
+                queries: (&mut [f32], usize, usize),
+                part: Option<$crate::Part>,
+                scratch: &mut $crate::Scratch
+            );
             softmax(scores: &[f32; $crate::cache::CHUNK], value_scales: &[f32], to: &mut $crate::scalar::Weights);
             #[cfg(feature = "families")]
             layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]);
@@ -161,8 +166,14 @@ macro_rules! operations {
         }
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]
-        pub(crate) fn attend(over: (&Head<'_>, $crate::Mask<'_>, f32), queries: (&mut [f32], usize, usize), part: Option<$crate::attention::Part>, scratch: &mut $crate::attention::Scratch) {
-            $crate::attention::attend_with::<$p, $q, { 2 * $q }>($token(()), over, queries, part, scratch);
+        pub(crate) fn attend(
+            over: (&Head<'_>, $crate::Mask<'_>, f32),
+            queries: (&mut [f32], usize, usize),
+            part: Option<$crate::Part>,
+            scratch: &mut $crate::Scratch,
+        ) {
+            use $crate::attention::attend_with;
+            attend_with::<$p, $q, { 2 * $q }>($token(()), over, queries, part, scratch);
         }
 
         #[cfg_attr(not(target_arch = "arm"), target_feature(enable = $features))]

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Stacks run one after the other. Each block goes through [`Stage`]s, and each stage through units
-//! (a row, a panel of 16 outputs for a row, a chunk of a query); a cursor says which unit is next. All state between
-//! steps lies in the arena and in [`Run`].
+//! (a row, a panel of 16 outputs for a row, a chunk of a query); a cursor says which unit is next.
+//! All state between steps lies in the arena and in [`Run`].
 
 mod attention;
 mod encoder;
